@@ -1,0 +1,5 @@
+"""`python -m optrepro` is the `optrepro` command."""
+
+from optrepro.cli import entry_point
+
+entry_point()

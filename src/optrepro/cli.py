@@ -1,0 +1,258 @@
+"""The command line: one verb for each rule of the workflow, usable without Snakemake."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, TypeVar
+
+import typer
+
+from optrepro import __version__, catalogue, layout, provenance, runtable
+from optrepro.config import Config, ConfigError, load, schema
+
+app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False, add_completion=False, help=__doc__)
+data_app = typer.Typer(no_args_is_help=True, help="Data sets: what is at hand, and fetching what is not.")
+app.add_typer(data_app, name="data")
+
+ConfigPath = Annotated[Path, typer.Option("--config", help="Scale file.", show_default=True)]
+Overrides = Annotated[list[str] | None, typer.Option("--set", help="Override, as studies.vlse.starts=8; repeatable.")]
+DataDir = Annotated[Path | None, typer.Option(help="Folder of downloads, after OPTREPRO_DATA. [default: data]")]
+CatalogueDir = Annotated[Path, typer.Option("--catalogue", help="Folder of exhibits.yaml.")]
+DEFAULT = Path("config/laptop.yaml")
+T = TypeVar("T")
+
+
+@app.callback(invoke_without_command=True)
+def main(version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False) -> None:
+    """Options of the program itself."""
+    if version:
+        typer.echo(__version__)
+        raise typer.Exit
+
+
+@app.command()
+def plan(config: ConfigPath = DEFAULT, set_: Overrides = None) -> None:
+    """Print the run table as CSV: one row per run, with the batch that carries it out."""
+    settings = load(config, set_ or ())
+    typer.echo("batch,run,study,workload,optimizer,role,learning_rate,repetition,seed")
+    for study in settings.studies:
+        for batch in runtable.batches(settings, study):
+            for run in batch.runs:
+                rate = "tuned" if run.learning_rate is None else run.learning_rate
+                row = (batch.name, run.id, study, run.workload, run.optimizer, run.role, rate, run.repetition, run.seed)
+                typer.echo(",".join(map(str, row)))
+
+
+@app.command()
+def check(config: ConfigPath = DEFAULT, set_: Overrides = None, out: Path | None = None) -> None:
+    """Try every optimizer, network and data set that the config names; write the resolved config."""
+    from optrepro.experiments import jobs
+
+    settings = load(config, set_ or ())
+    jobs.check(settings)
+    if out is not None:
+        _write(out, settings.model_dump_json(indent=1, by_alias=True) + "\n")
+
+
+@app.command()
+def run(
+    study: str,
+    batch: str,
+    config: ConfigPath = DEFAULT,
+    set_: Overrides = None,
+    out: Annotated[Path | None, typer.Option(help="Metrics file. [default: its place in results]")] = None,
+    earlier: Annotated[list[Path] | None, typer.Option(help="Metrics of a batch that this one needs.")] = None,
+    data_dir: DataDir = None,
+    threads: Annotated[int, typer.Option(min=1, help="Threads of torch.")] = 1,
+    minutes: Annotated[float, typer.Option(min=0, help="Save and stop after so long (status 75); 0: never.")] = 0,
+) -> None:
+    """Carry out one batch of runs, resuming where an earlier attempt was stopped."""
+    import torch
+
+    from optrepro.experiments import jobs
+
+    torch.set_num_threads(threads)
+    settings = load(config, set_ or ())
+    chosen = _batch(settings, study, batch)
+    default = layout.metrics(settings.scale, study, batch)
+    needs = [layout.metrics(settings.scale, study, name) for name in chosen.needs]
+    jobs.run_batch(
+        settings,
+        chosen,
+        out or default,
+        earlier if earlier is not None else needs,
+        data_dir,
+        60 * minutes or None,
+        _progress(),
+    )
+
+
+@app.command()
+def collect(
+    study: str,
+    metrics: list[Path],
+    out: Path,
+    config: ConfigPath = DEFAULT,
+    set_: Overrides = None,
+    data_dir: DataDir = None,
+) -> None:
+    """Gather a study's runs into one tidy table with its facts beside it."""
+    from optrepro.experiments import gather
+
+    gather.collect(load(config, set_ or ()), study, metrics, out, data_dir)
+
+
+@app.command()
+def table(
+    name: str,
+    tidy: list[Path],
+    out: Annotated[Path, typer.Option(help="Parquet file.")],
+    folder: CatalogueDir = Path("config"),
+) -> None:
+    """Compute a table of the analysis from tidy results."""
+    from optrepro.analysis import tables
+    from optrepro.experiments.tidy import write_parquet
+
+    write_parquet(tables.compute(_entry(catalogue.load(folder).tables, name, "table"), tidy), out)
+
+
+@app.command()
+def exhibit(
+    name: str,
+    tables: list[Path],
+    out: Annotated[Path, typer.Option(help="Stem of the files, as figures/gap-sgdm.")],
+    facts: Annotated[list[Path], typer.Option(help="Facts of a study behind the tables.")],
+    folder: CatalogueDir = Path("config"),
+) -> None:
+    """Draw an exhibit from its tables: SVG and PNG, and the numbers as CSV, Markdown and LaTeX."""
+    from optrepro.exhibits import render
+
+    render.render(name, _entry(catalogue.load(folder).exhibits, name, "exhibit"), tables, facts, out)
+
+
+@app.command()
+def report(
+    exhibits: list[Path],
+    out: Annotated[Path, typer.Option(help="HTML file.")],
+    folder: CatalogueDir = Path("config"),
+) -> None:
+    """Bind exhibits (their JSON sidecars) and the fidelity ledger into one HTML page."""
+    from optrepro.exhibits import report
+
+    report.write(exhibits, catalogue.choices(folder / "fidelity.yaml"), out)
+
+
+@app.command()
+def verify(scale: Annotated[str, typer.Argument(help="A scale, or 'published'.")] = layout.PUBLISHED) -> None:
+    """Re-hash results and exhibits against their sidecars; say which are altered, stale or missing."""
+    from optrepro import verification
+
+    findings = verification.verify(scale, catalogue.load(Path("config")))
+    for finding in findings:
+        typer.echo(f"{finding.what}: {finding.verdict}{f' ({finding.detail})' if finding.detail else ''}")
+    if any(finding.verdict != "ok" for finding in findings):
+        raise typer.Exit(1)
+
+
+@app.command()
+def publish(
+    scale: Annotated[str, typer.Argument(help="The scale whose tidy results become the published ones.")],
+) -> None:
+    """Copy a scale's tidy results, with what their runs recorded, to results/published."""
+    from optrepro import verification
+
+    for path in verification.publish(scale):
+        typer.echo(path)
+
+
+@app.command("schema")
+def schema_(out: Annotated[Path | None, typer.Option(help="File. [default: standard output]")] = None) -> None:
+    """Print the JSON schema of the config."""
+    text = json.dumps(schema(), indent=1, sort_keys=True) + "\n"
+    typer.echo(text, nl=False) if out is None else _write(out, text)
+
+
+@data_app.command("list")
+def data_list(data_dir: DataDir = None) -> None:
+    """Print each data set and whether it is at hand."""
+    from optrepro.problems import archives
+
+    for name in archives.ARCHIVES:
+        here = archives.at_hand(name, data_dir or archives.DATA_DIR)
+        typer.echo(f"{name:15} {'at hand' if here else 'not at hand'}")
+
+
+@data_app.command("fetch")
+def data_fetch(name: str, data_dir: DataDir = None, out: Annotated[Path | None, typer.Option()] = None) -> None:
+    """Download a data set from its official source, unless it is at hand; with --out, list its files there."""
+    from optrepro.problems import archives
+
+    folder = data_dir or archives.DATA_DIR
+    if not archives.at_hand(name, folder):
+        archives.fetch(name, folder, progress=sys.stderr.isatty())
+    files = [] if archives.archive(name).embedded else archives.locate(name, folder).files
+    listing = "".join(f"{provenance.file_hash(path)}  {path.name}\n" for path in files)
+    if out is not None:
+        _write(out, listing)
+
+
+def _batch(settings: Config, study: str, name: str) -> runtable.Batch:
+    if study not in settings.studies:
+        raise ConfigError(f"{study!r} is no study of scale {settings.scale}; they are {sorted(settings.studies)}")
+    by_name = {batch.name: batch for batch in runtable.batches(settings, study)}
+    if name not in by_name:
+        raise ConfigError(f"{name!r} is no batch of {study}; they are {list(by_name)}")
+    return by_name[name]
+
+
+def _entry(entries: dict[str, T], name: str, kind: str) -> T:
+    if name not in entries:
+        raise ConfigError(f"{name!r} is no {kind} of the catalogue; they are {sorted(entries)}")
+    return entries[name]
+
+
+def _write(path: Path, text: str) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text)
+
+
+def _progress() -> Callable[[int, int, str], None]:
+    """A bar on a terminal, a line every ten seconds elsewhere."""
+    if sys.stderr.isatty():
+        from tqdm import tqdm
+
+        bar = tqdm(unit="step", smoothing=0.1)
+
+        def draw(done: int, total: int, what: str) -> None:
+            bar.total = total
+            bar.set_description(what, refresh=False)
+            bar.update(done - bar.n)
+
+        return draw
+
+    last = time.monotonic()
+
+    def log(done: int, total: int, what: str) -> None:
+        nonlocal last
+        if time.monotonic() - last >= 10 or done == total:
+            last = time.monotonic()
+            print(f"{what}: {done}/{total}", file=sys.stderr, flush=True)
+
+    return log
+
+
+def entry_point() -> None:
+    """Run the program; an error that the user can mend is one line, not a traceback."""
+    try:
+        app()
+    except (ConfigError, FileNotFoundError) as error:
+        typer.echo(f"error: {error}", err=True)
+        sys.exit(2)
+
+
+if __name__ == "__main__":
+    entry_point()

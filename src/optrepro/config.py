@@ -1,0 +1,263 @@
+"""The typed config: what to run, checked in full before anything runs.
+
+A scale file (``config/laptop.yaml``) states only what differs from the file it names under ``extends``. Overrides by
+dotted path come last. Every error names the key, the value, what is allowed, and the file that set it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
+
+Name = Annotated[str, Field(pattern=r"^[a-z0-9]+(-[a-z0-9]+)*$")]
+DottedPath = Annotated[str, Field(pattern=r"^[A-Za-z_]\w*(\.[A-Za-z_]\w*)+$")]
+Positive = Annotated[float, Field(gt=0)]
+Count = Annotated[int, Field(ge=1)]
+Momentum = Annotated[float, Field(ge=0, lt=1)]
+
+
+class ConfigError(ValueError):
+    """A config that cannot be run; the message names each key, its value and what is allowed."""
+
+
+class Model(BaseModel):
+    """Frozen, and unknown keys are errors: a misspelt key must not be ignored."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True)
+
+
+class OptimizerConfig(Model):
+    """One row of a comparison: a class, its settings, and how its learning rate is tuned."""
+
+    label: Annotated[str, Field(description="Name in figures and tables.")]
+    group: Annotated[
+        Literal["fixed", "dynamic", "control", "peer"], Field(description="How the exhibits sort and judge the row.")
+    ] = "peer"
+    class_: Annotated[DottedPath, Field(alias="class", description="Import path of a `torch.optim.Optimizer`.")]
+    settings: Annotated[dict[str, Any], Field(description="Keyword arguments of the class; never the rate.")] = {}
+    learning_rates: Annotated[
+        tuple[Positive, ...] | None, Field(description="The tuning grid, if not the study's; equally long.")
+    ] = None
+    schedule: Annotated[
+        Literal["cosine", "constant"] | None, Field(description="Learning-rate schedule, if not the study's.")
+    ] = None
+    shares_of: Annotated[
+        Name | None, Field(description="Draw candidates with the shares that this other row chose them in.")
+    ] = None
+
+    @model_validator(mode="after")
+    def _rate_is_tuned(self) -> Self:
+        if "lr" in self.settings:
+            raise ValueError("the learning rate is tuned: set `learning_rates`, not settings.lr")
+        return self
+
+
+class Comparison(Model):
+    """What every study that compares optimizers has: the rows, and one tuning budget for all of them."""
+
+    optimizers: dict[Name, OptimizerConfig]
+    learning_rates: Annotated[tuple[Positive, ...], Field(min_length=1, description="The tuning grid.")]
+
+    @model_validator(mode="after")
+    def _equal_budgets(self) -> Self:
+        for name, optimizer in self.optimizers.items():
+            grid = optimizer.learning_rates
+            if grid is not None and len(grid) != len(self.learning_rates):
+                raise ValueError(
+                    f"optimizers.{name}.learning_rates has {len(grid)} values and the study's grid has "
+                    f"{len(self.learning_rates)}: every optimizer gets the same tuning budget"
+                )
+            if optimizer.shares_of is not None and optimizer.shares_of not in self.optimizers:
+                raise ValueError(
+                    f"optimizers.{name}.shares_of = {optimizer.shares_of!r} is not one of {sorted(self.optimizers)}"
+                )
+        return self
+
+    def grid(self, optimizer: str) -> tuple[float, ...]:
+        """The learning rates that `optimizer` is tuned over, ascending."""
+        return tuple(sorted(self.optimizers[optimizer].learning_rates or self.learning_rates))
+
+
+class ImageData(Model):
+    """The images a study uses: one subset for all of its runs."""
+
+    dataset: Annotated[tuple[str, ...], Field(min_length=1, description="The first that is at hand is used.")]
+    labels: Annotated[Literal["fine", "coarse"], Field(description="CIFAR-100 has 100 fine and 20 coarse ones.")] = (
+        "fine"
+    )
+    train_examples: Annotated[Count | None, Field(description="Size of the seeded subset; null for all.")] = None
+    validation_examples: Annotated[Count, Field(description="Held out of the training set, for tuning only.")]
+
+
+class TrainingStudy(Comparison, ImageData):
+    """Image classification: every optimizer trains the same networks on the same batches."""
+
+    kind: Literal["training"] = "training"
+    network: Name
+    network_settings: dict[str, Any] = {}
+    batch_size: Count
+    epochs: Count
+    schedule: Literal["cosine", "constant"] = "cosine"
+    augment: Annotated[bool, Field(description="Random crops with 4 pixels of padding, and flips.")] = False
+    precision: Literal["float32", "bfloat16"] = "float32"
+    evaluations: Annotated[Count, Field(description="Points of the learning curves.")] = 10
+    tuning_repetitions: Count
+    test_repetitions: Count
+    runs_per_job: Annotated[Count | None, Field(description="Cut an optimizer's runs into jobs; null: one job.")] = None
+    gpu: Annotated[bool, Field(description="Whether the jobs ask the cluster for a GPU.")] = False
+
+
+class FunctionsStudy(Comparison):
+    """The benchmark functions in box coordinates, each optimizer tuned per function on starts of its own."""
+
+    kind: Literal["functions"] = "functions"
+    functions: Annotated[tuple[str, ...], Field(min_length=1, description="Ids in `optrepro.problems.vlse`.")]
+    dimension: Annotated[Count, Field(description="Dimension of the functions that are defined in any.")] = 2
+    budget: Annotated[Count, Field(description="Evaluations of value and gradient in a run.")]
+    tuning_starts: Count
+    starts: Count
+
+
+class SurfacesStudy(Model):
+    """Values of the two-dimensional functions on a grid, for the gallery's contours."""
+
+    kind: Literal["surfaces"] = "surfaces"
+    functions: Annotated[tuple[str, ...], Field(min_length=1, description="Ids in `optrepro.problems.vlse`.")]
+    resolution: Annotated[int, Field(ge=8, description="Grid points along each axis.")]
+
+
+class FamiliesStudy(Model):
+    """Toy losses under the optimal operators of the static families."""
+
+    kind: Literal["families"] = "families"
+
+
+class ConceptStudy(ImageData):
+    """The gradient autocorrelation measured along one training run, and the candidates' scores from it."""
+
+    kind: Literal["concept"] = "concept"
+
+
+Study = Annotated[
+    TrainingStudy | FunctionsStudy | SurfacesStudy | FamiliesStudy | ConceptStudy, Field(discriminator="kind")
+]
+
+
+class Config(Model):
+    """Everything that a scale runs."""
+
+    scale: Annotated[Name, Field(description="Names the folder of the results.")]
+    seed: Annotated[int, Field(ge=0, description="Root of every derived seed.")]
+    device: Annotated[Literal["auto", "cpu", "cuda"], Field(description="auto: a GPU where there is one.")] = "auto"
+    download: Annotated[bool, Field(description="Fetch data sets; else use what is at hand.")] = False
+    strict: Annotated[bool, Field(description="A missing run is an error, not a mark on the exhibit.")] = False
+    studies: dict[Name, Study]
+
+
+Layer = tuple[str, Mapping[str, Any]]
+
+
+def load(path: Path | str, overrides: Sequence[str] = ()) -> Config:
+    """The config of a scale file, with `overrides` of the form ``studies.vlse.starts=8`` applied last.
+
+    Raises: ConfigError, with one line for each thing that is wrong.
+    """
+    layers = [*_layers(Path(path)), *(_override(text) for text in overrides)]
+    return build(layers)
+
+
+def build(layers: Sequence[Layer]) -> Config:
+    """The config that the layers give, later ones over earlier ones; an entry set to null is removed."""
+    merged: dict[str, Any] = {}
+    for _, layer in layers:
+        merged = _merge(merged, layer)
+    try:
+        return Config.model_validate(_without_removed(merged))
+    except ValidationError as error:
+        lines = (_explain(layers, problem) for problem in error.errors())
+        raise ConfigError("\n".join(dict.fromkeys(lines))) from None
+
+
+def schema() -> dict[str, Any]:
+    """The JSON schema of a resolved config."""
+    draft = "https://json-schema.org/draft/2020-12/schema"
+    return {"$schema": draft, **TypeAdapter(Config).json_schema(by_alias=True)}
+
+
+def _layers(path: Path) -> list[Layer]:
+    try:
+        content = yaml.safe_load(path.read_text())
+    except FileNotFoundError:
+        there = ", ".join(sorted(str(p) for p in path.parent.glob("*.yaml"))) or "no YAML file"
+        raise ConfigError(f"{path} does not exist; beside it: {there}") from None
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{path} is not valid YAML: {error}") from None
+    if not isinstance(content, dict):
+        raise ConfigError(f"{path} must hold a mapping of keys, not {type(content).__name__}")
+    parent = content.pop("extends", None)
+    inherited = _layers(path.parent / parent) if parent else []
+    return [*inherited, (str(path), content)]
+
+
+def _override(text: str) -> Layer:
+    key, equals, value = text.partition("=")
+    if not equals or not key:
+        raise ConfigError(f"override {text!r} is not of the form key.of.the.config=value")
+    tree: Any = yaml.safe_load(value)
+    for part in reversed(key.split(".")):
+        tree = {part: tree}
+    return f"override {text}", tree
+
+
+def _merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+    merged = dict(base)
+    for key, value in over.items():
+        both = isinstance(value, Mapping) and isinstance(merged.get(key), Mapping)
+        merged[key] = _merge(merged[key], value) if both else value
+    return merged
+
+
+def _without_removed(merged: dict[str, Any]) -> dict[str, Any]:
+    """Drop studies and optimizers that a layer set to null; elsewhere null is a value."""
+    result = dict(merged)
+    if isinstance(studies := result.get("studies"), dict):
+        result["studies"] = {k: _without_null_optimizers(v) for k, v in studies.items() if v is not None}
+    return result
+
+
+def _without_null_optimizers(study: Any) -> Any:
+    if isinstance(study, dict) and isinstance(rows := study.get("optimizers"), dict):
+        return {**study, "optimizers": {k: v for k, v in rows.items() if v is not None}}
+    return study
+
+
+def _explain(layers: Sequence[Layer], problem: Any) -> str:
+    """One line: who set the key, the key, its value, what is allowed."""
+    # pydantic puts the name of the chosen variant of a union into the location; it is no key of the file.
+    path = [part for part in problem["loc"] if part not in _UNION_TAGS]
+    key = "".join(f"[{p}]" if isinstance(p, int) else f".{p}" for p in path).lstrip(".") or "the config"
+    source = next((name for name, layer in reversed(layers) if _holds(layer, path)), layers[-1][0])
+    if problem["type"] == "missing":
+        return f"{source}: {key} is missing"
+    if problem["type"] == "extra_forbidden":
+        return f"{source}: {key} is not a key of the config"
+    message = problem["msg"].removeprefix("Value error, ")
+    if problem["type"] == "value_error":
+        return f"{source}: {key}: {message}"
+    return f"{source}: {key} = {problem['input']!r} is not allowed. {message}"
+
+
+_UNION_TAGS = {"training", "functions", "surfaces", "families", "concept", "function-after"}
+
+
+def _holds(layer: Any, path: Sequence[Any]) -> bool:
+    for part in path:
+        try:
+            layer = layer[part]
+        except (KeyError, IndexError, TypeError):
+            return False
+    return True

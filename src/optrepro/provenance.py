@@ -1,0 +1,145 @@
+"""Where a result comes from: hashes of source, files and settings, and the sidecar that records them."""
+
+from __future__ import annotations
+
+import ast
+import hashlib
+import importlib.metadata
+import json
+import os
+import platform
+import resource
+import subprocess
+import sys
+from collections.abc import Iterable, Mapping
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+PACKAGE = Path(__file__).parent
+
+
+def file_hash(path: Path | str) -> str:
+    """SHA-256 of a file's bytes, in hexadecimal."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def source_hash(*modules: str) -> str:
+    """Twelve hexadecimal digits over the source of the modules and of all modules of this package that they import.
+
+    Packages' ``__init__`` files only re-export, so a module counts only where it is named itself: editing one figure
+    or one optimizer leaves every step alone that does not use it. Modules of other packages are the lock's business.
+
+    Raises: ValueError for a module of this package that does not exist.
+    """
+    digest = hashlib.sha256()
+    for module in sorted(_closure(modules)):
+        digest.update(module.encode() + b"\0" + _path(module).read_bytes())
+    return digest.hexdigest()[:12]
+
+
+def _closure(modules: Iterable[str]) -> set[str]:
+    seen: set[str] = set()
+    todo = list(modules)
+    while todo:
+        module = todo.pop()
+        if module not in seen:
+            seen.add(module)
+            todo.extend(_imports(module))
+    return seen
+
+
+def _path(module: str) -> Path:
+    base = PACKAGE.joinpath(*module.split(".")[1:])
+    path = base / "__init__.py" if base.is_dir() else base.with_suffix(".py")
+    if not path.is_file():
+        raise ValueError(f"{module} is not a module of optrepro: {path} does not exist")
+    return path
+
+
+@cache
+def _imports(module: str) -> frozenset[str]:
+    """The modules of this package that a module imports, anywhere in its source."""
+    found: set[str] = set()
+    for node in ast.walk(ast.parse(_path(module).read_bytes())):
+        if isinstance(node, ast.Import):
+            found.update(alias.name for alias in node.names if alias.name.startswith("optrepro."))
+        elif isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "optrepro":
+            for alias in node.names:
+                inner = f"{node.module}.{alias.name}"
+                found.add(inner if _is_module(inner) else str(node.module))
+    return frozenset(found - {"optrepro"})
+
+
+def _is_module(module: str) -> bool:
+    base = PACKAGE.joinpath(*module.split(".")[1:])
+    return base.is_dir() or base.with_suffix(".py").is_file()
+
+
+def git_state() -> dict[str, Any]:
+    """Commit and dirty flag of the checkout, or nulls where there is none (an unpacked archive, an installed wheel)."""
+
+    def git(*arguments: str) -> str | None:
+        command = ["git", "-C", str(PACKAGE), *arguments]
+        try:
+            return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+        except (OSError, subprocess.CalledProcessError):
+            return None
+
+    commit = git("rev-parse", "HEAD")
+    changes = git("status", "--porcelain", "--untracked-files=no", "--", "src", "config", "workflow")
+    return {"commit": commit, "dirty": None if commit is None or changes is None else bool(changes)}
+
+
+def environment() -> dict[str, Any]:
+    """Versions and processor: what may move a result's last bits."""
+    packages = ("torch", "numpy", "scipy", "pandas", "scikit-learn", "schedulefree", "prodigyopt", "optrepro")
+    return {
+        "python": platform.python_version(),
+        "machine": platform.machine(),
+        "packages": {name: _version(name) for name in packages},
+    }
+
+
+def _version(package: str) -> str | None:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def peak_memory_mib() -> float:
+    """Largest resident memory of this process so far, in MiB."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / 1024 if sys.platform != "darwin" else peak / 1024**2
+
+
+def write_sidecar(path: Path, outputs: Iterable[Path], inputs: Iterable[Path], **facts: Any) -> None:
+    """Write `path` (JSON): the facts, and the hash of every file written and read, by its name relative to `path`."""
+    record = {
+        "outputs": {_relative(p, path): file_hash(p) for p in outputs},
+        "inputs": {_relative(p, path): file_hash(p) for p in inputs},
+        **facts,
+    }
+    path.write_text(json.dumps(record, indent=2, sort_keys=True) + "\n")
+
+
+def check_sidecar(path: Path) -> Mapping[str, str]:
+    """What no longer agrees with a sidecar: file name -> ``altered``, ``missing`` or ``stale`` (an input changed)."""
+    record = json.loads(path.read_text())
+    problems: dict[str, str] = {}
+    for kind, verdict in (("outputs", "altered"), ("inputs", "stale")):
+        for name, expected in record[kind].items():
+            file = path.parent / name
+            if not file.exists():
+                # Raw runs are not kept with published results: a missing input only means it cannot be re-checked.
+                if kind == "outputs":
+                    problems[name] = "missing"
+            elif file_hash(file) != expected:
+                problems[name] = verdict
+    return problems
+
+
+def _relative(file: Path, sidecar: Path) -> str:
+    return Path(os.path.relpath(file, sidecar.parent)).as_posix()

@@ -1,0 +1,169 @@
+"""The run table: a config expanded into one row per run, and the rows packed into jobs.
+
+Ids are hashes of everything that determines a run, so no float ever stands in a path, and a run whose settings did
+not change keeps its id. Seeds are hashes of (workload, repetition, role): optimizers share initial weights and data
+order, and tuning never sees a test seed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+from optrepro.config import Comparison, Config, FunctionsStudy, ImageData, Study, TrainingStudy
+from optrepro.problems import archives
+
+Role = Literal["tune", "test"]
+
+
+@dataclass(frozen=True)
+class Run:
+    """One row of the run table. `learning_rate` is None where the tuning runs of the optimizer decide it."""
+
+    study: str
+    workload: str
+    optimizer: str
+    role: Role
+    learning_rate: float | None
+    repetition: int
+    seed: int
+    settings: str  # fingerprint of the study's and the optimizer's settings
+
+    @property
+    def id(self) -> str:
+        """Ten hexadecimal digits that name the run in results and logs."""
+        return fingerprint(asdict(self))
+
+
+@dataclass(frozen=True)
+class Batch:
+    """The runs that one job carries out in one process.
+
+    `needs` names the batches of the same study whose results it reads: the tuning runs of its optimizer where those
+    are jobs of their own, or the runs whose shares a control repeats.
+    """
+
+    study: str
+    name: str
+    optimizer: str | None
+    runs: tuple[Run, ...]
+    needs: tuple[str, ...]
+    settings: str
+
+
+def fingerprint(value: Any) -> str:
+    """Ten hexadecimal digits of the SHA-256 of the value's canonical JSON."""
+    text = json.dumps(value, sort_keys=True, separators=(",", ":"), default=str)
+    return hashlib.sha256(text.encode()).hexdigest()[:10]
+
+
+def derive_seed(*parts: object) -> int:
+    """A seed in [0, 2^63) from the SHA-256 of the parts: stable across machines, processes and Python versions."""
+    digest = hashlib.sha256("/".join(map(str, parts)).encode()).digest()
+    return int.from_bytes(digest[:8], "big") >> 1
+
+
+def dataset_of(study: ImageData, config: Config) -> str:
+    """The data set a study uses here: the first of its list that is at hand, or may be downloaded."""
+    return archives.first_at_hand(study.dataset, download=config.download)
+
+
+def batches(config: Config, study_id: str) -> list[Batch]:
+    """The jobs of a study, in an order in which each one's needs come before it."""
+    study = config.studies[study_id]
+    if isinstance(study, TrainingStudy):
+        return list(_training_batches(config, study_id, study))
+    if isinstance(study, FunctionsStudy):
+        return [_functions_batch(config, study_id, study, name) for name in study.optimizers]
+    return [_single(config, study_id, study)]
+
+
+def table(config: Config) -> list[Run]:
+    """Every run of every study."""
+    return [run for study_id in config.studies for batch in batches(config, study_id) for run in batch.runs]
+
+
+def source_modules(study: Study, optimizer: str | None) -> list[str]:
+    """The modules of this package whose source determines a batch of a study."""
+    classes = [study.optimizers[optimizer].class_] if isinstance(study, Comparison) and optimizer else []
+    own = {path.rpartition(".")[0] for path in classes if path.startswith("optrepro.")}
+    return [f"optrepro.experiments.{study.kind}", *sorted(own)]
+
+
+def _single(config: Config, study_id: str, study: Study) -> Batch:
+    data = dataset_of(study, config) if isinstance(study, ImageData) else None
+    settings = fingerprint([study.model_dump(mode="json"), config.seed, data])
+    return Batch(study_id, "all", None, (), (), settings)
+
+
+def _settings_of(study: TrainingStudy | FunctionsStudy, optimizer: str, *context: object) -> str:
+    """What determines a run besides its own row: neither labels nor the other rows of the comparison."""
+    shared = study.model_dump(mode="json", exclude={"optimizers", "runs_per_job", "learning_rates"})
+    own = study.optimizers[optimizer].model_dump(mode="json", exclude={"label", "group"}, by_alias=True)
+    return fingerprint([shared, own, study.grid(optimizer), *context])
+
+
+def _functions_batch(config: Config, study_id: str, study: FunctionsStudy, optimizer: str) -> Batch:
+    settings = _settings_of(study, optimizer, config.seed)
+    roles: Sequence[tuple[Role, tuple[float | None, ...]]] = (("tune", study.grid(optimizer)), ("test", (None,)))
+    runs = tuple(
+        Run(study_id, name, optimizer, role, rate, 0, derive_seed(config.seed, study_id, name, role), settings)
+        for name in study.functions
+        for role, rates in roles
+        for rate in rates
+    )
+    return Batch(study_id, optimizer, optimizer, runs, (), settings)
+
+
+def _training_batches(config: Config, study_id: str, study: TrainingStudy) -> Iterator[Batch]:
+    dataset = dataset_of(study, config)
+    workload = f"{dataset}/{study.network}"
+    for optimizer in _givers_first(study):
+        settings = _settings_of(study, optimizer, dataset, config.seed)
+
+        def runs(role: Role, rates: Sequence[float | None], repetitions: int) -> list[Run]:
+            return [
+                Run(
+                    study_id,
+                    workload,
+                    optimizer,  # noqa: B023  (called within this turn of the loop)
+                    role,
+                    rate,
+                    repetition,
+                    derive_seed(config.seed, workload, repetition, role),
+                    settings,  # noqa: B023
+                )
+                for rate in rates
+                for repetition in range(repetitions)
+            ]
+
+        tune = runs("tune", study.grid(optimizer), study.tuning_repetitions)
+        test = runs("test", (None,), study.test_repetitions)
+        giver = study.optimizers[optimizer].shares_of
+        given = tuple(f"{giver}{suffix}" for suffix in _suffixes(study, "test")) if giver else ()
+        if study.runs_per_job is None:
+            yield Batch(study_id, optimizer, optimizer, (*tune, *test), given, settings)
+            continue
+        tuning_parts = _parts(tune, study.runs_per_job)
+        tuned = tuple(f"{optimizer}.tune{i}" for i in range(len(tuning_parts)))
+        for name, part in zip(tuned, tuning_parts, strict=True):
+            yield Batch(study_id, name, optimizer, part, given, settings)
+        for i, part in enumerate(_parts(test, study.runs_per_job)):
+            yield Batch(study_id, f"{optimizer}.test{i}", optimizer, part, (*tuned, *given), settings)
+
+
+def _parts(runs: Sequence[Run], size: int) -> list[tuple[Run, ...]]:
+    return [tuple(runs[i : i + size]) for i in range(0, len(runs), size)]
+
+
+def _suffixes(study: TrainingStudy, role: Role) -> list[str]:
+    if study.runs_per_job is None:
+        return [""]
+    return [f".{role}{i}" for i in range(-(-study.test_repetitions // study.runs_per_job))]
+
+
+def _givers_first(study: TrainingStudy) -> list[str]:
+    return sorted(study.optimizers, key=lambda name: study.optimizers[name].shares_of is not None)

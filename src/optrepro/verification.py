@@ -1,0 +1,67 @@
+"""Checks that results and exhibits are still what their sidecars say, and publishes a scale's results."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from optrepro import layout, provenance
+from optrepro.catalogue import Catalogue
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What was checked (an exhibit's id, or a file of results) and how it stands.
+
+    `verdict` is ``ok``, ``missing``, ``altered`` (a file is not the one that was written) or ``stale`` (an input or
+    the code changed since).
+    """
+
+    what: str
+    verdict: str
+    detail: str = ""
+
+
+def verify(scale: str, catalogue: Catalogue) -> list[Finding]:
+    """Re-hash everything of a scale, or of the published results, against the sidecars."""
+    return [*_results(scale), *(_exhibit(scale, name, catalogue) for name in catalogue.exhibits)]
+
+
+def publish(scale: str) -> Iterator[Path]:
+    """Copy a scale's tidy results to the published ones; each sidecar takes along those of the study's runs."""
+    for tidy in sorted(Path("results", scale, "tidy").glob("*.parquet")):
+        target = layout.tidy(layout.PUBLISHED, tidy.stem)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        copies = [Path(shutil.copyfile(f, target.with_name(f.name))) for f in (tidy, tidy.with_suffix(".json"))]
+        runs = sorted(Path("results", scale, "runs", tidy.stem).glob("*/run.json"))
+        provenance.write_sidecar(
+            target.with_suffix(".sidecar.json"),
+            outputs=copies,
+            inputs=[],
+            runs={path.parent.name: json.loads(path.read_text()) for path in runs},
+        )
+        yield from copies
+
+
+def _results(scale: str) -> Iterator[Finding]:
+    folder = Path("results", scale)
+    for sidecar in sorted([*folder.glob("runs/*/*/run.json"), *folder.glob("tidy/*.sidecar.json")]):
+        for name, verdict in provenance.check_sidecar(sidecar).items():
+            yield Finding((sidecar.parent / name).as_posix(), verdict)
+
+
+def _exhibit(scale: str, name: str, catalogue: Catalogue) -> Finding:
+    sidecar = Path(f"{layout.exhibit(scale, name)}.json")
+    if not sidecar.exists():
+        return Finding(name, "missing", "it has not been drawn")
+    problems = provenance.check_sidecar(sidecar)
+    for verdict in ("missing", "altered", "stale"):
+        if files := [file for file, found in problems.items() if found == verdict]:
+            return Finding(name, verdict, ", ".join(files))
+    modules = provenance.source_hash(catalogue.exhibits[name].module, "optrepro.exhibits.render")
+    if json.loads(sidecar.read_text())["source"] != modules:
+        return Finding(name, "stale", "the code that draws it changed")
+    return Finding(name, "ok")
