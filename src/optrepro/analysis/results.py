@@ -1,0 +1,63 @@
+"""What the analysis reads: the tidy results of a study beside the facts that describe them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What a table or a caption must know of a study besides its runs.
+
+    Args:
+        study: id of the study.
+        scale: scale it ran at.
+        settings: the study's config, as in its scale file (labels, groups, grids, repetitions, ...).
+        dataset: data set used, or None.
+        data: one record per file that was read (name, sha256, examples, official), or empty.
+        expected_runs: number of runs that the run table holds, tuning included (0: the study has no run table).
+        missing: ids of runs that left no result.
+    """
+
+    study: str
+    scale: str
+    settings: Mapping[str, Any]
+    dataset: str | None
+    data: tuple[Mapping[str, Any], ...]
+    expected_runs: int
+    missing: tuple[str, ...]
+
+    @property
+    def optimizers(self) -> Mapping[str, Mapping[str, Any]]:
+        """Config entries of the optimizers (label, group, settings, ...), in the order of the config."""
+        optimizers: Mapping[str, Mapping[str, Any]] = self.settings.get("optimizers", {})
+        return optimizers
+
+    def label(self, optimizer: str) -> str:
+        """The name of an optimizer in figures and tables."""
+        return str(self.optimizers[optimizer]["label"])
+
+
+@dataclass(frozen=True)
+class StudyResults:
+    """The tidy runs of a study (columns: `optrepro.experiments.tidy.COLUMNS`) and its facts."""
+
+    runs: pd.DataFrame
+    facts: Facts
+
+
+def read_facts(path: Path) -> Facts:
+    """Facts from the JSON file beside the tidy results."""
+    record = json.loads(path.read_text())
+    return Facts(**{**record, "data": tuple(record["data"]), "missing": tuple(record["missing"])})
+
+
+def read_study(tidy: Path) -> StudyResults:
+    """A study from ``<study>.parquet`` and the ``<study>.json`` beside it."""
+    return StudyResults(pd.read_parquet(tidy), read_facts(tidy.with_suffix(".json")))

@@ -1,0 +1,22 @@
+"""What an exhibit is handed: its tables and the facts of the studies behind them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import pandas as pd
+
+from optrepro.analysis.results import Facts
+
+
+@dataclass(frozen=True)
+class Material:
+    """The tables of an exhibit by name, and the facts of its studies by id.
+
+    An exhibit is a module with ``figure(material) -> matplotlib.figure.Figure`` and
+    ``table(material) -> pandas.DataFrame`` (the numbers behind the figure, as a reader wants to see them).
+    """
+
+    tables: Mapping[str, pd.DataFrame]
+    facts: Mapping[str, Facts]

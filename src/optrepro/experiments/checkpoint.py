@@ -1,0 +1,116 @@
+"""Checkpoints of long jobs: written atomically, outside declared outputs, never resumed when stale."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+TIME_IS_UP = 75  # exit status of a job whose time slice ended; the state is saved and a retry goes on
+
+
+class Interrupted(SystemExit):
+    """The job was asked to stop, or its time slice is over; its state is saved."""
+
+
+class Checkpoint:
+    """State of one job in one file, saved every `every` seconds, on SIGTERM and at the end of the time slice.
+
+    Args:
+        path: the file, in a folder named by a hash of config, source and inputs, so that a checkpoint of other code or
+            other settings is never found; None keeps nothing.
+        every: seconds between saves.
+        time_slice: seconds after which the job saves and stops with exit status `TIME_IS_UP`; None: no limit.
+    """
+
+    def __init__(self, path: Path | None, every: float = 60.0, time_slice: float | None = None):
+        self.path = path
+        self.every = every
+        self._started = self._saved = time.monotonic()
+        self._time_slice = time_slice
+        self._terminated = False
+
+    @contextmanager
+    def listening(self) -> Iterator[None]:
+        """Turn SIGTERM into a save at the next step, for the length of the block."""
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
+        before = signal.signal(signal.SIGTERM, self._on_sigterm)
+        try:
+            yield
+        finally:
+            signal.signal(signal.SIGTERM, before)
+
+    def _on_sigterm(self, *_: object) -> None:
+        self._terminated = True
+
+    def load(self) -> dict[str, Any] | None:
+        """The saved state with the random generators set back to it, or None if there is none."""
+        if self.path is None or not self.path.exists():
+            return None
+        state: dict[str, Any] = torch.load(self.path, weights_only=True)
+        _restore_generators(state.pop("generators"))
+        return state
+
+    def step(self, state: Any) -> None:
+        """To be called between steps with a function that gives the state; saves when due.
+
+        Raises: Interrupted after a save on SIGTERM or at the end of the time slice.
+        """
+        now = time.monotonic()
+        time_is_up = self._time_slice is not None and now - self._started >= self._time_slice
+        if self._terminated or time_is_up or now - self._saved >= self.every:
+            self.save(state())
+            self._saved = now
+        if self._terminated:
+            raise Interrupted(128 + signal.SIGTERM)
+        if time_is_up:
+            raise Interrupted(TIME_IS_UP)
+
+    def save(self, state: dict[str, Any]) -> None:
+        """Write the state and the random generators: to a temporary file, flushed, then renamed over the old one."""
+        if self.path is None:
+            return
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = self.path.with_suffix(".partial")
+        with temporary.open("wb") as file:
+            torch.save({**state, "generators": _generators()}, file)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(self.path)
+
+    def clear(self) -> None:
+        """Remove the state of a job that is done."""
+        if self.path is not None:
+            self.path.unlink(missing_ok=True)
+
+
+def _generators() -> dict[str, Any]:
+    numpy_state = np.random.get_state(legacy=False)  # noqa: NPY002  (the global one is what others draw from)
+    inner: Any = numpy_state["state"]
+    return {
+        "python": random.getstate(),
+        "numpy": {**numpy_state, "state": {**inner, "key": torch.from_numpy(inner["key"].astype(np.int64))}},
+        "torch": torch.get_rng_state(),
+        "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
+    }
+
+
+def _restore_generators(saved: dict[str, Any]) -> None:
+    random.setstate(saved["python"])
+    inner = saved["numpy"]["state"]
+    numpy_state = {**saved["numpy"], "state": {**inner, "key": inner["key"].numpy().astype(np.uint32)}}
+    np.random.set_state(numpy_state)  # noqa: NPY002
+    torch.set_rng_state(saved["torch"])
+    if saved["cuda"]:
+        torch.cuda.set_rng_state_all(saved["cuda"])

@@ -1,0 +1,47 @@
+"""What a run is handed besides its row of the run table."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pandas as pd
+import torch
+
+from optrepro.experiments.checkpoint import Checkpoint
+from optrepro.experiments.tidy import COLUMNS
+
+Progress = Callable[[int, int, str], None]
+
+
+def no_progress(done: int, total: int, what: str) -> None:
+    """Report nothing."""
+
+
+def empty_results() -> pd.DataFrame:
+    """A tidy table without rows."""
+    return pd.DataFrame(columns=list(COLUMNS))
+
+
+@dataclass(frozen=True)
+class Context:
+    """Surroundings of a batch of runs; nothing in it changes a result except the seed and the device's rounding.
+
+    Args:
+        seed: root of every seed that is not in the run table.
+        device: where tensors live.
+        dataset: name of the data set in use, for studies that have one.
+        data_dir: folder of the downloads.
+        checkpoint: where a long batch saves its state.
+        earlier: tidy results of the batches that this one needs.
+        progress: called with (done, total, what).
+    """
+
+    seed: int
+    device: torch.device
+    checkpoint: Checkpoint
+    dataset: str | None = None
+    data_dir: Path | None = None
+    earlier: pd.DataFrame = field(default_factory=empty_results)
+    progress: Progress = no_progress

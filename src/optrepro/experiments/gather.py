@@ -1,0 +1,50 @@
+"""Gathers a study's batches into one tidy table, with the facts that describe the study."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from optrepro import provenance, runtable
+from optrepro.config import Config, ImageData, Study
+from optrepro.experiments import data, tidy
+
+
+class MissingRunsError(RuntimeError):
+    """Runs of the run table left no result, and the scale is strict."""
+
+
+def collect(config: Config, study_id: str, metrics: Sequence[Path], out: Path, data_dir: Path | None = None) -> None:
+    """Gather a study's runs into one tidy table `out`, with the study's facts beside it as JSON.
+
+    Raises: MissingRunsError in a strict scale if a run of the run table is missing.
+    """
+    study = config.studies[study_id]
+    results = tidy.read(metrics)
+    expected = [run.id for batch in runtable.batches(config, study_id) for run in batch.runs]
+    present = set(results.run)
+    missing = [run for run in expected if run not in present]
+    if missing and config.strict:
+        raise MissingRunsError(f"{study_id}: {len(missing)} of {len(expected)} runs left no result: {missing[:5]} ...")
+    tidy.write(results, out)
+    facts = {
+        "study": study_id,
+        "scale": config.scale,
+        "settings": study.model_dump(mode="json", by_alias=True),
+        **_data_facts(study, config, data_dir),
+        "expected_runs": len(expected),
+        "missing": missing,
+    }
+    out.with_suffix(".json").write_text(json.dumps(facts, indent=1) + "\n")
+    outputs = [out, out.with_suffix(".json")]
+    provenance.write_sidecar(out.with_suffix(".sidecar.json"), outputs=outputs, inputs=metrics)
+
+
+def _data_facts(study: Study, config: Config, data_dir: Path | None) -> dict[str, Any]:
+    if not isinstance(study, ImageData):
+        return {"dataset": None, "data": []}
+    dataset = data.load(study, runtable.dataset_of(study, config), config.seed, data_dir, "cpu")
+    return {"dataset": dataset.description, "data": [asdict(record) for record in dataset.provenance]}

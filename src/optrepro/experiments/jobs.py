@@ -1,0 +1,145 @@
+"""Jobs: a batch of runs from the config to its files, and a study's batches gathered into one tidy table."""
+
+from __future__ import annotations
+
+import importlib
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from optrepro import layout, provenance, runtable
+from optrepro.config import Comparison, Config, ConfigError, ImageData, Study, TrainingStudy
+from optrepro.experiments import instances, tidy
+from optrepro.experiments.checkpoint import Checkpoint
+from optrepro.experiments.context import Context, Progress, empty_results
+from optrepro.problems import archives, networks, vlse
+from optrepro.runtable import Batch
+
+
+def check(config: Config) -> None:
+    """Try what the config names before anything runs: every optimizer on a parameter, every network, every data set.
+
+    Raises: ConfigError with one line for each thing that is wrong.
+    """
+    problems = []
+    for study_id, study in config.studies.items():
+        for key, attempt in _attempts(study, config):
+            try:
+                attempt()
+            except (ConfigError, ValueError, TypeError) as error:
+                problems.append(f"studies.{study_id}.{key}: {error}")
+    if problems:
+        raise ConfigError("\n".join(problems))
+
+
+def run_batch(
+    config: Config,
+    batch: Batch,
+    out: Path,
+    earlier: Sequence[Path] = (),
+    data_dir: Path | None = None,
+    time_slice: float | None = None,
+    progress: Progress | None = None,
+) -> None:
+    """Carry out a batch of runs: write its tidy metrics to `out` and the sidecar ``run.json`` beside it.
+
+    Args:
+        config: the config of the scale.
+        batch: runs from `runtable.batches`.
+        out: the parquet file.
+        earlier: metrics files of the batches that this one needs.
+        data_dir: folder of the downloads.
+        time_slice: seconds after which the job saves its state and stops, to be started again.
+        progress: called with (done, total, what).
+
+    Raises: what the study's runs raise; a diverged run raises nothing, it is recorded.
+    """
+    study = config.studies[batch.study]
+    dataset = runtable.dataset_of(study, config) if isinstance(study, ImageData) else None
+    files = _files(dataset, data_dir)
+    source = provenance.source_hash(*runtable.source_modules(study, batch.optimizer))
+    inputs = [provenance.file_hash(path) for path in [*earlier, *files]]
+    key = runtable.fingerprint([batch.settings, [run.id for run in batch.runs], source, inputs])
+    device = _device(config.device)
+    attempts = _count_attempt(layout.state(key).parent)
+    context = Context(
+        seed=config.seed,
+        device=device,
+        checkpoint=Checkpoint(layout.state(key), time_slice=time_slice),
+        dataset=dataset,
+        data_dir=data_dir,
+        earlier=tidy.read(earlier) if earlier else empty_results(),
+    )
+    if progress is not None:
+        context = replace(context, progress=progress)
+    started = time.monotonic()
+    results = importlib.import_module(f"optrepro.experiments.{study.kind}").run(study, batch, context)
+    tidy.write(results, out)
+    provenance.write_sidecar(
+        out.parent / "run.json",
+        outputs=[out],
+        inputs=[*earlier],
+        config=batch.settings,
+        source=source,
+        git=provenance.git_state(),
+        seed=config.seed,
+        seeds={run.id: run.seed for run in batch.runs},
+        dataset=dataset,
+        data={path.name: digest for path, digest in zip(files, inputs[len(earlier) :], strict=True)},
+        environment=provenance.environment(),
+        device=torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
+        threads=torch.get_num_threads(),
+        attempts=attempts,
+        wall_seconds=round(time.monotonic() - started, 2),
+        peak_memory_mib=round(provenance.peak_memory_mib(), 1),
+    )
+    _forget(layout.state(key).parent)
+
+
+def _files(dataset: str | None, data_dir: Path | None) -> list[Path]:
+    if dataset is None or archives.archive(dataset).embedded:
+        return []
+    return archives.locate(dataset, data_dir or archives.DATA_DIR).files
+
+
+def _attempts(study: Study, config: Config) -> list[tuple[str, Any]]:
+    """Pairs of a key and a function that raises if what stands there cannot be used."""
+    attempts: list[tuple[str, Any]] = []
+    if isinstance(study, ImageData):
+        attempts.append(("dataset", lambda: runtable.dataset_of(study, config)))
+    if hasattr(study, "functions"):
+        attempts += [("functions", lambda name=name: vlse.get(name)) for name in study.functions]
+    if isinstance(study, TrainingStudy):
+        build = lambda: networks.build(study.network, (1, 32, 32), 10, seed=0, **study.network_settings)  # noqa: E731
+        attempts.append(("network", build))
+    if isinstance(study, Comparison):
+        for name, optimizer in study.optimizers.items():
+            rate = study.grid(name)[0]
+            attempts.append((f"optimizers.{name}", lambda o=optimizer, r=rate: instances.make(o, [torch.zeros(2)], r)))
+    return attempts
+
+
+def _device(name: str) -> torch.device:
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    if name == "cuda" and not torch.cuda.is_available():
+        raise ConfigError("device = 'cuda', but torch finds no GPU here; use device=auto or device=cpu")
+    return torch.device(name)
+
+
+def _count_attempt(folder: Path) -> int:
+    folder.mkdir(parents=True, exist_ok=True)
+    counter = folder / "attempts"
+    attempts = int(counter.read_text()) + 1 if counter.exists() else 1
+    counter.write_text(str(attempts))
+    return attempts
+
+
+def _forget(folder: Path) -> None:
+    (folder / "attempts").unlink(missing_ok=True)
+    if folder.exists() and not any(folder.iterdir()):
+        folder.rmdir()

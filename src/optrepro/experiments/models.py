@@ -1,0 +1,135 @@
+"""Several copies of one network trained side by side, each with its own weights, data and optimizer."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.func import functional_call, stack_module_state, vmap
+
+from optrepro.problems import networks
+from optrepro.problems.datasets import Split
+
+Gradients = list[list[Tensor]]
+
+
+class Models(Protocol):
+    """R copies of a network. `parameters[r]` are the tensors that the optimizer of copy r steps in place."""
+
+    parameters: list[list[Tensor]]
+
+    def gradients(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Gradients]:
+        """Cross-entropy (R,) and gradients of every copy; images (R, B, C, H, W), labels (R, B)."""
+
+    def evaluate(self, split: Split) -> tuple[Tensor, Tensor]:
+        """Mean cross-entropy and accuracy of every copy over a split: two tensors (R,)."""
+
+    def state(self) -> Any:
+        """Weights and buffers, for a checkpoint."""
+
+    def load_state(self, state: Any) -> None:
+        """Take the weights and buffers of a checkpoint."""
+
+
+def build(name: str, copies: Sequence[nn.Module], bfloat16: bool = False) -> Models:
+    """The copies as stacked tensors where the network allows it and it pays, else one by one."""
+    return Stacked(copies, bfloat16) if networks.stackable(name) else Separate(copies, bfloat16)
+
+
+class Stacked:
+    """All copies in one batched program (`torch.func`); each copy's parameters are views of the stack."""
+
+    def __init__(self, copies: Sequence[nn.Module], bfloat16: bool):
+        self._stack, _ = stack_module_state(list(copies))
+        self._skeleton = copies[0]
+        self._bfloat16 = bfloat16
+        self.parameters = [[p.detach()[r] for p in self._stack.values()] for r in range(len(copies))]
+
+    def gradients(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Gradients]:
+        """See `Models`."""
+
+        def loss(weights: dict[str, Tensor], images: Tensor, labels: Tensor) -> Tensor:
+            return F.cross_entropy(self._forward(weights, images), labels)
+
+        losses = vmap(loss)(self._stack, images, labels)
+        stacked = torch.autograd.grad(losses.sum(), list(self._stack.values()))
+        by_run = zip(*(g.unbind() for g in stacked), strict=True)
+        return losses.detach(), [list(gradients) for gradients in by_run]
+
+    @torch.no_grad()
+    def evaluate(self, split: Split) -> tuple[Tensor, Tensor]:
+        """See `Models`."""
+        forward = vmap(self._forward, in_dims=(0, None))
+        return _averages(lambda images: forward(self._stack, images), split)
+
+    def state(self) -> Any:
+        """See `Models`."""
+        return {name: p.detach().clone() for name, p in self._stack.items()}
+
+    def load_state(self, state: Any) -> None:
+        """See `Models`."""
+        for name, p in self._stack.items():
+            p.detach().copy_(state[name])
+
+    def _forward(self, weights: dict[str, Tensor], images: Tensor) -> Tensor:
+        with torch.autocast(images.device.type, torch.bfloat16, enabled=self._bfloat16):
+            output: Tensor = functional_call(self._skeleton, weights, (images,))
+        return output.float()
+
+
+class Separate:
+    """The copies one after the other: for batch norm, and for convolutions on a CPU, where stacking costs time."""
+
+    def __init__(self, copies: Sequence[nn.Module], bfloat16: bool):
+        self._copies = list(copies)
+        self._bfloat16 = bfloat16
+        self.parameters = [list(module.parameters()) for module in self._copies]
+
+    def gradients(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Gradients]:
+        """See `Models`."""
+        losses, gradients = [], []
+        for r, module in enumerate(self._copies):
+            module.train()
+            loss = F.cross_entropy(self._forward(module, images[r]), labels[r])
+            gradients.append(list(torch.autograd.grad(loss, self.parameters[r])))
+            losses.append(loss.detach())
+        return torch.stack(losses), gradients
+
+    @torch.no_grad()
+    def evaluate(self, split: Split) -> tuple[Tensor, Tensor]:
+        """See `Models`."""
+        for module in self._copies:
+            module.eval()
+        return _averages(lambda images: torch.stack([self._forward(m, images) for m in self._copies]), split)
+
+    def state(self) -> Any:
+        """See `Models`."""
+        return [module.state_dict() for module in self._copies]
+
+    def load_state(self, state: Any) -> None:
+        """See `Models`."""
+        for module, saved in zip(self._copies, state, strict=True):
+            module.load_state_dict(saved)
+
+    def _forward(self, module: nn.Module, images: Tensor) -> Tensor:
+        with torch.autocast(images.device.type, torch.bfloat16, enabled=self._bfloat16):
+            output: Tensor = module(images)
+        return output.float()
+
+
+def _averages(logits_of: Any, split: Split, chunk: int = 2000) -> tuple[Tensor, Tensor]:
+    """Mean cross-entropy and accuracy (R,) over a split, from a function that gives logits (R, B, classes)."""
+    losses: Tensor | float = 0.0
+    hits: Tensor | float = 0.0
+    for images, labels in zip(torch.split(split.images, chunk), torch.split(split.labels, chunk), strict=True):
+        logits = logits_of(images)
+        targets = labels.expand(logits.shape[:2])
+        losses = losses + F.cross_entropy(logits.movedim(-1, 1), targets, reduction="none").sum(1)
+        hits = hits + (logits.argmax(-1) == targets).sum(1)
+    count = len(split.labels)
+    assert isinstance(losses, Tensor)
+    assert isinstance(hits, Tensor)
+    return losses / count, hits / count

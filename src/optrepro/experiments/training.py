@@ -1,0 +1,279 @@
+"""Image classification: a batch of runs of one optimizer, from rows of the run table to a tidy table."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from functools import lru_cache
+from typing import Any
+
+import pandas as pd
+import torch
+from torch import Tensor
+
+from optrepro.config import OptimizerConfig, TrainingStudy
+from optrepro.experiments import data, instances, models
+from optrepro.experiments.context import Context
+from optrepro.experiments.tidy import COLUMNS
+from optrepro.experiments.tuning import tuned_learning_rate
+from optrepro.problems import datasets, networks
+from optrepro.problems.datasets import Dataset
+from optrepro.runtable import Batch, Run, derive_seed
+
+STACK = 32  # copies in one stacked program: more gains nothing and costs memory
+
+
+def run(study: TrainingStudy, batch: Batch, context: Context) -> pd.DataFrame:
+    """Tune on validation data, then train with the tuned rate: the tidy results of the batch's runs.
+
+    Metrics, at each evaluated step: ``train_loss`` (mean since the last one), ``validation_loss``,
+    ``validation_accuracy``, and in test runs ``test_loss``, ``test_accuracy`` and ``chosen[k]``, the number of steps
+    (times parameter tensors, where each chooses for itself) taken so far with candidate k. A run whose loss is not
+    finite ends with one row ``diverged``.
+    """
+    assert batch.optimizer is not None
+    optimizer = study.optimizers[batch.optimizer]
+    assert context.dataset is not None
+    dataset = data.load(study, context.dataset, context.seed, context.data_dir, context.device)
+    shares = _shares(context.earlier, optimizer.shares_of)
+    groups = list(_groups(batch.runs, study))
+    with context.checkpoint.listening():
+        saved = context.checkpoint.load() or {"group": 0, "rows": [], "training": None}
+        rows: list[list[Any]] = saved["rows"]
+        for number in range(saved["group"], len(groups)):
+            rates = [_rate(run, rows, context.earlier) for run in groups[number]]
+            training = Training(groups[number], rates, study, optimizer, shares, dataset)
+            if saved["training"] is not None:
+                training.load_state(saved.pop("training"))
+                saved["training"] = None
+            while not training.finished:
+                context.checkpoint.step(lambda: {"group": number, "rows": rows, "training": training.state()})  # noqa: B023
+                training.advance()
+                context.progress(number * training.steps + training.step, len(groups) * training.steps, batch.name)
+            rows.extend(training.rows)
+    context.checkpoint.clear()
+    return _frame(rows)
+
+
+class Training:
+    """Copies of one network, each trained by its own optimizer; one call of `advance` is one step of all of them."""
+
+    def __init__(
+        self,
+        runs: Sequence[Run],
+        rates: Sequence[float],
+        study: TrainingStudy,
+        optimizer: OptimizerConfig,
+        shares: Sequence[float] | None,
+        dataset: Dataset,
+    ):
+        self.runs, self.rates, self.study, self.dataset = runs, rates, study, dataset
+        device = dataset.train.images.device
+        copies = [
+            networks.build(
+                study.network,
+                dataset.input_shape,
+                dataset.classes,
+                seed=derive_seed(run.seed, "weights"),
+                **study.network_settings,
+            ).to(device)
+            for run in runs
+        ]
+        self.models = models.build(study.network, copies, bfloat16=study.precision == "bfloat16")
+        self.optimizers = [
+            instances.make(optimizer, parameters, rate, seed=derive_seed(run.seed, "optimizer"), shares=shares)
+            for parameters, rate, run in zip(self.models.parameters, rates, runs, strict=True)
+        ]
+        self.schedule = optimizer.schedule or study.schedule
+        self.needs = getattr(self.optimizers[0], "needs", None)
+        self.step = 0
+        self.steps_per_epoch = max(1, len(dataset.train) // study.batch_size)
+        self.steps = study.epochs * self.steps_per_epoch
+        self.rows: list[list[Any]] = []
+        self.alive = [True] * len(runs)
+        self._finite = torch.ones(len(runs), dtype=torch.bool, device=device)
+        self._loss = torch.zeros(len(runs), device=device)  # summed since the last evaluation
+        self._since = 0
+        self._switch_mode("train")
+
+    @property
+    def finished(self) -> bool:
+        """Whether every run has had its steps or has diverged."""
+        return self.step >= self.steps or not any(self.alive)
+
+    def advance(self) -> None:
+        """One step of every run that is alive, and an evaluation where the curve has a point."""
+        self._set_rates()
+        losses, gradients, arguments = self._gradients(*self._batch(self.dataset.train, "order"))
+        self._finite &= losses.isfinite()
+        self._loss += losses
+        self._since += 1
+        for r, optimizer in enumerate(self.optimizers):
+            if self.alive[r]:
+                for parameter, gradient in zip(self.models.parameters[r], gradients[r], strict=True):
+                    parameter.grad = gradient
+                optimizer.step(**arguments[r])
+        self.step += 1
+        if self._is_evaluated():
+            self._evaluate()
+
+    def state(self) -> dict[str, Any]:
+        """All that a resumed training needs to go on bit for bit."""
+        return {
+            "models": self.models.state(),
+            "optimizers": [optimizer.state_dict() for optimizer in self.optimizers],
+            "step": self.step,
+            "rows": self.rows,
+            "alive": self.alive,
+            "finite": self._finite,
+            "loss": self._loss,
+            "since": self._since,
+        }
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        """Go on from `state()`."""
+        self.models.load_state(state["models"])
+        for optimizer, saved in zip(self.optimizers, state["optimizers"], strict=True):
+            optimizer.load_state_dict(saved)
+        self.step, self.rows, self.alive = state["step"], state["rows"], state["alive"]
+        self._finite, self._loss, self._since = state["finite"], state["loss"], state["since"]
+
+    def _set_rates(self) -> None:
+        cosine = 0.5 * (1 + math.cos(math.pi * self.step / self.steps))
+        factor = cosine if self.schedule == "cosine" else 1.0
+        for optimizer, rate in zip(self.optimizers, self.rates, strict=True):
+            for group in optimizer.param_groups:
+                group["lr"] = rate * factor
+
+    def _batch(self, split: datasets.Split, stream: str) -> tuple[Tensor, Tensor]:
+        """Images (R, B, ...) and labels (R, B) of this step; runs with the same seed get the same batch."""
+        index = torch.stack([self._index(run.seed, len(split.labels), stream) for run in self.runs])
+        index = index.to(split.labels.device)
+        images = split.images[index]
+        if self.study.augment and split is self.dataset.train:
+            seeds = (derive_seed(run.seed, "augment", self.step) for run in self.runs)
+            images = datasets.augment(images, [torch.Generator().manual_seed(seed) for seed in seeds])
+        return images, split.labels[index]
+
+    def _index(self, seed: int, examples: int, stream: str) -> Tensor:
+        size = min(self.study.batch_size, examples)
+        per_epoch = examples // size
+        epoch, position = divmod(self.step, per_epoch)
+        return _order(seed, stream, epoch, examples)[position * size : (position + 1) * size]
+
+    def _gradients(self, images: Tensor, labels: Tensor) -> tuple[Tensor, models.Gradients, list[dict[str, Any]]]:
+        """Losses, gradients, and what else the optimizers' steps ask for."""
+        if self.needs == "half_grads":
+            half = images.shape[1] // 2
+            losses_a, first = self.models.gradients(images[:, :half], labels[:, :half])
+            losses_b, second = self.models.gradients(images[:, half:], labels[:, half:])
+            gradients = [[(a + b) / 2 for a, b in zip(*pair, strict=True)] for pair in zip(first, second, strict=True)]
+            return (losses_a + losses_b) / 2, gradients, [{"half_grads": g} for g in first]
+        losses, gradients = self.models.gradients(images, labels)
+        if self.needs == "validation_grads":
+            _, validation = self.models.gradients(*self._batch(self.dataset.validation, "validation order"))
+            return losses, gradients, [{"validation_grads": g} for g in validation]
+        return losses, gradients, [{} for _ in self.runs]
+
+    def _is_evaluated(self) -> bool:
+        """Test runs are evaluated at `evaluations` even steps, tuning runs at the end only."""
+        if self.step == self.steps:
+            return True
+        points = self.study.evaluations
+        passed = self.step * points // self.steps, (self.step - 1) * points // self.steps
+        return self.runs[0].role == "test" and passed[0] > passed[1]
+
+    def _evaluate(self) -> None:
+        self._switch_mode("eval")
+        splits = {"validation": self.dataset.validation}
+        if self.runs[0].role == "test":
+            splits["test"] = self.dataset.test
+        columns = {"train_loss": self._loss / self._since}
+        for name, split in splits.items():
+            columns[f"{name}_loss"], columns[f"{name}_accuracy"] = self.models.evaluate(split)
+        values = {metric: column.tolist() for metric, column in columns.items()}
+        finite = self._finite.tolist()
+        for r in range(len(self.runs)):
+            if not self.alive[r]:
+                continue
+            self.alive[r] = finite[r] and all(math.isfinite(column[r]) for column in values.values())
+            if not self.alive[r]:
+                self._record(r, "diverged", 1.0)
+                continue
+            for metric, column in values.items():
+                self._record(r, metric, column[r])
+            for k, count in enumerate(_chosen(self.optimizers[r])):
+                self._record(r, f"chosen[{k}]", count)
+        self._loss.zero_()
+        self._since = 0
+        self._switch_mode("train")
+
+    def _record(self, r: int, metric: str, value: float) -> None:
+        run = self.runs[r]
+        self.rows.append(
+            [
+                run.id,
+                run.study,
+                run.workload,
+                run.optimizer,
+                run.role,
+                self.rates[r],
+                run.repetition,
+                self.step,
+                metric,
+                float(value),
+            ]
+        )
+
+    def _switch_mode(self, mode: str) -> None:
+        """Schedule-free optimizers keep other weights for evaluation than for training."""
+        for optimizer in self.optimizers:
+            if hasattr(optimizer, mode):
+                getattr(optimizer, mode)()
+
+
+@lru_cache(maxsize=256)
+def _order(seed: int, stream: str, epoch: int, examples: int) -> Tensor:
+    """The order of the examples in an epoch, (examples,): of seed and epoch alone, so resuming needs no state."""
+    generator = torch.Generator().manual_seed(derive_seed(seed, stream, epoch))
+    return torch.randperm(examples, generator=generator)
+
+
+def _groups(runs: Sequence[Run], study: TrainingStudy) -> Iterator[Sequence[Run]]:
+    """Runs that are trained at once: tuning before testing, and no more than pays."""
+    size = STACK if networks.stackable(study.network) else 1
+    for role in ("tune", "test"):
+        of_role = [run for run in runs if run.role == role]
+        for start in range(0, len(of_role), size):
+            yield of_role[start : start + size]
+
+
+def _rate(run: Run, rows: Sequence[list[Any]], earlier: pd.DataFrame) -> float:
+    if run.learning_rate is not None:
+        return run.learning_rate
+    results = pd.concat([earlier[earlier.optimizer == run.optimizer], _frame(rows)])
+    return tuned_learning_rate(results, "validation_accuracy", failed=0.0)
+
+
+def _shares(earlier: pd.DataFrame, giver: str | None) -> list[float] | None:
+    """The share of steps that each candidate got in the giver's test runs."""
+    if giver is None:
+        return None
+    rows = earlier[(earlier.optimizer == giver) & (earlier.role == "test") & earlier.metric.str.startswith("chosen")]
+    if rows.empty:
+        raise ValueError(f"{giver} chose among no candidates, so there are no shares to draw with")
+    last = rows.sort_values("step").groupby(["run", "metric"]).value.last().groupby("metric").sum()
+    return [float(share) for share in (last / last.sum()).sort_index()]
+
+
+def _chosen(optimizer: torch.optim.Optimizer) -> list[float]:
+    """Counts per candidate, summed over parameter tensors where each chooses for itself."""
+    selection = getattr(optimizer, "selection", None)
+    if selection is None:
+        return []
+    counts: Tensor = selection["counts"]
+    return [float(count) for count in counts.reshape(-1, counts.shape[-1]).sum(0)]
+
+
+def _frame(rows: Sequence[list[Any]]) -> pd.DataFrame:
+    return pd.DataFrame(rows, columns=list(COLUMNS))

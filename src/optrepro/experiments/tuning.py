@@ -1,0 +1,30 @@
+"""The one tuning protocol: every optimizer is tried at as many learning rates, on seeds that no test uses."""
+
+from __future__ import annotations
+
+import pandas as pd
+
+
+def tuned_learning_rate(results: pd.DataFrame, metric: str, failed: float) -> float:
+    """The learning rate with the highest mean of `metric` at the last step of the tuning runs.
+
+    A diverged run counts as `failed`; among equals the smaller rate wins.
+
+    Args:
+        results: tidy rows of the tuning runs of one optimizer (on one workload).
+        metric: what to maximize.
+        failed: the value of a run without the metric.
+
+    Raises: ValueError if there is no tuning run.
+    """
+    return float(tuning_scores(results, metric, failed).idxmax())
+
+
+def tuning_scores(results: pd.DataFrame, metric: str, failed: float) -> pd.Series:
+    """Mean of `metric` at the last step for each learning rate (ascending), diverged runs counted as `failed`."""
+    runs = results[results.role == "tune"]
+    if runs.empty:
+        raise ValueError("there are no tuning runs to choose a learning rate from")
+    final = runs[runs.metric == metric].sort_values("step").groupby("run").value.last()
+    rates = runs.groupby("run").learning_rate.first()
+    return final.reindex(rates.index).fillna(failed).groupby(rates).mean().sort_index()
