@@ -1,0 +1,88 @@
+# The plan, made once from config: settings, batches of runs, exhibits. Rules look things up here and decide nothing.
+import json
+import shlex
+from pathlib import Path
+
+import yaml
+from snakemake.exceptions import WorkflowError
+from snakemake.utils import validate
+
+from optrepro import catalogue, layout, provenance, runtable
+from optrepro.config import Config, ConfigError, ImageData, TrainingStudy, load
+from optrepro.problems import archives
+
+
+def _overrides(path):
+    """What `--config` says beyond the scale file, as overrides by dotted path (`--config set="studies.vlse.starts=8"`)."""
+    given = yaml.safe_load(Path(path).read_text())
+    chosen = config.get("set", [])
+    dotted = chosen.split() if isinstance(chosen, str) else list(chosen)
+    others = [f"{k}={json.dumps(v)}" for k, v in config.items() if k != "set" and given.get(k) != v]
+    return [*others, *dotted]
+
+
+def _plan():
+    path = workflow.configfiles[0] if workflow.configfiles else "config/laptop.yaml"
+    overrides = _overrides(path)
+    try:
+        settings = load(path, overrides)
+        entries = catalogue.load(Path("config"))
+        batches = {s: {b.name: b for b in runtable.batches(settings, s)} for s in settings.studies}
+    except (ConfigError, FileNotFoundError) as error:
+        raise WorkflowError(str(error)) from None
+    arguments = ["--config", str(path), *(word for o in overrides for word in ("--set", o))]
+    return settings, entries, batches, shlex.join(arguments)
+
+
+SETTINGS, CATALOGUE, BATCHES, CONFIG = _plan()
+SCALE = SETTINGS.scale
+validate(json.loads(SETTINGS.model_dump_json(by_alias=True)), "../schemas/config.schema.json", set_default=False)
+
+
+wildcard_constraints:
+    scale=f"{SCALE}|{layout.PUBLISHED}",
+    study="|".join(SETTINGS.studies),
+    table="|".join(CATALOGUE.tables),
+    exhibit="|".join(CATALOGUE.exhibits),
+
+
+def exhibits(names, scale=SCALE):
+    """The figures of exhibits."""
+    return [f"{layout.exhibit(scale, name)}.svg" for name in names]
+
+
+def batch_of(wildcards):
+    return BATCHES[wildcards.study][wildcards.batch]
+
+
+def settings_of(wildcards):
+    """What determines a batch of runs: a change of anything else in the config leaves it alone."""
+    batch = batch_of(wildcards)
+    return runtable.fingerprint([batch.settings, [run.id for run in batch.runs]])
+
+
+def source_of(wildcards):
+    modules = runtable.source_modules(SETTINGS.studies[wildcards.study], batch_of(wildcards).optimizer)
+    return provenance.source_hash(*modules)
+
+
+def study_of(wildcards):
+    return SETTINGS.studies[wildcards.study]
+
+
+def needs(wildcards):
+    """Metrics of the batches that a batch reads."""
+    return [layout.metrics(SCALE, wildcards.study, name) for name in batch_of(wildcards).needs]
+
+
+def data_listing(wildcards):
+    """The list of a data set's files and checksums, for studies that read one that is not embedded."""
+    study = study_of(wildcards)
+    if not isinstance(study, ImageData):
+        return []
+    name = runtable.dataset_of(study, SETTINGS)
+    return [] if archives.archive(name).embedded else f"results/data/{name}.sha256"
+
+
+def asks_for_gpu(wildcards):
+    return int(getattr(study_of(wildcards), "gpu", False))

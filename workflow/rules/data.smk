@@ -1,0 +1,11 @@
+rule data:
+    """Fetch a data set unless it is at hand, and list its files with their checksums."""
+    output:
+        "<results>/data/{dataset}.sha256",
+    log:
+        "<logs>/data/{dataset}.log",
+    retries: 2
+    conda:
+        "../../environment.yml"
+    shell:
+        "optrepro data fetch {wildcards.dataset} --out {output} > {log} 2>&1"

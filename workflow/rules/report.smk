@@ -1,0 +1,15 @@
+rule report:
+    """Bind every exhibit, the claims and the fidelity ledger into one page."""
+    input:
+        sidecars=[f"{layout.exhibit(SCALE, name)}.json" for name in CATALOGUE.exhibits],
+        ledger="config/fidelity.yaml",
+    output:
+        f"<results>/{SCALE}/report.html",
+    params:
+        source=provenance.source_hash("optrepro.exhibits.report"),
+    log:
+        f"<logs>/{SCALE}/report.log",
+    conda:
+        "../../environment.yml"
+    shell:
+        "optrepro report {input.sidecars} --out {output} > {log} 2>&1"

@@ -1,0 +1,20 @@
+rule statistics:
+    """Compute a table of the analysis from tidy results."""
+    input:
+        tidy=lambda wildcards: [layout.tidy(wildcards.scale, s) for s in CATALOGUE.tables[wildcards.table].studies],
+        facts=lambda wildcards: [
+            layout.tidy(wildcards.scale, s).with_suffix(".json") for s in CATALOGUE.tables[wildcards.table].studies
+        ],
+        files=lambda wildcards: CATALOGUE.tables[wildcards.table].files,
+    output:
+        "<results>/{scale}/tables/{table}.parquet",
+    params:
+        source=lambda wildcards: provenance.source_hash(
+            CATALOGUE.tables[wildcards.table].function.rpartition(".")[0]
+        ),
+    log:
+        "<logs>/{scale}/statistics/{table}.log",
+    conda:
+        "../../environment.yml"
+    shell:
+        "optrepro table {wildcards.table} {input.tidy} --out {output} > {log} 2>&1"
