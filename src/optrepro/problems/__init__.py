@@ -1,0 +1,1 @@
+"""What is optimized. A problem knows nothing of optimizers."""

@@ -1,0 +1,477 @@
+"""The public image archives: where they come from, where they lie on disk, and whether a file is what it should be.
+
+Files are looked for in the folder named by the environment variable ``OPTREPRO_DATA`` first, then in the project's
+``data/`` folder. Both have the same layout: `Archive.folder` under the root. Nothing here imports torch, so a workflow
+can ask what is at hand while it plans.
+
+Checksums of the downloads are those the data sets' pages and TensorFlow Datasets publish; checksums of the contents are
+those of the unpacked files.
+"""
+
+import gzip
+import hashlib
+import os
+import tarfile
+import time
+import zlib
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from http import HTTPStatus
+from pathlib import Path
+
+DATA_DIR = Path("data")
+CHECKSUMS = "SHA256SUMS"
+
+
+@dataclass(frozen=True)
+class Archive:
+    """One public data set as it is published.
+
+    Args:
+        name: the name used in configs.
+        title: the name used in captions.
+        examples: number of official (training, test) images.
+        licence: as its authors state it.
+        citation: where it was published.
+        folder: where its files lie under a data folder.
+        train: groups of training files; the files of a group are read together, and the groups are independent.
+        test: the group of test files.
+        contents: official sha256 of each file's content (of a gzip file: uncompressed).
+        downloads: official sha256 of each file as it is served.
+        sources: addresses the downloads are found under, the official one first.
+
+    An archive without downloads is embedded: it comes with an installed library.
+    """
+
+    name: str
+    title: str
+    examples: tuple[int, int]
+    licence: str
+    citation: str
+    folder: str
+    train: tuple[tuple[str, ...], ...]
+    test: tuple[str, ...]
+    contents: dict[str, str]
+    downloads: dict[str, str]
+    sources: tuple[str, ...]
+
+    @property
+    def embedded(self) -> bool:
+        """Whether it is always at hand."""
+        return not self.downloads
+
+    @property
+    def files(self) -> tuple[str, ...]:
+        """Names of all its files, training before test."""
+        return tuple(file for group in (*self.train, self.test) for file in group)
+
+
+@dataclass(frozen=True)
+class Located:
+    """Where an archive's files lie under a data folder `root`: full paths, grouped as in `Archive`."""
+
+    archive: Archive
+    root: Path
+    train: tuple[tuple[Path, ...], ...]
+    test: tuple[Path, ...]
+
+    @property
+    def files(self) -> list[Path]:
+        """All files, training before test."""
+        return [path for group in (*self.train, self.test) for path in group]
+
+
+@dataclass(frozen=True)
+class Content:
+    """A file read whole: its content (uncompressed), the sha256 of the file, and whether the content is official."""
+
+    data: bytes
+    sha256: str
+    official: bool
+
+
+_IDX_TRAIN = (("train-images-idx3-ubyte.gz", "train-labels-idx1-ubyte.gz"),)
+_IDX_TEST = ("t10k-images-idx3-ubyte.gz", "t10k-labels-idx1-ubyte.gz")
+_TORONTO = "https://www.cs.toronto.edu/~kriz/"
+_KRIZHEVSKY = "A. Krizhevsky, Learning Multiple Layers of Features from Tiny Images, University of Toronto, 2009"
+
+ARCHIVES: dict[str, Archive] = {
+    archive.name: archive
+    for archive in (
+        Archive(
+            name="digits",
+            title="scikit-learn digits",
+            examples=(1437, 360),
+            licence="CC BY 4.0",
+            citation="E. Alpaydin, C. Kaynak, Optical Recognition of Handwritten Digits, UCI repository, 1998",
+            folder="",
+            train=(("digits.csv.gz",),),
+            test=(),
+            contents={"digits.csv.gz": "6ebb3d2fee246a4e99363262ddf8a00a3c41bee6014c373ed9d9216ba7f651b8"},
+            downloads={},
+            sources=(),
+        ),
+        Archive(
+            name="mnist",
+            title="MNIST",
+            examples=(60_000, 10_000),
+            licence="none stated by the authors, usually given as CC BY-SA 3.0",
+            citation="Y. LeCun, C. Cortes, C. J. C. Burges, The MNIST database of handwritten digits, 1998",
+            folder="MNIST/raw",
+            train=_IDX_TRAIN,
+            test=_IDX_TEST,
+            contents={
+                "train-images-idx3-ubyte.gz": "ba891046e6505d7aadcbbe25680a0738ad16aec93bde7f9b65e87a2fc25776db",
+                "train-labels-idx1-ubyte.gz": "65a50cbbf4e906d70832878ad85ccda5333a97f0f4c3dd2ef09a8a9eef7101c5",
+                "t10k-images-idx3-ubyte.gz": "0fa7898d509279e482958e8ce81c8e77db3f2f8254e26661ceb7762c4d494ce7",
+                "t10k-labels-idx1-ubyte.gz": "ff7bcfd416de33731a308c3f266cc351222c34898ecbeaf847f06e48f7ec33f2",
+            },
+            downloads={
+                "train-images-idx3-ubyte.gz": "440fcabf73cc546fa21475e81ea370265605f56be210a4024d2ca8f203523609",
+                "train-labels-idx1-ubyte.gz": "3552534a0a558bbed6aed32b30c495cca23d567ec52cac8be1a0730e8010255c",
+                "t10k-images-idx3-ubyte.gz": "8d422c7b0a1c1c79245a5bcf07fe86e33eeafee792b84584aec276f5a2dbc4e6",
+                "t10k-labels-idx1-ubyte.gz": "f7ae60f92e00ec6debd23a6088c31dbd2371eca3ffa0defaefb259924204aec6",
+            },
+            sources=(
+                "http://yann.lecun.com/exdb/mnist/",
+                "https://ossci-datasets.s3.amazonaws.com/mnist/",
+                "https://storage.googleapis.com/cvdf-datasets/mnist/",
+            ),
+        ),
+        Archive(
+            name="fashion-mnist",
+            title="Fashion-MNIST",
+            examples=(60_000, 10_000),
+            licence="MIT",
+            citation="H. Xiao, K. Rasul, R. Vollgraf, Fashion-MNIST, arXiv 1708.07747, 2017",
+            folder="FashionMNIST/raw",
+            train=_IDX_TRAIN,
+            test=_IDX_TEST,
+            contents={
+                "train-images-idx3-ubyte.gz": "c59f468a2f672dc815687fe0f83887768d799fd8a3f3276145d20f83aa44d888",
+                "train-labels-idx1-ubyte.gz": "bad3541b69d912435c50bb6ba87bec294ff4f6a2e1246121d8633921760443d9",
+                "t10k-images-idx3-ubyte.gz": "5b4141f0afbad91edebe8549f8fcffe087ea10ca49f1dbef5c9a5cd8815ce37b",
+                "t10k-labels-idx1-ubyte.gz": "0402a96d92fd2663957122ceb108a494c5af83dab82d92729df917d7dec38c34",
+            },
+            downloads={
+                "train-images-idx3-ubyte.gz": "3aede38d61863908ad78613f6a32ed271626dd12800ba2636569512369268a84",
+                "train-labels-idx1-ubyte.gz": "a04f17134ac03560a47e3764e11b92fc97de4d1bfaf8ba1a3aa29af54cc90845",
+                "t10k-images-idx3-ubyte.gz": "346e55b948d973a97e58d2351dde16a484bd415d4595297633bb08f03db6a073",
+                "t10k-labels-idx1-ubyte.gz": "67da17c76eaffca5446c3361aaab5c3cd6d1c2608764d35dfb1850b086bf8dd5",
+            },
+            sources=(
+                "http://fashion-mnist.s3-website.eu-central-1.amazonaws.com/",
+                "https://raw.githubusercontent.com/zalandoresearch/fashion-mnist/master/data/fashion/",
+            ),
+        ),
+        Archive(
+            name="cifar10",
+            title="CIFAR-10",
+            examples=(50_000, 10_000),
+            licence="none stated",
+            citation=_KRIZHEVSKY,
+            folder="cifar-10-batches-bin",
+            train=tuple((f"data_batch_{batch}.bin",) for batch in range(1, 6)),
+            test=("test_batch.bin",),
+            contents={
+                "data_batch_1.bin": "cee916563c9f80d84e3cc88e17fdc0941787f1244f00a67874d45b261883ada5",
+                "data_batch_2.bin": "a591ca11fa1708a91ee40f54b3da4784ccd871ecf2137de63f51ada8b3fa57ed",
+                "data_batch_3.bin": "bbe8596564c0f86427f876058170b84dac6670ddf06d79402899d93ceea26f67",
+                "data_batch_4.bin": "014e562d6e23c72197cc727519169a60359f5eccd8945ad5a09d710285ff4e48",
+                "data_batch_5.bin": "755304fc0b379caeae8c14f0dac912fbc7d6cd469eb67a1029a08a39453a9add",
+                "test_batch.bin": "8e2eb146ae340b09e24670f29cabc6326dba54da8789dab6768acf480273f65b",
+            },
+            downloads={
+                "cifar-10-binary.tar.gz": "c4a38c50a1bc5f3a1c5537f2155ab9d68f9f25eb1ed8d9ddda3db29a59bca1dd",
+            },
+            sources=(_TORONTO,),
+        ),
+        Archive(
+            name="cifar100",
+            title="CIFAR-100",
+            examples=(50_000, 10_000),
+            licence="none stated",
+            citation=_KRIZHEVSKY,
+            folder="cifar-100-binary",
+            train=(("train.bin",),),
+            test=("test.bin",),
+            contents={
+                "train.bin": "f31298fc616915fa142368359df1c4ca2ae984d6915ca468b998a5ec6aeebf29",
+                "test.bin": "d8b1e6b7b3bee4020055f0699b111f60b1af1e262aeb93a0b659061746f8224a",
+            },
+            downloads={
+                "cifar-100-binary.tar.gz": "58a81ae192c23a4be8b1804d68e518ed807d710a4eb253b1f2a199162a40d8ec",
+            },
+            sources=(_TORONTO,),
+        ),
+    )
+}
+
+
+def archive(name: str) -> Archive:
+    """The archive of that name. Raises ValueError for an unknown name."""
+    if name not in ARCHIVES:
+        raise ValueError(f"unknown data set {name!r}: choose from {', '.join(ARCHIVES)}")
+    return ARCHIVES[name]
+
+
+def at_hand(name: str, data_dir: Path = DATA_DIR) -> bool:
+    """Whether a data set can be loaded without a download, judged by the existence of its files alone."""
+    return archive(name).embedded or any(_find(archive(name), root) for root in _roots(data_dir))
+
+
+def first_at_hand(names: Sequence[str], download: bool, data_dir: Path = DATA_DIR) -> str:
+    """The first of the names (in order of preference) that is at hand; the very first one if it may be downloaded.
+
+    Raises FileNotFoundError if none is at hand and downloads are not allowed.
+    """
+    if download:
+        return archive(names[0]).name
+    for name in names:
+        if at_hand(name, data_dir):
+            return name
+    raise FileNotFoundError(
+        f"none of the data sets {', '.join(names)} is at hand in {_listing(data_dir)}: allow downloads, put the "
+        "files there, or add 'digits', which is always at hand"
+    )
+
+
+def locate(name: str, data_dir: Path = DATA_DIR) -> Located:
+    """Find a data set's files: the test files and at least one group of training files.
+
+    Raises FileNotFoundError if they are nowhere, or if a file is missing which a list of checksums names.
+    """
+    wanted = archive(name)
+    if wanted.embedded:
+        raise ValueError(f"{name} is embedded: it has no files of its own")
+    for root in _roots(data_dir):
+        if located := _find(wanted, root):
+            _refuse_lost_files(located)
+            return located
+    raise FileNotFoundError(
+        f"{name}: no files in {_listing(data_dir, wanted.folder)}; fetch the data set, or put its files there"
+    )
+
+
+def read(path: Path, located: Located) -> Content:
+    """Read one of the located files whole, and check it against the list of checksums beside it, where there is one.
+
+    Raises ValueError for a file that does not match its listed checksum, or a gzip file that is cut off or damaged.
+    """
+    data = path.read_bytes()
+    sha256 = hashlib.sha256(data).hexdigest()
+    listed = _listed_checksum(path, located.root)
+    if listed not in (None, sha256):
+        raise ValueError(
+            f"{path} is damaged: its sha256 is {sha256}, {CHECKSUMS} beside it says {listed}; "
+            "delete the file and fetch or copy it again"
+        )
+    if path.suffix == ".gz":
+        data = _uncompressed(path, data)
+    return Content(data, sha256, hashlib.sha256(data).hexdigest() == located.archive.contents[path.name])
+
+
+def fetch(name: str, data_dir: Path = DATA_DIR, progress: bool = True) -> list[Path]:
+    """Download a data set into a data folder, unless its official files are there already; return its files.
+
+    Every source is tried in turn, a download that was cut off goes on where it stopped (also in a later call), and
+    nothing is kept whose sha256 is not the official one. The files' checksums are then listed beside them. An embedded
+    data set needs no files.
+
+    Raises RuntimeError, which names every source and its fault, if none delivers.
+    """
+    layout = _layout(archive(name), data_dir)
+    if layout.archive.embedded:
+        return []
+    if all(_is_official(path, layout) for path in layout.files):
+        return layout.files
+    folder = data_dir / layout.archive.folder
+    folder.mkdir(parents=True, exist_ok=True)
+    for file, sha256 in layout.archive.downloads.items():
+        _download(file, sha256, layout.archive, folder, progress)
+        if file.endswith(".tar.gz"):
+            _unpack(folder / file, layout.archive)
+    _list_checksums(folder, layout.files)
+    return layout.files
+
+
+class ResumingDownloader:
+    """A downloader for pooch that keeps what it has received and goes on from there.
+
+    Args:
+        partial: the file that collects what has been received; it survives a crash of the process.
+        attempts: connections tried before giving up.
+        wait: seconds before the second attempt, doubled for each further one.
+        timeout: seconds without any data after which a connection counts as lost.
+        progress: draw a bar, if attached to a terminal.
+
+    Raises requests.RequestException when the last attempt fails, or at once for an error that will not pass (404).
+    A `partial` of another version of the file is not noticed here: the checksum that follows finds it out.
+    """
+
+    def __init__(
+        self, partial: Path, attempts: int = 4, wait: float = 1.0, timeout: float = 30.0, progress: bool = True
+    ):
+        self.partial = partial
+        self.attempts = attempts
+        self.wait = wait
+        self.timeout = timeout
+        self.progress = progress
+
+    def __call__(self, url: str, output_file: str | Path, pooch: object) -> None:
+        """Download `url` into `output_file`; the signature is pooch's."""
+        import requests
+
+        for attempt in range(1, self.attempts + 1):
+            try:
+                self._receive(url)
+                break
+            except requests.RequestException as error:
+                if attempt == self.attempts or not _may_pass(error):
+                    raise
+                time.sleep(self.wait * 2 ** (attempt - 1))
+        os.replace(self.partial, output_file)
+
+    def _receive(self, url: str) -> None:
+        import requests
+        from tqdm import tqdm
+
+        have = self.partial.stat().st_size if self.partial.exists() else 0
+        # identity: a server that compresses on the way would change the bytes the checksum is of
+        headers = {"Accept-Encoding": "identity"} | ({"Range": f"bytes={have}-"} if have else {})
+        with requests.get(url, headers=headers, stream=True, timeout=self.timeout) as response:
+            if response.status_code == HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE:
+                # nothing beyond what we have: whole already, or of another version; one clean start tells
+                self.partial.unlink()
+                return self._receive(url)
+            response.raise_for_status()
+            if response.status_code != HTTPStatus.PARTIAL_CONTENT:
+                have = 0
+            total = have + int(response.headers["Content-Length"]) if "Content-Length" in response.headers else None
+            hidden = None if self.progress else True  # None: hidden unless attached to a terminal
+            with (
+                self.partial.open("ab" if have else "wb") as file,
+                tqdm(total=total, initial=have, unit="B", unit_scale=True, desc=url, disable=hidden) as bar,
+            ):
+                for chunk in response.iter_content(1 << 16):
+                    file.write(chunk)
+                    bar.update(len(chunk))
+        return None
+
+
+def _may_pass(error: Exception) -> bool:
+    """Whether trying again may help: after a lost connection or a server's own trouble, not after a refusal."""
+    response = getattr(error, "response", None)
+    return response is None or response.status_code >= 500 or response.status_code == HTTPStatus.TOO_MANY_REQUESTS
+
+
+def _roots(data_dir: Path) -> list[Path]:
+    handed = os.environ.get("OPTREPRO_DATA")
+    if not handed:
+        return [data_dir]
+    if not Path(handed).is_dir():
+        raise FileNotFoundError(f"OPTREPRO_DATA = {handed} is not a folder: correct or unset it")
+    return [Path(handed), data_dir]
+
+
+def _listing(data_dir: Path, folder: str = "") -> str:
+    return " or ".join(str(root / folder) for root in _roots(data_dir))
+
+
+def _layout(wanted: Archive, root: Path) -> Located:
+    """Where all files of an archive belong under a data folder, there or not."""
+    folder = root / wanted.folder
+    train = tuple(tuple(folder / file for file in group) for group in wanted.train)
+    return Located(wanted, root, train, test=tuple(folder / file for file in wanted.test))
+
+
+def _find(wanted: Archive, root: Path) -> Located | None:
+    layout = _layout(wanted, root)
+    train = tuple(group for group in layout.train if all(path.is_file() for path in group))
+    return replace(layout, train=train) if train and all(path.is_file() for path in layout.test) else None
+
+
+def _refuse_lost_files(located: Located) -> None:
+    for path in _layout(located.archive, located.root).files:
+        if path not in located.files and _listed_checksum(path, located.root):
+            raise FileNotFoundError(f"{path} is missing, {CHECKSUMS} beside it names it; fetch or copy it again")
+
+
+def _listed_checksum(path: Path, root: Path) -> str | None:
+    """The sha256 given for a file by a list in its folder or in a folder above it, up to the root."""
+    folder = path.parent
+    while True:
+        listed = _read_checksums(folder / CHECKSUMS)
+        if found := listed.get(path.relative_to(folder).as_posix()):
+            return found
+        if folder == root:
+            return None
+        folder = folder.parent
+
+
+def _read_checksums(path: Path) -> dict[str, str]:
+    """File name to sha256 from a list as sha256sum writes it; empty where there is no list."""
+    if not path.is_file():
+        return {}
+    lines = [line.split(maxsplit=1) for line in path.read_text().splitlines() if line.strip()]
+    if any(len(line) != 2 for line in lines):
+        raise ValueError(f"{path}: expected lines of a sha256 and a file name, as sha256sum writes them")
+    return {file.strip().lstrip("*"): sha256.lower() for sha256, file in lines}
+
+
+def _list_checksums(folder: Path, files: list[Path]) -> None:
+    lines = [f"{hashlib.sha256(path.read_bytes()).hexdigest()}  {path.name}\n" for path in files]
+    (folder / CHECKSUMS).write_text("".join(lines))
+
+
+def _uncompressed(path: Path, data: bytes) -> bytes:
+    try:
+        return gzip.decompress(data)
+    except (OSError, EOFError, zlib.error) as error:
+        raise ValueError(
+            f"{path} is damaged or cut off: expected a whole gzip file, found {len(data)} bytes ({error}); "
+            "delete the file and fetch or copy it again"
+        ) from error
+
+
+def _is_official(path: Path, located: Located) -> bool:
+    try:
+        return read(path, located).official
+    except (FileNotFoundError, ValueError):
+        return False
+
+
+def _download(file: str, sha256: str, wanted: Archive, folder: Path, progress: bool) -> None:
+    import pooch
+    import requests
+
+    downloader = ResumingDownloader(folder / f"{file}.part", progress=progress)
+    faults = []
+    for source in wanted.sources:
+        # one more try after a wrong checksum: it may stem from a stale partial file, which is gone by then
+        shelf = pooch.create(
+            folder, base_url=source, registry={file: f"sha256:{sha256}"}, urls={file: source + file}, retry_if_failed=1
+        )
+        try:
+            shelf.fetch(file, downloader=downloader)
+            return
+        except (ValueError, requests.RequestException) as error:
+            faults.append(f"  {source}{file}: {error}")
+    raise RuntimeError(
+        "\n".join([f"{wanted.name}: {file} could not be fetched", *faults])
+        + f"\nTo use a copy, put its files into {folder}, or set OPTREPRO_DATA to a folder which holds {wanted.folder}."
+    )
+
+
+def _unpack(tarball: Path, wanted: Archive) -> None:
+    """Take the files we know by name out of a verified tar archive, and nothing else; then drop the archive."""
+    with tarfile.open(tarball, "r:gz") as tar:
+        for file in wanted.files:
+            member = tar.extractfile(f"{wanted.folder}/{file}")
+            if member is None:
+                raise ValueError(f"{tarball}: {wanted.folder}/{file} is not a regular file")
+            # written beside and renamed, so that a file that exists is whole
+            partial = tarball.parent / f"{file}.part"
+            partial.write_bytes(member.read())
+            os.replace(partial, tarball.parent / file)
+    tarball.unlink()

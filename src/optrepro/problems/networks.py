@@ -1,0 +1,135 @@
+"""The networks that are trained: softmax regression, perceptron, small CNN, and ResNet-18 in its CIFAR form.
+
+Each takes images (B, C, H, W), or vectors (B, D) where it is dense, and returns logits (B, classes).
+"""
+
+import inspect
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+
+def softmax(input_shape: Sequence[int], classes: int) -> nn.Module:
+    """Softmax regression: one linear layer, a convex problem."""
+    return nn.Sequential(nn.Flatten(), nn.Linear(math.prod(input_shape), classes))
+
+
+def perceptron(input_shape: Sequence[int], classes: int, hidden: int = 128) -> nn.Module:
+    """Two-layer ReLU perceptron with one layer of hidden units."""
+    return nn.Sequential(nn.Flatten(), nn.Linear(math.prod(input_shape), hidden), nn.ReLU(), nn.Linear(hidden, classes))
+
+
+def cnn(input_shape: Sequence[int], classes: int, width: int = 16) -> nn.Module:
+    """Three 3 x 3 convolutions of stride 2 with `width`, 2 `width` and 4 `width` channels, and a linear layer.
+
+    It has no batch norm, so its loss is a plain mean over the examples.
+    """
+    channels, height, breadth = input_shape
+    layers: list[nn.Module] = []
+    for filters in (width, 2 * width, 4 * width):
+        layers += [nn.Conv2d(channels, filters, 3, stride=2, padding=1), nn.ReLU()]
+        channels, height, breadth = filters, math.ceil(height / 2), math.ceil(breadth / 2)
+    return nn.Sequential(*layers, nn.Flatten(), nn.Linear(channels * height * breadth, classes))
+
+
+class BasicBlock(nn.Module):
+    """Residual block of two 3 x 3 convolutions; a 1 x 1 convolution on the shortcut where the shape changes."""
+
+    def __init__(self, channels: int, filters: int, stride: int):
+        super().__init__()
+        self.conv1 = nn.Conv2d(channels, filters, 3, stride, padding=1, bias=False)
+        self.bn1 = nn.BatchNorm2d(filters)
+        self.conv2 = nn.Conv2d(filters, filters, 3, padding=1, bias=False)
+        self.bn2 = nn.BatchNorm2d(filters)
+        self.shortcut = nn.Sequential()
+        if stride != 1 or channels != filters:
+            self.shortcut = nn.Sequential(nn.Conv2d(channels, filters, 1, stride, bias=False), nn.BatchNorm2d(filters))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, channels, H, W) -> (B, filters, H / stride, W / stride)."""
+        residual = self.bn2(self.conv2(torch.relu(self.bn1(self.conv1(x)))))
+        return torch.relu(residual + self.shortcut(x))
+
+
+def resnet18(input_shape: Sequence[int], classes: int) -> nn.Module:
+    """ResNet-18 in its CIFAR form: a 3 x 3 stem of stride 1, no pooling before the blocks; 11.2 M parameters.
+
+    Source: He et al. 2016 (arXiv 1512.03385); the stem for small images is usual on CIFAR and not theirs (chosen).
+    """
+    layers: list[nn.Module] = [
+        nn.Conv2d(input_shape[0], 64, 3, padding=1, bias=False),
+        nn.BatchNorm2d(64),
+        nn.ReLU(),
+    ]
+    channels = 64
+    for filters, stride in ((64, 1), (128, 2), (256, 2), (512, 2)):
+        layers += [BasicBlock(channels, filters, stride), BasicBlock(filters, filters, 1)]
+        channels = filters
+    network = nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(channels, classes))
+    for module in network.modules():
+        if isinstance(module, nn.Conv2d):  # He et al. 2015 (arXiv 1502.01852)
+            nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+    return network
+
+
+_NETWORKS: dict[str, Callable[..., nn.Module]] = {
+    "softmax": softmax,
+    "perceptron": perceptron,
+    "cnn": cnn,
+    "resnet18": resnet18,
+}
+_COMMON = ("input_shape", "classes")
+# Dense layers stack into one batched product. Convolutions would be right too, but on a CPU a batch of them is slower
+# than a loop (1.8 times, measured); the running statistics of batch norm are not functions of the parameters alone.
+_DENSE = ("softmax", "perceptron")
+
+
+def names() -> list[str]:
+    """Names of the networks."""
+    return list(_NETWORKS)
+
+
+def build(name: str, input_shape: Sequence[int], classes: int, *, seed: int, **settings: Any) -> nn.Module:
+    """A network on the CPU whose initial weights depend on these arguments alone.
+
+    Args:
+        name: one of `names()`.
+        input_shape: shape of one input, (C, H, W), or any shape for the dense networks.
+        classes: number of logits.
+        seed: of the initialization; the global random states stay as they were.
+        settings: keyword arguments of the network's function: `hidden` of the perceptron, `width` of the CNN.
+
+    Weights are drawn by PyTorch's defaults, those of ResNet's convolutions as He et al. 2015 have it.
+
+    Raises ValueError for an unknown name or setting, a size below 1, or a convolutional network without (C, H, W).
+    """
+    network = _network(name)
+    known = [setting for setting in inspect.signature(network).parameters if setting not in _COMMON]
+    for setting, value in settings.items():
+        if setting not in known:
+            raise ValueError(f"unknown setting {setting} = {value!r} of {name}: it has {', '.join(known) or 'none'}")
+        if value < 1:
+            raise ValueError(f"{setting} = {value!r} of {name} is not at least 1")
+    if classes < 1:
+        raise ValueError(f"classes = {classes} is not at least 1")
+    if name not in _DENSE and len(input_shape) != 3:
+        raise ValueError(f"input_shape = {tuple(input_shape)}: {name} takes images of shape (C, H, W)")
+    # only the CPU's generator is seeded: torch.manual_seed would reset those of all GPUs as well
+    with torch.random.fork_rng(devices=[]), torch.device("cpu"):
+        torch.default_generator.manual_seed(seed)
+        return network(input_shape, classes, **settings)
+
+
+def stackable(name: str) -> bool:
+    """Whether many copies of a network should be run as one stacked batch with `torch.func`. ValueError if unknown."""
+    _network(name)
+    return name in _DENSE
+
+
+def _network(name: str) -> Callable[..., nn.Module]:
+    if name not in _NETWORKS:
+        raise ValueError(f"unknown network {name!r}: choose from {', '.join(_NETWORKS)}")
+    return _NETWORKS[name]
