@@ -1,0 +1,262 @@
+"""The static families on toy losses: are the optimal operators the fast ones, and on which losses?
+
+An optimizer steps x <- x - Q g, where Q is the optimal operator of its family for Sigma, an exponential average of
+g g^T along its own trajectory that includes the present gradient. Gradients are exact. Three kinds of panels:
+
+- ``members/<toy>``: one budget B for all, the Frobenius norm of Q. The optimal member against members that are optimal
+  for random Sigma (fixed Q), and against the identity, the member that treats all directions alike.
+- ``families/<toy>``: the families against each other. Their budgets are not commensurate, so each is scaled once such
+  that its learning power at Sigma_0, the average of g g^T over the start box, equals that of the Frobenius family.
+- ``families-norm/<toy>``: the same with equal Frobenius norms at Sigma_0, a match that favours the Frobenius family. It
+  shows what of the comparison depends on the match.
+
+The power of a run is the Frobenius budget in units of the toy's curvature, sqrt(B) times the largest eigenvalue of the
+Hessian: gradient descent with the largest eigenvalue of Q at that budget is stable below 2.
+
+Source: arXiv 2512.06370v1 has six such panels; losses, powers, averaging and both matches are chosen.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, Protocol
+
+import pandas as pd
+import torch
+from torch import Tensor
+
+from optrepro.experiments.context import Context, Progress, no_progress
+from optrepro.experiments.tidy import COLUMNS
+from optrepro.optimizers.families import Diagonal, Frobenius, Lyapunov, Spectral, learning_power
+from optrepro.problems import toys
+from optrepro.problems.toys import Toy
+from optrepro.runtable import Batch, derive_seed
+
+Operator = Callable[[Tensor], Tensor]
+Size = Callable[[Tensor, Tensor], Tensor]
+
+DISC = 1e6  # a run that leaves the disc of this radius has diverged
+REFERENCE_STARTS = 1024  # points of the start box that Sigma_0 is averaged over
+
+
+class FamiliesSettings(Protocol):
+    """What the study's config decides.
+
+    Attributes:
+        member_toys, family_toys: losses of the two kinds of panels, ids in `optrepro.problems.toys`.
+        powers: budgets that are tried, in units of the curvature.
+        decay: weight of the past in Sigma, in [0, 1).
+        members: number of random members.
+        tuning_starts, starts: number of starts, disjoint, of the role tune and of the role test.
+        steps: length of a run.
+        points: number of steps that the curves are recorded at.
+    """
+
+    member_toys: Sequence[str]
+    family_toys: Sequence[str]
+    powers: Sequence[float]
+    decay: float
+    members: int
+    tuning_starts: int
+    starts: int
+    steps: int
+    points: int
+
+
+def run(study: FamiliesSettings, batch: Batch, context: Context) -> pd.DataFrame:
+    """The tidy table of `measure` for a study, on the CPU whatever the device: operators are 2 x 2."""
+    return measure(study, context.seed, context.progress).assign(study=batch.study)
+
+
+def measure(settings: FamiliesSettings, seed: int, progress: Progress = no_progress) -> pd.DataFrame:
+    """All panels as one tidy table.
+
+    Columns: ``workload`` is members/<toy>, families/<toy> or families-norm/<toy>; ``optimizer`` is frobenius, random or
+    identity in the first kind, and frobenius, spectral, lyapunov, diagonal or identity in the others;
+    ``learning_rate`` is the power.
+
+    Metrics; the gap is the loss minus its minimum 0, and inf once a run has diverged:
+
+    - ``gap_median``, ``gap_lower``, ``gap_upper``: median and quartiles over the starts, and for ``random`` over
+      members and starts, at `points` steps.
+    - ``share_ahead`` (optimizer random): share of the members whose median over the starts is below frobenius' there.
+    - ``final_gap``: gap at the last step from each start, whose index is ``seed``; for ``random`` the median over
+      members.
+    - ``diverged``: share of the runs that diverged.
+
+    Role tune (not in members/<toy>) has ``gap_median`` at the last step, from starts of its own: the power that
+    minimizes it is the tuned one.
+    """
+    panels = [
+        *((_members, name) for name in settings.member_toys),
+        *((_families, name) for name in settings.family_toys),
+    ]
+    rows: list[list[Any]] = []
+    for done, (panel, name) in enumerate(panels):
+        progress(done, len(panels), name)
+        rows += panel(toys.get(name), settings, seed)
+    progress(len(panels), len(panels), "done")
+    return pd.DataFrame(rows, columns=list(COLUMNS))
+
+
+def descend(loss: Callable[[Tensor], Tensor], start: Tensor, operator: Operator, steps: int, decay: float) -> Tensor:
+    """The loss along x <- x - Q(Sigma) g, from starts (..., d) to values (steps + 1, ...); inf once a run has diverged.
+
+    Args:
+        loss: maps (..., d) to (...).
+        start: where the runs begin.
+        operator: maps Sigma (..., d, d) to Q.
+        steps: number of updates.
+        decay: weight of the past in the average of g g^T, whose weights are scaled to the sum 1.
+    """
+    x, sigma, weight = start, torch.zeros(*start.shape, start.shape[-1], dtype=start.dtype), 0.0
+    inside = torch.ones(start.shape[:-1], dtype=torch.bool)
+    values = []
+    for _ in range(steps + 1):
+        value, gradient = _value_and_gradient(loss, x)
+        values.append(torch.where(inside, value, torch.inf))
+        sigma = decay * sigma + gradient.unsqueeze(-1) * gradient.unsqueeze(-2)
+        weight = decay * weight + 1
+        moved = x - (operator(sigma / weight) @ gradient.unsqueeze(-1)).squeeze(-1)
+        inside = inside & (moved.norm(dim=-1) < DISC)
+        # a diverged run stays where it was: what follows must see no overflow
+        x = torch.where(inside.unsqueeze(-1), moved, x)
+    return torch.stack(values)
+
+
+def _value_and_gradient(loss: Callable[[Tensor], Tensor], x: Tensor) -> tuple[Tensor, Tensor]:
+    x = x.detach().requires_grad_()
+    value = loss(x)
+    (gradient,) = torch.autograd.grad(value.sum(), x)
+    return value.detach(), gradient
+
+
+def frobenius(sigma: Tensor) -> Tensor:
+    """Sigma scaled to Frobenius norm 1."""
+    return Frobenius(1.0).optimal(sigma)
+
+
+def spectral(sigma: Tensor) -> Tensor:
+    """1 on the leading eigenvector and 1/2 on the other (chosen: between the projection and the identity)."""
+    return Spectral(budget=1.5, cap=1.0).optimal(sigma)
+
+
+def lyapunov(sigma: Tensor) -> Tensor:
+    """The identity over the root mean square of the gradient."""
+    return Lyapunov(1.0, metric=sigma).optimal(sigma)
+
+
+def diagonal(sigma: Tensor) -> Tensor:
+    """1/sigma_i, Adam's shape: the costs are sigma_i^3, over the sum of sigma_i so that the budget bounds a rate."""
+    # clamped because costs must be positive, and the cube of anything much smaller is 0
+    deviation = sigma.diagonal(dim1=-2, dim2=-1).sqrt().clamp_min(1e-75)
+    return Diagonal(1.0, cost=deviation**3 / deviation.sum(-1, keepdim=True)).optimal(sigma)
+
+
+def identity(sigma: Tensor) -> Tensor:
+    """The identity scaled to Frobenius norm 1."""
+    d = sigma.shape[-1]
+    return torch.eye(d, dtype=sigma.dtype).mul(d**-0.5).expand_as(sigma)
+
+
+def frobenius_norm(operator: Tensor, sigma: Tensor) -> Tensor:
+    """The size of an operator whatever the gradients."""
+    return operator.square().sum().sqrt()
+
+
+def match(size: Size, operator: Operator, sigma: Tensor) -> Tensor:
+    """What to scale an operator by, such that it is as large as the Frobenius family's at Sigma."""
+    return size(frobenius(sigma), sigma) / size(operator(sigma), sigma)
+
+
+MATCHES: dict[str, Size] = {"families": learning_power, "families-norm": frobenius_norm}
+FAMILIES: dict[str, Operator] = {f.__name__: f for f in (frobenius, spectral, lyapunov, diagonal, identity)}
+
+
+def _members(toy: Toy, settings: FamiliesSettings, seed: int) -> Iterator[list[Any]]:
+    """The optimal member of the Frobenius family against others of the same budget."""
+    workload = f"members/{toy.name}"
+    start = _starts(toy, settings.starts, seed, "test")
+    budget = torch.tensor(settings.powers, dtype=torch.float64) / toy.curvature()
+    optimal = _gaps(toy, start, frobenius, budget, settings)
+    yield from _curves(workload, "frobenius", optimal, settings)
+    yield from _curves(workload, "identity", _gaps(toy, start, identity, budget, settings), settings)
+
+    generator = torch.Generator().manual_seed(derive_seed(seed, workload, "members"))
+    factor = torch.randn(settings.members, 1, 2, 2, generator=generator, dtype=torch.float64)
+    members = frobenius(factor @ factor.mT)
+    others = _gaps(toy, start.expand(settings.members, -1, -1), lambda _: members, budget, settings)
+    yield from _curves(workload, "random", others, settings)
+    ahead = (_quantile(others, 0.5) < _quantile(optimal, 0.5).unsqueeze(-1)).double().mean(-1)
+    yield from _per_step(workload, "random", "share_ahead", ahead, settings)
+
+
+def _families(toy: Toy, settings: FamiliesSettings, seed: int) -> Iterator[list[Any]]:
+    """The families against each other, as large as the Frobenius family over the start box."""
+    _, gradients = _value_and_gradient(toy, _starts(toy, REFERENCE_STARTS, seed, "reference"))
+    sigma_0 = gradients.mT @ gradients / REFERENCE_STARTS
+    budget = torch.tensor(settings.powers, dtype=torch.float64) / toy.curvature()
+    tuning_start = _starts(toy, settings.tuning_starts, seed, "tune")
+    start = _starts(toy, settings.starts, seed, "test")
+    for (kind, size), (name, operator) in itertools.product(MATCHES.items(), FAMILIES.items()):
+        workload = f"{kind}/{toy.name}"
+        scale = budget * match(size, operator, sigma_0)
+        yield from _curves(workload, name, _gaps(toy, start, operator, scale, settings), settings)
+        tuning = _quantile(_gaps(toy, tuning_start, operator, scale, settings)[-1], 0.5)
+        for power, value in zip(settings.powers, tuning.tolist(), strict=True):
+            yield _row(workload, name, power, "gap_median", value, settings.steps, role="tune")
+
+
+def _gaps(toy: Toy, start: Tensor, operator: Operator, scale: Tensor, settings: FamiliesSettings) -> Tensor:
+    """Losses along the runs, (steps + 1, powers, ...), from starts (..., 2) and with each scale (powers,) of Q."""
+    scale = scale.reshape(-1, *[1] * (start.ndim + 1))
+    start = start.expand(len(scale), *start.shape)
+    return descend(toy, start, lambda sigma: scale * operator(sigma), settings.steps, settings.decay)
+
+
+def _starts(toy: Toy, count: int, seed: int, role: str) -> Tensor:
+    """The starts of a role, (count, 2): the same for every optimizer and in every kind of panel."""
+    return toy.starts(count, torch.Generator().manual_seed(derive_seed(seed, toy.name, role)))
+
+
+def _curves(workload: str, optimizer: str, gaps: Tensor, settings: FamiliesSettings) -> Iterator[list[Any]]:
+    """Quartiles along the run and the final gaps, from gaps (steps + 1, powers, ..., starts)."""
+    pooled = gaps.flatten(2)
+    for metric, q in (("gap_lower", 0.25), ("gap_median", 0.5), ("gap_upper", 0.75)):
+        yield from _per_step(workload, optimizer, metric, _quantile(pooled, q), settings)
+    final = gaps[-1] if gaps.ndim == 3 else _quantile(gaps[-1].mT, 0.5)
+    diverged = pooled[-1].isinf().double().mean(-1)
+    for p, power in enumerate(settings.powers):
+        for index, value in enumerate(final[p].tolist()):
+            yield _row(workload, optimizer, power, "final_gap", value, settings.steps, seed=index)
+        yield _row(workload, optimizer, power, "diverged", diverged[p].item(), settings.steps)
+
+
+def _per_step(
+    workload: str, optimizer: str, metric: str, values: Tensor, settings: FamiliesSettings
+) -> Iterator[list[Any]]:
+    """Rows of values (steps + 1, powers) at evenly spaced steps, the first and the last among them."""
+    shown = sorted({round(float(step)) for step in torch.linspace(0, settings.steps, settings.points)})
+    for p, power in enumerate(settings.powers):
+        for step in shown:
+            yield _row(workload, optimizer, power, metric, values[step, p].item(), step)
+
+
+def _quantile(values: Tensor, q: float) -> Tensor:
+    """Along the last dimension. One of the values: interpolation between infinities is not a number."""
+    return values.kthvalue(1 + round(q * (values.shape[-1] - 1)), dim=-1).values
+
+
+def _row(
+    workload: str,
+    optimizer: str,
+    power: float,
+    metric: str,
+    value: float,
+    step: int,
+    role: str = "test",
+    seed: int = 0,
+) -> list[Any]:
+    run = f"{workload}/{optimizer}/{power:g}/{role}"
+    return [run, "families", workload, optimizer, role, power, seed, step, metric, value]
