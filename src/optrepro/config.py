@@ -6,18 +6,36 @@ dotted path come last. Every error names the key, the value, what is allowed, an
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
 
 Name = Annotated[str, Field(pattern=r"^[a-z0-9]+(-[a-z0-9]+)*$")]
 DottedPath = Annotated[str, Field(pattern=r"^[A-Za-z_]\w*(\.[A-Za-z_]\w*)+$")]
 Positive = Annotated[float, Field(gt=0)]
 Count = Annotated[int, Field(ge=1)]
-Momentum = Annotated[float, Field(ge=0, lt=1)]
+Schedule = Literal["cosine", "step", "constant"]
+
+
+def _distinct(grid: tuple[float, ...]) -> tuple[float, ...]:
+    if len(set(grid)) < len(grid):
+        raise ValueError(f"{list(grid)} names a rate twice: every rate of a grid is a run of its own")
+    return grid
+
+
+def _without_rate(settings: dict[str, Any]) -> dict[str, Any]:
+    if "lr" in settings:
+        raise ValueError(f"lr = {settings['lr']!r} is not allowed: the learning rate is tuned, set `learning_rates`")
+    return settings
+
+
+Grid = Annotated[tuple[Positive, ...], Field(min_length=1), AfterValidator(_distinct)]
+Settings = Annotated[dict[str, Any], AfterValidator(_without_rate)]
 
 
 class ConfigError(ValueError):
@@ -38,32 +56,26 @@ class OptimizerConfig(Model):
         Literal["fixed", "dynamic", "control", "peer"], Field(description="How the exhibits sort and judge the row.")
     ] = "peer"
     class_: Annotated[DottedPath, Field(alias="class", description="Import path of a `torch.optim.Optimizer`.")]
-    settings: Annotated[dict[str, Any], Field(description="Keyword arguments of the class; never the rate.")] = {}
-    learning_rates: Annotated[
-        tuple[Positive, ...] | None, Field(description="The tuning grid, if not the study's; equally long.")
-    ] = None
-    schedule: Annotated[
-        Literal["cosine", "constant"] | None, Field(description="Learning-rate schedule, if not the study's.")
-    ] = None
+    settings: Annotated[Settings, Field(description="Keyword arguments of the class; never the rate.")] = {}
+    learning_rates: Annotated[Grid | None, Field(description="The tuning grid, if not the study's; equally long.")] = (
+        None
+    )
+    schedule: Annotated[Schedule | None, Field(description="Learning-rate schedule, if not the study's.")] = None
     shares_of: Annotated[
         Name | None, Field(description="Draw candidates with the shares that this other row chose them in.")
     ] = None
-
-    @model_validator(mode="after")
-    def _rate_is_tuned(self) -> Self:
-        if "lr" in self.settings:
-            raise ValueError("the learning rate is tuned: set `learning_rates`, not settings.lr")
-        return self
 
 
 class Comparison(Model):
     """What every study that compares optimizers has: the rows, and one tuning budget for all of them."""
 
-    optimizers: dict[Name, OptimizerConfig]
-    learning_rates: Annotated[tuple[Positive, ...], Field(min_length=1, description="The tuning grid.")]
+    optimizers: Annotated[dict[Name, OptimizerConfig], Field(min_length=1)]
+    learning_rates: Annotated[Grid, Field(description="The tuning grid.")]
+    settings: Annotated[Settings, Field(description="For every optimizer; its own settings win.")] = {}
 
     @model_validator(mode="after")
     def _equal_budgets(self) -> Self:
+        givers = sorted(name for name, optimizer in self.optimizers.items() if optimizer.shares_of is None)
         for name, optimizer in self.optimizers.items():
             grid = optimizer.learning_rates
             if grid is not None and len(grid) != len(self.learning_rates):
@@ -71,11 +83,14 @@ class Comparison(Model):
                     f"optimizers.{name}.learning_rates has {len(grid)} values and the study's grid has "
                     f"{len(self.learning_rates)}: every optimizer gets the same tuning budget"
                 )
-            if optimizer.shares_of is not None and optimizer.shares_of not in self.optimizers:
-                raise ValueError(
-                    f"optimizers.{name}.shares_of = {optimizer.shares_of!r} is not one of {sorted(self.optimizers)}"
-                )
+            if optimizer.shares_of is not None and optimizer.shares_of not in givers:
+                raise ValueError(f"optimizers.{name}.shares_of = {optimizer.shares_of!r} is not one of {givers}")
         return self
+
+    def entry(self, optimizer: str) -> OptimizerConfig:
+        """The entry of `optimizer` with the settings that it shares with the others filled in."""
+        own = self.optimizers[optimizer]
+        return own.model_copy(update={"settings": {**self.settings, **own.settings}})
 
     def grid(self, optimizer: str) -> tuple[float, ...]:
         """The learning rates that `optimizer` is tuned over, ascending."""
@@ -99,9 +114,13 @@ class TrainingStudy(Comparison, ImageData):
     kind: Literal["training"] = "training"
     network: Name
     network_settings: dict[str, Any] = {}
-    batch_size: Count
+    batch_size: Annotated[
+        int, Field(ge=2, multiple_of=2, description="Even, for the rules that compare the halves of a batch.")
+    ]
     epochs: Count
-    schedule: Literal["cosine", "constant"] = "cosine"
+    schedule: Annotated[Schedule, Field(description="step: a tenth after half of the steps, again after 3/4.")] = (
+        "cosine"
+    )
     augment: Annotated[bool, Field(description="Random crops with 4 pixels of padding, and flips.")] = False
     precision: Literal["float32", "bfloat16"] = "float32"
     evaluations: Annotated[Count, Field(description="Points of the learning curves.")] = 10
@@ -134,12 +153,42 @@ class FamiliesStudy(Model):
     """Toy losses under the optimal operators of the static families."""
 
     kind: Literal["families"] = "families"
+    member_toys: Annotated[tuple[str, ...], Field(min_length=1, description="Losses for members of one family.")]
+    family_toys: Annotated[tuple[str, ...], Field(min_length=1, description="Losses on which families are compared.")]
+    powers: Annotated[tuple[Positive, ...], Field(min_length=1, description="Budgets of learning power, tuned over.")]
+    decay: Annotated[float, Field(ge=0, lt=1, description="Of the running average of g g^T.")]
+    members: Annotated[Count, Field(description="Random members of equal power.")]
+    tuning_starts: Count
+    starts: Count
+    steps: Count
+    points: Annotated[int, Field(ge=2, description="Points of the curves.")]
 
 
 class ConceptStudy(ImageData):
     """The gradient autocorrelation measured along one training run, and the candidates' scores from it."""
 
     kind: Literal["concept"] = "concept"
+    network: Name
+    network_settings: dict[str, Any] = {}
+    batch_sizes: Annotated[tuple[Annotated[int, Field(ge=2, multiple_of=2)], ...], Field(min_length=1)]
+    learning_rate: Positive
+    steps: Count
+    window: Annotated[Count, Field(description="Consecutive steps that one estimate is made from.")]
+    lags: Annotated[Count, Field(description="Largest lag of the autocorrelation.")]
+    blocks: Annotated[int, Field(ge=2, description="Blocks of a window, for standard errors; divides it.")]
+    probes: Annotated[int, Field(ge=2, description="Steps of a window at which the full gradient is taken.")]
+    candidates: Annotated[tuple[Annotated[float, Field(ge=0, lt=1)], ...], Field(min_length=1)]
+    repetitions: Count
+
+    @model_validator(mode="after")
+    def _windows_fit(self) -> Self:
+        if self.steps < 3 * self.window + 2 * self.lags:
+            raise ValueError(
+                f"steps = {self.steps} must be at least 3 window + 2 lags = {3 * self.window + 2 * self.lags}"
+            )
+        if self.window % self.blocks or self.probes > self.window:
+            raise ValueError(f"window = {self.window} must be a multiple of blocks = {self.blocks} and hold the probes")
+        return self
 
 
 Study = Annotated[
@@ -159,6 +208,15 @@ class Config(Model):
 
 
 Layer = tuple[str, Mapping[str, Any]]
+
+
+class _Loader(yaml.SafeLoader):
+    pass
+
+
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float", re.compile(r"[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+$"), list("-+.0123456789")
+)
 
 
 def load(path: Path | str, overrides: Sequence[str] = ()) -> Config:
@@ -182,6 +240,11 @@ def build(layers: Sequence[Layer]) -> Config:
         raise ConfigError("\n".join(dict.fromkeys(lines))) from None
 
 
+def parse(text: str) -> Any:
+    """The value of a YAML text, with the numbers of YAML 1.2 and of JSON: PyYAML alone takes 1e-8 for a word."""
+    return yaml.load(text, _Loader)
+
+
 def schema() -> dict[str, Any]:
     """The JSON schema of a resolved config."""
     draft = "https://json-schema.org/draft/2020-12/schema"
@@ -190,12 +253,12 @@ def schema() -> dict[str, Any]:
 
 def _layers(path: Path) -> list[Layer]:
     try:
-        content = yaml.safe_load(path.read_text())
+        content = parse(path.read_text())
     except FileNotFoundError:
         there = ", ".join(sorted(str(p) for p in path.parent.glob("*.yaml"))) or "no YAML file"
         raise ConfigError(f"{path} does not exist; beside it: {there}") from None
     except yaml.YAMLError as error:
-        raise ConfigError(f"{path} is not valid YAML: {error}") from None
+        raise ConfigError(f"{path} is not valid YAML: {_one_line(error)}") from None
     if not isinstance(content, dict):
         raise ConfigError(f"{path} must hold a mapping of keys, not {type(content).__name__}")
     parent = content.pop("extends", None)
@@ -207,10 +270,17 @@ def _override(text: str) -> Layer:
     key, equals, value = text.partition("=")
     if not equals or not key:
         raise ConfigError(f"override {text!r} is not of the form key.of.the.config=value")
-    tree: Any = yaml.safe_load(value)
+    try:
+        tree: Any = parse(value)
+    except yaml.YAMLError as error:
+        raise ConfigError(f"override {text!r} is not valid YAML after the '=': {_one_line(error)}") from None
     for part in reversed(key.split(".")):
         tree = {part: tree}
     return f"override {text}", tree
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())
 
 
 def _merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
@@ -237,21 +307,35 @@ def _without_null_optimizers(study: Any) -> Any:
 
 def _explain(layers: Sequence[Layer], problem: Any) -> str:
     """One line: who set the key, the key, its value, what is allowed."""
-    # pydantic puts the name of the chosen variant of a union into the location; it is no key of the file.
-    path = [part for part in problem["loc"] if part not in _UNION_TAGS]
+    kind, value = problem["type"], problem["input"]
+    path = _path(problem["loc"])
+    if kind.startswith("union_tag"):
+        path, value = [*path, "kind"], value.get("kind")
+    missing = kind in ("missing", "union_tag_not_found")
     key = "".join(f"[{p}]" if isinstance(p, int) else f".{p}" for p in path).lstrip(".") or "the config"
-    source = next((name for name, layer in reversed(layers) if _holds(layer, path)), layers[-1][0])
-    if problem["type"] == "missing":
+    setter = path[:-1] if missing else path
+    source = next((name for name, layer in reversed(layers) if _holds(layer, setter)), layers[-1][0])
+    if missing:
         return f"{source}: {key} is missing"
-    if problem["type"] == "extra_forbidden":
-        return f"{source}: {key} is not a key of the config"
+    if kind == "extra_forbidden":
+        close = get_close_matches(str(path[-1]), _keys(), n=1)
+        return f"{source}: {key} is not a key of the config" + (f"; did you mean {close[0]}?" if close else "")
     message = problem["msg"].removeprefix("Value error, ")
-    if problem["type"] == "value_error":
+    if kind == "value_error":
         return f"{source}: {key}: {message}"
-    return f"{source}: {key} = {problem['input']!r} is not allowed. {message}"
+    return f"{source}: {key} = {value!r} is not allowed. {message}"
 
 
-_UNION_TAGS = {"training", "functions", "surfaces", "families", "concept", "function-after"}
+def _path(location: Sequence[Any]) -> list[Any]:
+    """The keys of a location: pydantic adds the kind of a study after its name, and marks a bad key."""
+    path = [part for part in location if part != "[key]"]
+    return [*path[:2], *path[3:]] if path[:1] == ["studies"] else path
+
+
+def _keys() -> set[str]:
+    """Every key that a config may have somewhere, names of studies and optimizers apart."""
+    definitions = schema()
+    return {key for model in (definitions, *definitions["$defs"].values()) for key in model["properties"]}
 
 
 def _holds(layer: Any, path: Sequence[Any]) -> bool:

@@ -30,13 +30,21 @@ def _plan():
         batches = {s: {b.name: b for b in runtable.batches(settings, s)} for s in settings.studies}
     except (ConfigError, FileNotFoundError) as error:
         raise WorkflowError(str(error)) from None
-    arguments = ["--config", str(path), *(word for o in overrides for word in ("--set", o))]
+    arguments = [
+        "--config",
+        str(path),
+        *(word for o in overrides for word in ("--set", o)),
+    ]
     return settings, entries, batches, shlex.join(arguments)
 
 
 SETTINGS, CATALOGUE, BATCHES, CONFIG = _plan()
 SCALE = SETTINGS.scale
-validate(json.loads(SETTINGS.model_dump_json(by_alias=True)), "../schemas/config.schema.json", set_default=False)
+validate(
+    json.loads(SETTINGS.model_dump_json(by_alias=True)),
+    "../schemas/config.schema.json",
+    set_default=False,
+)
 
 
 wildcard_constraints:
@@ -86,3 +94,22 @@ def data_listing(wildcards):
 
 def asks_for_gpu(wildcards):
     return int(getattr(study_of(wildcards), "gpu", False))
+
+
+def tables_of(scale):
+    return lambda wildcards: [layout.table(scale, t) for t in CATALOGUE.exhibits[wildcards.exhibit].tables]
+
+
+def facts_of(scale):
+    return lambda wildcards: [
+        layout.tidy(scale, study).with_suffix(".json") for study in CATALOGUE.studies_of(wildcards.exhibit)
+    ]
+
+
+def exhibit_source(wildcards):
+    entry = CATALOGUE.exhibits[wildcards.exhibit]
+    return [
+        provenance.source_hash(entry.module, "optrepro.exhibits.render"),
+        entry.title,
+        entry.caption,
+    ]

@@ -1,18 +1,3 @@
-def tables_of(scale):
-    return lambda wildcards: [layout.table(scale, t) for t in CATALOGUE.exhibits[wildcards.exhibit].tables]
-
-
-def facts_of(scale):
-    return lambda wildcards: [
-        layout.tidy(scale, study).with_suffix(".json") for study in CATALOGUE.studies_of(wildcards.exhibit)
-    ]
-
-
-def exhibit_source(wildcards):
-    entry = CATALOGUE.exhibits[wildcards.exhibit]
-    return [provenance.source_hash(entry.module, "optrepro.exhibits.render"), entry.title, entry.caption]
-
-
 rule exhibit:
     """Draw an exhibit from its tables."""
     input:
@@ -25,14 +10,14 @@ rule exhibit:
             category="{exhibit}",
         ),
         multiext(f"figures/{SCALE}/{{exhibit}}", ".png", ".csv", ".md", ".tex", ".json"),
-    params:
-        source=exhibit_source,
-        stem=lambda wildcards: layout.exhibit(SCALE, wildcards.exhibit),
-        facts=lambda wildcards, input: " ".join(f"--facts {path}" for path in input.facts),
     log:
         f"<logs>/{SCALE}/exhibits/{{exhibit}}.log",
     conda:
         "../../environment.yml"
+    params:
+        source=exhibit_source,
+        stem=lambda wildcards: layout.exhibit(SCALE, wildcards.exhibit),
+        facts=lambda wildcards, input: " ".join(f"--facts {path}" for path in input.facts),
     shell:
         "optrepro exhibit {wildcards.exhibit} {input.tables} {params.facts} --out {params.stem} > {log} 2>&1"
 
@@ -44,12 +29,12 @@ use rule exhibit as published_exhibit with:
         facts=facts_of(layout.PUBLISHED),
     output:
         multiext("figures/{exhibit}", ".svg", ".png", ".csv", ".md", ".tex", ".json"),
+    log:
+        f"<logs>/{layout.PUBLISHED}/exhibits/{{exhibit}}.log",
     params:
         source=exhibit_source,
         stem=lambda wildcards: layout.exhibit(layout.PUBLISHED, wildcards.exhibit),
         facts=lambda wildcards, input: " ".join(f"--facts {path}" for path in input.facts),
-    log:
-        f"<logs>/{layout.PUBLISHED}/exhibits/{{exhibit}}.log",
 
 
 rule redraw:

@@ -5,11 +5,11 @@ rule report:
         ledger="config/fidelity.yaml",
     output:
         f"<results>/{SCALE}/report.html",
-    params:
-        source=provenance.source_hash("optrepro.exhibits.report"),
     log:
         f"<logs>/{SCALE}/report.log",
     conda:
         "../../environment.yml"
+    params:
+        source=provenance.source_hash("optrepro.exhibits.report"),
     shell:
         "optrepro report {input.sidecars} --out {output} > {log} 2>&1"

@@ -8,13 +8,11 @@ rule statistics:
         files=lambda wildcards: CATALOGUE.tables[wildcards.table].files,
     output:
         "<results>/{scale}/tables/{table}.parquet",
-    params:
-        source=lambda wildcards: provenance.source_hash(
-            CATALOGUE.tables[wildcards.table].function.rpartition(".")[0]
-        ),
     log:
         "<logs>/{scale}/statistics/{table}.log",
     conda:
         "../../environment.yml"
+    params:
+        source=lambda wildcards: provenance.source_hash(CATALOGUE.tables[wildcards.table].function.rpartition(".")[0]),
     shell:
         "optrepro table {wildcards.table} {input.tidy} --out {output} > {log} 2>&1"

@@ -1,1 +1,1 @@
-
+"""From tidy results to tables."""

@@ -1,1 +1,1 @@
-
+"""From tables to figures; nothing here runs anything."""

@@ -8,7 +8,7 @@ import io
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from importlib import resources
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Literal
 
@@ -222,8 +222,12 @@ def _read_files(located: Located, form: _Format) -> tuple[_Examples, _Examples, 
 
 def _read_embedded(archive: Archive, form: _Format) -> tuple[_Examples, _Examples, tuple[FileRecord, ...]]:
     """scikit-learn's 1,797 digits; their fixed split is ours, since none is official."""
-    with resources.as_file(resources.files("sklearn.datasets.data") / archive.files[0]) as path:
-        (images, labels), [record] = _read_group((path,), Located(archive, path.parent, ((path,),), ()), form)
+    # Found without importing scikit-learn, which would take longer than reading the file.
+    package = find_spec("sklearn")
+    assert package is not None
+    assert package.origin is not None
+    path = Path(package.origin).parent / "datasets" / "data" / archive.files[0]
+    (images, labels), [record] = _read_group((path,), Located(archive, path.parent, ((path,),), ()), form)
     order = _stratified_order(labels, np.random.default_rng(0))
     test, train = np.sort(order[: archive.examples[1]]), np.sort(order[archive.examples[1] :])
     note = f"embedded in scikit-learn; no split is official, ours is {len(train)} + {len(test)}, stratified and fixed"

@@ -1,0 +1,45 @@
+# make         set up .venv from the lock and run the main job at laptop scale
+# make test    lint, tests, and the whole workflow at smoke scale
+VENV ?= .venv
+PYTHON ?= python3
+SCALE ?= laptop
+export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
+
+.PHONY: all test lint redraw benchmarks clean
+
+all: $(VENV)/.ready
+	snakemake --cores all --configfile config/$(SCALE).yaml
+
+test: $(VENV)/.ready-dev lint
+	pytest -n 2 --dist loadfile
+
+lint: $(VENV)/.ready-dev
+	ruff check .
+	ruff format --check .
+	mypy
+	lint-imports
+	snakefmt --check Snakefile workflow
+	snakemake --lint --configfile config/smoke.yaml
+
+redraw: $(VENV)/.ready
+	snakemake redraw --cores all --forceall
+
+benchmarks: $(VENV)/.ready
+	python benchmarks/run.py
+
+# The lock is a constraints file: pip takes a package's pin where it needs the package at all.
+PIP_INSTALL = $(VENV)/bin/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
+
+$(VENV)/bin/python:
+	$(PYTHON) -m venv $(VENV) || { echo "python's venv module is needed: apt install python3-venv" >&2; exit 1; }
+
+$(VENV)/.ready: $(VENV)/bin/python constraints.txt pyproject.toml
+	$(PIP_INSTALL) --editable '.[workflow]'
+	touch $@
+
+$(VENV)/.ready-dev: $(VENV)/.ready
+	$(PIP_INSTALL) --editable '.[workflow,dev]'
+	touch $@
+
+clean:
+	rm -rf $(VENV) state logs .snakemake
