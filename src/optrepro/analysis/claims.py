@@ -1,0 +1,304 @@
+"""The claims of the papers, judged by rules that a row of ``claims.yaml`` names.
+
+A rule is a function from studies to a verdict and the numbers it rests on. "Matches or is above" means here that the
+95 % interval of the paired difference does not lie wholly below 0, "beats" that it lies wholly above 0. The evidence
+prints the interval, since a wide one excludes little.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import pandas as pd
+
+from optrepro import catalogue
+from optrepro.analysis import comparison, concept, families
+from optrepro.analysis.intervals import Interval, mean_interval
+from optrepro.analysis.results import StudyResults
+from optrepro.catalogue import Claim
+
+HOLDS: Literal["holds"] = "holds"
+IN_PART: Literal["holds in part"] = "holds in part"
+FAILS: Literal["fails"] = "fails"
+NOT_RUN: Literal["not run"] = "not run"
+VERDICTS = (HOLDS, IN_PART, FAILS, NOT_RUN)
+ALPHA = 0.05
+NBSP = "\N{NO-BREAK SPACE}"  # keeps a number and its interval on one line
+
+
+class Verdict(NamedTuple):
+    """How a claim stands, and the measured numbers behind it."""
+
+    verdict: Literal["holds", "holds in part", "fails", "not run"]
+    evidence: str
+
+
+Rule = Callable[..., Verdict]
+_RULES: dict[str, Rule] = {}
+
+
+def verdicts(*studies: StudyResults, files: Sequence[Path]) -> pd.DataFrame:
+    """One row per claim: id, system, statement, source, number, exhibit, criterion, verdict, evidence.
+
+    A claim without exhibit, or whose studies are absent or have missing runs, is "not run" and says why.
+
+    Args:
+        studies: whatever has been run; a claim's ``settings.studies`` names those that its rule takes.
+        files: the claims file.
+
+    Raises: ConfigError for a file that is no list of claims, ValueError for a rule that does not exist.
+    """
+    at_hand = {study.facts.study: study for study in studies}
+    rows = []
+    for claim in catalogue.claims(Path(files[0])):
+        verdict, evidence = judge(claim, at_hand)
+        row = claim.model_dump(include={"id", "system", "statement", "source", "number", "exhibit", "criterion"})
+        rows.append({**row, "verdict": verdict, "evidence": evidence})
+    return pd.DataFrame(rows)
+
+
+def judge(claim: Claim, studies: Mapping[str, StudyResults]) -> Verdict:
+    """The verdict on one claim. Raises: ValueError for a rule that does not exist."""
+    if claim.exhibit is None or claim.rule is None:
+        return Verdict(NOT_RUN, "not built yet")
+    if claim.rule not in _RULES:
+        raise ValueError(f"claim {claim.id}: rule = {claim.rule!r} is not one of {sorted(_RULES)}")
+    settings = dict(claim.settings)
+    needed = settings.pop("studies")
+    for name in needed:
+        if name not in studies:
+            return Verdict(NOT_RUN, f"{name} has not been run")
+        facts = studies[name].facts
+        if facts.missing:
+            return Verdict(NOT_RUN, f"{name}: {len(facts.missing)} of {facts.expected_runs} runs are missing")
+    try:
+        return _RULES[claim.rule](*(studies[name] for name in needed), **settings)
+    except KeyError as absent:
+        # the claim names an optimizer, toy or function that this scale's config leaves out
+        return Verdict(NOT_RUN, f"{absent.args[0]} is not among the runs")
+
+
+def rule(function: Rule) -> Rule:
+    """Registers a rule under its name, with dashes."""
+    _RULES[function.__name__.replace("_", "-")] = function
+    return function
+
+
+@rule
+def matches_best_fixed(study: StudyResults, *, optimizers: Sequence[str]) -> Verdict:
+    """Holds if every optimizer matches or is above the fixed candidate that the sweep picks; in part if some do."""
+    table = comparison.scores(study).set_index("optimizer")
+    reached, evidence = [], []
+    for key in optimizers:
+        row = table.loc[key]
+        reached.append(_not_below(_interval(row, "difference")))
+        evidence.append(f"{row.label}: {_points(_interval(row, 'difference'))}")
+    reference = study.facts.label(table.reference.iloc[0])
+    return _all_or_some(reached, f"points above {reference}: {'; '.join(evidence)}")
+
+
+@rule
+def matches_at_every_rate(*studies: StudyResults, optimizer: str) -> Verdict:
+    """Holds if, at each learning rate of the sweep, the optimizer matches the candidate that is best at that rate.
+
+    Both on validation data over the tuning seeds; in part if at more than half of the rates.
+    """
+    reached, evidence = [], []
+    for study in studies:
+        accuracy = comparison.tuning_accuracy(study)
+        if len(accuracy) < 2:
+            return Verdict(NOT_RUN, f"{study.facts.study}: one tuning seed gives no interval")
+        fixed = _of_group(study, "fixed")
+        below = []
+        for rate in accuracy[optimizer].columns:
+            best = max(fixed, key=lambda key: accuracy[key, rate].mean())
+            matched = _not_below(mean_interval(accuracy[optimizer, rate] - accuracy[best, rate]))
+            reached.append(matched)
+            below += [] if matched else [f"{rate:g}"]
+        evidence.append(f"{study.facts.study}: below at {', '.join(below) or 'none'} of {len(accuracy[optimizer].T)}")
+    text = "; ".join(evidence) + " learning rates"
+    if all(reached):
+        return Verdict(HOLDS, text)
+    return Verdict(IN_PART if sum(reached) > len(reached) / 2 else FAILS, text)
+
+
+@rule
+def highest_accuracy(study: StudyResults, *, optimizer: str, among: Sequence[str]) -> Verdict:
+    """Holds if the optimizer beats the best of the others; in part if it matches or is above it; else fails."""
+    accuracy = comparison.final(study, "test_accuracy")
+    best = str(accuracy[[key for key in among if key != optimizer]].mean().idxmax())
+    difference = mean_interval(comparison.paired_difference(accuracy, optimizer, best))
+    evidence = f"points above {study.facts.label(best)}: {_points(difference)}"
+    if difference.low > 0:
+        return Verdict(HOLDS, evidence)
+    return Verdict(IN_PART if _not_below(difference) else FAILS, evidence)
+
+
+@rule
+def beats_controls(study: StudyResults, *, pairs: Mapping[str, Sequence[str]]) -> Verdict:
+    """Holds if every optimizer beats each of its controls; in part if at least one optimizer does."""
+    accuracy = comparison.final(study, "test_accuracy")
+    beaten, evidence = [], []
+    for optimizer, controls in pairs.items():
+        differences = {key: mean_interval(comparison.paired_difference(accuracy, optimizer, key)) for key in controls}
+        beaten.append(all(d.low > 0 for d in differences.values()))
+        above = ", ".join(f"{_points(d)} above {study.facts.label(key)}" for key, d in differences.items())
+        evidence.append(f"{study.facts.label(optimizer)}: {above}")
+    return _all_or_some(beaten, f"points: {'; '.join(evidence)}")
+
+
+@rule
+def switches(*studies: StudyResults, optimizer: str, most: float) -> Verdict:
+    """Holds if the smallest candidate gets a smaller share of choices than `most` in every study; in part in some."""
+    switched, evidence = [], []
+    for study in studies:
+        table = comparison.choices(study)
+        overall = table[table.optimizer == optimizer].drop_duplicates("candidate").set_index("candidate").overall
+        smallest = min(overall.index, key=float)
+        switched.append(bool(overall[smallest] < most))
+        evidence.append(f"{study.facts.study}: {smallest} in {100 * overall[smallest]:.1f}{NBSP}% of the choices")
+    return _all_or_some(switched, "; ".join(evidence))
+
+
+@rule
+def fastest_member(study: StudyResults) -> Verdict:
+    """Holds if on no toy an equal-power member ends lower than the optimal one; in part if fewer than half do on each.
+
+    Members are the random ones, at the power that suits them best, and the identity at the same power.
+    """
+    table = families.curves(study)
+    last = table[(table.kind == "members") & table.shown & (table.step == table.step.max())]
+    shares, identities, evidence = [], [], []
+    for toy, rows in last.groupby("toy", sort=False):
+        by = rows.set_index("optimizer")
+        shares.append(float(by.ahead["random"]))
+        identities.append(bool(by["median"]["identity"] < by["median"]["frobenius"]))
+        also = " and the identity" if identities[-1] else ""
+        evidence.append(f"{toy}: {100 * shares[-1]:.0f}{NBSP}% of the random members{also}")
+    text = f"end lower than the optimal member: {'; '.join(evidence)}"
+    if not any(shares) and not any(identities):
+        return Verdict(HOLDS, text)
+    return Verdict(IN_PART if max(shares) < 0.5 else FAILS, text)
+
+
+@rule
+def no_family_wins_everywhere(study: StudyResults) -> Verdict:
+    """Holds if two different families win clearly, each on some toy; in part if winners differ less clearly.
+
+    The winner has the lowest median gap at the end; it is clear if it ends lower than the runner-up from so many
+    starts that the sign test's p is below 0.05.
+    """
+    winners, clear, evidence = [], set(), []
+    for toy, (winner, runner_up, p) in _winners(study).items():
+        winners.append(winner)
+        clear |= {winner} if p < ALPHA else set()
+        evidence.append(f"{toy}: {winner} before {runner_up} ({_p(p)})")
+    if len(set(winners)) == 1:
+        return Verdict(FAILS, "; ".join(evidence))
+    return Verdict(HOLDS if len(clear) > 1 else IN_PART, "; ".join(evidence))
+
+
+@rule
+def expected_families_win(study: StudyResults, *, expected: Mapping[str, Sequence[str]]) -> Verdict:
+    """Holds if on every toy one of the expected families has the lowest median gap at the end; in part on some."""
+    winners = _winners(study)
+    won = [winners[toy][0] in names for toy, names in expected.items()]
+    return _all_or_some(won, "; ".join(f"{toy}: {winners[toy][0]}" for toy in expected))
+
+
+@rule
+def decay_rate_predicts_choice(study: StudyResults) -> Verdict:
+    """Holds if the candidate that is best for rho^k is the best one in every window; in part if in more than half."""
+    measured, rates = concept.best_candidates(study).debiased, concept.decay_rates(study)
+    candidates = sorted(concept.scores(study).candidate.dropna().unique())
+    predicted = {key: candidates[int(concept.geometric_score(candidates, rho).argmax())] for key, rho in rates.items()}
+    agrees = [predicted[key] == value for key, value in measured.items()]
+    span = f"rho from {rates.min():.2f} to {rates.max():.2f}"
+    evidence = f"the best candidate is the predicted one in {sum(agrees)} of {len(agrees)} windows; {span}"
+    if all(agrees):
+        return Verdict(HOLDS, evidence)
+    return Verdict(IN_PART if sum(agrees) > len(agrees) / 2 else FAILS, evidence)
+
+
+@rule
+def choice_persists(study: StudyResults) -> Verdict:
+    """Holds if the candidate of the largest noise-free score never changes during training; in part at some sizes."""
+    chosen = concept.best_candidates(study).debiased.unstack("phase", sort=False)
+    evidence = [
+        f"batch {size}: {', '.join(f'{c:g}' for c in row)}"
+        for size, row in zip(chosen.index, chosen.to_numpy(), strict=True)
+    ]
+    return _all_or_some(list(chosen.nunique(axis=1) == 1), "; ".join(evidence))
+
+
+@rule
+def self_term_lowers_choice(study: StudyResults) -> Verdict:
+    """Holds if noise in R_0 lowers the choice in half of the windows or more and raises it in none; in part in less."""
+    best = concept.best_candidates(study)
+    lower, higher = int((best.paper < best.debiased).sum()), int((best.paper > best.debiased).sum())
+    smallest = int((best.paper == best.paper.min()).sum())
+    evidence = (
+        f"the noise lowers the choice in {lower} of {len(best)} windows and raises it in {higher}; "
+        f"the score as written takes {best.paper.min():g} in {smallest}"
+    )
+    if higher or not lower:
+        return Verdict(FAILS, evidence)
+    return Verdict(HOLDS if lower >= len(best) / 2 else IN_PART, evidence)
+
+
+@rule
+def reaches_optimum(study: StudyResults, *, optimizer: str, functions: Sequence[str], tolerance: float) -> Verdict:
+    """Holds if the median final regret is at most `tolerance` on every function; in part on some."""
+    runs = study.runs[(study.runs.optimizer == optimizer) & (study.runs.metric == "regret")]
+    final = runs.sort_values("step").groupby(["workload", "seed"], observed=True).value.last()
+    medians = final.groupby("workload", observed=True).median()[list(functions)]
+    evidence = f"largest median final regret {medians.max():.1e}, on {medians.idxmax()}"
+    return _all_or_some([bool(m <= tolerance) for m in medians], evidence)
+
+
+def _winners(study: StudyResults) -> dict[str, tuple[str, str, float]]:
+    """By toy: the family with the lowest median final gap, the runner-up, and the sign test's p between them.
+
+    The identity, plain gradient descent, is no family and does not compete.
+    """
+    winners = {}
+    for workload in study.runs.workload.unique():
+        kind, toy = workload.split("/")
+        if kind == "families":
+            gaps = families.final_gaps(study, workload).drop(columns="identity")
+            first, second = gaps.median().sort_values().index[:2]
+            winners[toy] = (str(first), str(second), families.sign_test(gaps, first, second)[1])
+    return winners
+
+
+def _of_group(study: StudyResults, group: str) -> list[str]:
+    return [key for key, entry in study.facts.optimizers.items() if entry["group"] == group]
+
+
+def _not_below(interval: Interval) -> bool:
+    """Whether the interval does not lie wholly below 0; without an interval (NaN) it cannot be said to match."""
+    return interval.high >= 0
+
+
+def _interval(row: Any, name: str) -> Interval:
+    return Interval(row[name], row[f"{name}_low"], row[f"{name}_high"])
+
+
+def _all_or_some(reached: Sequence[bool], evidence: str) -> Verdict:
+    if all(reached):
+        return Verdict(HOLDS, evidence)
+    return Verdict(IN_PART if any(reached) else FAILS, evidence)
+
+
+def _points(interval: Interval) -> str:
+    """A difference in accuracy in percentage points, with its interval."""
+    if interval.low == interval.high == 0:
+        return "0 (the runs are identical)"
+    mean, low, high = (100 * x for x in interval)
+    return f"{mean:+.2f}{NBSP}[{low:+.2f},{NBSP}{high:+.2f}]"
+
+
+def _p(p: float) -> str:
+    return "p < 0.001" if p < 0.001 else f"p = {p:.3f}"

@@ -1,0 +1,218 @@
+"""Optimizers compared over paired seeds, each at its tuned learning rate: scores, curves, choices and the sweep.
+
+A diverged run counts with accuracy 0, as in tuning, and is left out of mean losses and curves; how many diverged is a
+column of its own. Intervals are Student's t, at 95 %, over seeds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import ArrayLike
+
+from optrepro.analysis.intervals import holm, mean_interval, sign_flip_test
+from optrepro.analysis.results import StudyResults
+
+FAILED_ACCURACY = 0.0
+MEMORY = ("momentum", "betas")  # settings that hold a candidate, or the candidates
+
+# Candidates of the selecting optimizers where their settings name none.
+_CANDIDATES = {
+    "momentum": (0.5, 0.9, 0.99),
+    "betas": ((0.5, 0.999), (0.9, 0.999), (0.99, 0.999)),
+}
+
+
+def scores(study: StudyResults) -> pd.DataFrame:
+    """One row per optimizer, in the order of the config.
+
+    Columns: optimizer, label, group, value (momentum or beta1 of a fixed candidate); learning_rate, on_boundary
+    (whether the tuned rate is an end of the grid, so that a better one may lie outside), validation_accuracy (tuning
+    runs at that rate); seeds, diverged, tuning_diverged (counts of runs); test_accuracy and test_loss with ``_low`` and
+    ``_high``; rank (by test accuracy, 1 is best); and the paired difference in test accuracy to two references:
+
+    - difference, _low, _high, p, p_holm: to `reference`, the fixed candidate with the highest validation accuracy in
+      the tuning runs, which is what a manual sweep would have picked;
+    - top_difference, _low, _high: to `top`, the fixed candidate with the highest mean test accuracy: a choice that
+      looks at the test set, so it favours the fixed candidates.
+
+    p is the exact sign-flip test's, p_holm adjusts it for all comparisons with the reference.
+    """
+    accuracy, loss = final(study, "test_accuracy"), final(study, "test_loss")
+    tuned = tuned_cells(study)
+    fixed = [key for key in tuned.index if study.facts.optimizers[key]["group"] == "fixed"]
+    reference = str(tuned.validation_accuracy[fixed].idxmax()) if fixed else None
+    top = str(accuracy[fixed].mean().idxmax()) if fixed else None
+    rows = []
+    for key in tuned.index:
+        difference = paired_difference(accuracy, key, reference)
+        rows.append(
+            {
+                **_names(study, key),
+                **tuned.loc[key],
+                "seeds": accuracy[key].count(),
+                **_interval_columns("test_accuracy", accuracy[key].dropna()),
+                **_interval_columns("test_loss", loss[key].dropna()),
+                "reference": reference,
+                **_interval_columns("difference", difference),
+                "p": sign_flip_test(difference),
+                "top": top,
+                **_interval_columns("top_difference", paired_difference(accuracy, key, top)),
+            }
+        )
+    table = pd.DataFrame(rows)
+    table["p_holm"] = holm(table.p.tolist())
+    table["rank"] = table.test_accuracy.rank(ascending=False, method="min")
+    for role, column in (("test", "diverged"), ("tune", "tuning_diverged")):
+        table[column] = table.optimizer.map(_diverged(study, role).groupby("optimizer").sum()).fillna(0).astype(int)
+    return table
+
+
+def curves(study: StudyResults) -> pd.DataFrame:
+    """Mean and standard deviation over the test seeds: optimizer, metric, step, mean, std, seeds.
+
+    A run that diverged is in no point of its curve.
+    """
+    runs = study.runs[(study.runs.role == "test") & ~study.runs.metric.str.startswith("chosen")]
+    diverged = runs[runs.metric == "diverged"].run
+    whole = runs[~runs.run.isin(diverged)]
+    grouped = whole.groupby(["optimizer", "metric", "step"], sort=False, observed=True).value
+    return grouped.agg(mean="mean", std="std", seeds="count").reset_index()
+
+
+def choices(study: StudyResults) -> pd.DataFrame:
+    """Which candidate was taken when: optimizer, candidate, step, share, overall.
+
+    `share` is the share of choices since the evaluation before `step`, `overall` the share over the whole training,
+    both over all test seeds (and parameter tensors, where each chooses for itself).
+    """
+    runs = study.runs[(study.runs.role == "test") & study.runs.metric.str.startswith("chosen")]
+    tables = [
+        _shares(runs[runs.optimizer == key], entry).assign(optimizer=key)
+        for key, entry in study.facts.optimizers.items()
+        if key in set(runs.optimizer)
+    ]
+    columns = ["optimizer", "candidate", "step", "share", "overall"]
+    return pd.concat(tables, ignore_index=True)[columns] if tables else pd.DataFrame(columns=columns)
+
+
+def sweep(study: StudyResults) -> pd.DataFrame:
+    """The tuning runs as a table, one row per optimizer and learning rate.
+
+    Columns: optimizer, label, group, value, learning_rate, validation_accuracy (mean at the last step, a diverged run
+    counted as 0) with ``_low`` and ``_high``, seeds, tuning_diverged, tuned (whether it is the optimizer's best rate).
+    """
+    accuracy = tuning_accuracy(study)
+    diverged = _diverged(study, "tune")
+    rows = []
+    for key in (key for key in study.facts.optimizers if key in accuracy):
+        own = accuracy[[key]].droplevel(0, axis=1).dropna(axis=1, how="all")
+        for rate in own:
+            rows.append(
+                {
+                    **_names(study, key),
+                    "learning_rate": rate,
+                    **_interval_columns("validation_accuracy", own[rate].dropna()),
+                    "seeds": own[rate].count(),
+                    "tuning_diverged": int(diverged.get((key, rate), 0)),
+                    "tuned": rate == own.mean().idxmax(),
+                }
+            )
+    return pd.DataFrame(rows)
+
+
+def final(study: StudyResults, metric: str) -> pd.DataFrame:
+    """`metric` at the last step of the test runs: seeds by optimizers. NaN: no such run, or no loss as it diverged."""
+    return _last(study, "test", metric, ["optimizer"])
+
+
+def tuning_accuracy(study: StudyResults) -> pd.DataFrame:
+    """Validation accuracy at the last step of the tuning runs: seeds by (optimizer, learning rate ascending)."""
+    return _last(study, "tune", "validation_accuracy", ["optimizer", "learning_rate"])
+
+
+def tuned_cells(study: StudyResults) -> pd.DataFrame:
+    """By optimizer, in the order of the config: learning_rate (of the test runs), on_boundary, validation_accuracy.
+
+    An optimizer without test runs is left out; without tuning runs its last two columns say False and NaN.
+    """
+    rates = study.runs[study.runs.role == "test"].groupby("optimizer").learning_rate.first()
+    swept = tuning_accuracy(study).mean()
+    cells = {}
+    for key in (key for key in study.facts.optimizers if key in rates.index):
+        own = swept[key].dropna() if key in swept.index.get_level_values(0) else pd.Series(dtype=float)
+        cells[key] = {
+            "learning_rate": rates[key],
+            "on_boundary": len(own) > 1 and rates[key] in (own.index.min(), own.index.max()),
+            "validation_accuracy": own.get(rates[key], np.nan),
+        }
+    return pd.DataFrame.from_dict(cells, orient="index")
+
+
+def paired_difference(values: pd.DataFrame, optimizer: str, reference: str | None) -> list[float]:
+    """Differences to the reference over the seeds that both have; none for the reference itself."""
+    if reference is None or optimizer == reference:
+        return []
+    return list((values[optimizer] - values[reference]).dropna())
+
+
+def candidate_of(entry: Mapping[str, Any]) -> float:
+    """The momentum (or first beta) of a fixed candidate's config entry; NaN for any other optimizer."""
+    if entry["group"] != "fixed":
+        return np.nan
+    values = [entry["settings"][name] for name in MEMORY if name in entry["settings"]]
+    return _memory(values[0]) if values else np.nan
+
+
+def candidates(entry: Mapping[str, Any], count: int) -> list[str]:
+    """Names of the `count` candidates of a selecting optimizer: its momenta or first betas, as text.
+
+    They come from its settings, or are the class's defaults; if their number is another, the names are indices.
+    """
+    kind = "betas" if "Adam" in entry["class"] else "momentum"
+    values = entry["settings"].get(kind, _CANDIDATES[kind])
+    names = [f"{_memory(value):g}" for value in values]
+    return names if len(names) == count else [str(k) for k in range(count)]
+
+
+def _memory(value: Any) -> float:
+    return float(value[0] if isinstance(value, list | tuple) else value)
+
+
+def _names(study: StudyResults, key: str) -> dict[str, Any]:
+    entry = study.facts.optimizers[key]
+    return {"optimizer": key, "label": entry["label"], "group": entry["group"], "value": candidate_of(entry)}
+
+
+def _interval_columns(name: str, values: ArrayLike) -> dict[str, float]:
+    return dict(zip((name, f"{name}_low", f"{name}_high"), mean_interval(values), strict=True))
+
+
+def _last(study: StudyResults, role: str, metric: str, by: list[str]) -> pd.DataFrame:
+    """Value of `metric` at the last step of each run, seeds by `by`; accuracy 0 where a run diverged."""
+    runs = study.runs[study.runs.role == role]
+    values = runs[runs.metric == metric].sort_values("step").groupby("run").value.last()
+    rows = runs.groupby("run")[["seed", *by]].first().join(values)
+    failed = FAILED_ACCURACY if metric.endswith("accuracy") else np.nan
+    rows.loc[rows.index.isin(runs[runs.metric == "diverged"].run), "value"] = failed
+    return rows.set_index(["seed", *by]).value.unstack(by).sort_index(axis=1)
+
+
+def _diverged(study: StudyResults, role: str) -> pd.Series:
+    """Number of diverged runs by (optimizer, learning rate), where there are any."""
+    runs = study.runs[(study.runs.role == role) & (study.runs.metric == "diverged")]
+    return runs.groupby(["optimizer", "learning_rate"]).run.nunique()
+
+
+def _shares(runs: pd.DataFrame, entry: Mapping[str, Any]) -> pd.DataFrame:
+    """candidate, step, share, overall of one optimizer, from its cumulative counts."""
+    cumulative = runs.pivot_table(index=["run", "step"], columns="metric", values="value")
+    # "chosen[10]" comes after "chosen[9]"
+    cumulative = cumulative[sorted(cumulative.columns, key=lambda name: (len(str(name)), name))]
+    cumulative.columns = pd.Index(candidates(entry, cumulative.shape[1]), name="candidate")
+    counts = cumulative.groupby("run").diff().fillna(cumulative).groupby("step").sum()
+    long = counts.div(counts.sum(axis=1), axis=0).melt(ignore_index=False, value_name="share").reset_index()
+    return long.assign(overall=long.candidate.map(counts.sum() / counts.to_numpy().sum()))

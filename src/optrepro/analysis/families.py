@@ -1,0 +1,73 @@
+"""The static families on toy losses: convergence curves, and who wins where."""
+
+from __future__ import annotations
+
+import pandas as pd
+from scipy import stats
+
+from optrepro.analysis.results import StudyResults
+
+_QUARTILES = {"gap_median": "median", "gap_lower": "lower", "gap_upper": "upper", "share_ahead": "ahead"}
+
+
+def curves(study: StudyResults) -> pd.DataFrame:
+    """The gap to the minimum along the runs: one row per panel, optimizer, power and step.
+
+    Columns: kind (members or families), toy, optimizer, power, step; median, lower, upper (quartiles of the gap over
+    starts); ahead (of the random members: the share whose median is below that of frobenius); diverged_share (of the
+    runs); shown (whether the figure draws this power, see `shown_powers`).
+    """
+    runs = study.runs[study.runs.role == "test"]
+    keys = ["workload", "optimizer", "learning_rate"]
+    points = runs[runs.metric.isin(_QUARTILES)]
+    table = points.pivot_table(index=[*keys, "step"], columns="metric", values="value", sort=False, observed=True)
+    table = table.rename(columns=_QUARTILES).reset_index()
+    diverged = runs[runs.metric == "diverged"].set_index(keys).value.rename("diverged_share")
+    table = table.join(diverged, on=keys)
+    shown = shown_powers(study)
+    table["shown"] = [
+        shown[w, o] == p for w, o, p in zip(table.workload, table.optimizer, table.learning_rate, strict=True)
+    ]
+    table[["kind", "toy"]] = table.workload.str.split("/", n=1, expand=True)
+    names = ["kind", "toy", "optimizer", "power", "step", *_QUARTILES.values(), "diverged_share", "shown"]
+    return table.rename(columns={"learning_rate": "power"})[names]
+
+
+def shown_powers(study: StudyResults) -> dict[tuple[str, str], float]:
+    """The power that is drawn, by (workload, optimizer).
+
+    Families: each its own, the one with the smallest final median gap on the tuning starts. Members share one budget:
+    the one that suits the random members best, which is the choice that favours the optimal member least.
+    """
+    final = _final_medians(study)
+    shown: dict[tuple[str, str], float] = {}
+    for workload, medians in final.groupby("workload"):
+        rates = medians.pivot(index="learning_rate", columns="optimizer", values="value")
+        best = rates.idxmin().to_dict()
+        of_random = best.get("random") if str(workload).startswith("members/") else None
+        shown |= {(str(workload), str(key)): float(of_random or best[key]) for key in rates}
+    return shown
+
+
+def final_gaps(study: StudyResults, workload: str) -> pd.DataFrame:
+    """Gap at the last step of each start under the powers of `shown_powers`: starts by optimizers."""
+    shown = shown_powers(study)
+    runs = study.runs[(study.runs.metric == "final_gap") & (study.runs.workload == workload)]
+    keep = [shown[workload, o] == p for o, p in zip(runs.optimizer, runs.learning_rate, strict=True)]
+    return runs[keep].pivot_table(index="seed", columns="optimizer", values="value", observed=True)
+
+
+def sign_test(gaps: pd.DataFrame, first: str, second: str) -> tuple[float, float]:
+    """Share of the starts at which `first` ends lower than `second`, and its two-sided p-value; ties are left out."""
+    lower, higher = (gaps[first] < gaps[second]).sum(), (gaps[first] > gaps[second]).sum()
+    if lower + higher == 0:
+        return 0.5, 1.0
+    return float(lower / (lower + higher)), float(stats.binomtest(int(lower), int(lower + higher)).pvalue)
+
+
+def _final_medians(study: StudyResults) -> pd.DataFrame:
+    """Median gap at the last step by workload, optimizer and power: of the tuning starts where there are any."""
+    runs = study.runs[study.runs.metric == "gap_median"]
+    tuned = runs[runs.role == "tune"].workload.unique()
+    runs = runs[(runs.role == "tune") | ~runs.workload.isin(tuned)].sort_values("step")
+    return runs.groupby(["workload", "optimizer", "learning_rate"]).value.last().reset_index()

@@ -1,0 +1,93 @@
+"""Exhibit claims: what the papers claim, and how each claim stands here."""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Mapping
+from typing import Any
+
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from optrepro.exhibits import style
+from optrepro.exhibits.material import Material
+
+SYSTEMS = {
+    "gap": "Greedy alignment (arXiv 2512.06370)",
+    "vlse": "Benchmark functions",
+    "pop": "POP (arXiv 2602.15473)",
+    "lto": "Predicted Step Descent (arXiv 1703.00441)",
+    "all": "All systems",
+}
+OWN = "of this project"  # how the source of a claim ends that no paper makes
+# Colour and sign of each verdict, so that neither is needed alone.
+LOOKS = {
+    "holds": ("#2678B8", "●"),
+    "holds in part": ("#B87A00", "◐"),
+    "fails": (style.WARNING, "✕"),
+    "not run": ("#8C8C8C", "○"),
+}
+LINE, FONT = 2.75, 6.3  # mm and points
+COLUMNS = {"statement": 24.0, "evidence": 101.0}  # left edges, mm
+WIDTH = 60  # characters in a line
+
+
+def figure(material: Material) -> Figure:
+    """A table drawn line by line: verdict, claim, evidence; the systems one under the other, own controls apart."""
+    claims = material.tables["claims"]
+    sections = dict(list(claims.groupby(_section(claims), sort=False)))
+    height = sum(_height(claim) for claim in claims.to_dict("records")) + 7.5 * len(sections) + 1
+    page = style.page(material, height)
+    axes = page.subplots()
+    axes.set(xlim=(0, style.PAGE_WIDTH), ylim=(height, 0))
+    axes.axis("off")
+    y = 0.0
+    for title, section in sections.items():
+        _heading(axes, y, str(title), section)
+        y += 6.0
+        for claim in section.to_dict("records"):
+            _row(axes, y, claim)
+            y += _height(claim)
+        y += 1.5
+    return page
+
+
+def table(material: Material) -> pd.DataFrame:
+    """Every claim with its source, the paper's number, the criterion, the verdict and the evidence."""
+    claims = material.tables["claims"]
+    columns = ["statement", "source", "number", "exhibit", "criterion", "verdict", "evidence"]
+    readable = claims[columns].fillna("–")
+    readable.insert(0, "section", _section(claims))
+    return readable.rename(columns={"statement": "claim", "number": "the paper's number"})
+
+
+def _section(claims: pd.DataFrame) -> pd.Series:
+    own = claims.source.str.endswith(OWN)
+    return claims.system.map(SYSTEMS) + own.map({True: ": controls of this project", False: ""})
+
+
+def _lines(text: str) -> list[str]:
+    return textwrap.wrap(text, WIDTH) or [""]
+
+
+def _height(claim: Mapping[Any, Any]) -> float:
+    return max(len(_lines(claim[name])) for name in COLUMNS) * LINE + 1.6
+
+
+def _heading(axes: Axes, y: float, title: str, section: pd.DataFrame) -> None:
+    """The title of a section, and how many of its claims stand how."""
+    axes.text(0, y + 1, title, fontsize=8, fontweight="bold", va="top")
+    for number, (verdict, (color, sign)) in enumerate(LOOKS.items()):
+        count = int((section.verdict == verdict).sum())
+        x = COLUMNS["evidence"] + 15 * number
+        axes.text(x, y + 1, f"{sign} {count}", color=color, fontsize=8, fontweight="bold", va="top")
+
+
+def _row(axes: Axes, y: float, claim: Mapping[Any, Any]) -> None:
+    color, sign = LOOKS[claim["verdict"]]
+    axes.axhline(y - 0.5, color=style.FAINT, linewidth=0.5)
+    axes.text(0, y, f"{sign} {claim['verdict']}", color=color, fontweight="bold", va="top", fontsize=FONT)
+    for name, left in COLUMNS.items():
+        for number, line in enumerate(_lines(claim[name])):
+            axes.text(left, y + number * LINE, line, va="top", fontsize=FONT)

@@ -1,0 +1,49 @@
+"""Exhibit gap-validation: validation-aware selection beside plain dynamic selection and the fixed candidates."""
+
+from __future__ import annotations
+
+import pandas as pd
+from matplotlib.figure import Figure
+
+from optrepro.exhibits import panels, style
+from optrepro.exhibits.material import Material
+
+RULES = ("paper", "debiased", "raw", "validation")
+TITLES = {"gap-sgdm": "SGD with momentum", "gap-adam": "Adam"}
+
+
+def figure(material: Material) -> Figure:
+    """For each study: final accuracy, its difference to the best fixed candidate, and curves."""
+    shown = {study: _shown(scores) for study, scores in _by_study(material, "scores").items()}
+    curves = _by_study(material, "curves")
+    page = style.page(material, height=72 * len(shown))
+    parts = page.subfigures(len(shown), 1, squeeze=False)[:, 0]
+    for part, (study, scores) in zip(parts, shown.items(), strict=True):
+        part.suptitle(TITLES.get(study, study), x=0.01, ha="left", fontsize=9.5, fontweight="bold")
+        left, right = part.subfigures(1, 2, width_ratios=[1.9, 1])
+        panels.score_panels(left, scores, loss=False)
+        fixed = scores[scores.group == "fixed"].optimizer
+        axes = right.subplots()
+        panels.curve_panel(axes, curves[study], scores, [*fixed, *RULES])
+        axes.set_title("During training")
+        right.legend(ncols=2, loc="outside lower center", handlelength=1.4, columnspacing=0.7, fontsize=6.5)
+    return page
+
+
+def table(material: Material) -> pd.DataFrame:
+    """The fixed candidates and the plain and validation-aware rules of each study."""
+    parts = []
+    for study, scores in _by_study(material, "scores").items():
+        readable = panels.readable_scores(_shown(scores))
+        readable.insert(0, "study", study)
+        parts.append(readable)
+    return pd.concat(parts, ignore_index=True)
+
+
+def _by_study(material: Material, kind: str) -> dict[str, pd.DataFrame]:
+    suffix = f"-{kind}"
+    return {name.removesuffix(suffix): t for name, t in material.tables.items() if name.endswith(suffix)}
+
+
+def _shown(scores: pd.DataFrame) -> pd.DataFrame:
+    return scores[(scores.group == "fixed") | scores.optimizer.isin(RULES)].reset_index(drop=True)

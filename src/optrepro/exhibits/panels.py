@@ -1,0 +1,216 @@
+"""Panels that several exhibits share: dots with intervals, learning curves, shares of candidates, cells of tables."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from matplotlib import colormaps
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.patches import Patch, Rectangle
+
+from optrepro.exhibits import style
+from optrepro.exhibits.material import Material
+
+SHOWN_RULES = ("paper", "debiased", "raw")  # dynamic rules whose curves and choices are drawn
+SHOWN_CONTROLS = ("random-raw", "mean")
+
+
+def comparison_figure(material: Material, study: str) -> Figure:
+    """Scores of every optimizer of a study, curves of a few, and which candidate the dynamic rules chose when."""
+    scores, curves = material.tables[f"{study}-scores"], material.tables[f"{study}-curves"]
+    choices = material.tables[f"{study}-choices"]
+    rows = 4.6 * len(scores) + 30
+    figure = style.page(material, height=rows + 65)
+    parts: Any = figure.subfigures(2, 1, height_ratios=[rows, 65])
+    top, bottom = parts
+    score_panels(top, scores)
+    left, right = bottom.subfigures(1, 2, width_ratios=[1.1, 1])
+    fixed = scores[scores.group == "fixed"].optimizer
+    curve_panel(left.subplots(), curves, scores, [*fixed, *SHOWN_RULES, *SHOWN_CONTROLS])
+    left.legend(ncols=3, loc="outside lower center", handlelength=1.9, columnspacing=0.8)
+    choice_panels(right, choices, scores, SHOWN_RULES)
+    return figure
+
+
+def readable_scores(scores: pd.DataFrame) -> pd.DataFrame:
+    """Scores as text, a row per optimizer: accuracies in %, differences in points, 95 % intervals in brackets."""
+    names = row_labels(scores)
+
+    def column(name: str, scale: float, digits: int) -> list[str]:
+        ends = scale * scores[[name, f"{name}_low", f"{name}_high"]].to_numpy(dtype=float)
+        return [style.interval(mean, low, high, digits) for mean, low, high in ends]
+
+    return pd.DataFrame(
+        {
+            "optimizer": names,
+            "group": scores.group,
+            "learning rate": [f"{rate:g}" for rate in scores.learning_rate],
+            "test accuracy (%)": column("test_accuracy", 100, 2),
+            "rank": scores["rank"].astype(int),
+            "difference to the best fixed (points)": column("difference", 100, 2),
+            "p (Holm)": [style.p_value(p) for p in scores.p_holm],
+            "difference to the fixed one best on test (points)": column("top_difference", 100, 2),
+            "test loss": column("test_loss", 1, 4),
+            "seeds": scores.seeds,
+            "diverged": scores.diverged,
+            "diverged in tuning": scores.tuning_diverged,
+        }
+    )
+
+
+def row_labels(scores: pd.DataFrame) -> list[str]:
+    """Labels that say which row always takes the smallest candidate, and (†) whose tuned rate ends its grid."""
+    rows: Any = scores.itertuples()
+    smallest = scores.value.min()
+    return [
+        row.label + (" (always the smallest)" if row.value == smallest else "") + (" †" if row.on_boundary else "")
+        for row in rows
+    ]
+
+
+def score_panels(figure: Figure, scores: pd.DataFrame, loss: bool = True) -> None:
+    """Panels that share their rows: test accuracy, its paired difference to the best fixed candidate, and test loss.
+
+    The band is the interval of that candidate, the one that the manual sweep picks.
+    """
+    panels = figure.subplots(1, 3 if loss else 2, sharey=True)
+    y = row_positions(scores)
+    best = scores.set_index("optimizer").loc[scores.reference.iloc[0]]
+    color = style.look(str(best.name)).color
+    columns = (("test_accuracy", 100), ("difference", 100), ("test_loss", 1))
+    for axes, (column, scale) in zip(panels, columns, strict=False):
+        dots(axes, scores, y, column, scale)
+        if column != "difference":
+            axes.axvspan(scale * best[f"{column}_low"], scale * best[f"{column}_high"], color=color, alpha=0.2, lw=0)
+    accuracy, difference = panels[:2]
+    accuracy.set(title="Test accuracy", xlabel="final accuracy (%)")
+    difference.set(title="Difference to best fixed", xlabel="percentage points (paired)")
+    difference.axvline(0, color=color, linewidth=1)
+    difference.plot(0, y[list(scores.optimizer).index(best.name)], **style.look(str(best.name)).point)
+    if loss:
+        panels[2].set(title="Test loss", xlabel="final cross-entropy (nats)")
+    accuracy.set_yticks(y, row_labels(scores))
+    accuracy.set_ylim(max(y) + 0.7, min(y) - 1.4)
+    for group, rows in scores.assign(y=y).groupby("group"):
+        heading = (style.GROUP_TITLES[str(group)], rows.y.min() - 0.85)
+        accuracy.annotate(
+            heading[0],
+            (0, heading[1]),
+            xycoords=accuracy.get_yaxis_transform(),
+            xytext=(-4, 0),
+            textcoords="offset points",
+            ha="right",
+            va="center",
+            fontsize=7,
+            fontweight="bold",
+            color=style.MUTED,
+        )
+
+
+def row_positions(scores: pd.DataFrame) -> list[float]:
+    """Rows from the top, with room for a heading above each group."""
+    groups = (scores.group != scores.group.shift()).cumsum()
+    return [float(i + group) for i, group in enumerate(groups)]
+
+
+def dots(axes: Axes, scores: pd.DataFrame, y: Sequence[float], column: str, scale: float) -> None:
+    """A dot and a 95 % interval for each row; a row far below or above the others is an arrow at the panel's edge."""
+    low, high = _limits(scores, column)
+    for position, row in zip(y, scores.to_dict("records"), strict=True):
+        look, mean = style.look(row["optimizer"]), row[column]
+        if np.isnan(mean):
+            continue
+        if not low <= mean <= high:
+            edge, arrow = (low, "◂") if mean < low else (high, "▸")
+            axes.annotate(f"{arrow} {scale * mean:.3g}", (scale * edge, position), fontsize=6.5, va="center")
+            continue
+        ends = scale * np.array([[row[f"{column}_low"]], [row[f"{column}_high"]]])
+        axes.plot(np.clip(ends, scale * low, scale * high), [position] * 2, color=look.color, linewidth=1.6)
+        axes.plot(scale * mean, position, **look.point, zorder=3)
+    margin = 0.06 * (high - low)
+    axes.set_xlim(scale * (low - margin), scale * (high + margin))
+    style.grid(axes, "x")
+    axes.tick_params(axis="y", length=0)
+
+
+def _limits(scores: pd.DataFrame, column: str) -> tuple[float, float]:
+    """The ends of all intervals (and 0 for differences), but for rows 15 quartile ranges away from the median."""
+    means = scores[column].dropna()
+    lower, middle, upper = means.quantile([0.25, 0.5, 0.75])
+    reach = 15 * max(upper - lower, 1e-6)
+    near = scores[(scores[column] - middle).abs() <= reach]
+    ends = near[[f"{column}_low", f"{column}_high", column]].to_numpy(dtype=float)
+    low, high = float(np.nanmin(ends)), float(np.nanmax(ends))
+    return (min(low, 0.0), max(high, 0.0)) if column == "difference" else (low, high)
+
+
+def curve_panel(
+    axes: Axes, curves: pd.DataFrame, scores: pd.DataFrame, optimizers: Sequence[str], metric: str = "test_accuracy"
+) -> None:
+    """Mean test accuracy over training, with one standard deviation over the seeds shaded.
+
+    The axis covers what happens after the first third, where the curves can be told apart.
+    """
+    labels = scores.set_index("optimizer").label
+    groups = scores.set_index("optimizer").group
+    shown = curves[curves.optimizer.isin(optimizers) & (curves.metric == metric)]
+    for key in (key for key in optimizers if key in set(shown.optimizer)):
+        rows = shown[shown.optimizer == key].sort_values("step")
+        look, spread = style.look(key), rows["std"].fillna(0)
+        # wide, so that a rule that always takes one candidate does not hide it
+        width = 2.6 if groups[key] == "fixed" else 1.2
+        axes.plot(rows.step, 100 * rows["mean"], **look.line, linewidth=width, label=labels[key])
+        axes.fill_between(
+            rows.step, 100 * (rows["mean"] - spread), 100 * (rows["mean"] + spread), color=look.color, alpha=0.15, lw=0
+        )
+    later = 100 * shown[shown.step >= shown.step.max() / 3]["mean"]
+    margin = 0.08 * (later.max() - later.min()) + 0.2
+    axes.set_ylim(later.min() - margin, later.max() + margin)
+    axes.set(title="Test accuracy during training", xlabel="training step", ylabel="accuracy (%)")
+    style.grid(axes)
+
+
+def choice_panels(figure: Figure, choices: pd.DataFrame, scores: pd.DataFrame, optimizers: Sequence[str]) -> None:
+    """Stacked shares of the candidates over training, a panel for each rule, in the colours of the fixed candidates."""
+    labels = scores.set_index("optimizer").label
+    names = sorted(set(choices.candidate), key=float)
+    colors = {name: style.candidate_color(float(name)) for name in names}
+    shown = [key for key in optimizers if key in set(choices.optimizer)]
+    panels = figure.subplots(1, len(shown), sharey=True, squeeze=False)[0]
+    for axes, key in zip(panels, shown, strict=True):
+        shares = choices[choices.optimizer == key].pivot_table(index="step", columns="candidate", values="share")
+        shares = shares[sorted(shares.columns, key=lambda name: float(str(name)))]
+        steps = [0, *shares.index]
+        # a share is that of the steps since the evaluation before
+        bottom = np.zeros(len(shares))
+        for candidate in shares.columns:
+            height = 100 * shares[candidate].to_numpy()
+            axes.stairs(bottom + height, steps, baseline=bottom, fill=True, color=colors[candidate])
+            bottom = bottom + height
+        axes.set(xlim=(0, steps[-1]), ylim=(0, 100), xlabel="training step")
+        axes.set_title(labels[key], fontsize=7.5, fontweight="normal")
+        axes.locator_params(axis="x", nbins=3)
+    panels[0].set_ylabel("share of choices (%)")
+    figure.suptitle("Candidate chosen", x=0.12, ha="left", fontsize=8.5, fontweight="bold")
+    handles = [Patch(color=color, label=candidate) for candidate, color in colors.items()]
+    figure.legend(handles=handles, ncols=len(handles), loc="outside lower center")
+
+
+def cell(axes: Axes, x: float, y: float, text: str, shade: float, *, boxed: bool = False, bold: bool = False) -> None:
+    """A unit cell of a table at (x, y), shaded in the sequential map from 0 to 1; the best one of a table is boxed."""
+    color = colormaps[style.SEQUENTIAL](min(max(shade, 0), 1))
+    axes.add_patch(Rectangle((x, y), 1, 1, facecolor=color, edgecolor="white", lw=0.8))
+    if boxed:
+        axes.add_patch(Rectangle((x + 0.04, y + 0.05), 0.92, 0.9, fill=False, ec=style.WARNING, lw=1.6, zorder=3))
+    ink, weight = ("black" if shade > 0.55 else "white"), ("bold" if bold else "normal")
+    axes.text(x + 0.5, y + 0.5, text, ha="center", va="center", fontsize=6.5, color=ink, fontweight=weight)
+
+
+def bare(axes: Axes) -> None:
+    """No frame and no ticks, for tables that are drawn."""
+    axes.tick_params(length=0)
+    axes.spines[:].set_visible(False)

@@ -1,0 +1,289 @@
+"""The one place for looks: page size, fonts, a colour and a marker for every optimizer, numbers, captions, files.
+
+Colours are colour-blind safe (after Okabe and Ito, and Paul Tol): one hue family for each group of a comparison, told
+apart within the family by lightness, marker and dashes, so that no message hangs on hue alone.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from optrepro.analysis.results import Facts
+from optrepro.exhibits.material import Material
+
+PAGE_WIDTH = 180.0  # mm
+SEQUENTIAL = "cividis"  # colour map of magnitudes, safe for every kind of colour vision
+INK, MUTED, FAINT = "#222222", "#666666", "#D9D9D9"
+WARNING = "#B2182B"
+GROUP_TITLES = {"fixed": "fixed candidates", "dynamic": "dynamic rules", "control": "controls", "peer": "peers"}
+
+# At import, because matplotlib reads some of these when an artist is made and some when it is drawn.
+matplotlib.rcParams.update(
+    {
+        "font.family": "DejaVu Sans",  # comes with matplotlib, so every machine draws the same letters
+        "font.size": 8,
+        "axes.labelsize": 8,
+        "axes.titlesize": 8.5,
+        "axes.titlelocation": "left",
+        "axes.titleweight": "bold",
+        "axes.edgecolor": MUTED,
+        "axes.labelcolor": INK,
+        "axes.linewidth": 0.6,
+        "axes.spines.top": False,
+        "axes.spines.right": False,
+        "axes.axisbelow": True,
+        "grid.color": FAINT,
+        "grid.linewidth": 0.5,
+        "legend.fontsize": 7,
+        "legend.frameon": False,
+        "lines.linewidth": 1.3,
+        "lines.markersize": 4.5,
+        "text.color": INK,
+        "xtick.labelsize": 7,
+        "ytick.labelsize": 7,
+        "xtick.color": MUTED,
+        "ytick.color": MUTED,
+        "xtick.labelcolor": INK,
+        "ytick.labelcolor": INK,
+        "figure.facecolor": "white",
+        "savefig.facecolor": "white",
+        "savefig.dpi": 220,
+        "svg.fonttype": "path",
+        "svg.hashsalt": "optrepro",
+    }
+)
+
+
+@dataclass(frozen=True)
+class Look:
+    """How an optimizer is drawn everywhere."""
+
+    color: str
+    marker: str = "o"
+    dashes: str | tuple[int, tuple[float, ...]] = "-"
+    filled: bool = True
+
+    @property
+    def line(self) -> dict[str, Any]:
+        """Keyword arguments of a curve."""
+        return {"color": self.color, "linestyle": self.dashes}
+
+    @property
+    def point(self) -> dict[str, Any]:
+        """Keyword arguments of a marker without a line."""
+        face = self.color if self.filled else "white"
+        return {"color": self.color, "marker": self.marker, "markerfacecolor": face, "linestyle": "none"}
+
+
+_DASH, _DOT, _DASHDOT = (0, (4.0, 1.5)), (0, (1.0, 1.2)), (0, (4.0, 1.3, 1.0, 1.3))
+
+_LOOKS = {
+    # fixed candidates: blue, darker with more memory
+    "momentum-50": Look("#74B3DC", "o"),
+    "momentum-90": Look("#2678B8", "o"),
+    "momentum-99": Look("#0B3C78", "o"),
+    "beta-50": Look("#74B3DC", "o"),
+    "beta-90": Look("#2678B8", "o"),
+    "beta-99": Look("#0B3C78", "o"),
+    # dynamic rules: orange to red; dashed and open where each tensor picks for itself
+    "paper": Look("#D55E00", "D"),
+    "paper-each": Look("#D55E00", "D", _DASH, filled=False),
+    "paper-literal": Look("#D55E00", "d", _DOT),
+    "debiased": Look("#E69F00", "D"),
+    "debiased-each": Look("#E69F00", "D", _DASH, filled=False),
+    "debiased-previous": Look("#E69F00", "d", _DOT),
+    "raw": Look("#9E1B32", "D"),
+    "raw-each": Look("#9E1B32", "D", _DASH, filled=False),
+    "validation": Look("#C85A9E", "D"),
+    # controls: grey to black
+    "random": Look("#8C8C8C", "s", _DOT),
+    "random-raw": Look("#8C8C8C", "s", _DASHDOT, filled=False),
+    "random-debiased": Look("#5A5A5A", "s", _DASHDOT, filled=False),
+    "mean": Look("#222222", "s", _DASH),
+    # peers: green
+    "schedule-free": Look("#009E73", "^"),
+    "cautious": Look("#00694C", "v", _DASH),
+    "prodigy": Look("#5AB48E", "<", _DOT),
+    # classic optimizers
+    "gradient-descent": Look("#222222", "o"),
+    "momentum": Look("#0072B2", "s"),
+    "nesterov": Look("#56B4E9", "D", _DASH),
+    "rmsprop": Look("#009E73", "^"),
+    "adam": Look("#D55E00", "v"),
+    "adamw": Look("#E69F00", "<", _DASH),
+    "adagrad": Look("#CC79A7", ">"),
+    "rprop": Look("#882255", "P", _DASH),
+    "lbfgs": Look("#332288", "X", _DOT),
+    "polyak": Look("#8F8A2B", "*", _DASHDOT),
+    # static families
+    "frobenius": Look("#D55E00", "D"),
+    "spectral": Look("#0072B2", "s"),
+    "lyapunov": Look("#009E73", "^", _DASH),
+    "diagonal": Look("#CC79A7", "v"),
+    "identity": Look("#222222", "o", _DASHDOT),
+}
+_SPARE_COLORS = ("#117733", "#AA4499", "#6699CC", "#997700", "#994455", "#44AA99", "#885500", "#004488")
+_SPARE_MARKERS = ("p", "h", "P", "X", "8", "*")
+_SPARE_DASHES = ("-", _DASH, _DASHDOT)
+
+
+def look(optimizer: str) -> Look:
+    """The look of an optimizer's key. A key that is not listed here gets one from its hash: always the same."""
+    if optimizer in _LOOKS:
+        return _LOOKS[optimizer]
+    digest = hashlib.sha256(optimizer.encode()).digest()
+    return Look(
+        _SPARE_COLORS[digest[0] % len(_SPARE_COLORS)],
+        _SPARE_MARKERS[digest[1] % len(_SPARE_MARKERS)],
+        _SPARE_DASHES[digest[2] % len(_SPARE_DASHES)],
+    )
+
+
+def candidate_color(memory: float) -> str:
+    """The colour of a candidate in panels about choices: that of the fixed optimizer with this momentum or beta1."""
+    return look(f"momentum-{round(100 * memory)}").color
+
+
+def page(material: Material, height: float, width: float = PAGE_WIDTH) -> Figure:
+    """An empty figure of `width` x `height` mm with constrained layout, marked in print if runs are missing."""
+    figure = Figure(figsize=(width / 25.4, height / 25.4), layout="constrained")
+    missing, expected = _missing(material.facts.values())
+    if missing:
+        figure.suptitle(f"PARTIAL: {missing} of {expected} runs are missing", color=WARNING, fontsize=8)
+    return figure
+
+
+def grid(axes: Axes, axis: str = "y") -> None:
+    """Faint grid lines behind the data; `axis` is "x", "y" or "both"."""
+    axes.grid(True, axis=axis)  # type: ignore[arg-type]
+    axes.tick_params(length=2.5, width=0.6)
+
+
+def save(figure: Figure, path: Path) -> None:
+    """Write ``path.svg`` and ``path.png``: the same figure gives the same bytes, since no date or version enters."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path.with_suffix(".svg"), metadata={"Date": None, "Creator": None})
+    figure.savefig(path.with_suffix(".png"), metadata={"Software": None})
+
+
+def percent(share: float, digits: int = 1) -> str:
+    """A share in percent, without the sign: 0.8512 -> "85.1"; a missing value is a dash."""
+    return "–" if share != share else f"{100 * share:.{digits}f}"
+
+
+def number(value: float, digits: int = 3) -> str:
+    """`digits` significant digits: 0.00123456 -> "0.00123", 1234567 -> "1.23e+06"; a missing value is a dash."""
+    return "–" if value != value else f"{value:.{digits}g}"
+
+
+def interval(mean: float, low: float, high: float, digits: int = 3) -> str:
+    """A mean with its interval, `digits` after the point: "0.851 [0.849, 0.853]"; a missing mean is a dash."""
+    if mean != mean:
+        return "–"
+    mean, low, high = (round(x, digits) + 0.0 for x in (mean, low, high))  # + 0.0 takes the sign off a zero
+    ends = f" [{low:.{digits}f}, {high:.{digits}f}]" if low == low and high == high else ""
+    return f"{mean:.{digits}f}{ends}"
+
+
+def p_value(p: float) -> str:
+    """0.0123 -> "0.012", below a thousandth "< 0.001"; a missing value is a dash."""
+    if p != p:
+        return "–"
+    return "< 0.001" if p < 0.001 else f"{p:.3f}"
+
+
+def caption(text: str, material: Material) -> str:
+    """The caption of an exhibit: its own text, then scale, data, seeds, tuning budget, and what diverged or is missing.
+
+    Diverged runs are the sums of the columns ``diverged`` (test) and ``tuning_diverged`` over the exhibit's tables, so
+    of the tables of a study at most one may carry each.
+    """
+    scales = " and ".join(dict.fromkeys(facts.scale for facts in material.facts.values()))
+    sentences = [text.strip(), f"Scale: {scales}."]
+    by_protocol: dict[str, list[str]] = {}
+    for study, facts in material.facts.items():
+        by_protocol.setdefault(_protocol(facts), []).append(study)
+    for protocol, studies in by_protocol.items():
+        prefix = f"Of {' and '.join(studies)}: " if len(by_protocol) > 1 else ""
+        sentences += [prefix + protocol] if protocol else []
+    return " ".join([*sentences, *_losses(material)])
+
+
+def _protocol(facts: Facts) -> str:
+    """Data, seeds and tuning of a study, in sentences."""
+    return " ".join(sentence for sentence in (_data(facts), _seeds(facts), _tuning(facts)) if sentence)
+
+
+def _data(facts: Facts) -> str:
+    """Which examples, what is not as published about them, and what is trained on them."""
+    if facts.dataset is None:
+        return ""
+    parts = [facts.dataset]
+    if not all(record.get("official", True) for record in facts.data):
+        parts.append("not the official files")
+    parts += dict.fromkeys(record["note"] for record in facts.data if record.get("note"))
+    sentence = f"Data: {'; '.join(parts)}."
+    if network := facts.settings.get("network"):
+        batch, steps = facts.settings.get("batch_size"), facts.settings["steps"]
+        sentence += f" Network: {network}" + (f", {steps} steps of {batch} examples." if batch else ".")
+    return sentence
+
+
+def _seeds(facts: Facts) -> str:
+    settings = facts.settings
+    if "test_repetitions" in settings:
+        return f"{_count(settings['test_repetitions'], 'paired test seed')}."
+    if "budget" in settings:
+        return f"{_count(settings['starts'], 'test start')} for each function, {settings['budget']} evaluations each."
+    if "starts" in settings:
+        others = _count(settings["tuning_starts"], "other")
+        return f"{_count(settings['starts'], 'start')}, and {others} to tune on; {settings['steps']} steps each."
+    if "repetitions" in settings:
+        return f"{_count(settings['repetitions'], 'seed')}, {settings['steps']} steps each."
+    return ""
+
+
+def _tuning(facts: Facts) -> str:
+    """The tuning budget, which is the same for every optimizer of the study."""
+    settings = facts.settings
+    if "learning_rates" not in settings:
+        return ""
+    rates = len(settings["learning_rates"])
+    if "tuning_repetitions" in settings:
+        runs = rates * settings["tuning_repetitions"]
+        return (
+            f"Each optimizer's learning rate is tuned on validation data, over {rates} values with "
+            f"{_count(settings['tuning_repetitions'], 'other seed')} ({runs} runs)."
+        )
+    starts = _count(settings["tuning_starts"], "other start")
+    return f"Each optimizer's learning rate is tuned per function, over {rates} values with {starts}."
+
+
+def _losses(material: Material) -> list[str]:
+    """What diverged and what is missing, in words."""
+    sentences = []
+    for column, kind in (("diverged", "test runs"), ("tuning_diverged", "tuning runs")):
+        counts = [int(table[column].sum()) for table in material.tables.values() if column in table]
+        if counts:
+            sentences.append(f"Diverged {kind}: {sum(counts) or 'none'}.")
+    missing, expected = _missing(material.facts.values())
+    if expected:
+        sentences.append(f"Missing runs: {f'{missing} of {expected}' if missing else 'none'}.")
+    return sentences
+
+
+def _missing(facts: Iterable[Facts]) -> tuple[int, int]:
+    facts = list(facts)
+    return sum(len(f.missing) for f in facts), sum(f.expected_runs for f in facts)
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number:,} {noun}" + ("" if number == 1 else "s")

@@ -1,0 +1,170 @@
+from pathlib import Path
+
+import pytest
+
+from optrepro import catalogue
+from optrepro.analysis import claims
+from optrepro.catalogue import Claim
+
+CLAIMS = Path(__file__).parents[2] / "config" / "claims.yaml"
+EXHIBITS = CLAIMS.parent
+
+
+def _judge(rule, *studies, **settings):
+    settings["studies"] = [study.facts.study for study in studies]
+    return claims.judge(_claim(rule, settings), {study.facts.study: study for study in studies})
+
+
+def _claim(rule, settings):
+    words = {"statement": "s", "source": "t", "criterion": "c"}
+    return Claim(id="a", system="gap", exhibit="x", rule=rule, settings=settings, **words)
+
+
+@pytest.mark.parametrize(
+    ("paper", "each", "verdict"),
+    [(0.86, 0.84, "holds"), (0.84, 0.80, "holds in part"), (0.80, 0.80, "fails")],
+)
+def test_matching_means_that_the_interval_does_not_lie_wholly_below_zero(training_study, paper, each, verdict):
+    study = training_study(paper=paper, paper_each=each)
+    found = _judge("matches-best-fixed", study, optimizers=["paper", "paper-each"])
+    assert found.verdict == verdict
+    assert "momentum 0.9" in found.evidence
+    assert "[" in found.evidence
+
+
+@pytest.mark.parametrize(("level", "verdict"), [(0.86, "holds"), (0.80, "fails")])
+def test_the_sweep_is_not_needed_if_the_rule_keeps_up_at_every_rate(training_study, level, verdict):
+    found = _judge("matches-at-every-rate", training_study(paper=level), optimizer="paper")
+    assert found.verdict == verdict
+
+
+def test_one_tuning_seed_judges_no_sweep(training_study):
+    study = training_study()
+    runs = study.runs[(study.runs.role == "test") | (study.runs.seed == 0)]
+    found = _judge("matches-at-every-rate", type(study)(runs, study.facts), optimizer="paper")
+    assert found.verdict == "not run"
+
+
+@pytest.mark.parametrize(("level", "verdict"), [(0.87, "holds"), (0.84, "holds in part"), (0.83, "fails")])
+def test_highest_means_wholly_above_the_best_of_the_others(training_study, level, verdict):
+    study = training_study(validation=level)
+    found = _judge("highest-accuracy", study, optimizer="validation", among=["momentum-90", "paper", "validation"])
+    assert found.verdict == verdict
+
+
+@pytest.mark.parametrize(
+    ("raw", "debiased", "verdict"),
+    [(0.87, 0.87, "holds"), (0.87, 0.85, "holds in part"), (0.855, 0.85, "fails")],
+)
+def test_a_rule_has_to_beat_all_of_its_controls(training_study, raw, debiased, verdict):
+    pairs = {"raw": ["random-raw", "mean"], "debiased": ["random", "mean"]}
+    assert _judge("beats-controls", training_study(raw=raw, debiased=debiased), pairs=pairs).verdict == verdict
+
+
+def test_taking_the_smallest_candidate_is_not_switching(training_study):
+    assert _judge("switches", training_study(), optimizer="paper", most=0.9).verdict == "fails"
+    found = _judge("switches", training_study(), optimizer="raw", most=0.9)
+    assert found.verdict == "holds"
+    assert "20.0\N{NO-BREAK SPACE}%" in found.evidence
+
+
+def test_switching_with_one_optimizer_of_two_holds_in_part(training_study):
+    runs = training_study(adam=True)
+    chosen = runs.runs.metric.str.startswith("chosen") & (runs.runs.optimizer == "paper")
+    runs.runs.loc[chosen, "value"] = 1.0
+    assert _judge("switches", training_study(), runs, optimizer="paper", most=0.9).verdict == "holds in part"
+
+
+# the members are compared at power 0.1, which suits the random ones best
+@pytest.mark.parametrize(
+    ("identity", "ahead", "verdict"),
+    [(1.0, 0.0, "holds"), (1.0, 0.3, "holds in part"), (1e-3, 0.0, "holds in part"), (1.0, 0.6, "fails")],
+)
+def test_the_optimal_member_is_fastest_if_no_member_ends_lower(families_study, identity, ahead, verdict):
+    study = families_study({("members/ellipse", "identity"): {0.1: identity, 1.0: 1.0}}, ahead=ahead)
+    assert _judge("fastest-member", study).verdict == verdict
+
+
+def test_no_free_lunch_needs_different_winners(families_study):
+    assert _judge("no-family-wins-everywhere", families_study()).verdict == "holds"
+    one = families_study({("families/saddle", "frobenius"): {0.1: 1e-9, 1.0: 1e-9}})
+    assert _judge("no-family-wins-everywhere", one).verdict == "fails"
+    close = families_study({("families/saddle", "frobenius"): {0.1: 1e-1, 1.0: 1.0001e-6}})
+    close.runs.loc[
+        (close.runs.workload == "families/saddle")
+        & (close.runs.optimizer == "frobenius")
+        & (close.runs.metric == "final_gap")
+        & (close.runs.seed < 8),
+        "value",
+    ] = 1e-8
+    assert _judge("no-family-wins-everywhere", close).verdict != "holds"
+
+
+@pytest.mark.parametrize(("ellipse", "verdict"), [("frobenius", "holds"), ("spectral", "holds in part")])
+def test_expected_families_have_to_win_on_every_toy(families_study, ellipse, verdict):
+    expected = {"ellipse": [ellipse], "saddle": ["spectral", "diagonal"]}
+    assert _judge("expected-families-win", families_study(), expected=expected).verdict == verdict
+
+
+def test_a_geometric_autocorrelation_predicts_the_best_candidate(concept_study):
+    assert _judge("decay-rate-predicts-choice", concept_study(rho={"late": 0.2})).verdict == "holds"
+
+
+def test_another_autocorrelation_does_not(concept_study):
+    study = concept_study()
+    scores = study.runs.metric == "score_debiased"
+    study.runs.loc[scores & (study.runs.optimizer == "momentum-0.5"), "value"] = 100.0
+    assert _judge("decay-rate-predicts-choice", study).verdict == "fails"
+
+
+def test_a_choice_persists_if_it_is_the_same_throughout(concept_study):
+    assert _judge("choice-persists", concept_study()).verdict == "holds"
+    assert _judge("choice-persists", concept_study(rho={"late": 0.2})).verdict == "fails"
+
+
+@pytest.mark.parametrize(("noise", "verdict"), [({16: 20.0, 512: 0.0}, "holds"), ({16: 0.0, 512: 0.0}, "fails")])
+def test_noise_in_the_self_term_is_told_from_its_effect_on_the_choice(concept_study, noise, verdict):
+    assert _judge("self-term-lowers-choice", concept_study(noise=noise)).verdict == verdict
+
+
+def test_a_missing_study_or_run_is_not_run(training_study):
+    claim = _claim("matches-best-fixed", {"studies": ["gap-sgdm"], "optimizers": ["paper"]})
+    assert claims.judge(claim, {}) == ("not run", "gap-sgdm has not been run")
+    found = claims.judge(claim, {"gap-sgdm": training_study(missing=("raw/test/0.03/2",))})
+    assert found.verdict == "not run"
+    assert "1 of " in found.evidence
+
+
+def test_an_optimizer_that_the_config_leaves_out_is_not_run(training_study):
+    found = _judge("matches-best-fixed", training_study(), optimizers=["absent"])
+    assert found == ("not run", "absent is not among the runs")
+
+
+def test_an_unknown_rule_is_refused_with_the_known_ones(training_study):
+    with pytest.raises(ValueError, match=r"'guess' is not one of .*matches-best-fixed"):
+        _judge("guess", training_study())
+
+
+def test_every_claim_of_the_config_gets_a_verdict(training_study, families_study, concept_study):
+    table = claims.verdicts(
+        training_study(), training_study(adam=True), concept_study(), families_study(), files=[CLAIMS]
+    )
+    assert len(table) == len(catalogue.claims(CLAIMS))
+    assert set(table.verdict) <= set(claims.VERDICTS)
+    assert (table.evidence.str.len() > 0).all()
+    judged = table[table.verdict != "not run"]
+    assert set(judged.system) == {"gap"}
+    assert len(judged) >= 9
+
+
+def test_claims_name_existing_exhibits_and_rules():
+    known = catalogue.load(EXHIBITS).exhibits
+    for claim in catalogue.claims(CLAIMS):
+        assert (claim.exhibit is None) == (claim.rule is None)
+        assert claim.exhibit is None or claim.exhibit in known
+        assert claim.rule is None or claim.rule in claims._RULES
+
+
+def test_claim_ids_are_unique():
+    ids = [claim.id for claim in catalogue.claims(CLAIMS)]
+    assert len(ids) == len(set(ids))

@@ -1,0 +1,277 @@
+"""Studies made up for tests: tidy tables whose truth is known, with their facts; and a config that runs in a second."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from optrepro import config
+from optrepro.analysis.results import Facts, StudyResults
+
+RATES = [0.01, 0.03, 0.1]
+TUNING_SEEDS, STEPS = 3, [10, 20, 30, 40]
+EFFECT_OF_RATE = {0.01: -0.06, 0.03: 0.0, 0.1: -0.02}
+NOISE = 0.002
+ACCURACY = {
+    "momentum-50": 0.80,
+    "momentum-90": 0.84,
+    "momentum-99": 0.82,
+    "paper": 0.80,
+    "paper-each": 0.80,
+    "debiased": 0.845,
+    "raw": 0.86,
+    "validation": 0.87,
+    "random": 0.83,
+    "random-raw": 0.85,
+    "mean": 0.855,
+    "schedule-free": 0.85,
+}
+SHARES = {"paper": (0.98, 0.015, 0.005), "raw": (0.2, 0.3, 0.5), "validation": (0.3, 0.4, 0.3), "random": (1, 1, 1)}
+
+
+def _optimizers(adam: bool) -> dict[str, Any]:
+    def fixed(value: float) -> dict[str, Any]:
+        settings = {"betas": [value, 0.999]} if adam else {"momentum": value}
+        label = f"β₁ = {value:g}" if adam else f"momentum {value:g}"
+        return {"label": label, "group": "fixed", "class": "torch.optim.SGD", "settings": settings}
+
+    def row(label: str, group: str) -> dict[str, Any]:
+        name = "GapAdamW" if adam else "GapSGD"
+        return {"label": label, "group": group, "class": f"optrepro.optimizers.gap.{name}", "settings": {}}
+
+    prefix = "beta" if adam else "momentum"
+    return {
+        f"{prefix}-50": fixed(0.5),
+        f"{prefix}-90": fixed(0.9),
+        f"{prefix}-99": fixed(0.99),
+        "paper": row("GAP, paper", "dynamic"),
+        "paper-each": row("GAP, paper, per tensor", "dynamic"),
+        "debiased": row("GAP, debiased", "dynamic"),
+        "raw": row("GAP, raw", "dynamic"),
+        "validation": row("GAP, validation-aware", "dynamic"),
+        "random": row("random switching", "control"),
+        "random-raw": row("random, shares of raw", "control"),
+        "mean": row("mean of the buffers", "control"),
+        "schedule-free": row("schedule-free", "peer"),
+    }
+
+
+def _curve(rng: np.random.Generator, level: float, role: str, seed_effect: float) -> list[tuple[int, str, float]]:
+    accuracy = level + seed_effect + NOISE * rng.standard_normal()
+    rows = []
+    for step in STEPS if role == "test" else STEPS[-1:]:
+        reached = accuracy - 0.1 * (1 - step / STEPS[-1])
+        rows += [(step, "train_loss", 1 - reached), (step, "validation_loss", 1.05 - reached)]
+        rows.append((step, "validation_accuracy", reached))
+        if role == "test":
+            rows += [(step, "test_loss", 1.1 - reached), (step, "test_accuracy", reached - 0.01)]
+    return rows
+
+
+def _runs(study: str, optimizers: dict[str, Any], seeds: int, accuracy: dict[str, float]) -> pd.DataFrame:
+    rng = np.random.default_rng(0)
+    effects = {("tune", s): 0.01 * rng.standard_normal() for s in range(TUNING_SEEDS)}
+    effects |= {("test", s): 0.01 * rng.standard_normal() for s in range(seeds)}
+    rows: list[list[Any]] = []
+    for key in optimizers:
+        level = accuracy[key.replace("beta", "momentum")]
+        plan = [("tune", rate, s) for rate in RATES for s in range(TUNING_SEEDS)]
+        plan += [("test", 0.03, s) for s in range(seeds)]
+        for role, rate, s in plan:
+            head = [f"{key}/{role}/{rate}/{s}", study, "made-up/perceptron", key, role, rate, s]
+            for step, metric, value in _curve(rng, level + EFFECT_OF_RATE[rate], role, effects[role, s]):
+                rows.append([*head, step, metric, value])
+            if role == "test" and key in SHARES:
+                shares = np.array(SHARES[key]) / sum(SHARES[key])
+                rows += [[*head, step, f"chosen[{k}]", step * shares[k]] for step in STEPS for k in range(3)]
+    return _tidy(rows)
+
+
+@pytest.fixture(scope="session")
+def training_study() -> Callable[..., StudyResults]:
+    """A function that makes a training study up.
+
+    Every optimizer has the final test accuracy ACCURACY - 0.01 plus an effect of the seed that all optimizers share
+    (sd 0.01) plus noise (sd 0.002). Its arguments: `adam` (keys and settings of Adam), `seeds`, `diverged` (ids of runs
+    that diverge at their last step), `accuracy` (levels that differ from ACCURACY), `missing` (ids of missing runs).
+    """
+
+    def make(
+        *,
+        adam: bool = False,
+        seeds: int = 8,
+        diverged: tuple[str, ...] = (),
+        missing: tuple[str, ...] = (),
+        **accuracy: float,
+    ) -> StudyResults:
+        name = "gap-adam" if adam else "gap-sgdm"
+        optimizers = _optimizers(adam)
+        levels = ACCURACY | {key.replace("_", "-"): value for key, value in accuracy.items()}
+        runs = _runs(name, optimizers, seeds, levels)
+        expected = runs.run.nunique()
+        runs = runs[~runs.run.isin(missing)]
+        last = runs.run.isin(diverged) & (runs.step == STEPS[-1])
+        ends = runs[last].drop_duplicates("run").assign(metric="diverged", value=1.0)
+        runs = pd.concat([runs[~last], ends], ignore_index=True)
+        settings = {
+            "kind": "training",
+            "network": "perceptron",
+            "batch_size": 128,
+            "steps": 40,
+            "learning_rates": RATES,
+            "tuning_repetitions": TUNING_SEEDS,
+            "test_repetitions": seeds,
+            "optimizers": optimizers,
+        }
+        data = ({"file": "images", "sha256": "0", "examples": 70_000, "official": True, "note": ""},)
+        return StudyResults(
+            runs, Facts(name, "laptop", settings, "Made-up (20,000 of 60,000 images)", data, expected, missing)
+        )
+
+    return make
+
+
+TINY = """
+scale: tiny
+seed: 7
+device: cpu
+studies:
+  images:
+    kind: training
+    dataset: [digits]
+    train_examples: 64
+    validation_examples: 32
+    network: softmax
+    batch_size: 16
+    steps: 12
+    evaluations: 4
+    learning_rates: [0.01, 0.1]
+    tuning_repetitions: 2
+    test_repetitions: 3
+    optimizers:
+      random: {label: "random, shares of gap", class: optrepro.optimizers.controls.RandomSGD, shares_of: gap}
+      sgd: {label: SGD, group: fixed, class: torch.optim.SGD, settings: {momentum: 0.9}}
+      gap: {label: GAP, group: dynamic, class: optrepro.optimizers.gap.GapSGD, settings: {score: raw}}
+  boxes:
+    kind: functions
+    functions: [sphere, booth]
+    budget: 12
+    tuning_starts: 2
+    starts: 3
+    learning_rates: [0.01, 0.1]
+    optimizers:
+      sgd: {label: SGD, class: torch.optim.SGD}
+  surfaces:
+    kind: surfaces
+    functions: [sphere]
+    resolution: 8
+"""
+
+
+@pytest.fixture
+def tiny_file(tmp_path: Path) -> Path:
+    """A scale file with a study of each kind that is quick."""
+    path = tmp_path / "tiny.yaml"
+    path.write_text(TINY)
+    return path
+
+
+@pytest.fixture
+def tiny(tiny_file: Path) -> Callable[..., config.Config]:
+    """A function from overrides, such as "seed=3", to the config of `tiny_file` with them."""
+    return lambda *overrides: config.load(tiny_file, overrides)
+
+
+GAPS = {
+    ("members/ellipse", "frobenius"): {0.1: 1e-1, 1.0: 1e-4},
+    ("members/ellipse", "identity"): {0.1: 1e-1, 1.0: 1e-3},
+    ("members/ellipse", "random"): {0.1: 1e-2, 1.0: 1e-1},
+    ("families/ellipse", "frobenius"): {0.1: 1e-5, 1.0: 1e-2},
+    ("families/ellipse", "spectral"): {0.1: 1e-1, 1.0: 1e-3},
+    ("families/ellipse", "identity"): {0.1: 1e-9, 1.0: 1e-9},
+    ("families/saddle", "frobenius"): {0.1: 1e-1, 1.0: 1e-2},
+    ("families/saddle", "spectral"): {0.1: 1e-1, 1.0: 1e-6},
+    ("families/saddle", "identity"): {0.1: 1e-9, 1.0: 1e-9},
+}
+
+
+@pytest.fixture(scope="session")
+def families_study() -> Callable[..., StudyResults]:
+    """A function that makes a study of the families up: final median gaps are GAPS, from 16 starts, after 20 steps.
+
+    Its arguments: `gaps` (entries that differ from GAPS), `ahead` (share of the random members below frobenius).
+    """
+
+    def make(gaps: dict[tuple[str, str], dict[float, float]] | None = None, ahead: float = 0.0) -> StudyResults:
+        rows: list[list[Any]] = []
+        spread = np.linspace(0.9, 1.1, 17)[np.arange(17) != 8]  # 16 factors with median 1
+        for (workload, key), by_power in {**GAPS, **(gaps or {})}.items():
+            for power, final in by_power.items():
+                head = [f"{workload}/{key}/{power}", "gap-families", workload, key, "test", power]
+                for step, gap in ((0, 1.0), (10, final**0.5), (20, final)):
+                    rows += [[*head, 0, step, name, gap * f] for name, f in _QUARTILES.items()]
+                    if key == "random":
+                        rows.append([*head, 0, step, "share_ahead", ahead])
+                rows += [[*head, start, 20, "final_gap", final * factor] for start, factor in enumerate(spread)]
+                rows.append([*head, 0, 20, "diverged", 0.0])
+                if workload.startswith("families/"):
+                    tune = [*head[:4], "tune", power]
+                    rows.append([*tune, 0, 20, "gap_median", final])
+        settings = {"kind": "families", "starts": 16, "tuning_starts": 4, "steps": 20}
+        return StudyResults(_tidy(rows), Facts("gap-families", "laptop", settings, None, (), 0, ()))
+
+    return make
+
+
+_QUARTILES = {"gap_median": 1.0, "gap_lower": 0.5, "gap_upper": 2.0}
+PHASES, SIZES, CANDIDATES, LAGS = ("early", "middle", "late"), (16, 512), (0.5, 0.9), 40
+
+
+@pytest.fixture(scope="session")
+def concept_study() -> Callable[..., StudyResults]:
+    """A function that makes a study of the concept up: R_k = rho^k for k >= 1, and R_0 = 1 + noise.
+
+    Its arguments: `rho` (by phase) and `noise` (by batch size).
+    """
+
+    def make(rho: dict[str, float] | None = None, noise: dict[int, float] | None = None) -> StudyResults:
+        rho = {"early": 0.95, "middle": 0.95, "late": 0.95, **(rho or {})}
+        noise = {16: 20.0, 512: 0.0, **(noise or {})}
+        lags, rows = np.arange(LAGS + 1), []
+        filters = {c: c**lags / np.linalg.norm(c**lags) for c in CANDIDATES}
+        for candidate, weights in filters.items():
+            rows += [("filters", f"momentum-{candidate:g}", lag, "filter", w) for lag, w in enumerate(weights)]
+        for phase in PHASES:
+            for size in SIZES:
+                clean = rho[phase] ** lags
+                noisy = clean + noise[size] * (lags == 0)
+                window = [("sgd", lag, "autocorrelation", value) for lag, value in enumerate(noisy)]
+                window += [
+                    ("sgd", 0, "self_term_halves", 1.0),
+                    ("sgd", 0, "self_term_full", 1.0),
+                    ("sgd", 0, "loss", 2.0),
+                ]
+                for candidate, weights in filters.items():
+                    key = f"momentum-{candidate:g}"
+                    window.append((key, 0, "score_paper", weights @ noisy))
+                    window.append((key, 0, "score_debiased", weights @ clean))
+                    window.append((key, 0, "score_raw", (candidate**lags * clean)[1:].sum()))
+                rows += [(f"{phase}/batch-{size}", *row) for row in window]
+                rows += [(f"{phase}/batch-{size}", k, lag, f"{name}_error", 0.03) for k, lag, name, _ in window]
+        tidy = [
+            [workload, "gap-concept", workload, key, "test", 0.01, seed, lag, metric, value]
+            for seed in range(2)
+            for workload, key, lag, metric, value in rows
+        ]
+        settings = {"kind": "concept", "network": "perceptron", "repetitions": 2, "steps": 600}
+        return StudyResults(_tidy(tidy), Facts("gap-concept", "laptop", settings, "Made-up", (), 0, ()))
+
+    return make
+
+
+def _tidy(rows: list[list[Any]]) -> pd.DataFrame:
+    columns = ["run", "study", "workload", "optimizer", "role", "learning_rate", "seed", "step", "metric", "value"]
+    return pd.DataFrame(rows, columns=columns)
