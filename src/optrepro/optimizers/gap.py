@@ -1,0 +1,319 @@
+"""GAP: the momentum that the gradients seen so far call for, chosen anew at every step (arXiv 2512.06370)."""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Unpack, cast
+
+import torch
+from torch import Tensor
+from torch.optim.optimizer import ParamsT
+
+from optrepro.optimizers._switching import (
+    AdamSettings,
+    Block,
+    Candidate,
+    Group,
+    Probes,
+    Record,
+    Rule,
+    SGDSettings,
+    SwitchingAdam,
+    SwitchingOptimizer,
+    SwitchingSGD,
+    require,
+    vector,
+)
+
+SCORES = ("paper", "paper_literal", "debiased", "raw", "validation")
+
+
+@dataclass(frozen=True)
+class AlignmentRule(Rule):
+    """Settings of the greedy choice, see `GapSGD`."""
+
+    score: str = "paper"
+    self_term: str = "previous"
+    score_ema: float = 0.0
+    hysteresis: float = 0.0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require(self.score in SCORES, "score", self.score, f"one of {', '.join(SCORES)}")
+        require(self.self_term in ("previous", "halves"), "self_term", self.self_term, '"previous" or "halves"')
+        require(0 <= self.score_ema < 1, "score_ema", self.score_ema, "in [0, 1)")
+        require(self.hysteresis >= 0, "hysteresis", self.hysteresis, "at least 0")
+
+
+class GreedyAlignment(SwitchingOptimizer):
+    """The rule: take the candidate whose update is best aligned with the gradient, per unit of filter norm."""
+
+    rule: AlignmentRule
+
+    @property
+    def needs(self) -> str | None:
+        """The argument that `step` asks for: None, "half_grads" or "validation_grads"."""
+        if self._candidate_count == 1:
+            return None
+        if self.rule.score == "validation":
+            return "validation_grads"
+        return "half_grads" if self.rule.score == "debiased" and self.rule.self_term == "halves" else None
+
+    @torch.no_grad()
+    def step(
+        self,
+        closure: Callable[[], Any] | None = None,
+        *,
+        half_grads: Probes | None = None,
+        validation_grads: Probes | None = None,
+    ) -> Any:
+        """Take one step.
+
+        Args:
+            closure: computes the gradients anew and returns the loss.
+            half_grads: gradients of the mean loss over one half of the batch, in the order of the parameters and in
+                the scale of their gradients (unscaled under AMP). The gradients themselves are the mean of both halves.
+            validation_grads: gradients on data that is independent of the batch, in the same form.
+
+        Returns: the closure's loss, or None.
+        Raises: ValueError if the argument named by `needs` is missing, ill-formed or superfluous; RuntimeError for
+            sparse gradients.
+        """
+        given = {"half_grads": half_grads, "validation_grads": validation_grads}
+        for name, grads in given.items():
+            if (grads is not None) != (name == self.needs):
+                state = "is missing" if grads is None else "is superfluous"
+                raise ValueError(f"{name} {state}: score={self.rule.score!r} needs {self.needs or 'no such argument'}")
+        probes = given[self.needs] if self.needs else None
+        if probes is not None:
+            count = sum(len(group["params"]) for group in self.param_groups)
+            require(len(probes) == count, f"len({self.needs})", len(probes), f"the number of parameters, {count}")
+        return self._step(closure, probes)
+
+    def _probe(self, group: Group, params: list[Tensor], positions: list[int], probes: Probes) -> Tensor:
+        grads = [probes[i] for i in positions]
+        for i, param, grad in zip(positions, params, grads, strict=True):
+            shape = None if grad is None else tuple(grad.shape)
+            require(shape == tuple(param.shape), f"shape of {self.needs}[{i}]", shape, f"{tuple(param.shape)}")
+        # A half of the batch is regularized like the whole; a validation loss is not.
+        return self._objective(group, params, grads, regularized=self.needs == "half_grads")
+
+    @property
+    def _keeps_gradient(self) -> bool:
+        return self.rule.score == "debiased" and self.rule.self_term == "previous" and self._candidate_count > 1
+
+    def _state_rows(self, group: Group) -> dict[str, int]:
+        return super()._state_rows(group) | ({"previous_grad": 1} if self._keeps_gradient else {})
+
+    def _fresh_record(self, rows: int, device: torch.device) -> dict[str, Tensor]:
+        unknown = torch.full((rows, self._candidate_count), math.nan, dtype=torch.float64, device=device)
+        return super()._fresh_record(rows, device) | {"scores": unknown}
+
+    def _align(self, block: Block) -> None:
+        """Measure R_0, (), and the alignment of a gradient with the buffers before the update, (candidates,)."""
+        if self._candidate_count > 1:
+            gradient = cast(Tensor, block.probe) if self.rule.score == "validation" else block.gradient
+            probe = precondition(block, gradient)
+            block.alignment = self._self_term(block, probe), inner_products(block.state[self.buffers], probe)
+
+    def _self_term(self, block: Block, probe: Tensor) -> Tensor:
+        """R_0, the alignment of the gradient with its own share of the update."""
+        if self._keeps_gradient:
+            previous = block.state["previous_grad"][0]
+            alignment = dot(probe, previous)
+            previous.copy_(block.gradient)
+            return alignment
+        if self.needs == "half_grads":
+            half = cast(Tensor, block.probe)
+            return dot(precondition(block, half), 2 * block.gradient - half)
+        return dot(probe, block.gradient)
+
+    def _choose(self, blocks: list[Block], rows: list[int], past: Record) -> Record:
+        scores, ema = self._scores(blocks, rows, past["last"].device), self.rule.score_ema
+        smooth = torch.where(past["scores"].isfinite(), ema * past["scores"] + (1 - ema) * scores, scores)
+        choice = eligible(smooth).argmax(-1)
+        return {"last": self._with_hysteresis(choice, eligible(scores), past["last"]), "scores": smooth}
+
+    def _scores(self, blocks: list[Block], rows: list[int], device: torch.device) -> Tensor:
+        """J_j = c_j (new_j R_0 + old_j <g, h_j>), summed over the blocks of a row, (rows, candidates)."""
+        measured = [cast(tuple[Tensor, Tensor], block.alignment) for block in blocks]
+        self_terms = torch.stack([self_term.to(device, non_blocking=True) for self_term, _ in measured])
+        memories = torch.stack([memory.to(device, non_blocking=True) for _, memory in measured])
+        kinds = blocks[:1] if alike(blocks) else blocks
+        gains = vector([self._gains(block.group) for block in kinds], device)
+        scores = gains[:, 0] * self_terms[:, None] + gains[:, 1] * memories
+        if self.rule.score in ("raw", "paper_literal"):
+            scores = scores / torch.stack([vector(self._bias_corrections(block), device) for block in kinds])
+        if len(rows) == 1:
+            return scores.sum(0, keepdim=True)
+        position = {row: i for i, row in enumerate(rows)}
+        where = vector([position[block.row] for block in blocks], device, torch.int64)
+        return scores.new_zeros((len(rows), scores.shape[1])).index_add_(0, where, scores)
+
+    def _gains(self, group: Group) -> tuple[list[float], list[float]]:
+        """The candidates' weights of R_0 and of the alignment with their buffers."""
+        candidates = self._candidates(group)
+        factors = [self._factor(candidate) for candidate in candidates]
+        new = [factor * candidate.new for factor, candidate in zip(factors, candidates, strict=True)]
+        old = [factor * candidate.old for factor, candidate in zip(factors, candidates, strict=True)]
+        return new, old
+
+    def _factor(self, candidate: Candidate) -> float:
+        """c_j: what the score makes of the size of the candidate's update, but for its bias correction."""
+        if self.rule.score == "raw":
+            return 1.0
+        if self.rule.score == "paper_literal":
+            return math.sqrt(1 - candidate.old**2)
+        return 1 / candidate.norm
+
+    def _with_hysteresis(self, choice: Tensor, scores: Tensor, last: Tensor) -> Tensor:
+        """Keep the last choice unless the unsmoothed score of another exceeds its score by the relative margin."""
+        if self.rule.hysteresis == 0:
+            return choice
+        current = scores.gather(-1, last.clamp(min=0)[:, None])[:, 0]
+        gain = scores.gather(-1, choice[:, None])[:, 0] - current
+        keep = (last >= 0) & current.isfinite() & (gain <= self.rule.hysteresis * current.abs())
+        return torch.where(keep, last, choice)
+
+
+class GapSGD(GreedyAlignment, SwitchingSGD):
+    r"""SGD whose momentum is chosen at every step by greedy alignment.
+
+    Every candidate :math:`m` keeps its buffer :math:`b_m \leftarrow m\,b_m + g`. The step is taken with the
+    candidate of the largest score :math:`J(m) = \langle g, b_m\rangle \sqrt{1 - m^2}`: the drop in loss, per unit
+    of filter norm, that the gradients seen so far predict.
+
+    The score splits into the gradient's alignment with itself and with the past,
+    :math:`J(m) = c_m (R_0 + m \langle g, b_m^{\text{before}}\rangle)`. Mini-batch noise inflates
+    :math:`R_0 = \lVert g\rVert^2`, which favours small momentum; the scores differ in :math:`c_m` and :math:`R_0`.
+
+    Args:
+        params: parameters, or groups of them with settings of their own. Each group may have candidates of its own,
+            as many as the others.
+        lr: learning rate.
+        momentum: candidates in [0, 1). A single number gives `torch.optim.SGD` bit for bit on the CPU.
+        select: ``"global"`` (one choice for all parameters, from the sum of their scores) or ``"per_parameter"``.
+        score: ``"paper"``, as above, :math:`c_m` the inverse of the filter's norm, with Nesterov and dampening too.
+            ``"debiased"``, the same with an :math:`R_0` free of mini-batch noise, see `self_term`.
+            ``"raw"``, :math:`c_m = 1`, the gain really applied; this leaves the paper's family of unit norm.
+            ``"validation"``, the paper's with the gradient on other data, :math:`\langle g_{val}, b_m\rangle`, which
+            `step` is given as ``validation_grads``. It moves the choice, never the update.
+        self_term: for ``"debiased"``. ``"previous"``: :math:`R_0 = \langle g_n, g_{n-1}\rangle`, which keeps the last
+            gradient. ``"halves"``: :math:`R_0 = \langle g_a, g_b\rangle` of the two halves of the batch, of which
+            `step` is given one as ``half_grads``.
+        score_ema: share of the past in the smoothed score, in [0, 1); 0 does not smooth.
+        hysteresis: relative margin, at least 0. The last choice is kept unless another candidate's unsmoothed score
+            exceeds its score :math:`J` by more than hysteresis times :math:`|J|`. 0 follows the largest score.
+        **settings: dampening, weight_decay (coupled: part of the gradient that is scored and applied), nesterov,
+            lr_modulation, maximize and foreach, see `SwitchingSGD`.
+
+    A candidate whose score is not finite is not taken; if none is finite, the first one is.
+
+    Shape: parameters of any shape and floating dtype; state is one buffer per candidate, shaped like the parameter.
+        Scores are summed in float32 at least. No step waits for the device.
+    Raises: ValueError for a setting outside its range or complex parameters; RuntimeError for sparse gradients.
+    Source: arXiv 2512.06370 and its repository's README; ``"debiased"``, ``"raw"``, the form of `hysteresis` and
+        `lr_modulation` are chosen here.
+    """
+
+    def __init__(
+        self,
+        params: ParamsT,
+        lr: float | Tensor = 1e-3,
+        momentum: float | Sequence[float] = (0.5, 0.9, 0.99),
+        select: str = "global",
+        *,
+        score: str = "paper",
+        self_term: str = "previous",
+        score_ema: float = 0.0,
+        hysteresis: float = 0.0,
+        **settings: Unpack[SGDSettings],
+    ) -> None:
+        require(score != "paper_literal", "score", score, 'another one: "paper_literal" is a form of Adam\'s score')
+        rule = AlignmentRule(select, score, self_term, score_ema, hysteresis)
+        super().__init__(params, lr, momentum, rule, **settings)
+
+
+class GapAdam(GreedyAlignment, SwitchingAdam):
+    r"""Adam whose beta1 is chosen at every step by greedy alignment.
+
+    Every candidate :math:`\beta` keeps its first moment :math:`m_\beta`; the second moment is common, and so is the
+    preconditioner :math:`P = 1/(\sqrt{\hat v} + \epsilon)`. The step is taken with the candidate of the largest score
+    :math:`J(\beta) = \langle g, P m_\beta\rangle \sqrt{(1 + \beta)/(1 - \beta)}`. The root is the inverse of the norm
+    of the moving average, without its bias correction.
+
+    Args:
+        params, lr, select, self_term, score_ema, hysteresis: as in `GapSGD`.
+        betas: candidates, pairs (beta1, beta2) with a common beta2. A single pair gives `torch.optim.Adam` bit for
+            bit on the CPU.
+        score: ``"paper"``, as above.
+            ``"paper_literal"``: :math:`\langle g, P \hat m_\beta\rangle \sqrt{1 - \beta^2}`, as the README writes it,
+            with bias correction. The root fits the sum :math:`\sum_k \beta^k g_{n-k}`, not its average, so the
+            smallest beta1 all but always wins. The README's division by the root of the mean of P is common to all
+            candidates and left out.
+            ``"debiased"``, ``"raw"`` (the gain of the bias-corrected average) and ``"validation"``: as in `GapSGD`,
+            with P in every inner product.
+        **settings: eps, weight_decay (coupled), lr_modulation, maximize and foreach, see `SwitchingAdam`.
+
+    Shape: as `GapSGD`; state is one first moment per candidate and one second moment.
+    Raises: as `GapSGD`, and ValueError for candidates that differ in beta2.
+    Source: as `GapSGD`; the norm-consistent factor is derived.
+    """
+
+    def __init__(
+        self,
+        params: ParamsT,
+        lr: float | Tensor = 1e-3,
+        betas: tuple[float, float] | Sequence[tuple[float, float]] = ((0.5, 0.999), (0.9, 0.999), (0.99, 0.999)),
+        select: str = "global",
+        *,
+        score: str = "paper",
+        self_term: str = "previous",
+        score_ema: float = 0.0,
+        hysteresis: float = 0.0,
+        **settings: Unpack[AdamSettings],
+    ) -> None:
+        rule = AlignmentRule(select, score, self_term, score_ema, hysteresis)
+        super().__init__(params, lr, betas, rule, **settings)
+
+
+class GapAdamW(GapAdam):
+    """`GapAdam` with decoupled weight decay, 0.01 by default; a single pair gives `torch.optim.AdamW`."""
+
+    couples_weight_decay = False
+    default_weight_decay = 0.01
+
+
+def alike(blocks: list[Block]) -> bool:
+    """Whether all blocks have the same candidates at the same age, as far as the host knows."""
+    first = blocks[0]
+    same = (block.group is first.group and block.age == first.age for block in blocks)
+    return not torch.compiler.is_compiling() and all(same)
+
+
+def precondition(block: Block, gradient: Tensor) -> Tensor:
+    """P applied to a gradient (n,); the gradient itself for SGD."""
+    return gradient if block.denominator is None else gradient / block.denominator
+
+
+def dot(x: Tensor, y: Tensor) -> Tensor:
+    """Inner product of (n,) and (n,), in float32 at least."""
+    return torch.dot(wide(x), wide(y))
+
+
+def inner_products(rows: Tensor, x: Tensor) -> Tensor:
+    """Inner products of (rows, n) with (n,), in float32 at least."""
+    if rows.device.type == "cpu":
+        return torch.mv(wide(rows), wide(x))
+    # A matrix-vector product with few, long rows leaves most of an accelerator idle.
+    return torch.stack([dot(row, x) for row in rows])
+
+
+def wide(x: Tensor) -> Tensor:
+    """The tensor in float32, or wider if it is."""
+    return x.float() if x.dtype.itemsize < 4 else x
+
+
+def eligible(scores: Tensor) -> Tensor:
+    """Scores in which candidates that overflowed come last."""
+    return scores.masked_fill(~scores.isfinite(), -math.inf)

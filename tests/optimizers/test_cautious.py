@@ -1,0 +1,91 @@
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from optrepro.optimizers.cautious import CautiousAdamW
+
+SHAPES = [(4, 3), (5,), ()]
+
+
+def gradients(seed: int) -> list[Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    return [torch.randn(shape, generator=generator, dtype=torch.float64) for shape in SHAPES]
+
+
+def transcription(
+    param: Tensor, grads: list[Tensor], lr: float, betas: tuple[float, float], eps: float, decay: float
+) -> Tensor:
+    """Algorithm 1 of the paper on one parameter, line by line, with the authors' floor of the mask's mean."""
+    m = v = torch.zeros_like(param)
+    for t, grad in enumerate(grads, 1):
+        m = betas[0] * m + (1 - betas[0]) * grad
+        v = betas[1] * v + (1 - betas[1]) * grad**2
+        update = (m / (1 - betas[0] ** t)) / ((v / (1 - betas[1] ** t)).sqrt() + eps)
+        mask = torch.where(update * grad > 0, 1.0, 0.0)
+        param = param - lr * decay * param
+        param = param - lr * update * mask / max(mask.mean().item(), 1e-3)
+    return param
+
+
+@pytest.mark.parametrize("foreach", [False, True])
+@pytest.mark.parametrize("maximize", [False, True])
+@pytest.mark.parametrize("decay", [0.0, 0.1])
+def test_is_the_transcription_of_the_paper(decay: float, maximize: bool, foreach: bool) -> None:
+    starts = gradients(100)
+    params = [start.clone().requires_grad_() for start in starts]
+    optimizer = CautiousAdamW(params, 0.05, (0.8, 0.95), weight_decay=decay, maximize=maximize, foreach=foreach)
+    for seed in range(30):
+        for param, grad in zip(params, gradients(seed), strict=True):
+            param.grad = grad
+        optimizer.step()
+    for i, start in enumerate(starts):
+        grads = [(-1 if maximize else 1) * gradients(seed)[i] for seed in range(30)]
+        torch.testing.assert_close(params[i].detach(), transcription(start, grads, 0.05, (0.8, 0.95), 1e-8, decay))
+
+
+def test_is_adamw_while_every_component_agrees() -> None:
+    ours, theirs = torch.zeros(5, requires_grad=True), torch.zeros(5, requires_grad=True)
+    cautious, plain = CautiousAdamW([ours], 0.1), torch.optim.AdamW([theirs], 0.1)
+    for n in range(20):
+        ours.grad = theirs.grad = torch.arange(1.0, 6.0) * (1 + n)
+        cautious.step()
+        plain.step()
+    torch.testing.assert_close(ours, theirs)
+
+
+def test_stays_where_no_component_agrees() -> None:
+    param = torch.zeros(5, requires_grad=True)
+    optimizer = CautiousAdamW([param], 0.1, weight_decay=0)
+    param.grad = torch.ones(5)
+    optimizer.step()
+    reached = param.detach().clone()
+    param.grad = -0.1 * torch.ones(5)
+    optimizer.step()
+    assert torch.equal(param, reached)
+
+
+def test_components_that_agree_take_over_the_share_of_those_that_do_not() -> None:
+    param = torch.zeros(4, requires_grad=True)
+    optimizer = CautiousAdamW([param], 0.1, (0.9, 0.0), eps=0, weight_decay=0)
+    param.grad = torch.ones(4)
+    optimizer.step()
+    before = param.detach().clone()
+    param.grad = torch.tensor([1.0, -0.5, -0.5, -0.5])  # the first moment changes its sign in none of them
+    optimizer.step()
+    torch.testing.assert_close((param - before)[0], torch.tensor(-0.4))
+    assert torch.equal((param - before)[1:], torch.zeros(3))
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"betas": (0.9, 1.0)}, r"betas\[1\] = 1.0 is not allowed: it must be in \[0, 1\)"),
+        ({"eps": -1.0}, "eps = -1.0"),
+        ({"weight_decay": -1.0}, "weight_decay = -1.0"),
+    ],
+)
+def test_a_bad_setting_is_named_with_what_is_allowed(settings: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        CautiousAdamW([torch.zeros(1, requires_grad=True)], 0.1, **settings)
