@@ -5,10 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import yaml
 from pydantic import Field, TypeAdapter, ValidationError
 
-from optrepro.config import ConfigError, DottedPath, Model, Name
+from optrepro.config import ConfigError, DottedPath, Model, Name, parse
 
 System = Literal["gap", "vlse", "pop", "lto", "all"]
 
@@ -96,11 +95,9 @@ def choices(path: Path) -> list[Choice]:
 
 def _read(path: Path, kind: Any) -> Any:
     try:
-        return TypeAdapter(kind).validate_python(yaml.safe_load(path.read_text()))
+        return TypeAdapter(kind).validate_python(parse(path.read_text(), str(path)))
     except FileNotFoundError:
         raise ConfigError(f"{path} does not exist") from None
-    except yaml.YAMLError as error:
-        raise ConfigError(f"{path} is not valid YAML: {error}") from None
     except ValidationError as error:
         lines = (f"{path}: {'.'.join(map(str, e['loc']))} = {e['input']!r}: {e['msg']}" for e in error.errors())
         raise ConfigError("\n".join(lines)) from None

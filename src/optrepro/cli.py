@@ -50,10 +50,10 @@ def plan(config: ConfigPath = DEFAULT, set_: Overrides = None) -> None:
 @app.command()
 def check(config: ConfigPath = DEFAULT, set_: Overrides = None, out: Path | None = None) -> None:
     """Try every optimizer, network and data set that the config names; write the resolved config."""
-    from optrepro.experiments import jobs
+    from optrepro.experiments import checks
 
     settings = load(config, set_ or ())
-    jobs.check(settings)
+    checks.check(settings)
     if out is not None:
         _write(out, settings.model_dump_json(indent=1, by_alias=True) + "\n")
 
@@ -192,9 +192,10 @@ def data_fetch(name: str, data_dir: DataDir = None, out: Annotated[Path | None, 
     from optrepro.problems import archives
 
     folder = data_dir or archives.DATA_DIR
+    embedded = _entry(archives.ARCHIVES, name, "data set").embedded
     if not archives.at_hand(name, folder):
         archives.fetch(name, folder, progress=sys.stderr.isatty())
-    files = [] if archives.archive(name).embedded else archives.locate(name, folder).files
+    files = [] if embedded else archives.locate(name, folder).files
     listing = "".join(f"{provenance.file_hash(path)}  {path.name}\n" for path in files)
     if out is not None:
         _write(out, listing)
@@ -211,7 +212,7 @@ def _batch(settings: Config, study: str, name: str) -> runtable.Batch:
 
 def _entry(entries: dict[str, T], name: str, kind: str) -> T:
     if name not in entries:
-        raise ConfigError(f"{name!r} is no {kind} of the catalogue; they are {sorted(entries)}")
+        raise ConfigError(f"{name!r} is no {kind}; they are {sorted(entries)}")
     return entries[name]
 
 
@@ -249,7 +250,7 @@ def entry_point() -> None:
     """Run the program; an error that the user can mend is one line, not a traceback."""
     try:
         app()
-    except (ConfigError, FileNotFoundError) as error:
+    except (ConfigError, FileNotFoundError, runtable.MissingRunsError) as error:
         typer.echo(f"error: {error}", err=True)
         sys.exit(2)
 

@@ -104,8 +104,10 @@ class ImageData(Model):
     labels: Annotated[Literal["fine", "coarse"], Field(description="CIFAR-100 has 100 fine and 20 coarse ones.")] = (
         "fine"
     )
-    train_examples: Annotated[Count | None, Field(description="Size of the seeded subset; null for all.")] = None
-    validation_examples: Annotated[Count, Field(description="Held out of the training set, for tuning only.")]
+    train_examples: Annotated[Count | None, Field(description="Size of the seeded subset at most; null: all.")] = None
+    validation_examples: Annotated[
+        Count, Field(description="Held out of the training set, for tuning only; a quarter of it at most.")
+    ]
 
 
 class TrainingStudy(Comparison, ImageData):
@@ -117,7 +119,7 @@ class TrainingStudy(Comparison, ImageData):
     batch_size: Annotated[
         int, Field(ge=2, multiple_of=2, description="Even, for the rules that compare the halves of a batch.")
     ]
-    epochs: Count
+    steps: Count
     schedule: Annotated[Schedule, Field(description="step: a tenth after half of the steps, again after 3/4.")] = (
         "cosine"
     )
@@ -126,7 +128,9 @@ class TrainingStudy(Comparison, ImageData):
     evaluations: Annotated[Count, Field(description="Points of the learning curves.")] = 10
     tuning_repetitions: Count
     test_repetitions: Count
-    runs_per_job: Annotated[Count | None, Field(description="Cut an optimizer's runs into jobs; null: one job.")] = None
+    runs_per_job: Annotated[
+        Count | Literal["optimizer", "study"], Field(description="So many, or all of an optimizer or of the study.")
+    ] = "optimizer"
     gpu: Annotated[bool, Field(description="Whether the jobs ask the cluster for a GPU.")] = False
 
 
@@ -236,13 +240,22 @@ def build(layers: Sequence[Layer]) -> Config:
     try:
         return Config.model_validate(_without_removed(merged))
     except ValidationError as error:
-        lines = (_explain(layers, problem) for problem in error.errors())
-        raise ConfigError("\n".join(dict.fromkeys(lines))) from None
+        faults: dict[str, list[str]] = {}  # of each key: a value that may be of several types has one for each
+        for place, fault in (_explain(layers, problem) for problem in error.errors()):
+            faults.setdefault(place, []).append(fault)
+        lines = (f"{place} {', or '.join(dict.fromkeys(all_))}" for place, all_ in faults.items())
+        raise ConfigError("\n".join(lines)) from None
 
 
-def parse(text: str) -> Any:
-    """The value of a YAML text, with the numbers of YAML 1.2 and of JSON: PyYAML alone takes 1e-8 for a word."""
-    return yaml.load(text, _Loader)
+def parse(text: str, source: str) -> Any:
+    """The value of a YAML text, with the numbers of YAML 1.2 and of JSON: PyYAML alone takes 1e-8 for a word.
+
+    Raises: ConfigError with one line that names the source.
+    """
+    try:
+        return yaml.load(text, _Loader)
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{source} is not valid YAML: {' '.join(str(error).split())}") from None
 
 
 def schema() -> dict[str, Any]:
@@ -253,12 +266,10 @@ def schema() -> dict[str, Any]:
 
 def _layers(path: Path) -> list[Layer]:
     try:
-        content = parse(path.read_text())
+        content = parse(path.read_text(), str(path))
     except FileNotFoundError:
         there = ", ".join(sorted(str(p) for p in path.parent.glob("*.yaml"))) or "no YAML file"
         raise ConfigError(f"{path} does not exist; beside it: {there}") from None
-    except yaml.YAMLError as error:
-        raise ConfigError(f"{path} is not valid YAML: {_one_line(error)}") from None
     if not isinstance(content, dict):
         raise ConfigError(f"{path} must hold a mapping of keys, not {type(content).__name__}")
     parent = content.pop("extends", None)
@@ -270,17 +281,10 @@ def _override(text: str) -> Layer:
     key, equals, value = text.partition("=")
     if not equals or not key:
         raise ConfigError(f"override {text!r} is not of the form key.of.the.config=value")
-    try:
-        tree: Any = parse(value)
-    except yaml.YAMLError as error:
-        raise ConfigError(f"override {text!r} is not valid YAML after the '=': {_one_line(error)}") from None
+    tree = parse(value, f"override {text!r}")
     for part in reversed(key.split(".")):
         tree = {part: tree}
     return f"override {text}", tree
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())
 
 
 def _merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
@@ -305,31 +309,30 @@ def _without_null_optimizers(study: Any) -> Any:
     return study
 
 
-def _explain(layers: Sequence[Layer], problem: Any) -> str:
-    """One line: who set the key, the key, its value, what is allowed."""
+def _explain(layers: Sequence[Layer], problem: Any) -> tuple[str, str]:
+    """Who set which key to which value, and what is wrong with that."""
     kind, value = problem["type"], problem["input"]
+    missing = kind in ("missing", "union_tag_not_found")
     path = _path(problem["loc"])
     if kind.startswith("union_tag"):
         path, value = [*path, "kind"], value.get("kind")
-    missing = kind in ("missing", "union_tag_not_found")
+    setters = [name for name, layer in layers if _holds(layer, path[:-1] if missing else path)]
+    if not setters:  # the last part is none of the file's: pydantic marks a bad key, and the types a value may have
+        return _explain(layers, {**problem, "loc": problem["loc"][:-1]})
     key = "".join(f"[{p}]" if isinstance(p, int) else f".{p}" for p in path).lstrip(".") or "the config"
-    setter = path[:-1] if missing else path
-    source = next((name for name, layer in reversed(layers) if _holds(layer, setter)), layers[-1][0])
+    place = f"{setters[-1]}: {key}"
     if missing:
-        return f"{source}: {key} is missing"
+        return place, "is missing"
     if kind == "extra_forbidden":
         close = get_close_matches(str(path[-1]), _keys(), n=1)
-        return f"{source}: {key} is not a key of the config" + (f"; did you mean {close[0]}?" if close else "")
+        return place, "is not a key of the config" + (f"; did you mean {close[0]}?" if close else "")
     message = problem["msg"].removeprefix("Value error, ")
-    if kind == "value_error":
-        return f"{source}: {key}: {message}"
-    return f"{source}: {key} = {value!r} is not allowed. {message}"
+    return (f"{place}:", message) if kind == "value_error" else (f"{place} = {value!r} is not allowed.", message)
 
 
 def _path(location: Sequence[Any]) -> list[Any]:
-    """The keys of a location: pydantic adds the kind of a study after its name, and marks a bad key."""
-    path = [part for part in location if part != "[key]"]
-    return [*path[:2], *path[3:]] if path[:1] == ["studies"] else path
+    """The keys of a location: pydantic adds the kind of a study after its name."""
+    return [*location[:2], *location[3:]] if location[:1] == ("studies",) else list(location)
 
 
 def _keys() -> set[str]:

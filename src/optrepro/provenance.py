@@ -88,7 +88,7 @@ def git_state() -> dict[str, Any]:
             return None
 
     commit = git("rev-parse", "HEAD")
-    changes = git("status", "--porcelain", "--untracked-files=no", "--", "src", "config", "workflow")
+    changes = git("status", "--porcelain", "--untracked-files=no", "--", ":/src", ":/config", ":/workflow")
     return {"commit": commit, "dirty": None if commit is None or changes is None else bool(changes)}
 
 

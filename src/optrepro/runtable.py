@@ -19,6 +19,10 @@ from optrepro.problems import archives
 Role = Literal["tune", "test"]
 
 
+class MissingRunsError(RuntimeError):
+    """Runs of the run table left no result, and the scale is strict."""
+
+
 @dataclass(frozen=True)
 class Run:
     """One row of the run table. `learning_rate` is None where the tuning runs of the optimizer decide it."""
@@ -42,8 +46,9 @@ class Run:
 class Batch:
     """The runs that one job carries out in one process.
 
-    `needs` names the batches of the same study whose results it reads: the tuning runs of its optimizer where those
-    are jobs of their own, or the runs whose shares a control repeats.
+    `optimizer` is None where the batch is the whole study. `needs` names the batches of the same study whose results
+    it reads: the tuning runs of its optimizer where those are jobs of their own, or the runs whose shares a control
+    repeats.
     """
 
     study: str
@@ -87,8 +92,9 @@ def table(config: Config) -> list[Run]:
 
 
 def source_modules(study: Study, optimizer: str | None) -> list[str]:
-    """The modules of this package whose source determines a batch of a study."""
-    classes = [study.optimizers[optimizer].class_] if isinstance(study, Comparison) and optimizer else []
+    """The modules of this package whose source determines a batch of a study: of one optimizer, or of all."""
+    rows = study.optimizers if isinstance(study, Comparison) else {}
+    classes = [row.class_ for name, row in rows.items() if optimizer in (name, None)]
     own = {path.rpartition(".")[0] for path in classes if path.startswith("optrepro.")}
     return [f"optrepro.experiments.{study.kind}", *sorted(own)]
 
@@ -99,10 +105,14 @@ def _single(config: Config, study_id: str, study: Study) -> Batch:
     return Batch(study_id, "all", None, (), (), settings)
 
 
+# What no run depends on, or what it depends on through its own entry, its row or its context.
+_ELSEWHERE = {"optimizers", "settings", "learning_rates", "dataset", "test_repetitions", "runs_per_job", "gpu"}
+
+
 def _settings_of(study: TrainingStudy | FunctionsStudy, optimizer: str, *context: object) -> str:
     """What determines a run besides its own row: neither labels nor the other rows of the comparison."""
-    shared = study.model_dump(mode="json", exclude={"optimizers", "runs_per_job", "learning_rates"})
-    own = study.optimizers[optimizer].model_dump(mode="json", exclude={"label", "group"}, by_alias=True)
+    shared = study.model_dump(mode="json", exclude=_ELSEWHERE)
+    own = study.entry(optimizer).model_dump(mode="json", exclude={"label", "group", "learning_rates"})
     return fingerprint([shared, own, study.grid(optimizer), *context])
 
 
@@ -119,50 +129,47 @@ def _functions_batch(config: Config, study_id: str, study: FunctionsStudy, optim
 
 
 def _training_batches(config: Config, study_id: str, study: TrainingStudy) -> Iterator[Batch]:
+    rows = {name: _training_runs(config, study_id, study, name) for name in _givers_first(study)}
+    size = study.runs_per_job
+    if size == "study":
+        runs = tuple(run for tune, test in rows.values() for run in (*tune, *test))
+        yield Batch(study_id, "all", None, runs, (), fingerprint([run.settings for run in runs]))
+        return
+    for name, (tune, test) in rows.items():
+        giver, settings = study.optimizers[name].shares_of, test[0].settings
+        if size == "optimizer":
+            yield Batch(study_id, name, name, (*tune, *test), (giver,) if giver else (), settings)
+            continue
+        given = tuple(_parts(giver, "test", rows[giver][1], size)) if giver else ()
+        tuning = _parts(name, "tune", tune, size)
+        for part, runs in tuning.items():
+            yield Batch(study_id, part, name, runs, given, settings)
+        for part, runs in _parts(name, "test", test, size).items():
+            yield Batch(study_id, part, name, runs, (*tuning, *given), settings)
+
+
+def _training_runs(
+    config: Config, study_id: str, study: TrainingStudy, optimizer: str
+) -> tuple[tuple[Run, ...], tuple[Run, ...]]:
+    """The tuning runs and the test runs of an optimizer."""
     dataset = dataset_of(study, config)
     workload = f"{dataset}/{study.network}"
-    for optimizer in _givers_first(study):
-        settings = _settings_of(study, optimizer, dataset, config.seed)
+    settings = _settings_of(study, optimizer, dataset, config.seed)
+    if giver := study.optimizers[optimizer].shares_of:  # its test runs decide the shares
+        settings = fingerprint([settings, _settings_of(study, giver, dataset, config.seed), study.test_repetitions])
 
-        def runs(role: Role, rates: Sequence[float | None], repetitions: int) -> list[Run]:
-            return [
-                Run(
-                    study_id,
-                    workload,
-                    optimizer,  # noqa: B023  (called within this turn of the loop)
-                    role,
-                    rate,
-                    repetition,
-                    derive_seed(config.seed, workload, repetition, role),
-                    settings,  # noqa: B023
-                )
-                for rate in rates
-                for repetition in range(repetitions)
-            ]
+    def run(role: Role, rate: float | None, repetition: int) -> Run:
+        seed = derive_seed(config.seed, workload, repetition, role)
+        return Run(study_id, workload, optimizer, role, rate, repetition, seed, settings)
 
-        tune = runs("tune", study.grid(optimizer), study.tuning_repetitions)
-        test = runs("test", (None,), study.test_repetitions)
-        giver = study.optimizers[optimizer].shares_of
-        given = tuple(f"{giver}{suffix}" for suffix in _suffixes(study, "test")) if giver else ()
-        if study.runs_per_job is None:
-            yield Batch(study_id, optimizer, optimizer, (*tune, *test), given, settings)
-            continue
-        tuning_parts = _parts(tune, study.runs_per_job)
-        tuned = tuple(f"{optimizer}.tune{i}" for i in range(len(tuning_parts)))
-        for name, part in zip(tuned, tuning_parts, strict=True):
-            yield Batch(study_id, name, optimizer, part, given, settings)
-        for i, part in enumerate(_parts(test, study.runs_per_job)):
-            yield Batch(study_id, f"{optimizer}.test{i}", optimizer, part, (*tuned, *given), settings)
+    tune = (run("tune", rate, i) for rate in study.grid(optimizer) for i in range(study.tuning_repetitions))
+    return tuple(tune), tuple(run("test", None, i) for i in range(study.test_repetitions))
 
 
-def _parts(runs: Sequence[Run], size: int) -> list[tuple[Run, ...]]:
-    return [tuple(runs[i : i + size]) for i in range(0, len(runs), size)]
-
-
-def _suffixes(study: TrainingStudy, role: Role) -> list[str]:
-    if study.runs_per_job is None:
-        return [""]
-    return [f".{role}{i}" for i in range(-(-study.test_repetitions // study.runs_per_job))]
+def _parts(optimizer: str, role: Role, runs: Sequence[Run], size: int) -> dict[str, tuple[Run, ...]]:
+    """Parts of at most `size` runs, by the names of their batches."""
+    starts = range(0, len(runs), size)
+    return {f"{optimizer}.{role}{i}": tuple(runs[start : start + size]) for i, start in enumerate(starts)}
 
 
 def _givers_first(study: TrainingStudy) -> list[str]:

@@ -31,8 +31,14 @@ def verify(scale: str, catalogue: Catalogue) -> list[Finding]:
 
 
 def publish(scale: str) -> Iterator[Path]:
-    """Copy a scale's tidy results to the published ones; each sidecar takes along those of the study's runs."""
-    for tidy in sorted(Path("results", scale, "tidy").glob("*.parquet")):
+    """Copy a scale's tidy results to the published ones; each sidecar takes along those of the study's runs.
+
+    Raises: FileNotFoundError if the scale has none.
+    """
+    folder = Path("results", scale, "tidy")
+    if not (results := sorted(folder.glob("*.parquet"))):
+        raise FileNotFoundError(f"{folder} holds no tidy results to publish; run the scale first")
+    for tidy in results:
         target = layout.tidy(layout.PUBLISHED, tidy.stem)
         target.parent.mkdir(parents=True, exist_ok=True)
         copies = [Path(shutil.copyfile(f, target.with_name(f.name))) for f in (tidy, tidy.with_suffix(".json"))]

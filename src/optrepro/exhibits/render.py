@@ -38,10 +38,10 @@ def render(name: str, entry: ExhibitEntry, tables: Sequence[Path], facts: Sequen
     figure = exhibit.figure(material)
     style.save(figure, stem)
     plt.close(figure)
-    outputs = [stem.with_name(f"{name}.{suffix}") for suffix in FORMATS]
+    outputs = [stem.with_suffix(f".{suffix}") for suffix in FORMATS]
     _write_table(exhibit.table(material), name, f"{entry.title}. {caption}", stem)
     provenance.write_sidecar(
-        stem.with_name(f"{name}.json"),
+        stem.with_suffix(".json"),
         outputs=outputs,
         inputs=[*tables, *facts, *(path.with_suffix(".parquet") for path in facts)],
         exhibit=name,
@@ -52,11 +52,11 @@ def render(name: str, entry: ExhibitEntry, tables: Sequence[Path], facts: Sequen
 
 
 def _write_table(table: pd.DataFrame, name: str, caption: str, stem: Path) -> None:
-    table.to_csv(stem.with_name(f"{name}.csv"), index=False, lineterminator="\n")
+    table.to_csv(stem.with_suffix(".csv"), index=False, lineterminator="\n")
     markdown = table.to_markdown(index=False, disable_numparse=True)
-    stem.with_name(f"{name}.md").write_text(f"{caption}\n\n{markdown}\n")
+    stem.with_suffix(".md").write_text(f"{caption}\n\n{markdown}\n")
     latex = table.to_latex(index=False, escape=True, caption=_escape(caption), label=f"tab:{name}", longtable=True)
-    stem.with_name(f"{name}.tex").write_text(latex)
+    stem.with_suffix(".tex").write_text(latex)
 
 
 def _escape(text: str) -> str:

@@ -11,10 +11,7 @@ from typing import Any
 from optrepro import provenance, runtable
 from optrepro.config import Config, ImageData, Study
 from optrepro.experiments import data, tidy
-
-
-class MissingRunsError(RuntimeError):
-    """Runs of the run table left no result, and the scale is strict."""
+from optrepro.runtable import MissingRunsError
 
 
 def collect(config: Config, study_id: str, metrics: Sequence[Path], out: Path, data_dir: Path | None = None) -> None:
@@ -28,7 +25,8 @@ def collect(config: Config, study_id: str, metrics: Sequence[Path], out: Path, d
     present = set(results.run)
     missing = [run for run in expected if run not in present]
     if missing and config.strict:
-        raise MissingRunsError(f"{study_id}: {len(missing)} of {len(expected)} runs left no result: {missing[:5]} ...")
+        few = ", ".join(missing[:5])
+        raise MissingRunsError(f"{study_id}: {len(missing)} of {len(expected)} runs left no result, such as {few}")
     tidy.write(results, out)
     facts = {
         "study": study_id,

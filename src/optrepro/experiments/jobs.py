@@ -7,33 +7,16 @@ import time
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import torch
 
 from optrepro import layout, provenance, runtable
-from optrepro.config import Comparison, Config, ConfigError, ImageData, Study, TrainingStudy
-from optrepro.experiments import instances, tidy
+from optrepro.config import Config, ConfigError, ImageData
+from optrepro.experiments import tidy
 from optrepro.experiments.checkpoint import Checkpoint
 from optrepro.experiments.context import Context, Progress, empty_results
-from optrepro.problems import archives, networks, vlse
+from optrepro.problems import archives
 from optrepro.runtable import Batch
-
-
-def check(config: Config) -> None:
-    """Try what the config names before anything runs: every optimizer on a parameter, every network, every data set.
-
-    Raises: ConfigError with one line for each thing that is wrong.
-    """
-    problems = []
-    for study_id, study in config.studies.items():
-        for key, attempt in _attempts(study, config):
-            try:
-                attempt()
-            except (ConfigError, ValueError, TypeError) as error:
-                problems.append(f"studies.{study_id}.{key}: {error}")
-    if problems:
-        raise ConfigError("\n".join(problems))
 
 
 def run_batch(
@@ -63,13 +46,14 @@ def run_batch(
     files = _files(dataset, data_dir)
     source = provenance.source_hash(*runtable.source_modules(study, batch.optimizer))
     inputs = [provenance.file_hash(path) for path in [*earlier, *files]]
-    key = runtable.fingerprint([batch.settings, [run.id for run in batch.runs], source, inputs])
     device = _device(config.device)
+    key = runtable.fingerprint([batch.settings, [run.id for run in batch.runs], source, inputs, device.type])
     attempts = _count_attempt(layout.state(key).parent)
+    checkpoint = Checkpoint(layout.state(key), time_slice=time_slice)
     context = Context(
         seed=config.seed,
         device=device,
-        checkpoint=Checkpoint(layout.state(key), time_slice=time_slice),
+        checkpoint=checkpoint,
         dataset=dataset,
         data_dir=data_dir,
         earlier=tidy.read(earlier) if earlier else empty_results(),
@@ -97,6 +81,7 @@ def run_batch(
         wall_seconds=round(time.monotonic() - started, 2),
         peak_memory_mib=round(provenance.peak_memory_mib(), 1),
     )
+    checkpoint.clear()  # not before the results are written
     _forget(layout.state(key).parent)
 
 
@@ -104,23 +89,6 @@ def _files(dataset: str | None, data_dir: Path | None) -> list[Path]:
     if dataset is None or archives.archive(dataset).embedded:
         return []
     return archives.locate(dataset, data_dir or archives.DATA_DIR).files
-
-
-def _attempts(study: Study, config: Config) -> list[tuple[str, Any]]:
-    """Pairs of a key and a function that raises if what stands there cannot be used."""
-    attempts: list[tuple[str, Any]] = []
-    if isinstance(study, ImageData):
-        attempts.append(("dataset", lambda: runtable.dataset_of(study, config)))
-    if hasattr(study, "functions"):
-        attempts += [("functions", lambda name=name: vlse.get(name)) for name in study.functions]
-    if isinstance(study, TrainingStudy):
-        build = lambda: networks.build(study.network, (1, 32, 32), 10, seed=0, **study.network_settings)  # noqa: E731
-        attempts.append(("network", build))
-    if isinstance(study, Comparison):
-        for name, optimizer in study.optimizers.items():
-            rate = study.grid(name)[0]
-            attempts.append((f"optimizers.{name}", lambda o=optimizer, r=rate: instances.make(o, [torch.zeros(2)], r)))
-    return attempts
 
 
 def _device(name: str) -> torch.device:

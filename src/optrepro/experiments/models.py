@@ -21,8 +21,11 @@ class Models(Protocol):
 
     parameters: list[list[Tensor]]
 
-    def gradients(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Gradients]:
-        """Cross-entropy (R,) and gradients of every copy; images (R, B, C, H, W), labels (R, B)."""
+    def gradients(self, images: Tensor, labels: Tensor, probe: bool = False) -> tuple[Tensor, Gradients]:
+        """Cross-entropy (R,) and gradients of every copy; images (R, B, C, H, W), labels (R, B).
+
+        A probe leaves the running statistics of batch norm as they are: nothing is learned from its examples.
+        """
 
     def evaluate(self, split: Split) -> tuple[Tensor, Tensor]:
         """Mean cross-entropy and accuracy of every copy over a split: two tensors (R,)."""
@@ -48,8 +51,8 @@ class Stacked:
         self._bfloat16 = bfloat16
         self.parameters = [[p.detach()[r] for p in self._stack.values()] for r in range(len(copies))]
 
-    def gradients(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Gradients]:
-        """See `Models`."""
+    def gradients(self, images: Tensor, labels: Tensor, probe: bool = False) -> tuple[Tensor, Gradients]:
+        """See `Models`; a dense network has no running statistics."""
 
         def loss(weights: dict[str, Tensor], images: Tensor, labels: Tensor) -> Tensor:
             return F.cross_entropy(self._forward(weights, images), labels)
@@ -86,13 +89,14 @@ class Separate:
     def __init__(self, copies: Sequence[nn.Module], bfloat16: bool):
         self._copies = list(copies)
         self._bfloat16 = bfloat16
-        self.parameters = [list(module.parameters()) for module in self._copies]
+        self.parameters: list[list[Tensor]] = [list(module.parameters()) for module in self._copies]
 
-    def gradients(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Gradients]:
+    def gradients(self, images: Tensor, labels: Tensor, probe: bool = False) -> tuple[Tensor, Gradients]:
         """See `Models`."""
         losses, gradients = [], []
         for r, module in enumerate(self._copies):
             module.train()
+            _keep_statistics(module, not probe)
             loss = F.cross_entropy(self._forward(module, images[r]), labels[r])
             gradients.append(list(torch.autograd.grad(loss, self.parameters[r])))
             losses.append(loss.detach())
@@ -103,6 +107,7 @@ class Separate:
         """See `Models`."""
         for module in self._copies:
             module.eval()
+            _keep_statistics(module, True)
         return _averages(lambda images: torch.stack([self._forward(m, images) for m in self._copies]), split)
 
     def state(self) -> Any:
@@ -118,6 +123,12 @@ class Separate:
         with torch.autocast(images.device.type, torch.bfloat16, enabled=self._bfloat16):
             output: Tensor = module(images)
         return output.float()
+
+
+def _keep_statistics(module: nn.Module, keep: bool) -> None:
+    for layer in module.modules():
+        if isinstance(layer, nn.BatchNorm2d):
+            layer.track_running_stats = keep
 
 
 def _averages(logits_of: Any, split: Split, chunk: int = 2000) -> tuple[Tensor, Tensor]:

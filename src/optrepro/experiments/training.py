@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import lru_cache
+from itertools import groupby
 from typing import Any
 
 import pandas as pd
@@ -31,28 +32,35 @@ def run(study: TrainingStudy, batch: Batch, context: Context) -> pd.DataFrame:
     (times parameter tensors, where each chooses for itself) taken so far with candidate k. A run whose loss is not
     finite ends with one row ``diverged``.
     """
-    assert batch.optimizer is not None
-    optimizer = study.optimizers[batch.optimizer]
     assert context.dataset is not None
     dataset = data.load(study, context.dataset, context.seed, context.data_dir, context.device)
-    shares = _shares(context.earlier, optimizer.shares_of)
     groups = list(_groups(batch.runs, study))
     with context.checkpoint.listening():
         saved = context.checkpoint.load() or {"group": 0, "rows": [], "training": None}
         rows: list[list[Any]] = saved["rows"]
         for number in range(saved["group"], len(groups)):
-            rates = [_rate(run, rows, context.earlier) for run in groups[number]]
+            results = pd.concat([context.earlier, _frame(rows)])
+            rates = [_rate(run, results) for run in groups[number]]
+            optimizer = study.entry(groups[number][0].optimizer)
+            shares = _shares(results, optimizer.shares_of)
             training = Training(groups[number], rates, study, optimizer, shares, dataset)
             if saved["training"] is not None:
                 training.load_state(saved.pop("training"))
                 saved["training"] = None
-            while not training.finished:
-                context.checkpoint.step(lambda: {"group": number, "rows": rows, "training": training.state()})  # noqa: B023
+            while not training.finished:  # the step comes first, so that the shortest time slice gets somewhere
                 training.advance()
                 context.progress(number * training.steps + training.step, len(groups) * training.steps, batch.name)
+                context.checkpoint.step(lambda: {"group": number, "rows": rows, "training": training.state()})  # noqa: B023
             rows.extend(training.rows)
-    context.checkpoint.clear()
     return _frame(rows)
+
+
+# Factor of the learning rate after a share of the steps; "step" is the recipe of He et al. 2016, section 4.2.
+_SCHEDULES: dict[str, Callable[[float], float]] = {
+    "cosine": lambda done: 0.5 * (1 + math.cos(math.pi * done)),
+    "step": lambda done: 1.0 if done < 0.5 else 0.1 if done < 0.75 else 0.01,
+    "constant": lambda done: 1.0,
+}
 
 
 class Training:
@@ -87,11 +95,9 @@ class Training:
         self.schedule = optimizer.schedule or study.schedule
         self.needs = getattr(self.optimizers[0], "needs", None)
         self.step = 0
-        self.steps_per_epoch = max(1, len(dataset.train) // study.batch_size)
-        self.steps = study.epochs * self.steps_per_epoch
+        self.steps = study.steps
         self.rows: list[list[Any]] = []
         self.alive = [True] * len(runs)
-        self._finite = torch.ones(len(runs), dtype=torch.bool, device=device)
         self._loss = torch.zeros(len(runs), device=device)  # summed since the last evaluation
         self._since = 0
         self._switch_mode("train")
@@ -105,7 +111,6 @@ class Training:
         """One step of every run that is alive, and an evaluation where the curve has a point."""
         self._set_rates()
         losses, gradients, arguments = self._gradients(*self._batch(self.dataset.train, "order"))
-        self._finite &= losses.isfinite()
         self._loss += losses
         self._since += 1
         for r, optimizer in enumerate(self.optimizers):
@@ -125,7 +130,6 @@ class Training:
             "step": self.step,
             "rows": self.rows,
             "alive": self.alive,
-            "finite": self._finite,
             "loss": self._loss,
             "since": self._since,
         }
@@ -136,11 +140,10 @@ class Training:
         for optimizer, saved in zip(self.optimizers, state["optimizers"], strict=True):
             optimizer.load_state_dict(saved)
         self.step, self.rows, self.alive = state["step"], state["rows"], state["alive"]
-        self._finite, self._loss, self._since = state["finite"], state["loss"], state["since"]
+        self._loss, self._since = state["loss"], state["since"]
 
     def _set_rates(self) -> None:
-        cosine = 0.5 * (1 + math.cos(math.pi * self.step / self.steps))
-        factor = cosine if self.schedule == "cosine" else 1.0
+        factor = _SCHEDULES[self.schedule](self.step / self.steps)
         for optimizer, rate in zip(self.optimizers, self.rates, strict=True):
             for group in optimizer.param_groups:
                 group["lr"] = rate * factor
@@ -171,7 +174,8 @@ class Training:
             return (losses_a + losses_b) / 2, gradients, [{"half_grads": g} for g in first]
         losses, gradients = self.models.gradients(images, labels)
         if self.needs == "validation_grads":
-            _, validation = self.models.gradients(*self._batch(self.dataset.validation, "validation order"))
+            examples = self._batch(self.dataset.validation, "validation order")
+            _, validation = self.models.gradients(*examples, probe=True)
             return losses, gradients, [{"validation_grads": g} for g in validation]
         return losses, gradients, [{} for _ in self.runs]
 
@@ -192,11 +196,11 @@ class Training:
         for name, split in splits.items():
             columns[f"{name}_loss"], columns[f"{name}_accuracy"] = self.models.evaluate(split)
         values = {metric: column.tolist() for metric, column in columns.items()}
-        finite = self._finite.tolist()
         for r in range(len(self.runs)):
             if not self.alive[r]:
                 continue
-            self.alive[r] = finite[r] and all(math.isfinite(column[r]) for column in values.values())
+            # One loss that was not finite is enough: the sum of the losses, and so train_loss, is not finite either.
+            self.alive[r] = all(math.isfinite(column[r]) for column in values.values())
             if not self.alive[r]:
                 self._record(r, "diverged", 1.0)
                 continue
@@ -240,30 +244,31 @@ def _order(seed: int, stream: str, epoch: int, examples: int) -> Tensor:
 
 
 def _groups(runs: Sequence[Run], study: TrainingStudy) -> Iterator[Sequence[Run]]:
-    """Runs that are trained at once: tuning before testing, and no more than pays."""
+    """Runs that are trained at once: of one optimizer, tuning before testing, and no more than pays."""
     size = STACK if networks.stackable(study.network) else 1
-    for role in ("tune", "test"):
-        of_role = [run for run in runs if run.role == role]
-        for start in range(0, len(of_role), size):
-            yield of_role[start : start + size]
+    for _, alike in groupby(runs, key=lambda run: (run.optimizer, run.role)):
+        together = list(alike)
+        for start in range(0, len(together), size):
+            yield together[start : start + size]
 
 
-def _rate(run: Run, rows: Sequence[list[Any]], earlier: pd.DataFrame) -> float:
+def _rate(run: Run, results: pd.DataFrame) -> float:
     if run.learning_rate is not None:
         return run.learning_rate
-    results = pd.concat([earlier[earlier.optimizer == run.optimizer], _frame(rows)])
-    return tuned_learning_rate(results, "validation_accuracy", failed=0.0)
+    return tuned_learning_rate(results[results.optimizer == run.optimizer], "validation_accuracy", failed=0.0)
 
 
-def _shares(earlier: pd.DataFrame, giver: str | None) -> list[float] | None:
+def _shares(results: pd.DataFrame, giver: str | None) -> list[float] | None:
     """The share of steps that each candidate got in the giver's test runs."""
     if giver is None:
         return None
-    rows = earlier[(earlier.optimizer == giver) & (earlier.role == "test") & earlier.metric.str.startswith("chosen")]
+    of_giver = results[(results.optimizer == giver) & (results.role == "test")]
+    rows = of_giver[of_giver.metric.str.startswith("chosen")]
     if rows.empty:
         raise ValueError(f"{giver} chose among no candidates, so there are no shares to draw with")
     last = rows.sort_values("step").groupby(["run", "metric"]).value.last().groupby("metric").sum()
-    return [float(share) for share in (last / last.sum()).sort_index()]
+    candidates = [f"chosen[{k}]" for k in range(len(last))]  # by number: chosen[10] is not before chosen[2]
+    return [float(last[candidate] / last.sum()) for candidate in candidates]
 
 
 def _chosen(optimizer: torch.optim.Optimizer) -> list[float]:

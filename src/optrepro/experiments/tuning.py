@@ -13,11 +13,12 @@ def tuned_learning_rate(results: pd.DataFrame, metric: str, failed: float) -> fl
     Args:
         results: tidy rows of the tuning runs of one optimizer (on one workload).
         metric: what to maximize.
-        failed: the value of a run without the metric.
+        failed: the value of a run that diverged, or that has no such metric.
 
     Raises: ValueError if there is no tuning run.
     """
-    return float(tuning_scores(results, metric, failed).idxmax())
+    scores = tuning_scores(results, metric, failed)
+    return float(scores.index[int(scores.argmax())])
 
 
 def tuning_scores(results: pd.DataFrame, metric: str, failed: float) -> pd.Series:
@@ -25,6 +26,7 @@ def tuning_scores(results: pd.DataFrame, metric: str, failed: float) -> pd.Serie
     runs = results[results.role == "tune"]
     if runs.empty:
         raise ValueError("there are no tuning runs to choose a learning rate from")
-    final = runs[runs.metric == metric].sort_values("step").groupby("run").value.last()
+    diverged = runs[runs.metric == "diverged"].run
+    final = runs[(runs.metric == metric) & ~runs.run.isin(diverged)].sort_values("step").groupby("run").value.last()
     rates = runs.groupby("run").learning_rate.first()
     return final.reindex(rates.index).fillna(failed).groupby(rates).mean().sort_index()

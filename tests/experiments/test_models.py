@@ -1,0 +1,163 @@
+import copy
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from optrepro.experiments import models
+from optrepro.experiments.models import Models, Separate, Stacked
+from optrepro.problems import networks
+from optrepro.problems.datasets import Split
+
+KINDS = {"stacked": Stacked, "separate": Separate}
+COPIES, BATCH, SHAPE, CLASSES = 3, 10, (1, 4, 4), 5
+Kind = Callable[[list[nn.Module], bool], Models]
+
+kinds = pytest.mark.parametrize("kind", KINDS.values(), ids=KINDS)
+
+
+def perceptrons() -> list[nn.Module]:
+    return [networks.build("perceptron", SHAPE, CLASSES, seed=seed, hidden=8) for seed in range(COPIES)]
+
+
+def normed() -> list[nn.Module]:
+    """Small networks with batch norm."""
+    torch.manual_seed(0)
+    return [
+        nn.Sequential(nn.Conv2d(1, 2, 3), nn.BatchNorm2d(2), nn.ReLU(), nn.Flatten(), nn.Linear(8, CLASSES))
+        for _ in range(COPIES)
+    ]
+
+
+def batch(seed: int = 0) -> tuple[Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    images = torch.randn(COPIES, BATCH, *SHAPE, generator=generator)
+    return images, torch.randint(CLASSES, (COPIES, BATCH), generator=generator)
+
+
+def split(examples: int) -> Split:
+    generator = torch.Generator().manual_seed(1)
+    images = torch.randn(examples, *SHAPE, generator=generator)
+    return Split(images, torch.randint(CLASSES, (examples,), generator=generator))
+
+
+def statistics(modules: list[nn.Module]) -> list[Tensor]:
+    return [buffer.clone() for module in modules for buffer in module.buffers()]
+
+
+@kinds
+def test_losses_and_gradients_are_those_of_each_copy_by_itself(kind: Kind) -> None:
+    images, labels = batch()
+    losses, gradients = kind(perceptrons(), False).gradients(images, labels)
+    for r, module in enumerate(perceptrons()):
+        loss = F.cross_entropy(module(images[r]), labels[r])
+        loss.backward()
+        torch.testing.assert_close(losses[r], loss.detach())
+        for got, parameter in zip(gradients[r], module.parameters(), strict=True):
+            torch.testing.assert_close(got, parameter.grad)
+
+
+@kinds
+def test_no_loss_keeps_its_graph(kind: Kind) -> None:
+    losses, gradients = kind(perceptrons(), False).gradients(*batch())
+    assert not losses.requires_grad
+    assert not any(g.requires_grad for of_copy in gradients for g in of_copy)
+
+
+@kinds
+def test_parameters_have_the_shapes_that_an_optimizer_of_one_network_sees(kind: Kind) -> None:
+    shapes = [[p.shape for p in of_copy] for of_copy in kind(perceptrons(), False).parameters]
+    assert shapes == [[p.shape for p in module.parameters()] for module in perceptrons()]
+
+
+@kinds
+def test_a_step_on_the_parameters_of_one_copy_moves_that_copy_alone(kind: Kind) -> None:
+    several = kind(perceptrons(), False)
+    before, _ = several.gradients(*batch())
+    with torch.no_grad():
+        for parameter in several.parameters[1]:
+            parameter.mul_(2)
+    after, _ = several.gradients(*batch())
+    assert (before == after).tolist() == [True, False, True]
+
+
+@kinds
+def test_evaluation_averages_over_the_whole_split_however_large(kind: Kind) -> None:
+    data = split(2100)  # more than one chunk
+    losses, accuracies = kind(perceptrons(), False).evaluate(data)
+    for r, module in enumerate(perceptrons()):
+        logits = module(data.images)
+        torch.testing.assert_close(losses[r], F.cross_entropy(logits, data.labels).detach())
+        torch.testing.assert_close(accuracies[r], (logits.argmax(1) == data.labels).float().mean())
+
+
+@kinds
+def test_a_state_brings_the_weights_back(kind: Kind) -> None:
+    several = kind(perceptrons(), False)
+    saved = copy.deepcopy(several.state())
+    before, _ = several.gradients(*batch())
+    with torch.no_grad():
+        for parameter in (p for of_copy in several.parameters for p in of_copy):
+            parameter.zero_()
+    several.load_state(saved)
+    after, _ = several.gradients(*batch())
+    assert torch.equal(before, after)
+
+
+def test_a_state_holds_the_statistics_of_batch_norm() -> None:
+    modules = normed()
+    several = Separate(modules, False)
+    several.gradients(*batch())
+    saved, expected = copy.deepcopy(several.state()), statistics(modules)
+    several.gradients(*batch(1))
+    several.load_state(saved)
+    assert all(map(torch.equal, statistics(modules), expected))
+
+
+def test_training_moves_the_statistics_of_batch_norm_and_evaluation_does_not() -> None:
+    modules = normed()
+    several = Separate(modules, False)
+    fresh = statistics(modules)
+    several.gradients(*batch())
+    trained = statistics(modules)
+    assert not any(torch.equal(a, b) for a, b in zip(fresh, trained, strict=True))
+    several.evaluate(split(50))
+    assert all(map(torch.equal, statistics(modules), trained))
+
+
+def test_a_probe_gives_the_same_gradients_and_leaves_the_statistics_of_batch_norm() -> None:
+    modules = normed()
+    several = Separate(modules, False)
+    losses, gradients = several.gradients(*batch())
+    before = statistics(modules)
+    probe_losses, probe_gradients = several.gradients(*batch(), probe=True)
+    assert torch.equal(losses, probe_losses)
+    assert all(map(torch.equal, sum(gradients, []), sum(probe_gradients, [])))  # noqa: RUF017
+    assert all(map(torch.equal, statistics(modules), before))
+
+
+def test_evaluation_uses_the_statistics_of_training_after_a_probe_too() -> None:
+    modules = normed()
+    several = Separate(modules, False)
+    several.gradients(*batch())
+    expected = several.evaluate(split(50))
+    several.gradients(*batch(1), probe=True)
+    assert all(map(torch.equal, several.evaluate(split(50)), expected))
+
+
+@kinds
+def test_bfloat16_computes_in_half_precision_and_keeps_weights_and_losses_whole(kind: Kind) -> None:
+    full, half = (kind(perceptrons(), bfloat16).gradients(*batch()) for bfloat16 in (False, True))
+    assert half[0].dtype == torch.float32
+    assert all(g.dtype == torch.float32 for of_copy in half[1] for g in of_copy)
+    assert not torch.equal(full[0], half[0])
+    torch.testing.assert_close(full[0], half[0], rtol=0.02, atol=0)
+
+
+@pytest.mark.parametrize(("name", "kind"), [("softmax", Stacked), ("perceptron", Stacked), ("cnn", Separate)])
+def test_dense_networks_are_stacked_and_convolutions_are_not(name: str, kind: Any) -> None:
+    modules = [networks.build(name, (1, 8, 8), CLASSES, seed=0)]
+    assert isinstance(models.build(name, modules), kind)

@@ -1,0 +1,115 @@
+import importlib
+from pathlib import Path
+
+import pytest
+import yaml
+
+from optrepro import catalogue, config
+from optrepro.config import ConfigError
+
+FOLDER = Path(__file__).parents[1] / "config"
+SCALES = ("smoke", "laptop", "gpu", "paper")
+
+EXHIBITS = """
+tables:
+  scores: {function: made_up.scores, studies: [images, boxes]}
+  curves: {function: made_up.curves, studies: [boxes, more]}
+exhibits:
+  comparison:
+    {system: gap, title: Comparison, module: made_up.comparison, tables: [scores, curves], caption: All of it.}
+"""
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    (tmp_path / "exhibits.yaml").write_text(EXHIBITS)
+    return tmp_path
+
+
+def test_the_studies_of_an_exhibit_are_those_of_its_tables_each_once_and_in_order(folder: Path) -> None:
+    assert catalogue.load(folder).studies_of("comparison") == ["images", "boxes", "more"]
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("[scores, curves]", "[scores, sources]", "exhibits.comparison.tables names 'sources', which is not one of"),
+        ("system: gap", "system: gpa", "exhibits.comparison.system = 'gpa': Input should be 'gap', "),
+        ("title: Comparison", "tilte: Comparison", "exhibits.comparison.tilte = 'Comparison': Extra inputs are not"),
+        ("[scores, curves]", "[]", "exhibits.comparison.tables = []: Tuple should have at least 1 item"),
+        ("made_up.scores", "scores", "tables.scores.function = 'scores': String should match pattern"),
+    ],
+)
+def test_an_error_names_file_key_value_and_what_is_allowed(old: str, new: str, message: str, folder: Path) -> None:
+    path = folder / "exhibits.yaml"
+    path.write_text(EXHIBITS.replace(old, new))
+    with pytest.raises(ConfigError) as caught:
+        catalogue.load(folder)
+    assert any(line.startswith(f"{path}: {message}") for line in str(caught.value).splitlines())
+
+
+def test_a_missing_catalogue_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"exhibits\.yaml does not exist"):
+        catalogue.load(tmp_path)
+
+
+def test_a_catalogue_that_is_not_yaml_is_one_line(folder: Path) -> None:
+    (folder / "exhibits.yaml").write_text("tables: [")
+    with pytest.raises(ConfigError, match=r"exhibits\.yaml is not valid YAML") as caught:
+        catalogue.load(folder)
+    assert "\n" not in str(caught.value)
+
+
+def test_claims_and_choices_are_read_with_their_defaults(tmp_path: Path) -> None:
+    claim = {"id": "a", "system": "gap", "statement": "s", "source": "section 1", "criterion": "c"}
+    choice = {"path": "studies.*.epochs", "value": 1e-8, "standing": "chosen", "why": "w"}
+    for name, entry in (("claims", claim), ("fidelity", choice)):
+        (tmp_path / f"{name}.yaml").write_text(yaml.safe_dump([entry]))
+    [read_claim] = catalogue.claims(tmp_path / "claims.yaml")
+    [read_choice] = catalogue.choices(tmp_path / "fidelity.yaml")
+    assert (read_claim.id, read_claim.exhibit, read_claim.rule, read_claim.settings) == ("a", None, None, {})
+    assert (read_choice.path, read_choice.value) == ("studies.*.epochs", 1e-8)
+
+
+def test_a_choice_of_unknown_standing_is_an_error(tmp_path: Path) -> None:
+    path = tmp_path / "fidelity.yaml"
+    path.write_text("- {path: a, value: 1, standing: guessed, why: w}")
+    with pytest.raises(ConfigError, match=r"0\.standing = 'guessed': Input should be 'stated'"):
+        catalogue.choices(path)
+
+
+def test_the_checked_in_files_are_well_formed() -> None:
+    assert catalogue.load(FOLDER).exhibits
+    catalogue.claims(FOLDER / "claims.yaml")
+    catalogue.choices(FOLDER / "fidelity.yaml")
+
+
+@pytest.mark.parametrize("scale", SCALES)
+def test_every_exhibit_can_be_drawn_at_every_scale(scale: str) -> None:
+    entries = catalogue.load(FOLDER)
+    studies = config.load(FOLDER / f"{scale}.yaml").studies
+    assert {study for name in entries.exhibits for study in entries.studies_of(name)} <= set(studies)
+
+
+def test_every_table_belongs_to_an_exhibit() -> None:
+    entries = catalogue.load(FOLDER)
+    assert {table for exhibit in entries.exhibits.values() for table in exhibit.tables} == set(entries.tables)
+
+
+def test_every_function_of_a_table_exists() -> None:
+    for entry in catalogue.load(FOLDER).tables.values():
+        module, _, name = entry.function.rpartition(".")
+        assert callable(getattr(importlib.import_module(module), name)), entry.function
+
+
+def test_every_exhibit_has_a_figure_and_a_table() -> None:
+    for entry in catalogue.load(FOLDER).exhibits.values():
+        module = importlib.import_module(entry.module)
+        assert callable(module.figure), entry.module
+        assert callable(module.table), entry.module
+
+
+def test_every_claim_is_tested_by_an_exhibit_of_the_catalogue_or_says_that_it_is_not() -> None:
+    exhibits = catalogue.load(FOLDER).exhibits
+    for claim in catalogue.claims(FOLDER / "claims.yaml"):
+        assert claim.exhibit is None or claim.exhibit in exhibits, claim.id

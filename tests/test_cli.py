@@ -1,0 +1,229 @@
+import csv
+import json
+import os
+import subprocess
+import sys
+from io import StringIO
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pandas as pd
+import pytest
+from matplotlib.figure import Figure
+from typer.testing import CliRunner
+
+import optrepro
+from optrepro import cli, config, layout, provenance, runtable
+from optrepro.analysis.results import StudyResults
+from optrepro.exhibits.material import Material
+
+ROOT = Path(__file__).parents[1]
+CATALOGUE = """
+tables:
+  scores: {function: made_up.scores, studies: [images]}
+exhibits:
+  comparison: {system: gap, title: Comparison, module: optrepro.exhibits.made_up, tables: [scores], caption: All.}
+"""
+CHOICES = "- {path: studies.*.epochs, value: 3, standing: chosen, why: It is quick.}"
+
+
+def scores(study: StudyResults) -> pd.DataFrame:
+    final = study.runs[(study.runs.metric == "test_accuracy") & (study.runs.step == study.runs.step.max())]
+    return final.groupby("optimizer").value.mean().reset_index()
+
+
+def figure(material: Material) -> Figure:
+    page = Figure(figsize=(2, 1))
+    page.subplots().plot(material.tables["scores"].value)
+    return page
+
+
+@pytest.fixture(autouse=True)
+def project(tmp_path: Path, tiny_file: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A project folder with the tiny scale as its default, and a catalogue of one table and one exhibit."""
+    folder = tmp_path / "project"
+    (folder / "config").mkdir(parents=True)
+    (folder / "config" / "laptop.yaml").write_text(tiny_file.read_text())
+    (folder / "config" / "exhibits.yaml").write_text(CATALOGUE)
+    (folder / "config" / "fidelity.yaml").write_text(CHOICES)
+    module = ModuleType("made_up")
+    module.scores, module.figure = scores, figure
+    module.table = lambda material: material.tables["scores"]
+    for name in ("made_up", "optrepro.exhibits.made_up"):
+        monkeypatch.setitem(sys.modules, name, module)
+    monkeypatch.delenv("OPTREPRO_DATA", raising=False)
+    monkeypatch.chdir(folder)
+    return folder
+
+
+def call(*arguments: object, status: int = 0) -> str:
+    """What the command prints on standard output."""
+    result = CliRunner().invoke(cli.app, [str(a) for a in arguments])
+    assert result.exit_code == status, result.output + repr(result.exception)
+    return result.stdout
+
+
+def test_the_version_is_printed() -> None:
+    assert call("--version") == f"{optrepro.__version__}\n"
+
+
+def test_without_a_verb_the_verbs_are_listed() -> None:
+    text = CliRunner().invoke(cli.app, []).output
+    assert all(verb in text for verb in ("plan", "check", "run", "collect", "table", "exhibit", "report", "verify"))
+
+
+def test_the_plan_is_the_run_table() -> None:
+    rows = list(csv.DictReader(StringIO(call("plan"))))
+    expected = {run.id: run for run in runtable.table(config.load("config/laptop.yaml"))}
+    assert [row["run"] for row in rows] == list(expected)
+    for row in rows:
+        run = expected[row["run"]]
+        assert row["learning_rate"] == ("tuned" if run.role == "test" else str(run.learning_rate))
+        assert (row["study"], row["role"], row["seed"]) == (run.study, run.role, str(run.seed))
+
+
+def test_overrides_may_be_repeated() -> None:
+    rows = call("plan", "--set", "studies.boxes=null", "--set", "studies.images.test_repetitions=1").splitlines()
+    assert len(rows) == 1 + 3 * (4 + 1)
+
+
+def test_check_writes_the_config_whole_as_jobs_read_it() -> None:
+    call("check", "--set", "seed=8", "--out", "results/config.json")
+    assert config.load("results/config.json") == config.load("config/laptop.yaml", ["seed=8"])
+
+
+def test_from_check_to_report_and_verify(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(provenance, "source_hash", lambda *modules: "0123456789ab")
+    resolved = Path("results/config.json")
+    call("check", "--out", resolved)
+    names = ["sgd", "gap", "random"]
+    for name in names:
+        call("run", "images", name, "--config", resolved)
+    metrics = [layout.metrics("tiny", "images", name) for name in names]
+    tidy, table = layout.tidy("tiny", "images"), layout.table("tiny", "scores")
+    call("collect", "images", *metrics, tidy, "--config", resolved)
+    call("table", "scores", tidy, "--out", table)
+    assert pd.read_parquet(table).optimizer.tolist() == ["gap", "random", "sgd"]
+    stem = layout.exhibit("tiny", "comparison")
+    call("exhibit", "comparison", table, "--out", stem, "--facts", tidy.with_suffix(".json"))
+    call("report", f"{stem}.json", "--out", "results/tiny/report.html")
+    page = Path("results/tiny/report.html").read_text()
+    assert 'id="comparison"' in page
+    assert "It is quick." in page
+    assert call("verify", "tiny") == "comparison: ok\n"
+    Path(f"{stem}.svg").write_text("edited")
+    assert call("verify", "tiny", status=1) == "comparison: altered (comparison.svg)\n"
+    assert call("publish", "tiny").splitlines() == [
+        "results/published/tidy/images.parquet",
+        "results/published/tidy/images.json",
+    ]
+
+
+def test_a_run_takes_the_results_it_needs_from_their_places_or_from_where_it_is_told() -> None:
+    call("run", "images", "gap", "--out", "elsewhere/metrics.parquet")
+    call("run", "images", "gap")
+    call("run", "images", "random")
+    call("run", "images", "random", "--earlier", "elsewhere/metrics.parquet", "--out", "told/metrics.parquet")
+    assert layout.metrics("tiny", "images", "random").read_bytes() == Path("told/metrics.parquet").read_bytes()
+
+
+def test_progress_is_a_plain_line_where_there_is_no_terminal() -> None:
+    result = CliRunner().invoke(cli.app, ["run", "images", "sgd"])
+    assert result.stderr.splitlines() == ["sgd: 24/24"]
+
+
+def test_a_job_whose_minutes_are_over_exits_with_75_and_can_go_on() -> None:
+    call("run", "images", "sgd", "--minutes", 1e-9, status=75)
+    assert not layout.metrics("tiny", "images", "sgd").exists()
+    call("run", "images", "sgd")
+    record = json.loads(layout.metrics("tiny", "images", "sgd").with_name("run.json").read_text())
+    assert record["attempts"] == 2
+
+
+def test_the_schema_is_printed_as_it_is_checked_in() -> None:
+    checked_in = (ROOT / "workflow" / "schemas" / "config.schema.json").read_text()
+    assert call("schema") == checked_in
+    call("schema", "--out", "schema.json")
+    assert Path("schema.json").read_text() == checked_in
+
+
+def test_the_data_sets_are_listed_with_what_is_at_hand() -> None:
+    lines = dict(line.split(maxsplit=1) for line in call("data", "list").splitlines())
+    assert lines["digits"] == "at hand"
+    assert lines["mnist"] == "not at hand"
+
+
+def test_an_embedded_data_set_needs_no_fetching_and_has_an_empty_list_of_files() -> None:
+    call("data", "fetch", "digits", "--out", "results/data/digits.sha256")
+    assert Path("results/data/digits.sha256").read_text() == ""
+
+
+MISTAKES = {
+    "a scale file that is not there": (["plan", "--config", "nowhere.yaml"], "nowhere.yaml does not exist"),
+    "a value that is not allowed": (["plan", "--set", "seed=-1"], "override seed=-1: seed = -1 is not allowed."),
+    "an override of the wrong form": (["plan", "--set", "seed"], "override 'seed' is not of the form"),
+    "a setting that an optimizer refuses": (
+        ["check", "--set", "studies.boxes.settings.alpha=1"],
+        "studies.boxes.optimizers.sgd: settings = {'alpha': 1} are not allowed for torch.optim.SGD",
+    ),
+    "an unknown study": (["run", "image", "sgd"], "'image' is no study of scale tiny; they are ['boxes', 'images',"),
+    "an unknown batch": (["run", "images", "sdg"], "'sdg' is no batch of images; they are ['sgd', 'gap', 'random']"),
+    "results that were not made yet": (["run", "images", "random"], "results/tiny/runs/images/gap/metrics.parquet"),
+    "an unknown table": (["table", "score", "x", "--out", "y"], "'score' is no table; they are ['scores']"),
+    "an unknown exhibit": (
+        ["exhibit", "x", "x", "--out", "y", "--facts", "z"],
+        "'x' is no exhibit; they are ['comparison']",
+    ),
+    "an unknown data set": (["data", "fetch", "minst"], "'minst' is no data set; they are ['cifar10',"),
+    "a scale without results": (["publish", "nowhere"], "results/nowhere/tidy holds no tidy results"),
+}
+
+
+def run_entry_point(arguments: list[str], monkeypatch: pytest.MonkeyPatch) -> int:
+    monkeypatch.setattr(sys, "argv", ["optrepro", *arguments])
+    with pytest.raises(SystemExit) as caught:
+        cli.entry_point()
+    assert isinstance(caught.value.code, int)
+    return caught.value.code
+
+
+@pytest.mark.parametrize(("arguments", "message"), MISTAKES.values(), ids=MISTAKES)
+def test_a_mistake_is_one_line_and_status_2(
+    arguments: list[str], message: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    status = run_entry_point(arguments, monkeypatch)
+    [line] = capsys.readouterr().err.splitlines()
+    assert line.startswith("error: ")
+    assert message in line
+    assert status == 2
+
+
+def test_missing_runs_in_a_strict_scale_are_one_line_and_status_2(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    call("run", "images", "sgd")
+    metrics = str(layout.metrics("tiny", "images", "sgd"))
+    capsys.readouterr()
+    status = run_entry_point(["collect", "images", metrics, "tidy.parquet", "--set", "strict=true"], monkeypatch)
+    assert capsys.readouterr().err.startswith("error: images: 14 of 21 runs left no result")
+    assert status == 2
+
+
+def test_the_installed_command_reports_a_mistake_without_a_traceback() -> None:
+    environment: dict[str, Any] = {**os.environ, "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-m", "optrepro", "plan", "--set", "studies.boxes.budgt=3"]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert done.stdout == ""
+    assert done.stderr == (
+        "error: override studies.boxes.budgt=3: studies.boxes.budgt is not a key of the config; did you mean budget?\n"
+    )
+
+
+@pytest.mark.parametrize("verb", ["plan", "--help"])
+def test_looking_at_the_plan_does_not_wait_for_torch(verb: str) -> None:
+    code = "import sys; from optrepro import cli; cli.app(standalone_mode=False); print('torch' in sys.modules)"
+    command = [sys.executable, "-c", code, verb]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "False"

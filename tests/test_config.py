@@ -1,0 +1,279 @@
+import json
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import pytest
+import yaml
+
+from optrepro import config
+from optrepro.config import Config, ConfigError, TrainingStudy
+
+ROOT = Path(__file__).parents[1]
+SCALES = sorted(path for path in (ROOT / "config").glob("*.yaml") if "\nextends:" in path.read_text())
+Tiny = Callable[..., Config]
+
+scales = pytest.mark.parametrize("path", SCALES, ids=lambda path: path.stem)
+
+
+def leaves(tree: Mapping[str, Any], prefix: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Any]]:
+    for key, value in tree.items():
+        if isinstance(value, Mapping):
+            yield from leaves(value, (*prefix, key))
+        else:
+            yield (*prefix, key), value
+
+
+def at(tree: Any, path: tuple[str, ...]) -> Any:
+    for key in path:
+        tree = tree.get(key, ...) if isinstance(tree, Mapping) else ...
+    return tree
+
+
+def test_there_are_four_scales() -> None:
+    assert [path.stem for path in SCALES] == ["gpu", "laptop", "paper", "smoke"]
+
+
+@scales
+def test_every_scale_loads_under_its_own_name(path: Path) -> None:
+    assert config.load(path).scale == path.stem
+
+
+@scales
+def test_a_scale_states_only_what_differs(path: Path) -> None:
+    own = yaml.safe_load(path.read_text())
+    base = yaml.safe_load((path.parent / own.pop("extends")).read_text())
+    repeated = [".".join(keys) for keys, value in leaves(own) if at(base, keys) == value]
+    assert repeated == []
+
+
+@scales
+def test_the_resolved_config_written_as_json_loads_as_the_same_config(path: Path, tmp_path: Path) -> None:
+    settings = config.load(path, ["studies.vlse.optimizers.adam.settings.eps=1e-8", "studies.vlse.starts=3"])
+    resolved = tmp_path / "config.json"
+    resolved.write_text(settings.model_dump_json(indent=1, by_alias=True))
+    assert config.load(resolved) == settings
+
+
+@scales
+def test_every_scale_fits_the_checked_in_schema(path: Path) -> None:
+    schema = json.loads((ROOT / "workflow" / "schemas" / "config.schema.json").read_text())
+    jsonschema.validate(json.loads(config.load(path).model_dump_json(by_alias=True)), schema)
+
+
+def test_the_checked_in_schema_is_the_generated_one() -> None:
+    assert json.loads((ROOT / "workflow" / "schemas" / "config.schema.json").read_text()) == config.schema()
+
+
+ERRORS = {
+    "a misspelt key": (
+        "studies.boxes.budgt=3",
+        "studies.boxes.budgt is not a key of the config; did you mean budget?",
+    ),
+    "a key that resembles none": ("zzz=3", "zzz is not a key of the config"),
+    "a misspelt key of an optimizer": (
+        "studies.boxes.optimizers.sgd.setings={}",
+        "studies.boxes.optimizers.sgd.setings is not a key of the config; did you mean settings?",
+    ),
+    "a wrong type": (
+        "studies.boxes.budget=many",
+        "studies.boxes.budget = 'many' is not allowed. Input should be a valid integer",
+    ),
+    "a wrong type of a key that is named like a kind of study": (
+        "studies.boxes.functions=3",
+        "studies.boxes.functions = 3 is not allowed. Input should be a valid tuple",
+    ),
+    "a wrong type of a whole study": ("studies.boxes=3", "studies.boxes = 3 is not allowed. Input should be a valid"),
+    "a value out of range": (
+        "studies.boxes.budget=0",
+        "studies.boxes.budget = 0 is not allowed. Input should be greater than or equal to 1",
+    ),
+    "an item out of range": (
+        "studies.images.optimizers.sgd.learning_rates=[0.1, -1]",
+        "studies.images.optimizers.sgd.learning_rates[1] = -1 is not allowed. Input should be greater than 0",
+    ),
+    "a batch without two halves": (
+        "studies.images.batch_size=15",
+        "studies.images.batch_size = 15 is not allowed. Input should be a multiple of 2",
+    ),
+    "a word that is none of the choices": (
+        "studies.images.schedule=linear",
+        "studies.images.schedule = 'linear' is not allowed. Input should be 'cosine', 'step' or 'constant'",
+    ),
+    "a value of none of its types": (
+        "studies.images.runs_per_job=0",
+        "studies.images.runs_per_job = 0 is not allowed. Input should be greater than or equal to 1, or Input should "
+        "be 'optimizer' or 'study'",
+    ),
+    "an unknown kind of study": (
+        "studies.boxes.kind=box",
+        "studies.boxes.kind = 'box' is not allowed. Input tag 'box' found using 'kind' does not match any of the "
+        "expected tags: 'training', 'functions', 'surfaces', 'families', 'concept'",
+    ),
+    "a study without a kind": ("studies.new={}", "studies.new.kind is missing"),
+    "an optimizer without a class": (
+        "studies.boxes.optimizers.new={label: new}",
+        "studies.boxes.optimizers.new.class is missing",
+    ),
+    "a name that cannot stand in a path": (
+        "studies.boxes.optimizers.A_b={label: x, class: torch.optim.SGD}",
+        "studies.boxes.optimizers.A_b = 'A_b' is not allowed. String should match pattern",
+    ),
+    "unequal tuning budgets": (
+        "studies.images.optimizers.sgd.learning_rates=[0.1]",
+        "studies.images: optimizers.sgd.learning_rates has 1 values and the study's grid has 2: "
+        "every optimizer gets the same tuning budget",
+    ),
+    "a rate that is tried twice": (
+        "studies.images.learning_rates=[0.1, 0.1]",
+        "studies.images.learning_rates: [0.1, 0.1] names a rate twice",
+    ),
+    "shares of an unknown row": (
+        "studies.images.optimizers.sgd.shares_of=nobody",
+        "studies.images: optimizers.sgd.shares_of = 'nobody' is not one of ['gap']",
+    ),
+    "shares of a row that itself repeats shares": (
+        "studies.images.optimizers.sgd.shares_of=random",
+        "studies.images: optimizers.sgd.shares_of = 'random' is not one of ['gap']",
+    ),
+    "a learning rate among an optimizer's settings": (
+        "studies.images.optimizers.sgd.settings.lr=0.1",
+        "studies.images.optimizers.sgd.settings: lr = 0.1 is not allowed: the learning rate is tuned, set "
+        "`learning_rates`",
+    ),
+    "a learning rate among a study's settings": (
+        "studies.images.settings.lr=0.1",
+        "studies.images.settings: lr = 0.1 is not allowed: the learning rate is tuned, set `learning_rates`",
+    ),
+}
+
+
+@pytest.mark.parametrize(("override", "message"), ERRORS.values(), ids=ERRORS)
+def test_an_error_is_one_line_that_names_setter_key_value_and_what_is_allowed(
+    override: str, message: str, tiny: Tiny
+) -> None:
+    with pytest.raises(ConfigError) as caught:
+        tiny(override, "seed=8")
+    assert str(caught.value).startswith(f"override {override}: {message}")
+    assert "\n" not in str(caught.value)
+
+
+def test_an_error_names_the_file_that_set_the_key(tiny_file: Path) -> None:
+    child = tiny_file.with_name("child.yaml")
+    child.write_text("extends: tiny.yaml\nscale: child\nstudies: {boxes: {starts: 0}}\n")
+    tiny_file.write_text(tiny_file.read_text().replace("resolution: 8", "resolution: 2"))
+    with pytest.raises(ConfigError) as caught:
+        config.load(child)
+    assert str(caught.value).splitlines() == [
+        f"{child}: studies.boxes.starts = 0 is not allowed. Input should be greater than or equal to 1",
+        f"{tiny_file}: studies.surfaces.resolution = 2 is not allowed. Input should be greater than or equal to 8",
+    ]
+
+
+def test_a_missing_key_is_reported_with_the_file_of_what_lacks_it(tiny_file: Path) -> None:
+    child = tiny_file.with_name("child.yaml")
+    child.write_text("extends: tiny.yaml\nstudies: {more: {kind: surfaces, resolution: 8}}\n")
+    with pytest.raises(ConfigError) as caught:
+        config.load(child, ["seed=8"])
+    assert str(caught.value) == f"{child}: studies.more.functions is missing"
+
+
+@pytest.mark.parametrize("text", ["seed", "=8", "seed=[8"])
+def test_an_override_of_the_wrong_form_is_one_line_that_names_it(text: str, tiny: Tiny) -> None:
+    with pytest.raises(ConfigError, match="override") as caught:
+        tiny(text)
+    assert repr(text) in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_missing_file_is_one_line_that_names_the_files_beside_it(tiny_file: Path) -> None:
+    with pytest.raises(ConfigError) as caught:
+        config.load(tiny_file.with_name("tin.yaml"))
+    assert str(caught.value) == f"{tiny_file.with_name('tin.yaml')} does not exist; beside it: {tiny_file}"
+
+
+def test_a_missing_parent_is_named(tiny_file: Path) -> None:
+    tiny_file.write_text("extends: nowhere.yaml\n")
+    with pytest.raises(ConfigError, match=r"nowhere\.yaml does not exist"):
+        config.load(tiny_file)
+
+
+@pytest.mark.parametrize(("text", "fault"), [("a: [1\n", "is not valid YAML"), ("- 1\n", "must hold a mapping")])
+def test_a_file_that_is_no_mapping_is_one_line_that_names_it(text: str, fault: str, tmp_path: Path) -> None:
+    path = tmp_path / "bad.yaml"
+    path.write_text(text)
+    with pytest.raises(ConfigError, match=fault) as caught:
+        config.load(path)
+    assert str(caught.value).startswith(str(path))
+    assert "\n" not in str(caught.value)
+
+
+def test_an_override_wins_over_the_file(tiny: Tiny) -> None:
+    assert tiny().studies["boxes"].budget == 12
+    assert tiny("studies.boxes.budget=20").studies["boxes"].budget == 20
+
+
+def test_a_later_override_wins_over_an_earlier_one(tiny: Tiny) -> None:
+    assert tiny("seed=1", "seed=2").seed == 2
+
+
+def test_an_override_reaches_into_the_settings_of_an_optimizer(tiny: Tiny) -> None:
+    study = tiny("studies.images.optimizers.gap.settings.momentum=[0.5, 0.9]").studies["images"]
+    assert study.optimizers["gap"].settings == {"score": "raw", "momentum": [0.5, 0.9]}
+
+
+def test_an_override_may_add_an_optimizer(tiny: Tiny) -> None:
+    study = tiny("studies.images.optimizers.adam={label: Adam, class: torch.optim.Adam}").studies["images"]
+    assert study.optimizers["adam"].class_ == "torch.optim.Adam"
+
+
+def test_null_removes_an_optimizer(tiny: Tiny) -> None:
+    assert list(tiny("studies.images.optimizers.random=null").studies["images"].optimizers) == ["sgd", "gap"]
+
+
+def test_null_removes_a_study(tiny: Tiny) -> None:
+    assert list(tiny("studies.boxes=null").studies) == ["images", "surfaces"]
+
+
+def test_null_elsewhere_is_a_value(tiny: Tiny) -> None:
+    assert tiny("studies.images.train_examples=null").studies["images"].train_examples is None
+
+
+def test_a_comparison_needs_an_optimizer(tiny: Tiny) -> None:
+    with pytest.raises(ConfigError, match=r"studies\.boxes\.optimizers"):
+        tiny("studies.boxes.optimizers.sgd=null")
+
+
+def test_a_key_set_to_null_in_one_layer_may_be_set_in_the_next(tiny: Tiny) -> None:
+    again = "studies.images.optimizers.random={label: again, class: torch.optim.SGD}"
+    assert tiny("studies.images.optimizers.random=null", again).studies["images"].optimizers["random"].label == "again"
+
+
+@pytest.mark.parametrize("text", ["1e-8", "1E-8", "1.0e-8", "1.e-8", "+1e-08", "10e-9", ".1e-7"])
+def test_a_number_with_an_exponent_is_a_number_however_it_is_written(text: str, tiny: Tiny) -> None:
+    settings = tiny(f"studies.images.optimizers.sgd.settings.eps={text}").studies["images"].optimizers["sgd"].settings
+    assert settings["eps"] == 1e-8
+
+
+@pytest.mark.parametrize("text", ["1e", "e8", "1e8x", "e-8", "1.2.3e4"])
+def test_a_word_that_resembles_a_number_stays_a_word(text: str) -> None:
+    assert config.parse(text, "here") == text
+
+
+def test_an_integer_stays_an_integer() -> None:
+    assert isinstance(config.parse("12", "here"), int)
+
+
+def test_settings_of_the_study_hold_for_every_optimizer_and_its_own_win(tiny: Tiny) -> None:
+    study = tiny("studies.images.settings={momentum: 0.5, weight_decay: 0.1}").studies["images"]
+    assert isinstance(study, TrainingStudy)
+    assert study.entry("sgd").settings == {"momentum": 0.9, "weight_decay": 0.1}
+    assert study.entry("gap").settings == {"momentum": 0.5, "weight_decay": 0.1, "score": "raw"}
+
+
+def test_the_grid_of_an_optimizer_is_its_own_or_the_studys_in_ascending_order(tiny: Tiny) -> None:
+    study = tiny("studies.images.optimizers.sgd.learning_rates=[3, 1]").studies["images"]
+    assert isinstance(study, TrainingStudy)
+    assert study.grid("sgd") == (1, 3)
+    assert study.grid("gap") == (0.01, 0.1)

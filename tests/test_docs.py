@@ -1,0 +1,210 @@
+"""What the README and its companions say is there, runs, and is complete."""
+
+import csv
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+
+from optrepro import catalogue, config
+from optrepro.cli import app, data_app
+
+ROOT = Path(__file__).parents[1]
+PAGES = ["README.md", "CONTRIBUTING.md", "config/README.md", "data/README.md", "results/README.md", "figures/README.md"]
+CONFIG_PAGE = (ROOT / "config/README.md").read_text()
+README = (ROOT / "README.md").read_text()
+CATALOGUE = catalogue.load(ROOT / "config")
+PUBLISHED = (ROOT / "figures/claims.md").exists()
+GENERATED = ("figures/", "results/")  # what a run or the publication of results makes
+MODELS = {  # heading in config/README.md -> the model whose keys its table explains
+    "The scale": config.Config,
+    "Images": config.ImageData,
+    "Comparisons": config.Comparison,
+    "A row under `optimizers`": config.OptimizerConfig,
+    "Kind `training`": config.TrainingStudy,
+    "Kind `functions`": config.FunctionsStudy,
+    "Kind `surfaces`": config.SurfacesStudy,
+    "Kind `families`": config.FamiliesStudy,
+    "Kind `concept`": config.ConceptStudy,
+}
+
+
+def blocks(text, language):
+    """The code blocks of a language."""
+    return re.findall(rf"^```{language}\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
+
+
+def section(text, heading):
+    """What stands under a heading, up to the next one."""
+    return re.search(rf"^#+ {re.escape(heading)}\n(.*?)(?=^#|\Z)", text, re.MULTILINE | re.DOTALL)[1]
+
+
+def table_rows(text):
+    """The cells of each row of the Markdown tables in a text, headers and rules left out."""
+    tables = re.findall(r"^\|.*\n\|[-| :]+\n((?:\|.*\n)*)", text, re.MULTILINE)
+    return [[cell.strip() for cell in line.strip("|").split(" | ")] for body in tables for line in body.splitlines()]
+
+
+def marked(text, name):
+    """What stands between the markers `<!-- name -->` and `<!-- /name -->`."""
+    return re.search(rf"<!-- {name} -->\n(.*?)<!-- /{name} -->", text, re.DOTALL)[1].strip()
+
+
+def commands(text, program):
+    """The words of each command of a program in the code blocks for a shell."""
+    lines = [line for block in blocks(text, "bash") for line in block.splitlines()]
+    words = [shlex.split(line, comments=True) for line in lines]
+    return [line for line in words if line[:1] == [program]]
+
+
+def workflow_rules():
+    text = "".join(path.read_text() for path in (ROOT / "workflow").rglob("*Snakefile"))
+    text += "".join(path.read_text() for path in (ROOT / "workflow/rules").glob("*.smk"))
+    return set(re.findall(r"^rule (\w+):", text, re.MULTILINE)) | set(re.findall(r"^use rule \w+ as (\w+)", text, re.M))
+
+
+def own_fields(model):
+    """Keys of a model that it does not inherit, by their names in a config file, with their defaults."""
+    fields = {name: model.model_fields[name] for name in model.__annotations__ if name in model.model_fields}
+    return {f.alias or name: "required" if f.is_required() else f.default for name, f in fields.items()}
+
+
+# --- Links, files, commands -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_every_relative_link_leads_to_a_file(page):
+    links = re.findall(r"\]\(([^)#]+)\)", (ROOT / page).read_text())
+    relative = [link for link in links if "://" not in link and (PUBLISHED or not link.startswith(GENERATED))]
+    assert [link for link in relative if not (ROOT / page).parent.joinpath(link).exists()] == []
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_every_file_that_is_named_exists(page):
+    """Inline code that reads like a path, from the project's folder, the page's, or the package's."""
+    text = re.sub(r"```.*?```", "", (ROOT / page).read_text(), flags=re.DOTALL)
+    names = re.findall(r"`((?:\.\./)?[\w./-]+(?:\.(?:py|md|ya?ml|txt|smk|toml|cff)|/))`", text)
+    named = [name for name in names if not name.startswith((*GENERATED, "laptop/", "published/", "mine."))]
+    roots = [ROOT, (ROOT / page).parent, ROOT / "src/optrepro"]
+    assert [name for name in named if not any(root.joinpath(name).exists() for root in roots)] == []
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_every_command_of_the_program_exists(page):
+    verbs = {command.name or command.callback.__name__ for command in app.registered_commands}
+    groups = {"data": {command.name for command in data_app.registered_commands}}
+    for _, verb, *rest in commands((ROOT / page).read_text(), "optrepro"):
+        assert verb in verbs or rest[0] in groups[verb]
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_every_target_stands_first_and_exists(page):
+    targets = {*workflow_rules(), *CATALOGUE.exhibits, *(entry.system for entry in CATALOGUE.exhibits.values())}
+    lines = commands((ROOT / page).read_text(), "snakemake")
+    inline = [shlex.split(code) for code in re.findall(r"`(snakemake [^`<]+)`", (ROOT / page).read_text())]
+    for line in [*lines, *inline]:
+        before_options = line[1:] if line[1:2] and not line[1].startswith("-") else []
+        assert all(word in targets for word in before_options[:1]), line
+        values = {line[i + 1] for i, word in enumerate(line[:-1]) if word.startswith("--")}
+        assert [word for word in line[2:] if not word.startswith("-") and word not in values] == [], line
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_every_goal_of_make_exists(page):
+    goals = set(re.findall(r"^(\w+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    asked = [goal for _, *rest in commands((ROOT / page).read_text(), "make") for goal in rest]
+    assert [goal for goal in asked if goal not in goals] == []
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_every_scale_file_that_is_shown_is_a_valid_config(page, tmp_path):
+    shown = [block for block in blocks((ROOT / page).read_text(), "yaml") if "extends:" in block]
+    for block in shown:
+        content = yaml.safe_load(block)
+        path = tmp_path / "mine.yaml"
+        path.write_text(yaml.safe_dump({**content, "extends": str(ROOT / "config" / content["extends"])}))
+        assert config.load(path).scale == content["scale"]
+
+
+# --- README.md ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("code", blocks(README, "python"))
+def test_the_code_in_the_readme_runs(code, capsys):
+    with torch.random.fork_rng(devices=[]):
+        exec(compile(code, "README.md", "exec"), {})
+    assert capsys.readouterr().out
+
+
+def test_the_readme_lists_every_exhibit():
+    names = [row[0].strip("`") for row in table_rows(section(README, "Gallery"))]
+    assert sorted(names) == sorted(CATALOGUE.exhibits)
+
+
+def test_the_readme_shows_three_figures_of_the_gallery():
+    shown = re.findall(r"!\[[^\]]+\]\(figures/([\w-]+)\.png\)", README)
+    assert len(shown) == 3
+    assert set(shown) <= set(CATALOGUE.exhibits)
+
+
+def test_the_graph_in_the_readme_has_the_rules_of_the_workflow():
+    (graph,) = blocks(README, "mermaid")
+    nodes = set(re.findall(r"\b[a-z_]+\b", re.sub(r"\(\[.*?\]\)|-- .*? -->|flowchart LR", " ", graph)))
+    assert nodes - {"config", "published"} == workflow_rules()
+
+
+@pytest.mark.skipif(not PUBLISHED, reason="figures/claims.md is drawn from published results, and there are none yet")
+def test_the_claims_in_the_readme_are_those_of_the_generated_table():
+    with open(ROOT / "figures/claims.csv", newline="") as file:
+        records = list(csv.DictReader(file))
+    block = marked(README, "claims").splitlines()
+    columns = [cell.strip() for cell in block[0].strip("|").split("|")]
+    assert set(columns) <= set(records[0]), f"columns of figures/claims.csv: {list(records[0])}"
+    expected = [[record[column] for column in columns] for record in records]
+    assert table_rows("\n".join(block) + "\n") == expected
+
+
+# --- config/README.md -----------------------------------------------------------------------------------------------
+
+
+def test_every_key_of_the_schema_is_explained():
+    definitions = config.schema()
+    keys = {key for model in (definitions, *definitions["$defs"].values()) for key in model["properties"]}
+    assert {key for key in keys if f"`{key}`" not in CONFIG_PAGE} == set()
+
+
+@pytest.mark.parametrize("heading", MODELS)
+def test_a_table_of_keys_has_those_of_its_model_with_their_defaults(heading):
+    rows = table_rows(section(CONFIG_PAGE, heading))
+    explained = {key.strip("`"): default.strip("`") for key, _, default, *_ in rows}
+    keys = own_fields(MODELS[heading])
+    assert set(explained) == set(keys)
+    assert {key: text if text == "required" else yaml.safe_load(text) for key, text in explained.items()} == keys
+
+
+def test_every_model_of_the_schema_has_a_table():
+    assert {model.__name__ for model in MODELS.values()} - {"Config", "Comparison", "ImageData"} == set(
+        config.schema()["$defs"]
+    )
+
+
+@pytest.mark.parametrize(
+    ("heading", "model"), [("claims.yaml", catalogue.Claim), ("fidelity.yaml", catalogue.Choice)], ids=str
+)
+def test_every_field_of_a_list_in_the_config_folder_is_explained(heading, model):
+    text = section(CONFIG_PAGE, heading)
+    assert [name for name in model.model_fields if f"`{name}`" not in text] == []
+
+
+def test_every_field_of_the_catalogue_is_explained():
+    text = section(CONFIG_PAGE, "exhibits.yaml")
+    fields = {*catalogue.TableEntry.model_fields, *catalogue.ExhibitEntry.model_fields}
+    assert [name for name in fields if f"`{name}`" not in text] == []
+
+
+def test_every_file_of_the_config_folder_is_explained():
+    table = section(CONFIG_PAGE, "Config: what to run")
+    assert [path.name for path in (ROOT / "config").glob("*.yaml") if f"`{path.name}`" not in table] == []

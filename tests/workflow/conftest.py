@@ -1,0 +1,62 @@
+"""A copy of the project in a temporary folder, in which the workflow really runs."""
+
+import os
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+PARTS = ("Snakefile", "workflow", "profiles", "config", "src", "environment.yml", "results/published")
+
+
+class Project:
+    """The copy, and snakemake in it. The copy's own source is what its jobs import."""
+
+    def __init__(self, folder: Path):
+        self.folder = folder
+        for part in PARTS:
+            source, target = ROOT / part, folder / part
+            if source.is_dir():
+                shutil.copytree(source, target, ignore=shutil.ignore_patterns("__pycache__", "tables"))
+            else:
+                shutil.copy(source, target)
+
+    def snakemake(self, *arguments: str, check: bool = True) -> str:
+        """Run snakemake; return all that it prints."""
+        environment = {k: v for k, v in os.environ.items() if k != "OPTREPRO_DATA"}
+        environment |= {"PYTHONPATH": str(self.folder / "src"), "OMP_NUM_THREADS": "1"}
+        done = subprocess.run(
+            ["snakemake", *arguments],
+            cwd=self.folder,
+            env=environment,
+            text=True,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            check=False,
+        )
+        if check and done.returncode != 0:
+            raise AssertionError(done.stdout[-8000:])
+        return done.stdout
+
+    def plan(self, *arguments: str) -> dict[str, int]:
+        """Number of jobs of each rule that a dry run would carry out."""
+        output = self.snakemake(*arguments, "--dry-run", "--quiet", "host")
+        lines = output.partition("Job stats:")[2].partition("\n\n")[0].splitlines()
+        rows = [line.split() for line in lines if line.strip() and not line.startswith(("job", "---"))]
+        return {name: int(count) for name, count in rows if name != "total"}
+
+
+@pytest.fixture(scope="session")
+def project(tmp_path_factory: pytest.TempPathFactory) -> Project:
+    """A copy in which nothing has run."""
+    return Project(tmp_path_factory.mktemp("project"))
+
+
+@pytest.fixture(scope="session")
+def smoke(tmp_path_factory: pytest.TempPathFactory) -> Project:
+    """A copy in which the whole workflow has run at smoke scale, from scratch."""
+    project = Project(tmp_path_factory.mktemp("smoke"))
+    project.snakemake("--cores", "2", "--configfile", "config/smoke.yaml")
+    return project
