@@ -66,7 +66,6 @@ def run(
     set_: Overrides = None,
     out: Annotated[Path | None, typer.Option(help="Metrics file. [default: its place in results]")] = None,
     earlier: Annotated[list[Path] | None, typer.Option(help="Metrics of a batch that this one needs.")] = None,
-    data_dir: DataDir = None,
     threads: Annotated[int, typer.Option(min=1, help="Threads of torch.")] = 1,
     minutes: Annotated[float, typer.Option(min=0, help="Save and stop after so long (status 75); 0: never.")] = 0,
 ) -> None:
@@ -85,7 +84,6 @@ def run(
         chosen,
         out or default,
         earlier if earlier is not None else needs,
-        data_dir,
         60 * minutes or None,
         _progress(),
     )
@@ -98,12 +96,11 @@ def collect(
     out: Path,
     config: ConfigPath = DEFAULT,
     set_: Overrides = None,
-    data_dir: DataDir = None,
 ) -> None:
     """Gather a study's runs into one tidy table with its facts beside it."""
     from optrepro.experiments import gather
 
-    gather.collect(load(config, set_ or ()), study, metrics, out, data_dir)
+    gather.collect(load(config, set_ or ()), study, metrics, out)
 
 
 @app.command()

@@ -144,6 +144,14 @@ class FunctionsStudy(Comparison):
     tuning_starts: Count
     starts: Count
 
+    @model_validator(mode="after")
+    def _rows_hold_what_is_used(self) -> Self:
+        for name, optimizer in self.optimizers.items():
+            for key in ("schedule", "shares_of"):
+                if getattr(optimizer, key) is not None:
+                    raise ValueError(f"optimizers.{name}.{key} is for training studies: here rates stay constant")
+        return self
+
 
 class SurfacesStudy(Model):
     """Values of the two-dimensional functions on a grid, for the gallery's contours."""

@@ -11,6 +11,13 @@ Tiny = Callable[..., Config]
 ROOT = Path(__file__).parents[2]
 
 
+@pytest.fixture(autouse=True)
+def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A folder of its own, in which no data set is at hand."""
+    monkeypatch.delenv("OPTREPRO_DATA", raising=False)
+    monkeypatch.chdir(tmp_path)
+
+
 @pytest.mark.parametrize("scale", ["smoke", "laptop", "gpu", "paper"])
 def test_every_scale_passes_the_check(scale: str) -> None:
     checks.check(config.load(ROOT / "config" / f"{scale}.yaml"))

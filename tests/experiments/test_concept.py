@@ -213,7 +213,6 @@ def test_run_loads_the_data_set_names_the_study_and_reports_progress() -> None:
     context = SimpleNamespace(
         seed=1,
         dataset="digits",
-        data_dir=None,
         device=torch.device("cpu"),
         progress=lambda *call: calls.append(call),
     )

@@ -10,7 +10,7 @@ Tiny = Callable[..., Config]
 
 
 def load(settings: Config) -> Dataset:
-    return data.load(settings.studies["images"], "digits", settings.seed, None, "cpu")
+    return data.load(settings.studies["images"], "digits", settings.seed, "cpu")
 
 
 def test_a_study_has_as_many_examples_as_its_config_says(tiny: Tiny) -> None:

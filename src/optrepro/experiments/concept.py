@@ -85,7 +85,7 @@ def run(study: ConceptSettings, batch: Batch, context: Context) -> pd.DataFrame:
     """The tidy table of `measure` for a study."""
     assert isinstance(study, ImageData)
     assert context.dataset is not None
-    dataset = data.load(study, context.dataset, context.seed, context.data_dir, context.device)
+    dataset = data.load(study, context.dataset, context.seed, context.device)
     return measure(study, context.seed, dataset, context.progress).assign(study=batch.study)
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import pandas as pd
 import torch
@@ -32,7 +31,6 @@ class Context:
         seed: root of every seed that is not in the run table.
         device: where tensors live.
         dataset: name of the data set in use, for studies that have one.
-        data_dir: folder of the downloads.
         checkpoint: where a long batch saves its state.
         earlier: tidy results of the batches that this one needs.
         progress: called with (done, total, what).
@@ -42,6 +40,5 @@ class Context:
     device: torch.device
     checkpoint: Checkpoint
     dataset: str | None = None
-    data_dir: Path | None = None
     earlier: pd.DataFrame = field(default_factory=empty_results)
     progress: Progress = no_progress

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import torch
 
 from optrepro.config import ImageData
@@ -12,7 +10,7 @@ from optrepro.problems.datasets import Dataset
 from optrepro.runtable import derive_seed
 
 
-def load(study: ImageData, name: str, seed: int, data_dir: Path | None, device: torch.device | str) -> Dataset:
+def load(study: ImageData, name: str, seed: int, device: torch.device | str) -> Dataset:
     """Training, validation and test examples of a study, on a device.
 
     A set that is smaller than the study asks for gives a quarter of its training files to validation and the rest to
@@ -23,7 +21,6 @@ def load(study: ImageData, name: str, seed: int, data_dir: Path | None, device: 
     rest = train - validation_examples
     return datasets.load(
         name,
-        data_dir=data_dir,
         device=device,
         train_examples=None if study.train_examples is None else min(study.train_examples, rest),
         validation_examples=validation_examples,

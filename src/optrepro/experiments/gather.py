@@ -14,15 +14,18 @@ from optrepro.experiments import data, tidy
 from optrepro.runtable import MissingRunsError
 
 
-def collect(config: Config, study_id: str, metrics: Sequence[Path], out: Path, data_dir: Path | None = None) -> None:
+def collect(config: Config, study_id: str, metrics: Sequence[Path], out: Path) -> None:
     """Gather a study's runs into one tidy table `out`, with the study's facts beside it as JSON.
 
-    Raises: MissingRunsError in a strict scale if a run of the run table is missing.
+    Raises: MissingRunsError in a strict scale if a run of the run table is missing; ValueError for a run that is not
+    in it.
     """
     study = config.studies[study_id]
     results = tidy.read(metrics)
     expected = [run.id for batch in runtable.batches(config, study_id) for run in batch.runs]
     present = set(results.run)
+    if strangers := sorted(present - set(expected)) if expected else []:
+        raise ValueError(f"{study_id}: results of runs that are not in the run table, such as {strangers[0]}")
     missing = [run for run in expected if run not in present]
     if missing and config.strict:
         few = ", ".join(missing[:5])
@@ -32,7 +35,7 @@ def collect(config: Config, study_id: str, metrics: Sequence[Path], out: Path, d
         "study": study_id,
         "scale": config.scale,
         "settings": study.model_dump(mode="json", by_alias=True),
-        **_data_facts(study, config, data_dir),
+        **_data_facts(study, config),
         "expected_runs": len(expected),
         "missing": missing,
     }
@@ -41,8 +44,8 @@ def collect(config: Config, study_id: str, metrics: Sequence[Path], out: Path, d
     provenance.write_sidecar(out.with_suffix(".sidecar.json"), outputs=outputs, inputs=metrics)
 
 
-def _data_facts(study: Study, config: Config, data_dir: Path | None) -> dict[str, Any]:
+def _data_facts(study: Study, config: Config) -> dict[str, Any]:
     if not isinstance(study, ImageData):
         return {"dataset": None, "data": []}
-    dataset = data.load(study, runtable.dataset_of(study, config), config.seed, data_dir, "cpu")
+    dataset = data.load(study, runtable.dataset_of(study, config), config.seed, "cpu")
     return {"dataset": dataset.description, "data": [asdict(record) for record in dataset.provenance]}

@@ -24,7 +24,6 @@ def run_batch(
     batch: Batch,
     out: Path,
     earlier: Sequence[Path] = (),
-    data_dir: Path | None = None,
     time_slice: float | None = None,
     progress: Progress | None = None,
 ) -> None:
@@ -35,7 +34,6 @@ def run_batch(
         batch: runs from `runtable.batches`.
         out: the parquet file.
         earlier: metrics files of the batches that this one needs.
-        data_dir: folder of the downloads.
         time_slice: seconds after which the job saves its state and stops, to be started again.
         progress: called with (done, total, what).
 
@@ -43,7 +41,7 @@ def run_batch(
     """
     study = config.studies[batch.study]
     dataset = runtable.dataset_of(study, config) if isinstance(study, ImageData) else None
-    files = _files(dataset, data_dir)
+    files = _files(dataset)
     source = provenance.source_hash(*runtable.source_modules(study, batch.optimizer))
     inputs = [provenance.file_hash(path) for path in [*earlier, *files]]
     device = _device(config.device)
@@ -55,7 +53,6 @@ def run_batch(
         device=device,
         checkpoint=checkpoint,
         dataset=dataset,
-        data_dir=data_dir,
         earlier=tidy.read(earlier) if earlier else empty_results(),
     )
     if progress is not None:
@@ -85,10 +82,10 @@ def run_batch(
     _forget(layout.state(key).parent)
 
 
-def _files(dataset: str | None, data_dir: Path | None) -> list[Path]:
+def _files(dataset: str | None) -> list[Path]:
     if dataset is None or archives.archive(dataset).embedded:
         return []
-    return archives.locate(dataset, data_dir or archives.DATA_DIR).files
+    return archives.locate(dataset).files
 
 
 def _device(name: str) -> torch.device:

@@ -33,16 +33,18 @@ def run(study: TrainingStudy, batch: Batch, context: Context) -> pd.DataFrame:
     finite ends with one row ``diverged``.
     """
     assert context.dataset is not None
-    dataset = data.load(study, context.dataset, context.seed, context.data_dir, context.device)
+    dataset = data.load(study, context.dataset, context.seed, context.device)
     groups = list(_groups(batch.runs, study))
     with context.checkpoint.listening():
         saved = context.checkpoint.load() or {"group": 0, "rows": [], "training": None}
         rows: list[list[Any]] = saved["rows"]
         for number in range(saved["group"], len(groups)):
             results = pd.concat([context.earlier, _frame(rows)])
-            rates = [_rate(run, results) for run in groups[number]]
             optimizer = study.entry(groups[number][0].optimizer)
             shares = _shares(results, optimizer.shares_of)
+            if optimizer.shares_of is not None and shares is None:
+                continue  # every run of the giver diverged: these runs stay missing, and are counted as such
+            rates = [_rate(run, results) for run in groups[number]]
             training = Training(groups[number], rates, study, optimizer, shares, dataset)
             if saved["training"] is not None:
                 training.load_state(saved.pop("training"))
@@ -259,13 +261,13 @@ def _rate(run: Run, results: pd.DataFrame) -> float:
 
 
 def _shares(results: pd.DataFrame, giver: str | None) -> list[float] | None:
-    """The share of steps that each candidate got in the giver's test runs."""
+    """The share of steps that each candidate got in the giver's test runs; None if no run of it lived to tell."""
     if giver is None:
         return None
     of_giver = results[(results.optimizer == giver) & (results.role == "test")]
     rows = of_giver[of_giver.metric.str.startswith("chosen")]
     if rows.empty:
-        raise ValueError(f"{giver} chose among no candidates, so there are no shares to draw with")
+        return None
     last = rows.sort_values("step").groupby(["run", "metric"]).value.last().groupby("metric").sum()
     candidates = [f"chosen[{k}]" for k in range(len(last))]  # by number: chosen[10] is not before chosen[2]
     return [float(last[candidate] / last.sum()) for candidate in candidates]
