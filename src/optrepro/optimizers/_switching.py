@@ -24,6 +24,7 @@ Probes = Sequence[Tensor | None]
 Record = dict[str, Tensor]
 
 PIECE = 2**17  # elements of a block for each thread of a CPU: gradient and buffers stay in second-level caches
+SMALL = 2**14  # elements of a parameter whose step on a CPU takes the time of calls, not of memory
 
 
 class SGDSettings(TypedDict, total=False):
@@ -79,7 +80,7 @@ class Age(NamedTuple):
 class Block:
     """Parameters that are worked on as one vector of n elements.
 
-    One parameter; or with `foreach` all of one group, device, dtype and age, which takes few kernels instead of many.
+    One parameter; or joined, those of one group, device, dtype and age, which takes few kernels instead of many.
 
     Attributes:
         row: row of the selection that decides for these parameters.
@@ -223,23 +224,22 @@ class SwitchingOptimizer(Optimizer):
     def _blocks(self, probes: Probes | None) -> Iterator[Block]:
         position = 0
         for group in self.param_groups:
-            foreach = self._uses_foreach(group)
             bundles: dict[Any, tuple[Age, list[int]]] = {}
             for i, param in enumerate(group["params"]):
                 if param.grad is not None:
                     age = self._advance(param, group)
-                    key = (param.device, param.dtype, age) if foreach else i
+                    key = (param.device, param.dtype, age) if self._joins(param, group) else i
                     bundles.setdefault(key, (age, []))[1].append(i)
             for age, members in bundles.values():
                 yield from self._block(group, position, members, age, probes).pieces()
             position += len(group["params"])
 
-    def _uses_foreach(self, group: Group) -> bool:
+    def _joins(self, param: Tensor, group: Group) -> bool:
         # A choice per parameter needs a score per parameter, and the compiler joins kernels by itself.
         if self.rule.select == "per_parameter" or torch.compiler.is_compiling():
             return False
         if group["foreach"] is None:
-            return all(param.device.type != "cpu" for param in group["params"])
+            return param.device.type != "cpu" or param.numel() <= SMALL
         return bool(group["foreach"])
 
     def _advance(self, param: Tensor, group: Group) -> Age:
@@ -381,8 +381,8 @@ class SwitchingSGD(SwitchingOptimizer):
             gradient that both the update and the score use.
         lr_modulation: scale each candidate's step by the norm of the first candidate's filter over its own. Under
             white gradients all steps then have the power of the first candidate's. Off by default; "chosen".
-        foreach: join parameters into long vectors; None does so on accelerators, as torch does. Parameters that are
-            selected for by themselves are never joined.
+        foreach: join parameters into long vectors; None joins all on accelerators and small ones on the CPU.
+            Parameters that are selected for by themselves are never joined.
     """
 
     family = "momentum"

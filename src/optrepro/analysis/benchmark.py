@@ -1,0 +1,250 @@
+"""The benchmark functions: scores per function, ranks and tests over functions, performance profiles, pictures.
+
+With x0 the start, f_best the best value found, f* the minimum and f_max the largest value over the box:
+
+- normalized improvement (f(x0) - f_best) / (f(x0) - f*), in [0, 1], higher is better;
+- normalized regret (f_best - f*) / (f_max - f*), lower is better.
+
+A start that is optimal already has no improvement; it is skipped and counted. Both are summarized by the median over
+the starts, as single starts differ by orders of magnitude.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from itertools import product
+
+import numpy as np
+import pandas as pd
+from numpy.typing import ArrayLike
+from scipy import stats
+
+from optrepro.analysis import rankings
+from optrepro.analysis.results import StudyResults
+
+FLOOR = 1e-12  # chosen: normalized regrets below it are equal, as they are rounding of the function values
+TARGETS = (1e-2, 1e-5)  # chosen: normalized regrets at which a problem counts as solved, roughly and well
+SUBSETS = ("smooth", "all")  # without the functions that have kinks along whole curves, and with them
+MEASURES = ("regret", "improvement")
+KEYS = ["function", "optimizer"]
+SCORES = [
+    *("function", "group", "smooth", "dimension", "optimizer", "label", "learning_rate", "on_edge"),
+    *("starts", "skipped", "diverged", "tuning_diverged"),
+    *("improvement", "improvement_low", "improvement_high", "regret", "regret_low", "regret_high"),
+]
+
+
+def scores(study: StudyResults) -> pd.DataFrame:
+    """One row per function and optimizer, both in the order of the config.
+
+    Columns: function, group, smooth, dimension, optimizer, label; learning_rate (the tuned one; NaN if all rates scored
+    the same), on_edge (whether an end of the grid scored better than all else, so that a better one may lie outside);
+    starts, skipped (starts that were optimal), diverged and tuning_diverged (counts of starts); improvement and regret
+    (normalized, medians over the starts) with ``_low`` and ``_high`` (95 % by order statistics).
+    """
+    facts = _functions(study)
+    regrets = _regrets(study, facts)
+    first = regrets[regrets.step == regrets.step.min()].regret
+    final = regrets[regrets.step == regrets.step.max()]
+    table = pd.DataFrame({"starts": final.groupby(KEYS).size(), "skipped": (first == 0).groupby(KEYS).sum()})
+    for column, role in (("diverged", "test"), ("tuning_diverged", "tune")):
+        table[column] = _diverged(study, role).reindex(table.index, fill_value=0)
+    improvement = (1 - final.regret / first)[first > 0]
+    table = table.join([_tuned(study), _medians("improvement", improvement), _medians("regret", final.normalized)])
+    order = [key for key in product(facts.index, study.facts.optimizers) if key in table.index]
+    table = table.loc[order].rename_axis(KEYS).reset_index().join(facts, on="function")
+    return table.assign(label=table.optimizer.map(study.facts.label))[SCORES]
+
+
+def ranks(study: StudyResults) -> pd.DataFrame:
+    """One row per subset of the functions, measure and optimizer, in the order of the config.
+
+    Columns: subset (``smooth`` or ``all``), functions (their number), measure, optimizer, label; rank (average over the
+    functions), first (functions on which no other is better), average (mean over the functions of the improvement's
+    median; of the regret's, the mean of log10); and, the same for all optimizers of a subset and measure:
+    friedman, friedman_p, iman_davenport, iman_davenport_p, and critical_difference (Nemenyi, 5 %).
+    """
+    tables = []
+    for subset, measure, values in _comparisons(study):
+        test = rankings.friedman(values)
+        table = pd.DataFrame(
+            {
+                "subset": subset,
+                "functions": len(values),
+                "measure": measure,
+                "optimizer": values.columns,
+                "label": [study.facts.label(str(optimizer)) for optimizer in values],
+                "rank": rankings.average_ranks(values).to_numpy(),
+                "first": values.eq(values.min(axis=1), axis=0).sum().to_numpy(),
+                "average": (values if measure == "regret" else -values).mean().to_numpy(),
+            }
+        )
+        tables.append(
+            table.assign(
+                friedman=test.chi_squared,
+                friedman_p=test.p,
+                iman_davenport=test.f,
+                iman_davenport_p=test.f_p,
+                critical_difference=rankings.critical_difference(values.shape[1], len(values)),
+            )
+        )
+    return pd.concat(tables, ignore_index=True)
+
+
+def tests(study: StudyResults) -> pd.DataFrame:
+    """Every pair of optimizers: subset, measure, first, second, wins, ties, losses, statistic, p, p_holm.
+
+    Wilcoxon's test over the functions, on medians of the improvement and on log10 of medians of the regret; Holm's
+    correction over the pairs of one subset and measure.
+    """
+    return pd.concat(
+        [
+            rankings.pairwise(values).assign(subset=subset, measure=measure)
+            for subset, measure, values in _comparisons(study)
+        ],
+        ignore_index=True,
+    )[["subset", "measure", "first", "second", "wins", "ties", "losses", "statistic", "p", "p_holm"]]
+
+
+def profile(study: StudyResults) -> pd.DataFrame:
+    """Performance profile: subset, target, optimizer, evaluations, share.
+
+    `share` is the share of problems, a function with a start, whose normalized regret is at most `target` after so many
+    evaluations; a problem without a result counts as unsolved.
+
+    Source: J. More and S. Wild, Benchmarking derivative-free optimization algorithms, SIAM J. Optim. 20 (2009).
+    """
+    facts = _functions(study)
+    regrets = _regrets(study, facts).reset_index()
+    tables = []
+    for subset, target in product(SUBSETS, TARGETS):
+        names = facts.index[facts.smooth] if subset == "smooth" else facts.index
+        problems = len(names) * int(study.facts.settings["starts"])
+        solved = (regrets.normalized <= target)[regrets.function.isin(names)]
+        counts = solved.groupby([regrets.optimizer, regrets.step]).sum()
+        share = (counts / problems).rename("share").rename_axis(["optimizer", "evaluations"]).reset_index()
+        tables.append(share.assign(subset=subset, target=target))
+    return pd.concat(tables, ignore_index=True)[["subset", "target", "optimizer", "evaluations", "share"]]
+
+
+def trajectories(study: StudyResults) -> pd.DataFrame:
+    """Points evaluated from the first test start of each function of two variables.
+
+    Columns: function, optimizer, label, step (evaluations), x0, x1.
+    """
+    runs = study.runs[study.runs.metric.isin(["x0", "x1"])]
+    keys = ["workload", "optimizer", "step"]
+    table = runs.pivot(index=keys, columns="metric", values="value").reset_index()
+    table = table.rename(columns={"workload": "function"}).rename_axis(columns=None)
+    return table.assign(label=table.optimizer.map(study.facts.label))[
+        ["function", "optimizer", "label", "step", "x0", "x1"]
+    ]
+
+
+def surfaces(study: StudyResults) -> pd.DataFrame:
+    """Functions of two variables in the order of the config: function, smooth, kind, x0, x1, value.
+
+    `kind` is ``grid`` for a grid point, row by row along the second coordinate, or ``minimizer`` (value NaN).
+    """
+    tables = []
+    runs = study.runs.sort_values(["seed", "step"])
+    for function in _in_order(study.facts.settings["functions"], runs.workload):
+        own = runs[runs.workload == function]
+        fact = {str(metric): rows.value.to_numpy() for metric, rows in own.groupby("metric")}
+        values = fact["surface"]
+        size = round(len(values) ** 0.5)
+        axes = [np.linspace(fact[f"lower[{k}]"][0], fact[f"upper[{k}]"][0], size) for k in (0, 1)]
+        x0, x1 = (grid.ravel() for grid in np.meshgrid(*axes))
+        grid = pd.DataFrame({"kind": "grid", "x0": x0, "x1": x1, "value": values})
+        points = {"kind": "minimizer", "x0": fact["minimizer[0]"], "x1": fact["minimizer[1]"], "value": np.nan}
+        table = pd.concat([grid, pd.DataFrame(points)])
+        tables.append(table.assign(function=function, smooth=bool(fact["smooth"][0])))
+    return pd.concat(tables, ignore_index=True)[["function", "smooth", "kind", "x0", "x1", "value"]]
+
+
+def median_interval(values: ArrayLike, level: float = 0.95) -> tuple[float, float, float]:
+    """Median, and its distribution-free confidence interval between two order statistics.
+
+    The ends are the k-th smallest and the k-th largest value, k the largest number with P(Binomial(n, 1/2) < k) below
+    (1 - level) / 2; NaN if that is 0, as for less than 6 values at 95 %.
+
+    Source: W. J. Conover, Practical Nonparametric Statistics, section 3.2.
+    """
+    ordered = np.sort(np.asarray(values, dtype=float))
+    n = len(ordered)
+    if n == 0:
+        return np.nan, np.nan, np.nan
+    rank = int(stats.binom.ppf((1 - level) / 2, n, 0.5))
+    low, high = (ordered[rank - 1], ordered[n - rank]) if rank > 0 else (np.nan, np.nan)
+    return float(np.median(ordered)), float(low), float(high)
+
+
+def _medians(name: str, values: pd.Series) -> pd.DataFrame:
+    """Median over the starts with its interval, by function and optimizer."""
+    intervals = {key: median_interval(group) for key, group in values.groupby(KEYS)}
+    return pd.DataFrame.from_dict(intervals, orient="index", columns=[name, f"{name}_low", f"{name}_high"])
+
+
+def _diverged(study: StudyResults, role: str) -> pd.Series:
+    runs = study.runs[(study.runs.metric == "diverged") & (study.runs.role == role)]
+    return runs.rename(columns={"workload": "function"}).groupby(KEYS).size()
+
+
+def _regrets(study: StudyResults, facts: pd.DataFrame) -> pd.DataFrame:
+    """Test runs, indexed by function, optimizer and start: step (evaluations), regret, normalized (regret / range)."""
+    runs = study.runs[(study.runs.role == "test") & (study.runs.metric == "regret")]
+    table = runs.rename(columns={"workload": "function", "seed": "start", "value": "regret"})
+    table["normalized"] = table.regret / table.function.map(facts["range"])
+    return table.set_index([*KEYS, "start"])[["step", "regret", "normalized"]]
+
+
+def _comparisons(study: StudyResults) -> list[tuple[str, str, pd.DataFrame]]:
+    """For each subset and measure a table of functions by optimizers, lower is better.
+
+    A function that an optimizer has no result on is left out of the comparison.
+    """
+    table = scores(study)
+    table["regret"] = np.log10(table.regret.clip(lower=FLOOR))
+    table["improvement"] = -table.improvement.clip(upper=1 - FLOOR)
+    comparisons = []
+    for subset in SUBSETS:
+        rows = table[table.smooth.astype(bool)] if subset == "smooth" else table
+        for measure in MEASURES:
+            values = rows.pivot(index="function", columns="optimizer", values=measure)
+            values = values[[key for key in study.facts.optimizers if key in values]].dropna()
+            comparisons.append((subset, measure, values))
+    return comparisons
+
+
+def _functions(study: StudyResults) -> pd.DataFrame:
+    """Indexed by function, in the order of the config: group, smooth, dimension, range (largest value less optimum)."""
+    runs = study.runs[study.runs.step == 0]
+    values = runs.pivot_table(index="workload", columns="metric", values="value", aggfunc="first")
+    groups = runs[runs.metric.str.startswith("group[")].drop_duplicates("workload").set_index("workload").metric
+    facts = pd.DataFrame(
+        {
+            "group": groups.str.slice(len("group["), -1),
+            "smooth": values.smooth.astype(bool),
+            "dimension": values.dimension.astype(int),
+            "range": values["range"],
+        }
+    )
+    return facts.loc[_in_order(study.facts.settings["functions"], facts.index)]
+
+
+def _tuned(study: StudyResults) -> pd.DataFrame:
+    """Indexed by function and optimizer: learning_rate and on_edge, as in `scores`."""
+    runs = study.runs[(study.runs.role == "tune") & (study.runs.metric == "tuning_score")]
+    rows = {}
+    for key, tuning in runs.groupby(["workload", "optimizer"], sort=False):
+        score = tuning.set_index("learning_rate").value.sort_index()
+        inner, best = score.iloc[1:-1].max(), score.max()
+        flat = best == score.min()
+        rows[key] = {"learning_rate": np.nan if flat else score.idxmax(), "on_edge": not flat and not best <= inner}
+    return pd.DataFrame.from_dict(rows, orient="index")
+
+
+def _in_order(order: Iterable[str], present: Iterable[str]) -> list[str]:
+    """The keys of the config, in its order, that have results."""
+    there = set(present)
+    return [key for key in order if key in there]

@@ -1,0 +1,203 @@
+"""Exhibit vlse-baselines: the classic optimizers on the benchmark functions, function by function and overall."""
+
+from __future__ import annotations
+
+from itertools import product
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import scikit_posthocs
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure, SubFigure
+from matplotlib.ticker import StrMethodFormatter
+
+from optrepro.exhibits import style
+from optrepro.exhibits.material import Material
+
+FLOOR = 1e-12  # regrets below it are rounding, see `optrepro.analysis.benchmark`
+ALPHA = 0.05
+KINK = "†"
+CD_HEIGHT = 3.0  # of the bar above the axis of ranks, in rows of its labels
+
+
+def figure(material: Material) -> Figure:
+    """Left: regret by function and optimizer. Right: ranks on both sets of functions, and two performance profiles."""
+    scores, profile = material.tables["vlse-scores"], material.tables["vlse-profile"]
+    page = style.page(material, height=max(150.0, 3.9 * scores.function.nunique() + 35))
+    parts: Any = page.subfigures(1, 2, width_ratios=[1, 1.05])
+    heat_map(parts[0], scores)
+    *diagrams, profiles = parts[1].subfigures(3, 1, height_ratios=[1, 1, 2.4])
+    for part, subset in zip(diagrams, ("smooth", "all"), strict=True):
+        rank_diagram(part, material, subset)
+    smooth = profile[profile.subset == "smooth"]
+    targets = sorted(smooth.target.unique(), reverse=True)
+    panels = profiles.subplots(len(targets), 1, sharex=True)
+    for axes, target in zip(panels, targets, strict=True):
+        profile_panel(axes, smooth[smooth.target == target], scores)
+    panels[-1].set_xlabel("evaluations of value and gradient")
+    profiles.legend(*panels[0].get_legend_handles_labels(), ncols=3, loc="outside lower center", handlelength=2.8)
+    return page
+
+
+def heat_map(figure: SubFigure, scores: pd.DataFrame) -> None:
+    """Median normalized regret by function, in their groups, and optimizer, on a logarithmic scale."""
+    axes = figure.subplots()
+    facts, labels = scores.drop_duplicates("function"), scores.drop_duplicates("optimizer").label
+    values = scores.pivot(index="function", columns="optimizer", values="regret")
+    digits = -np.log10(values.loc[scores.function.unique(), scores.optimizer.unique()].clip(lower=FLOOR).to_numpy())
+    image = axes.imshow(digits, aspect="auto", cmap=style.SEQUENTIAL, vmin=0, vmax=-np.log10(FLOOR))
+    for (i, j), value in np.ndenumerate(digits):
+        color = style.INK if value > -np.log10(FLOOR) / 2 or np.isnan(value) else "white"
+        axes.text(j, i, style.number(round(value, 0), 2), ha="center", va="center", fontsize=5.5, color=color)
+    axes.set_xticks(range(len(labels)), labels, rotation=50, ha="left", rotation_mode="anchor")
+    axes.xaxis.tick_top()
+    axes.set_yticks(range(len(facts)), [_function_label(row) for row in facts.to_dict("records")], fontsize=6.5)
+    axes.tick_params(length=0, pad=2)
+    axes.spines[:].set_visible(False)
+    for group in facts.group.unique():
+        rows = np.flatnonzero(facts.group == group)
+        axes.axhline(rows[0] - 0.5, color="white", linewidth=2.5)
+        axes.text(*(len(labels) - 0.35, rows.mean(), group), rotation=-90, va="center", fontsize=6.5, color=style.MUTED)
+    bar = figure.colorbar(image, ax=axes, location="bottom", aspect=45, pad=0.01)
+    bar.set_label("median normalized regret, as its negative log10 (in each cell)", fontsize=7)
+    bar.outline.set_visible(False)
+
+
+def rank_diagram(figure: SubFigure, material: Material, subset: str) -> None:
+    """Critical-difference diagram of the average ranks; bars join those that the Holm-corrected tests do not part."""
+    ranks, tests = (_selected(material.tables[name], subset, "regret") for name in ("vlse-ranks", "vlse-tests"))
+    labels = dict(zip(ranks.optimizer, ranks.label, strict=True))
+    p = pd.DataFrame(1.0, index=ranks.label, columns=ranks.label)
+    for row in tests.to_dict("records"):
+        first, second = labels[row["first"]], labels[row["second"]]
+        p.loc[first, second] = p.loc[second, first] = row["p_holm"]
+    axes = figure.subplots()
+    axes.spines.top.set_visible(True)
+    artists = scikit_posthocs.critical_difference_diagram(
+        ranks.set_index("label")["rank"],
+        p,
+        alpha=ALPHA,
+        ax=axes,
+        label_fmt_left="{label}  {rank:.1f} ",
+        label_fmt_right=" {rank:.1f}  {label}",
+        label_props={"fontsize": 7},
+        marker_props={"s": 14},
+        elbow_props={"linewidth": 0.9},
+        crossbar_props={"linewidth": 2, "color": style.MUTED},
+        color_palette={label: style.look(optimizer).color for optimizer, label in labels.items()},
+        text_h_margin=0.2,
+    )
+    for lines in artists["crossbars"]:
+        for line in lines:  # drawn through a set of names, whose order is another in every process
+            line.set_xdata(sorted(line.get_xdata()))
+    overall, best = ranks.iloc[0], ranks["rank"].min()
+    axes.plot([best, best + overall.critical_difference], [CD_HEIGHT] * 2, color=style.INK, linewidth=2)
+    axes.text(best, CD_HEIGHT + 0.6, f"critical difference {overall.critical_difference:.2f}", fontsize=7)
+    title = f"Average rank by regret, {overall.functions} {_kind(subset)}functions"
+    figure.suptitle(title, x=0.03, ha="left", fontsize="medium", fontweight="bold")
+
+
+def profile_panel(axes: Axes, curves: pd.DataFrame, scores: pd.DataFrame) -> None:
+    """Share of problems (a function with a start) solved to a normalized regret, against evaluations."""
+    for row in scores.drop_duplicates("optimizer").to_dict("records"):
+        curve = curves[curves.optimizer == row["optimizer"]].sort_values("evaluations")
+        look = style.look(row["optimizer"])
+        style_of = {**look.point, **look.line, "drawstyle": "steps-post", "markevery": [-1], "clip_on": False}
+        axes.plot(curve.evaluations, 100 * curve.share, **style_of, label=row["label"])
+    axes.set(xscale="log", ylabel="solved (%)", xlim=(1, curves.evaluations.max()), ylim=(0, None))
+    axes.xaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
+    exponent = round(np.log10(curves.target.iloc[0]))
+    axes.set_title(f"Solved to a normalized regret of 10$^{{{exponent}}}$")
+    style.grid(axes)
+
+
+def table(material: Material) -> pd.DataFrame:
+    """Two rows per function (median normalized improvement and regret), then the summaries; a column per optimizer."""
+    scores = material.tables["vlse-scores"]
+    rows = []
+    for _, own in scores.groupby("function", sort=False):
+        facts = own.iloc[0].to_dict()
+        head = {"group": facts["group"], "function": _function_label(facts), "d": str(facts["dimension"])}
+        for measure in ("improvement", "regret"):
+            cells = {row["label"]: _cell(measure, row[measure]) for row in own.to_dict("records")}
+            rows.append({**head, "measure": measure, **cells})
+    return pd.DataFrame([*rows, *_rank_rows(material), *_count_rows(scores)]).fillna("–")
+
+
+def _rank_rows(material: Material) -> list[dict[str, str]]:
+    """Average ranks, means and tests against the best-ranked optimizer, for each set of functions and measure."""
+    all_ranks, all_tests = material.tables["vlse-ranks"], material.tables["vlse-tests"]
+    rows = []
+    for subset, measure in product(all_ranks.subset.unique(), all_ranks.measure.unique()):
+        ranks, tests = _selected(all_ranks, subset, measure), _selected(all_tests, subset, measure)
+        best = ranks.iloc[int(ranks["rank"].argmin())]
+        on = f"{best.functions} {_kind(subset)}functions"
+        test = f"Friedman's p {_compared(best.friedman_p)}, critical difference {best.critical_difference:.2f}"
+        mean = "mean of the medians" if measure == "improvement" else "mean of the medians' log10"
+        cells: dict[str, dict[str, str]] = {
+            f"average rank ({test})": {},
+            mean: {},
+            "functions on which no other is better": {},
+            f"wins/ties/losses against {best.label}": {},
+            f"Wilcoxon's p (Holm) against {best.label}": {},
+        }
+        for row in ranks.to_dict("records"):
+            record, p = _versus(tests, best.optimizer, row["optimizer"])
+            values = (f"{row['rank']:.2f}", f"{row['average']:.3f}", str(row["first"]), record, p)
+            for own, value in zip(cells.values(), values, strict=True):
+                own[row["label"]] = value
+        rows += [
+            {"group": "summary", "function": f"{what}, {on}", "d": "", "measure": measure, **own}
+            for what, own in cells.items()
+        ]
+    return rows
+
+
+def _count_rows(scores: pd.DataFrame) -> list[dict[str, str]]:
+    """Sums over the functions of what went wrong, and of rates that end their grid."""
+    titles = {
+        "on_edge": "functions whose tuned rate is an end of the grid",
+        "skipped": "starts skipped as optimal",
+        "diverged": "diverged test runs",
+        "tuning_diverged": "diverged tuning runs",
+    }
+    sums = scores.groupby("label")[list(titles)].sum().astype(int).astype(str).to_dict()
+    return [
+        {"group": "summary", "function": title, "d": "", "measure": "", **sums[column]}
+        for column, title in titles.items()
+    ]
+
+
+def _versus(tests: pd.DataFrame, best: str, other: str) -> tuple[str, str]:
+    """Wins/ties/losses of `other` against `best`, and the p-value of their difference; dashes for `best` itself."""
+    if other == best:
+        return "–", "–"
+    pair = tests[tests["first"].isin([best, other]) & tests["second"].isin([best, other])].iloc[0]
+    wins, losses = (pair.wins, pair.losses) if pair["first"] == other else (pair.losses, pair.wins)
+    return f"{wins}/{pair.ties}/{losses}", style.p_value(pair.p_holm)
+
+
+def _selected(table: pd.DataFrame, subset: str, measure: str) -> pd.DataFrame:
+    return table[(table.subset == subset) & (table.measure == measure)]
+
+
+def _function_label(facts: dict[Any, Any]) -> str:
+    """The function's id as words, its dimension if it is not 2, and a mark if it has kinks along curves."""
+    dimension = "" if facts["dimension"] == 2 else f" ({facts['dimension']}-D)"
+    return str(facts["function"]).replace("_", " ") + dimension + ("" if facts["smooth"] else f" {KINK}")
+
+
+def _cell(measure: str, value: float) -> str:
+    if measure == "improvement":
+        return style.number(value, 4)
+    return f"< {FLOOR:.0e}" if value < FLOOR else style.number(value, 2)
+
+
+def _compared(p: float) -> str:
+    text = style.p_value(p)
+    return text if text.startswith("<") else f"= {text}"
+
+
+def _kind(subset: str) -> str:
+    return "smooth " if subset == "smooth" else ""

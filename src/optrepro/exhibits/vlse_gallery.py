@@ -1,0 +1,120 @@
+"""Exhibit vlse-gallery: the benchmark functions of two variables, with paths of optimizers from one start."""
+
+from __future__ import annotations
+
+from itertools import product
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from matplotlib import patheffects
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+
+from optrepro.exhibits import style
+from optrepro.exhibits.material import Material
+
+SHOWN = ("lbfgs", "momentum", "rprop", "adam")  # of more paths none could be told apart; the later ones lie on top
+COLUMNS = 6
+PANEL = 29.0  # mm
+CASING = [patheffects.withStroke(linewidth=2.0, foreground="white")]
+
+
+def figure(material: Material) -> Figure:
+    """A panel for each function: its values as shades, its minimizers as stars, and the paths."""
+    surfaces, paths = material.tables["vlse-surfaces"], material.tables["vlse-trajectories"]
+    names = surfaces.function.unique()
+    rows = -(-len(names) // COLUMNS)
+    page = style.page(material, height=PANEL * rows + 8)
+    panels = page.subplots(rows, COLUMNS, squeeze=False).ravel()
+    for axes, name in zip(panels, names, strict=False):
+        surface = surfaces[surfaces.function == name]
+        surface_panel(axes, surface)
+        path_panel(axes, paths[paths.function == name])
+        mark = "" if surface.smooth.iloc[0] else " †"
+        axes.set_title(name.replace("_", " ") + mark, fontsize=6.5, fontweight="normal", pad=2)
+    for axes in panels[len(names) :]:
+        axes.set_axis_off()
+    page.legend(handles=_legend(paths), ncols=len(SHOWN) + 2, loc="outside lower center")
+    return page
+
+
+def table(material: Material) -> pd.DataFrame:
+    """Where the paths drawn end: a row per function and optimizer, with the nearest known minimizer."""
+    surfaces, paths = material.tables["vlse-surfaces"], material.tables["vlse-trajectories"]
+    rows = []
+    for function, optimizer in product(surfaces.function.unique(), SHOWN):
+        path = paths[(paths.function == function) & (paths.optimizer == optimizer)].sort_values("step")
+        if path.empty:
+            continue
+        points = surfaces[(surfaces.function == function) & (surfaces.kind == "minimizer")][["x0", "x1"]].to_numpy()
+        first, last = (path[["x0", "x1"]].iloc[i].to_numpy() for i in (0, -1))
+        nearest = points[np.linalg.norm(points - last, axis=1).argmin()]
+        rows.append(
+            {
+                "function": str(function).replace("_", " "),
+                "optimizer": path.label.iloc[0],
+                "start": _point(first),
+                "last point": _point(last),
+                "nearest minimizer": _point(nearest),
+                "distance": style.number(float(np.linalg.norm(nearest - last))),
+                "evaluations": int(path.step.max()),
+            }
+        )
+    return pd.DataFrame(rows)
+
+
+def surface_panel(axes: Axes, surface: pd.DataFrame) -> None:
+    """Values on a logarithmic scale above the smallest, light where they are low; stars at the minimizers."""
+    grid, minimizers = surface[surface.kind == "grid"], surface[surface.kind == "minimizer"]
+    size = round(len(grid) ** 0.5)
+    above = grid.value.to_numpy().reshape(size, size) - grid.value.min()
+    extent = (grid.x0.min(), grid.x0.max(), grid.x1.min(), grid.x1.max())
+    # the lowest twentieth of the box is where the scale turns from linear to logarithmic
+    shades = np.log10(1 + above / max(np.quantile(above, 0.05), 1e-12 * above.max()))
+    axes.imshow(shades, "Greys", vmax=1.6 * shades.max(), interpolation="bilinear", origin="lower", extent=extent)
+    axes.set_aspect("auto")
+    axes.plot(minimizers.x0, minimizers.x1, **STAR, clip_on=False)
+    axes.set(xlim=extent[:2], ylim=extent[2:], xticks=[], yticks=[])
+
+
+def path_panel(axes: Axes, paths: pd.DataFrame) -> None:
+    """Points evaluated, one after the other; a circle at the start they share."""
+    for key in (key for key in SHOWN if key in set(paths.optimizer)):
+        path = paths[paths.optimizer == key].sort_values("step")
+        axes.plot(path.x0, path.x1, color=style.look(key).color, linewidth=0.8, path_effects=CASING)
+        axes.plot(path.x0.iloc[-1], path.x1.iloc[-1], **{**style.look(key).point, "markersize": 3}, clip_on=False)
+    if len(paths):
+        start = paths.sort_values("step").iloc[0]
+        axes.plot(start.x0, start.x1, **START, clip_on=False)
+
+
+STAR: dict[str, Any] = {
+    "marker": "*",
+    "linestyle": "none",
+    "color": style.WARNING,
+    "markersize": 4.5,
+    "markeredgewidth": 0,
+}
+START: dict[str, Any] = {
+    "marker": "o",
+    "linestyle": "none",
+    "color": style.INK,
+    "markersize": 3.5,
+    "markerfacecolor": "white",
+}
+
+
+def _legend(paths: pd.DataFrame) -> list[Line2D]:
+    labels = paths.drop_duplicates("optimizer").set_index("optimizer").label
+    lines = [
+        Line2D([], [], label=labels[key], **{**style.look(key).point, "linestyle": "-"})
+        for key in SHOWN
+        if key in labels
+    ]
+    return [Line2D([], [], label="start", **START), *lines, Line2D([], [], label="minimizer", **STAR)]
+
+
+def _point(x: Any) -> str:
+    return f"({x[0]:.4g}, {x[1]:.4g})"

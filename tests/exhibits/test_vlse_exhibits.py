@@ -1,0 +1,109 @@
+import pytest
+import torch
+
+from optrepro import config, runtable
+from optrepro.analysis import benchmark
+from optrepro.analysis.results import Facts, StudyResults
+from optrepro.exhibits import style, vlse_baselines, vlse_gallery
+from optrepro.exhibits.material import Material
+from optrepro.experiments import functions, surfaces, tidy
+from optrepro.experiments.checkpoint import Checkpoint
+from optrepro.experiments.context import Context
+
+NAMES = ["rastrigin", "cross_in_tray", "sphere", "hartmann3", "branin"]
+STUDIES = {
+    "vlse": {
+        "kind": "functions",
+        "functions": NAMES,
+        "budget": 15,
+        "tuning_starts": 1,
+        "starts": 6,
+        "learning_rates": [0.01, 0.1, 0.3],
+        "optimizers": {
+            "momentum": {"label": "momentum", "class": "torch.optim.SGD", "settings": {"momentum": 0.9}},
+            "adam": {"label": "Adam", "class": "torch.optim.Adam"},
+            "rprop": {"label": "Rprop", "class": "torch.optim.Rprop"},
+            "my-own": {"label": "my own", "class": "torch.optim.NAdam"},
+        },
+    },
+    "vlse-surfaces": {"kind": "surfaces", "functions": NAMES, "resolution": 9},
+}
+RUNS = {"vlse": functions.run, "vlse-surfaces": surfaces.run}
+
+
+def study_results(folder, study_id):
+    resolved = config.build([("test", {"scale": "smoke", "seed": 1, "studies": STUDIES})])
+    study, context = resolved.studies[study_id], Context(1, torch.device("cpu"), Checkpoint(None))
+    paths = []
+    for batch in runtable.batches(resolved, study_id):
+        paths.append(folder / f"{batch.study}-{batch.name}.parquet")
+        tidy.write(RUNS[study_id](study, batch, context), paths[-1])
+    settings = study.model_dump(mode="json", by_alias=True)
+    return StudyResults(tidy.read(paths), Facts(study_id, "smoke", settings, None, (), 0, ()))
+
+
+@pytest.fixture(scope="module")
+def material(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("tidy")
+    vlse, pictures = (study_results(folder, study_id) for study_id in STUDIES)
+    names = ("scores", "ranks", "tests", "profile", "trajectories")
+    tables = {f"vlse-{name}": getattr(benchmark, name)(vlse) for name in names}
+    tables["vlse-surfaces"] = benchmark.surfaces(pictures)
+    return Material(tables, {"vlse": vlse.facts, "vlse-surfaces": pictures.facts})
+
+
+@pytest.mark.parametrize("exhibit", [vlse_baselines, vlse_gallery])
+def test_the_figure_is_as_wide_as_a_page_and_the_same_each_time(exhibit, material, tmp_path):
+    for name in ("first", "second"):
+        figure = exhibit.figure(material)
+        style.save(figure, tmp_path / name)
+    assert figure.get_figwidth() * 25.4 == pytest.approx(style.PAGE_WIDTH)
+    assert (tmp_path / "first.svg").read_bytes() == (tmp_path / "second.svg").read_bytes()
+    assert (tmp_path / "first.png").stat().st_size > 10_000
+
+
+def test_the_table_has_both_measures_of_every_function_for_every_optimizer(material):
+    table = vlse_baselines.table(material)
+    functions_part = table[table.group != "summary"]
+    assert list(functions_part.measure) == ["improvement", "regret"] * len(NAMES)
+    assert list(functions_part.function[::2]) == ["rastrigin", "cross in tray †", "sphere", "hartmann3 (3-D)", "branin"]
+    assert list(table.columns[4:]) == ["momentum", "Adam", "Rprop", "my own"]
+    assert not table.isna().any(axis=None)
+
+
+def test_the_table_sums_up_ranks_and_tests_for_both_sets_of_functions(material):
+    table = vlse_baselines.table(material)
+    ranks = table[table.function.str.startswith("average rank")]
+    assert list(ranks.measure) == ["regret", "improvement"] * 2
+    assert list(ranks.function.str.contains("4 smooth functions")) == [True, True, False, False]
+    cells = ranks[["momentum", "Adam", "Rprop", "my own"]].astype(float)
+    assert cells.sum(axis=1).tolist() == pytest.approx([1 + 2 + 3 + 4] * 4, abs=0.03)
+    against = table[table.function.str.startswith("Wilcoxon's p (Holm)")]
+    assert (against[["momentum", "Adam", "Rprop", "my own"]] == "–").sum(axis=1).tolist() == [1] * 4  # the best itself
+
+
+def test_wins_are_those_of_the_other_optimizer_against_the_best(material):
+    tests = material.tables["vlse-tests"]
+    tests = tests[(tests.subset == "all") & (tests.measure == "regret")]
+    pair = tests.iloc[0]
+    first, second = pair["first"], pair["second"]
+    assert vlse_baselines._versus(tests, second, first)[0] == f"{pair.wins}/{pair.ties}/{pair.losses}"
+    assert vlse_baselines._versus(tests, first, second)[0] == f"{pair.losses}/{pair.ties}/{pair.wins}"
+
+
+def test_an_optimizer_without_results_on_a_function_leaves_a_dash(material):
+    scores = material.tables["vlse-scores"]
+    partial = scores[(scores.function != "sphere") | (scores.optimizer != "adam")]
+    partial = Material({**material.tables, "vlse-scores": partial}, material.facts)
+    table = vlse_baselines.table(partial).set_index(["function", "measure"])
+    assert table.loc[("sphere", "regret"), "Adam"] == "–"
+    assert vlse_baselines.figure(partial).axes
+
+
+def test_the_gallery_shows_the_functions_of_two_variables_with_paths_of_known_optimizers(material):
+    figure = vlse_gallery.figure(material)
+    titles = [axes.get_title(loc="left") for axes in figure.axes if axes.axison]
+    assert titles == ["rastrigin", "cross in tray †", "sphere", "branin"]
+    table = vlse_gallery.table(material)
+    assert list(table.optimizer.unique()) == ["momentum", "Rprop", "Adam"]
+    assert len(table) == 4 * 3
