@@ -411,16 +411,17 @@ def scores_of(optimizer: GapSGD, grads: list[Tensor]) -> Tensor:
 # State and robustness.
 
 
-@pytest.mark.parametrize("indices", [_switching.indices, lambda choice: list(choice.split(1))])
+@pytest.mark.parametrize("signs", [Tensor.abs, Tensor.clone], ids=["its score is infinite", "its score is undefined"])
+@pytest.mark.parametrize("indices", [_switching.indices, lambda choice: list(choice.split(1))], ids=["read", "left"])
 @pytest.mark.parametrize("optimizer", [GapSGD, GapAdam])
 def test_a_buffer_that_overflowed_is_not_taken_and_leaves_no_trace(
-    optimizer: Any, indices: Any, monkeypatch: pytest.MonkeyPatch
+    optimizer: Any, indices: Any, signs: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(_switching, "indices", indices)
     params, healthy = parameters(), parameters()
     sick = optimizer(params, 0.01)
     well = optimizer(healthy, 0.01, (MOMENTA if optimizer is GapSGD else BETAS)[:2])
-    grads = history(20, seed=0)
+    grads = [[signs(grad) for grad in each] for each in history(20, seed=0)]
     feed(sick, grads[0])
     feed(well, grads[0])
     for param in params:
@@ -440,7 +441,15 @@ def test_a_long_parameter_in_pieces_steps_like_the_whole(monkeypatch: pytest.Mon
         for optimizer in (GapSGD, GapAdamW):
             for select in ("global", "per_parameter"):
                 params = parameters()
-                gap = optimizer(params, 0.05, select=select, score="debiased", self_term="halves", weight_decay=0.1)
+                gap = optimizer(
+                    params,
+                    0.05,
+                    select=select,
+                    score="debiased",
+                    self_term="halves",
+                    weight_decay=0.1,
+                    foreach=False,
+                )
                 for grads, probe in zip(history(20, seed=8), probes, strict=True):
                     feed(gap, grads, half_grads=probe)
                 runs.append([*params, gap.selection["counts"]])
