@@ -23,8 +23,8 @@ class CautiousAdamW(Optimizer):
 
     Shape: parameters of any shape and floating dtype; state as AdamW's.
     Raises: ValueError for a setting outside its range or complex parameters; RuntimeError for sparse gradients.
-    Source: arXiv 2411.16085, algorithm 1; the mean of the mask is at least 0.001, as in the authors' code, where the
-        paper adds one element to it.
+    Source: arXiv 2411.16085, algorithm 1; the mean of the mask is at least 0.001, as in public implementations of
+        it, where the paper adds one element to it.
     """
 
     def __init__(
