@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 import time
 from collections.abc import Callable
@@ -18,7 +19,7 @@ app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False, add_comp
 data_app = typer.Typer(no_args_is_help=True, help="Data sets: what is at hand, and fetching what is not.")
 app.add_typer(data_app, name="data")
 
-ConfigPath = Annotated[Path, typer.Option("--config", help="Scale file.", show_default=True)]
+ConfigPath = Annotated[Path, typer.Option("--config", envvar="OPTREPRO_CONFIG", help="Scale file.")]
 Overrides = Annotated[list[str] | None, typer.Option("--set", help="Override, as studies.vlse.starts=8; repeatable.")]
 DataDir = Annotated[Path | None, typer.Option(help="Folder of downloads, after OPTREPRO_DATA. [default: data]")]
 CatalogueDir = Annotated[Path, typer.Option("--catalogue", help="Folder of exhibits.yaml.")]
@@ -37,7 +38,7 @@ def main(version: Annotated[bool, typer.Option("--version", help="Print the vers
 @app.command()
 def plan(config: ConfigPath = DEFAULT, set_: Overrides = None) -> None:
     """Print the run table as CSV: one row per run, with the batch that carries it out."""
-    settings = load(config, set_ or ())
+    settings = _settings(config, set_)
     typer.echo("batch,run,study,workload,optimizer,role,learning_rate,repetition,seed")
     for study in settings.studies:
         for batch in runtable.batches(settings, study):
@@ -52,7 +53,7 @@ def check(config: ConfigPath = DEFAULT, set_: Overrides = None, out: Path | None
     """Try every optimizer, network and data set that the config names; write the resolved config."""
     from optrepro.experiments import checks
 
-    settings = load(config, set_ or ())
+    settings = _settings(config, set_)
     checks.check(settings)
     if out is not None:
         _write(out, settings.model_dump_json(indent=1, by_alias=True) + "\n")
@@ -75,7 +76,7 @@ def run(
     from optrepro.experiments import jobs
 
     torch.set_num_threads(threads)
-    settings = load(config, set_ or ())
+    settings = _settings(config, set_)
     chosen = _batch(settings, study, batch)
     default = layout.metrics(settings.scale, study, batch)
     needs = [layout.metrics(settings.scale, study, name) for name in chosen.needs]
@@ -100,7 +101,7 @@ def collect(
     """Gather a study's runs into one tidy table with its facts beside it."""
     from optrepro.experiments import gather
 
-    gather.collect(load(config, set_ or ()), study, metrics, out)
+    gather.collect(_settings(config, set_), study, metrics, out)
 
 
 @app.command()
@@ -196,6 +197,12 @@ def data_fetch(name: str, data_dir: DataDir = None, out: Annotated[Path | None, 
     listing = "".join(f"{provenance.file_hash(path)}  {path.name}\n" for path in files)
     if out is not None:
         _write(out, listing)
+
+
+def _settings(path: Path, overrides: list[str] | None) -> Config:
+    """The config of a scale file, with the overrides that the workflow hands to its jobs, then those given here."""
+    inherited = json.loads(os.environ.get("OPTREPRO_OVERRIDES", "[]"))
+    return load(path, [*inherited, *(overrides or ())])
 
 
 def _batch(settings: Config, study: str, name: str) -> runtable.Batch:

@@ -7,7 +7,10 @@ from pathlib import Path
 
 import pytest
 
+from optrepro import config
+
 ROOT = Path(__file__).parents[2]
+TIDY = "results/mini/tidy/gap-sgdm.parquet"
 PARTS = ("Snakefile", "workflow", "profiles", "config", "src", "environment.yml", "results/published")
 
 
@@ -59,4 +62,29 @@ def smoke(tmp_path_factory: pytest.TempPathFactory) -> Project:
     """A copy in which the whole workflow has run at smoke scale, from scratch."""
     project = Project(tmp_path_factory.mktemp("smoke"))
     project.snakemake("--cores", "2", "--configfile", "config/smoke.yaml")
+    return project
+
+
+MINI = """
+extends: smoke.yaml
+scale: mini
+studies:
+  gap-adam: null
+  gap-concept: null
+  gap-families: null
+  vlse: null
+  vlse-surfaces: null
+  gap-sgdm: {runs_per_job: optimizer, steps: 4, test_repetitions: 2, optimizers: {KEEP}}
+"""
+KEPT = ("momentum-90", "raw", "random-raw")
+
+
+@pytest.fixture(scope="session")
+def mini(tmp_path_factory: pytest.TempPathFactory) -> Project:
+    """A copy in which three optimizers of one study have run, each in a job of its own."""
+    project = Project(tmp_path_factory.mktemp("mini"))
+    optimizers = config.load(ROOT / "config" / "smoke.yaml").studies["gap-sgdm"].optimizers
+    removed = ", ".join(f"{name}: null" for name in optimizers if name not in KEPT)
+    (project.folder / "config" / "mini.yaml").write_text(MINI.replace("KEEP", removed))
+    project.snakemake(TIDY, "--cores", "2", "--configfile", "config/mini.yaml")
     return project

@@ -10,11 +10,11 @@ import yaml
 
 from optrepro import catalogue, config, runtable
 from optrepro.exhibits.render import FORMATS
-from tests.workflow.conftest import ROOT, Project
+from tests.workflow.conftest import ROOT, TIDY, Project
 
 SMOKE = ("--configfile", "config/smoke.yaml")
 EXHIBITS = catalogue.load(ROOT / "config").exhibits
-RUNS_NOTHING = {"check", "runs", "collect", "data"}
+RUNNING = {"runs", "collect", "data"}
 
 
 def test_a_run_from_scratch_makes_every_exhibit_in_every_format(smoke: Project) -> None:
@@ -67,25 +67,21 @@ def test_touching_a_file_reruns_nothing(smoke: Project) -> None:
     assert smoke.plan(*SMOKE) == {}
 
 
-def test_changing_one_optimizers_setting_reruns_that_one_and_what_follows(smoke: Project) -> None:
-    override = "studies.gap-sgdm.optimizers.momentum-90.settings.momentum=0.91"
-    plan = smoke.plan("gap-sgdm", *SMOKE, "--config", f"set={override}")
-    assert plan["runs"] == 1
-    assert plan["collect"] == 1
-    assert plan["exhibit"] == 1
+MINI = (TIDY, "--configfile", "config/mini.yaml")
+CHANGES = {
+    "optimizers.momentum-90.settings.momentum=0.91": {"runs": 1, "collect": 1},
+    # the control that repeats the shares of the changed row follows it
+    "optimizers.raw.settings.momentum=[0.5,0.9]": {"runs": 2, "collect": 1},
+    "steps=5": {"runs": 3, "collect": 1},
+    "optimizers.momentum-90.label=heavy": {"collect": 1},
+    "optimizers.nadam={label: NAdam, class: torch.optim.NAdam}": {"runs": 1, "collect": 1},
+}
 
 
-def test_changing_a_label_reruns_no_training(smoke: Project) -> None:
-    override = "studies.gap-sgdm.optimizers.momentum-90.label=heavy"
-    plan = smoke.plan("gap-sgdm", *SMOKE, "--config", f"set={override}")
-    assert "runs" not in plan
-    assert plan["exhibit"] == 1
-
-
-def test_a_new_optimizer_joins_by_config_alone(smoke: Project) -> None:
-    override = "studies.gap-sgdm.optimizers.nadam={label: NAdam, class: torch.optim.NAdam}"
-    plan = smoke.plan("gap-sgdm", *SMOKE, "--config", json.dumps({"set": [override]})[1:-1].replace('"set": ', "set="))
-    assert plan["runs"] == 1
+@pytest.mark.parametrize(("change", "jobs"), CHANGES.items(), ids=CHANGES)
+def test_a_change_reruns_what_it_concerns_and_what_follows(mini: Project, change: str, jobs: dict[str, int]) -> None:
+    assert mini.plan(*MINI) == {}
+    assert mini.plan(*MINI, "--config", f"set={json.dumps([f'studies.gap-sgdm.{change}'])}") == jobs
 
 
 @pytest.mark.parametrize("target", ["figures", "gap", "vlse", *EXHIBITS])
@@ -96,7 +92,7 @@ def test_targets_are_planned_and_done(smoke: Project, target: str) -> None:
 def test_redrawing_starts_at_committed_results_and_runs_nothing(project: Project) -> None:
     plan = project.plan("redraw", "--forceall")
     assert plan["published_exhibit"] == len(EXHIBITS)
-    assert RUNS_NOTHING.isdisjoint(plan)
+    assert RUNNING.isdisjoint(plan)
 
 
 def test_a_bare_call_plans_the_laptop_scale(project: Project) -> None:

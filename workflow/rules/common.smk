@@ -1,6 +1,6 @@
 # The plan, made once from config: settings, batches of runs, exhibits. Rules look things up here and decide nothing.
 import json
-import shlex
+import os
 from pathlib import Path
 
 import yaml
@@ -30,21 +30,29 @@ def _plan():
         batches = {s: {b.name: b for b in runtable.batches(settings, s)} for s in settings.studies}
     except (ConfigError, FileNotFoundError) as error:
         raise WorkflowError(str(error)) from None
-    arguments = [
-        "--config",
-        str(path),
-        *(word for o in overrides for word in ("--set", o)),
-    ]
-    return settings, entries, batches, shlex.join(arguments)
+    # Jobs inherit these. As an input or a parameter of the rules, any change of the config would rerun everything.
+    os.environ["OPTREPRO_CONFIG"] = str(path)
+    os.environ["OPTREPRO_OVERRIDES"] = json.dumps(overrides)
+    return settings, entries, batches
 
 
-SETTINGS, CATALOGUE, BATCHES, CONFIG = _plan()
+SETTINGS, CATALOGUE, BATCHES = _plan()
 SCALE = SETTINGS.scale
 validate(
     json.loads(SETTINGS.model_dump_json(by_alias=True)),
     "../schemas/config.schema.json",
     set_default=False,
 )
+
+
+envvars:
+    "OPTREPRO_CONFIG",
+    "OPTREPRO_OVERRIDES",
+
+
+# Before the first job: a rule could not come before the others and leave them alone when only it has to run again.
+onstart:
+    shell(f"optrepro check --out results/{SCALE}/config.json")
 
 
 wildcard_constraints:

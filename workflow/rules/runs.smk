@@ -1,23 +1,6 @@
-rule check:
-    """Try every optimizer, network and data set that the config names, and write the config whole: jobs read that."""
-    output:
-        f"<results>/{SCALE}/config.json",
-    log:
-        f"<logs>/{SCALE}/check.log",
-    localrule: True
-    conda:
-        "../../environment.yml"
-    params:
-        config=CONFIG,
-        settings=runtable.fingerprint(SETTINGS.model_dump(mode="json", by_alias=True)),
-    shell:
-        "optrepro check {params.config} --out {output} > {log} 2>&1"
-
-
 rule runs:
     """Carry out a batch of runs: optimizers on problems, one row of the run table each."""
     input:
-        config=ancient(rules.check.output),
         data=data_listing,
         earlier=needs,
     output:
@@ -40,14 +23,13 @@ rule runs:
         source=source_of,
         earlier=lambda wildcards, input: " ".join(f"--earlier {path}" for path in input.earlier),
     shell:
-        "optrepro run {wildcards.study} {wildcards.batch} --config {input.config} --threads {threads}"
+        "optrepro run {wildcards.study} {wildcards.batch} --threads {threads}"
         " --minutes {resources.slice_minutes} {params.earlier} --out {output.metrics} > {log} 2>&1"
 
 
 rule collect:
     """Gather a study's runs into one tidy table, with the facts that describe it."""
     input:
-        config=ancient(rules.check.output),
         metrics=lambda wildcards: [layout.metrics(SCALE, wildcards.study, b) for b in BATCHES[wildcards.study]],
     output:
         tidy="<results>/{scale}/tidy/{study}.parquet",
@@ -63,4 +45,4 @@ rule collect:
         settings=lambda wildcards: runtable.fingerprint(study_of(wildcards).model_dump(mode="json", by_alias=True)),
         source=provenance.source_hash("optrepro.experiments.gather"),
     shell:
-        "optrepro collect {wildcards.study} {input.metrics} {output.tidy} --config {input.config} > {log} 2>&1"
+        "optrepro collect {wildcards.study} {input.metrics} {output.tidy} > {log} 2>&1"
