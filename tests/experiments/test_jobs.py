@@ -219,4 +219,8 @@ def test_auto_is_the_gpu_where_there_is_one_and_else_the_cpu(tiny: Tiny) -> None
 @pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without a GPU")
 def test_a_gpu_that_is_not_there_is_an_error_that_says_what_to_do(tiny: Tiny) -> None:
     with pytest.raises(ConfigError, match="device = 'cuda', but torch finds no GPU here; use device=auto"):
-        carry_out(tiny("device=cuda"))
+        carry_out(tiny("device=cuda", "studies.images.gpu=true"))
+
+
+def test_a_study_that_asks_for_no_gpu_never_needs_one(tiny: Tiny) -> None:
+    assert sidecar(carry_out(tiny("device=cuda")))["device"] == "cpu"

@@ -159,7 +159,7 @@ def switches(*studies: StudyResults, optimizer: str, most: float) -> Verdict:
         smallest = min(overall.index, key=float)
         switched.append(bool(overall[smallest] < most))
         evidence.append(f"{study.facts.study}: {smallest} in {100 * overall[smallest]:.1f}{NBSP}% of the choices")
-    return _all_or_some(switched, "; ".join(evidence))
+    return _all_or_some(switched, f"at the tuned learning rate: {'; '.join(evidence)}")
 
 
 @rule

@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 
 from optrepro import layout, provenance, runtable
-from optrepro.config import Config, ConfigError, ImageData
+from optrepro.config import Config, ConfigError, ImageData, Study
 from optrepro.experiments import tidy
 from optrepro.experiments.checkpoint import Checkpoint
 from optrepro.experiments.context import Context, Progress, empty_results
@@ -44,7 +44,7 @@ def run_batch(
     files = _files(dataset)
     source = provenance.source_hash(*runtable.source_modules(study, batch.optimizer))
     inputs = [provenance.file_hash(path) for path in [*earlier, *files]]
-    device = _device(config.device)
+    device = _device(config.device, study)
     key = runtable.fingerprint([batch.settings, [run.id for run in batch.runs], source, inputs, device.type])
     attempts = _count_attempt(layout.state(key).parent)
     checkpoint = Checkpoint(layout.state(key), time_slice=time_slice)
@@ -88,7 +88,9 @@ def _files(dataset: str | None) -> list[Path]:
     return archives.locate(dataset).files
 
 
-def _device(name: str) -> torch.device:
+def _device(name: str, study: Study) -> torch.device:
+    if name == "cuda" and not getattr(study, "gpu", False):
+        name = "cpu"  # such a job asks the cluster for no GPU, so it may land where there is none
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
     if name == "cuda" and not torch.cuda.is_available():
