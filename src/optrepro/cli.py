@@ -24,6 +24,7 @@ Overrides = Annotated[list[str] | None, typer.Option("--set", help="Override, as
 DataDir = Annotated[Path | None, typer.Option(help="Folder of downloads, after OPTREPRO_DATA. [default: data]")]
 CatalogueDir = Annotated[Path, typer.Option("--catalogue", help="Folder of exhibits.yaml.")]
 DEFAULT = Path("config/laptop.yaml")
+PICTURES = (".png", ".svg", ".pdf")
 T = TypeVar("T")
 
 
@@ -67,6 +68,7 @@ def run(
     set_: Overrides = None,
     out: Annotated[Path | None, typer.Option(help="Metrics file. [default: its place in results]")] = None,
     earlier: Annotated[list[Path] | None, typer.Option(help="Metrics of a batch that this one needs.")] = None,
+    weights: Annotated[Path | None, typer.Option(help="Trained policy that this batch uses.")] = None,
     threads: Annotated[int, typer.Option(min=1, help="Threads of torch.")] = 1,
     minutes: Annotated[float, typer.Option(min=0, help="Save and stop after so long (status 75); 0: never.")] = 0,
 ) -> None:
@@ -85,6 +87,7 @@ def run(
         chosen,
         out or default,
         earlier if earlier is not None else needs,
+        weights or (layout.policy(settings.scale, *chosen.weights) if chosen.weights else None),
         60 * minutes or None,
         _progress(),
     )
@@ -165,6 +168,36 @@ def publish(
 
     for path in verification.publish(scale):
         typer.echo(path)
+
+
+@app.command()
+def minimize(
+    function: Annotated[str, typer.Option(help="Benchmark function, as rosenbrock.")],
+    optimizer: Annotated[str, typer.Option(help="pop, adam, sgd, ..., a policy file, or a dotted class path.")] = "pop",
+    dim: Annotated[int | None, typer.Option(help="Dimension. [default: the function's own, or 2]")] = None,
+    budget: Annotated[int, typer.Option(help="Evaluations of value and gradient.")] = 50,
+    seed: Annotated[int, typer.Option(min=0, help="Of the random start.")] = 0,
+    lr: Annotated[float | None, typer.Option(help="Learning rate, in edges of the box. [default: a good one]")] = None,
+    out: Annotated[Path | None, typer.Option(help="Picture of the trajectory, as trajectory.png.")] = None,
+) -> None:
+    """Minimize a benchmark function with one optimizer: print the progress, draw the trajectory."""
+    from optrepro.experiments import minimize as experiment
+
+    if out is not None and out.suffix not in PICTURES:
+        raise ConfigError(f"out = {str(out)!r} is not allowed: it must end in {', '.join(PICTURES)}")
+    f, chosen = experiment.function(function, dim), experiment.optimizer(optimizer, lr)
+    title = f"{chosen.config.label} on {f.title}" + ("" if "-D" in f.title else f", {f.dim}-D")
+    typer.echo(f"{title}; minimum {f.optimum:.6g}")
+    path = experiment.minimize(f, chosen, budget, seed)
+    for line in experiment.progress(path, budget):
+        typer.echo(line)
+    if out is not None:
+        from optrepro.exhibits import trajectory
+
+        surface = experiment.surface(f) if f.dim == 2 else None
+        out.parent.mkdir(parents=True, exist_ok=True)
+        trajectory.figure(path, surface, title, chosen.key).savefig(out)
+        typer.echo(out)
 
 
 @app.command("schema")

@@ -17,6 +17,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, TypeAdapter, 
 
 Name = Annotated[str, Field(pattern=r"^[a-z0-9]+(-[a-z0-9]+)*$")]
 DottedPath = Annotated[str, Field(pattern=r"^[A-Za-z_]\w*(\.[A-Za-z_]\w*)+$")]
+TrainedPolicy = Annotated[str, Field(pattern=r"^[a-z0-9-]+/[a-z0-9-]+$")]
 Positive = Annotated[float, Field(gt=0)]
 Count = Annotated[int, Field(ge=1)]
 Schedule = Literal["cosine", "step", "constant"]
@@ -26,6 +27,12 @@ def _distinct(grid: tuple[float, ...]) -> tuple[float, ...]:
     if len(set(grid)) < len(grid):
         raise ValueError(f"{list(grid)} names a rate twice: every rate of a grid is a run of its own")
     return grid
+
+
+def _ascending(pair: tuple[float, float]) -> tuple[float, float]:
+    if pair[0] > pair[1]:
+        raise ValueError(f"{list(pair)} must be the smaller number first")
+    return pair
 
 
 def _without_rate(settings: dict[str, Any]) -> dict[str, Any]:
@@ -53,7 +60,8 @@ class OptimizerConfig(Model):
 
     label: Annotated[str, Field(description="Name in figures and tables.")]
     group: Annotated[
-        Literal["fixed", "dynamic", "control", "peer"], Field(description="How the exhibits sort and judge the row.")
+        Literal["fixed", "dynamic", "control", "peer", "first-order", "quasi-newton", "policy"],
+        Field(description="How the exhibits sort and judge the row."),
     ] = "peer"
     class_: Annotated[DottedPath, Field(alias="class", description="Import path of a `torch.optim.Optimizer`.")]
     settings: Annotated[Settings, Field(description="Keyword arguments of the class; never the rate.")] = {}
@@ -63,6 +71,9 @@ class OptimizerConfig(Model):
     schedule: Annotated[Schedule | None, Field(description="Learning-rate schedule, if not the study's.")] = None
     shares_of: Annotated[
         Name | None, Field(description="Draw candidates with the shares that this other row chose them in.")
+    ] = None
+    trained: Annotated[
+        TrainedPolicy | None, Field(description="Take the weights of this row of a policy study, as study/row.")
     ] = None
 
 
@@ -203,8 +214,187 @@ class ConceptStudy(ImageData):
         return self
 
 
+Range = Annotated[
+    tuple[Positive, Positive], AfterValidator(_ascending), Field(description="Smallest and largest, log-uniform.")
+]
+
+
+class PriorConfig(Model):
+    """The distribution over functions on the unit box: `optrepro.problems.prior`."""
+
+    shares: dict[Literal["convex", "gp", "sum"], Annotated[float, Field(ge=0, le=1)]]
+    features: Annotated[Count, Field(description="Random Fourier features of a sample.")]
+    length_scale: Annotated[Range, Field(description="Of the kernel, in units of the box.")]
+    anisotropy: Annotated[float, Field(ge=1, description="Largest ratio of length scales between coordinates.")]
+    condition: Annotated[float, Field(ge=1, description="Largest condition number of a quadratic, log-uniform.")]
+    amplitude: Annotated[Range, Field(description="Of the sample in a sum; the quadratic's mean is 1.")]
+    warp: Annotated[float, Field(ge=0, description="Largest s of (exp(s f) - 1) / s, uniform from 0.")]
+
+    @model_validator(mode="after")
+    def _shares_sum_to_one(self) -> Self:
+        if abs(sum(self.shares.values()) - 1) > 1e-9:
+            raise ValueError(f"shares = {dict(self.shares)} sum to {sum(self.shares.values()):g}, not to 1")
+        return self
+
+
+class NetworkConfig(Model):
+    """The policy: `optrepro.optimizers.policy.PolicySettings`."""
+
+    backbone: Literal["transformer", "gru"] = "transformer"
+    width: Count = 32
+    layers: Count = 2
+    heads: Annotated[Count, Field(description="Of the Transformer's attention; divides the width.")] = 2
+    history: Annotated[Count, Field(description="Evaluations that a layer attends to.")] = 16
+    horizon: Annotated[int, Field(ge=2, description="Evaluations of a training run.")] = 50
+    scaling: Annotated[
+        Literal["coordinate", "norm", "maximum", "none"], Field(description="What the gradient is divided by.")
+    ] = "coordinate"
+    smallest: Annotated[Positive, Field(description="Smallest learning rate.")] = 1e-8
+    largest: Annotated[Positive, Field(description="Largest learning rate.")] = 1.0
+
+    @model_validator(mode="after")
+    def _sizes_fit(self) -> Self:
+        if self.width % self.heads:
+            raise ValueError(f"width = {self.width} is not a multiple of heads = {self.heads}")
+        if self.smallest >= self.largest:
+            raise ValueError(f"smallest = {self.smallest} is not below largest = {self.largest}")
+        return self
+
+
+class PPOConfig(Model):
+    """Proximal policy optimization: `optrepro.metalearning.ppo`."""
+
+    functions: Annotated[
+        dict[Count, Count], Field(min_length=1, description="New functions in an iteration, for each dimension.")
+    ]
+    iterations: Count
+    epochs: Count
+    minibatches: Count
+    learning_rate: Positive
+    max_grad_norm: Positive
+    discount: Annotated[float, Field(gt=0, le=1)]
+    gae_lambda: Annotated[float, Field(ge=0, le=1)]
+    clip_ratio: Positive
+    kl_limit: Annotated[Positive, Field(description="No epoch follows one that ends above this divergence.")]
+    entropy: Annotated[float, Field(ge=0, description="Weight of the entropy bonus.")]
+    value_loss: Annotated[Positive, Field(description="Weight of the critic's loss.")]
+    improvement: Annotated[float, Field(ge=0, description="Weight of the normalized improvement in the reward.")]
+    log_regret: Annotated[float, Field(ge=0, description="Reward for each power of ten that the regret falls by.")]
+    floor: Annotated[float, Field(gt=0, lt=1, description="Share of the start's regret below which all is equal.")]
+    terminal: Annotated[bool, Field(description="All of the reward with the last evaluation.")] = False
+    precision: Annotated[Literal["float32", "bfloat16"], Field(description="Of updates on a GPU.")] = "float32"
+
+
+class PolicyRow(Model):
+    """One trained policy: what it has that the study's others have not."""
+
+    label: Annotated[str, Field(description="Name in figures and tables.")]
+    group: Annotated[str, Field(description="What the row varies.")] = "standard"
+    prior: Annotated[dict[str, Any], Field(description="Over the study's prior.")] = {}
+    network: Annotated[dict[str, Any], Field(description="Over the study's network.")] = {}
+    ppo: Annotated[dict[str, Any], Field(description="Over the study's PPO.")] = {}
+
+
+class PolicyStudy(Model):
+    """Meta-training: policies trained by PPO on functions streamed from the prior."""
+
+    kind: Literal["policy"] = "policy"
+    prior: PriorConfig
+    network: NetworkConfig = NetworkConfig()
+    ppo: PPOConfig
+    validation_functions: Annotated[Count, Field(description="The fixed set that training is watched on.")]
+    test_functions: Annotated[Count, Field(description="The fixed set that is used once, at the end.")]
+    validate_every: Annotated[Count, Field(description="Iterations between validations.")]
+    patience: Annotated[Count, Field(description="Validations without a better score before training stops.")]
+    functions: Annotated[tuple[str, ...], Field(min_length=1, description="Benchmark functions, used once.")]
+    starts: Annotated[Count, Field(description="Starts on each of them.")]
+    policies: Annotated[dict[Name, PolicyRow], Field(min_length=1)]
+    repetitions: Annotated[Count, Field(description="Training seeds; the weights of the first are kept.")] = 1
+    gpu: Annotated[bool, Field(description="Whether the jobs ask the cluster for a GPU.")] = False
+
+    @model_validator(mode="after")
+    def _rows_are_valid(self) -> Self:
+        for name, row in self.policies.items():
+            for part in ("prior", "network", "ppo"):
+                base: Model = getattr(self, part)
+                try:
+                    type(base).model_validate({**base.model_dump(), **getattr(row, part)})
+                except ValidationError as error:
+                    faults = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())
+                    key = f"policies.{name}.{part} = {getattr(row, part)}"
+                    raise ValueError(f"{key} is not allowed: {faults}") from None
+        return self
+
+    def entry(self, policy: str) -> tuple[PriorConfig, NetworkConfig, PPOConfig]:
+        """Prior, network and PPO of a row, complete."""
+        row = self.policies[policy]
+        return (
+            PriorConfig.model_validate({**self.prior.model_dump(), **row.prior}),
+            NetworkConfig.model_validate({**self.network.model_dump(), **row.network}),
+            PPOConfig.model_validate({**self.ppo.model_dump(), **row.ppo}),
+        )
+
+
+class Collection(Model):
+    """Problems that a transfer study runs on."""
+
+    source: Annotated[
+        Literal["prior", "vlse", "heavy-tailed", "ill-conditioned", "plateaus", "noisy-gradients", "ridges"],
+        Field(description="The prior, the benchmark, or a shifted collection."),
+    ]
+    dim: Annotated[Count, Field(description="Dimension; of benchmark functions, of those that are free.")] = 2
+    count: Annotated[Count, Field(description="Functions, with one start each; of the benchmark, starts on each.")]
+    budget: Annotated[Count, Field(description="Evaluations of value and gradient in a run.")]
+    each: Annotated[
+        Count | None, Field(description="Tune for each benchmark function too, on so many other starts.")
+    ] = None
+
+
+class Reference(Model):
+    """A derivative-free method."""
+
+    label: str
+    method: Name
+
+
+class TransferStudy(Comparison):
+    """Optimizers tuned once, on the prior's validation functions, and then run everywhere, beside learned ones."""
+
+    kind: Literal["transfer"] = "transfer"
+    prior: PriorConfig
+    validation_functions: Annotated[Count, Field(description="Functions that learning rates are tuned on.")]
+    budget: Annotated[Count, Field(description="Evaluations in a tuning run, and in a run of a reference.")]
+    log_regret: Annotated[float, Field(ge=0, description="Of the tuning score, as in the policy's reward.")]
+    functions: Annotated[tuple[str, ...], Field(min_length=1, description="The benchmark.")]
+    collections: Annotated[dict[Name, Collection], Field(min_length=1)]
+    references: dict[Name, Reference] = {}
+    reference_count: Annotated[Count, Field(description="Functions, or starts, that references run on at most.")]
+
+
+class PriorStudy(Model):
+    """The prior's fixed sets, samples of it, and its statistics beside the benchmark's."""
+
+    kind: Literal["prior"] = "prior"
+    prior: PriorConfig
+    dim: Count = 2
+    validation_functions: Count
+    test_functions: Count
+    described: Annotated[Count, Field(description="Functions of each collection whose statistics are taken.")]
+    functions: Annotated[tuple[str, ...], Field(min_length=1, description="Benchmark functions described.")]
+    gallery: Annotated[Count, Field(description="Functions drawn.")]
+    resolution: Annotated[int, Field(ge=8, description="Grid points along each axis.")]
+
+
 Study = Annotated[
-    TrainingStudy | FunctionsStudy | SurfacesStudy | FamiliesStudy | ConceptStudy, Field(discriminator="kind")
+    TrainingStudy
+    | FunctionsStudy
+    | SurfacesStudy
+    | FamiliesStudy
+    | ConceptStudy
+    | PriorStudy
+    | PolicyStudy
+    | TransferStudy,
+    Field(discriminator="kind"),
 ]
 
 
@@ -217,6 +407,17 @@ class Config(Model):
     download: Annotated[bool, Field(description="Fetch data sets; else use what is at hand.")] = False
     strict: Annotated[bool, Field(description="A missing run is an error, not a mark on the exhibit.")] = False
     studies: dict[Name, Study]
+
+    @model_validator(mode="after")
+    def _policies_are_trained(self) -> Self:
+        rows = {f"{name}/{row}" for name, s in self.studies.items() if isinstance(s, PolicyStudy) for row in s.policies}
+        for study_id, study in self.studies.items():
+            for name, row in study.optimizers.items() if isinstance(study, Comparison) else ():
+                if row.trained is not None and row.trained not in rows:
+                    raise ValueError(
+                        f"studies.{study_id}.optimizers.{name}.trained = {row.trained!r} is not one of {sorted(rows)}"
+                    )
+        return self
 
 
 Layer = tuple[str, Mapping[str, Any]]
@@ -304,17 +505,19 @@ def _merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _without_removed(merged: dict[str, Any]) -> dict[str, Any]:
-    """Drop studies and optimizers that a layer set to null; elsewhere null is a value."""
+    """Drop studies and their rows that a layer set to null; elsewhere null is a value."""
     result = dict(merged)
     if isinstance(studies := result.get("studies"), dict):
-        result["studies"] = {k: _without_null_optimizers(v) for k, v in studies.items() if v is not None}
+        result["studies"] = {k: _without_null_rows(v) for k, v in studies.items() if v is not None}
     return result
 
 
-def _without_null_optimizers(study: Any) -> Any:
-    if isinstance(study, dict) and isinstance(rows := study.get("optimizers"), dict):
-        return {**study, "optimizers": {k: v for k, v in rows.items() if v is not None}}
-    return study
+def _without_null_rows(study: Any) -> Any:
+    if not isinstance(study, dict):
+        return study
+    kept = {key: study[key] for key in ("optimizers", "policies", "references", "collections") if key in study}
+    kept = {key: rows for key, rows in kept.items() if isinstance(rows, dict)}
+    return {**study, **{key: {k: v for k, v in rows.items() if v is not None} for key, rows in kept.items()}}
 
 
 def _explain(layers: Sequence[Layer], problem: Any) -> tuple[str, str]:

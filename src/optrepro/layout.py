@@ -12,6 +12,16 @@ def metrics(scale: str, study: str, batch: str) -> Path:
     return Path("results", scale, "runs", study, batch, "metrics.parquet")
 
 
+def policy(scale: str, study: str, batch: str) -> Path:
+    """Weights that a batch of meta-training leaves."""
+    return policy_beside(metrics(scale, study, batch))
+
+
+def policy_beside(metrics_file: Path) -> Path:
+    """Weights beside the metrics of the batch that trained them."""
+    return metrics_file.with_name("policy.safetensors")
+
+
 def tidy(scale: str, study: str) -> Path:
     """Tidy results of a study; the facts are beside it as ``.json``."""
     return Path("results", scale, "tidy", f"{study}.parquet")

@@ -13,7 +13,16 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
-from optrepro.config import Comparison, Config, FunctionsStudy, ImageData, Study, TrainingStudy
+from optrepro.config import (
+    Comparison,
+    Config,
+    FunctionsStudy,
+    ImageData,
+    PolicyStudy,
+    Study,
+    TrainingStudy,
+    TransferStudy,
+)
 from optrepro.problems import archives
 
 Role = Literal["tune", "test"]
@@ -48,7 +57,7 @@ class Batch:
 
     `optimizer` is None where the batch is the whole study. `needs` names the batches of the same study whose results
     it reads: the tuning runs of its optimizer where those are jobs of their own, or the runs whose shares a control
-    repeats.
+    repeats. `weights` is the batch (study, name) whose trained policy it uses.
     """
 
     study: str
@@ -57,6 +66,7 @@ class Batch:
     runs: tuple[Run, ...]
     needs: tuple[str, ...]
     settings: str
+    weights: tuple[str, str] | None = None
 
 
 def fingerprint(value: Any) -> str:
@@ -83,6 +93,10 @@ def batches(config: Config, study_id: str) -> list[Batch]:
         return list(_training_batches(config, study_id, study))
     if isinstance(study, FunctionsStudy):
         return [_functions_batch(config, study_id, study, name) for name in study.optimizers]
+    if isinstance(study, PolicyStudy):
+        return [_policy_batch(config, study_id, study, name) for name in study.policies]
+    if isinstance(study, TransferStudy):
+        return list(_transfer_batches(config, study_id, study))
     return [_single(config, study_id, study)]
 
 
@@ -106,10 +120,13 @@ def _single(config: Config, study_id: str, study: Study) -> Batch:
 
 
 # What no run depends on, or what it depends on through its own entry, its row or its context.
-_ELSEWHERE = {"optimizers", "settings", "learning_rates", "dataset", "test_repetitions", "runs_per_job", "gpu"}
+_ELSEWHERE = {
+    *("optimizers", "settings", "learning_rates", "dataset", "test_repetitions", "runs_per_job", "gpu"),
+    *("references", "reference_count"),
+}
 
 
-def _settings_of(study: TrainingStudy | FunctionsStudy, optimizer: str, *context: object) -> str:
+def _settings_of(study: TrainingStudy | FunctionsStudy | TransferStudy, optimizer: str, *context: object) -> str:
     """What determines a run besides its own row: neither labels nor the other rows of the comparison."""
     shared = study.model_dump(mode="json", exclude=_ELSEWHERE)
     own = study.entry(optimizer).model_dump(mode="json", exclude={"label", "group", "learning_rates"})
@@ -126,6 +143,61 @@ def _functions_batch(config: Config, study_id: str, study: FunctionsStudy, optim
         for rate in rates
     )
     return Batch(study_id, optimizer, optimizer, runs, (), settings)
+
+
+def _policy_batch(config: Config, study_id: str, study: PolicyStudy, policy: str) -> Batch:
+    shared = study.model_dump(mode="json", exclude={"policies", "prior", "network", "ppo", "repetitions", "gpu"})
+    standard = [study.prior.model_dump(mode="json"), study.network.horizon]  # what every row is tested on
+    own = [part.model_dump(mode="json") for part in study.entry(policy)]
+    settings = fingerprint([shared, standard, own, config.seed])
+    # The row is not in the seed: policies of equal seeds begin with equal weights and see equal functions.
+    seeds = [derive_seed(config.seed, study_id, i) for i in range(study.repetitions)]
+    tests = ["prior-test", *(f"vlse/{name}" for name in study.functions)]
+    workloads: list[tuple[str, Role]] = [("prior-validation", "tune"), *((name, "test") for name in tests)]
+    runs = tuple(
+        Run(study_id, workload, policy, role, None, i, seed, settings)
+        for i, seed in enumerate(seeds)
+        for workload, role in workloads
+    )
+    return Batch(study_id, policy, policy, runs, (), settings)
+
+
+def _transfer_batches(config: Config, study_id: str, study: TransferStudy) -> Iterator[Batch]:
+    """A batch for each optimizer and each reference: all collections, tuning first."""
+    names = {name: _settings_of(study, name, config.seed) for name in study.optimizers}
+    shared = study.model_dump(mode="json", exclude=_ELSEWHERE)
+    for name, reference in study.references.items():
+        names[name] = fingerprint([shared, reference.method, study.reference_count, config.seed])
+    for name, settings in names.items():
+        row = study.optimizers.get(name)
+        trained = tuple(row.trained.split("/")) if row is not None and row.trained else None
+        if trained is not None:
+            giver = config.studies[trained[0]]
+            assert isinstance(giver, PolicyStudy)
+            settings = fingerprint([settings, _policy_batch(config, trained[0], giver, trained[1]).settings])
+        runs = tuple(_transfer_runs(config, study_id, study, name, settings))
+        yield Batch(study_id, name, name, runs, (), settings, weights=trained)  # type: ignore[arg-type]
+
+
+def _transfer_runs(config: Config, study_id: str, study: TransferStudy, name: str, settings: str) -> Iterator[Run]:
+    def run(workload: str, role: Role, rate: float | None) -> Run:
+        # Of equal seeds for all optimizers, and for tests with either tuning: all start from the same points.
+        seed = derive_seed(config.seed, study_id, workload if role == "tune" else workload.replace("-each/", "/"), role)
+        return Run(study_id, workload, name, role, rate, 0, seed, settings)
+
+    row = study.optimizers.get(name)
+    tuned = row is not None and row.group != "policy"
+    if row is not None:
+        yield from (run("prior-validation", "tune", rate) for rate in (study.grid(name) if tuned else (None,)))
+    for collection_id, collection in study.collections.items():
+        if collection.source != "vlse":
+            yield run(collection_id, "test", None)
+            continue
+        for function in study.functions:
+            yield run(f"{collection_id}/{function}", "test", None)
+            if tuned and collection.each:
+                yield from (run(f"{collection_id}-each/{function}", "tune", rate) for rate in study.grid(name))
+                yield run(f"{collection_id}-each/{function}", "test", None)
 
 
 def _training_batches(config: Config, study_id: str, study: TrainingStudy) -> Iterator[Batch]:

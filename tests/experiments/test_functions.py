@@ -7,7 +7,7 @@ import torch
 
 from optrepro import config, runtable
 from optrepro.config import OptimizerConfig
-from optrepro.experiments import functions, surfaces
+from optrepro.experiments import descent, functions, surfaces
 from optrepro.experiments.checkpoint import Checkpoint, Interrupted
 from optrepro.experiments.context import Context
 from optrepro.experiments.tidy import COLUMNS
@@ -19,7 +19,7 @@ SETTINGS = [
     ("Adam", {"amsgrad": True}),
     ("RMSprop", {"momentum": 0.5, "centered": True}),
 ]
-CASES = [(cls.__name__, {}) for cls in sorted(functions.ROW_WISE, key=lambda cls: cls.__name__)] + SETTINGS
+CASES = [(cls.__name__, {}) for cls in sorted(descent.ROW_WISE, key=lambda cls: cls.__name__)] + SETTINGS
 
 
 def entry(path, **settings):
@@ -44,7 +44,7 @@ def test_a_batch_takes_the_steps_that_each_problem_takes_alone(name, settings):
     optimizer = entry(f"{module}.{name}", **settings)
     fs = [vlse.get(name) for name in NAMES]
     arguments = (optimizer, fs, starts_of(fs), rates_of(fs, 0.01, 0.3), 12, 0)
-    together, apart = functions._descend_together(*arguments), functions._descend_apart(*arguments)
+    together, apart = (functions._descend(route, *arguments) for route in (descent.together, descent.apart))
     torch.testing.assert_close(together.values, apart.values, rtol=1e-9, atol=1e-12)
     for i, f in enumerate(fs):
         torch.testing.assert_close(together.paths[:, i, :, : f.dim], apart.paths[:, i, :, : f.dim])
@@ -125,7 +125,7 @@ class FarOut(torch.optim.Optimizer):
 
 
 def test_a_search_beyond_one_corner_has_not_settled(monkeypatch):
-    monkeypatch.setattr(functions.instances, "optimizer_class", lambda path: FarOut)
+    monkeypatch.setattr(descent.instances, "optimizer_class", lambda path: FarOut)
     f = vlse.get("sphere")
     values = functions.descend(entry("not.used"), [f], starts_of([f], 1), rates_of([f], 1.0), budget=100).values
     assert values.min() == 0
@@ -139,13 +139,14 @@ def test_no_function_is_evaluated_outside_its_box(optimizer):
     assert paths.nan_to_num(0.5).max() <= 1
 
 
-@pytest.mark.parametrize("route", [functions._descend_together, functions._descend_apart])
+@pytest.mark.parametrize("route", [descent.together, descent.apart])
 @pytest.mark.parametrize("bad", [float("nan"), float("inf"), -float("inf")])
 def test_a_run_that_meets_something_not_finite_stops_and_keeps_its_best_value(route, bad):
     sphere = vlse.get("sphere")
     holed = replace(sphere, formula=lambda x: torch.where(x[..., 0] < 0, bad, sphere.formula(x)))
     starts = torch.tensor([[0.9, 0.9], [0.52, 0.9]], dtype=torch.float64)  # the second one steps over the edge at 0.5
-    result = route(entry("torch.optim.Adam"), [holed], [starts], rates_of([holed], 0.03), 6, 0)
+    adam, rates = entry("torch.optim.Adam"), rates_of([holed], 0.03)
+    result = functions._descend(route, adam, [holed], [starts], rates, 6, 0)
     values = result.values[:, 0, 0]
     assert result.diverged[0, 0].tolist() == [False, True]
     assert values[:, 0].isfinite().all()
@@ -161,7 +162,7 @@ def test_digits_gained_are_mean_decades_of_regret_at_most_twelve_and_none_from_a
 
 @pytest.mark.parametrize("budget", [1, 30, 200, 1000])
 def test_regrets_are_recorded_from_the_start_to_the_end_of_the_budget(budget):
-    steps = functions._recorded(budget)
+    steps = functions.recorded(budget)
     assert steps[0] == 1
     assert steps[-1] == budget
     assert (np.diff(steps) > 0).all()
@@ -256,7 +257,7 @@ def test_optimizers_are_run_from_the_same_starts():
 def test_no_test_start_is_a_tuning_start():
     batch = runtable.batches(settings(), "vlse")[0]
     f = vlse.get("sphere")
-    points = [functions._starts(f, 4, run.seed) for run in batch.runs if run.workload == "sphere"]
+    points = [functions.starts_of(f, 4, run.seed) for run in batch.runs if run.workload == "sphere"]
     tuning, test = points[0], points[-1]
     assert torch.equal(points[0], points[1])  # all rates are tuned on the same starts
     assert torch.cdist(tuning, test).min() > 0

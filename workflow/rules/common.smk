@@ -8,7 +8,7 @@ from snakemake.exceptions import WorkflowError
 from snakemake.utils import validate
 
 from optrepro import catalogue, layout, provenance, runtable
-from optrepro.config import Config, ConfigError, ImageData, TrainingStudy, load
+from optrepro.config import Config, ConfigError, ImageData, PolicyStudy, load
 from optrepro.problems import archives
 
 
@@ -55,6 +55,10 @@ onstart:
     shell(f"optrepro check --out results/{SCALE}/config.json")
 
 
+POLICIES = [name for name, study in SETTINGS.studies.items() if isinstance(study, PolicyStudy)]
+NEVER = "(?!)"  # what a wildcard may be where there is nothing for it
+
+
 wildcard_constraints:
     scale=f"{SCALE}|{layout.PUBLISHED}",
     study="|".join(SETTINGS.studies),
@@ -89,6 +93,12 @@ def study_of(wildcards):
 def needs(wildcards):
     """Metrics of the batches that a batch reads."""
     return [layout.metrics(SCALE, wildcards.study, name) for name in batch_of(wildcards).needs]
+
+
+def weights(wildcards):
+    """The trained policy that a batch uses."""
+    batch = batch_of(wildcards)
+    return [layout.policy(SCALE, *batch.weights)] if batch.weights else []
 
 
 def data_listing(wildcards):

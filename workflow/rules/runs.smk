@@ -3,6 +3,7 @@ rule runs:
     input:
         data=data_listing,
         earlier=needs,
+        weights=weights,
     output:
         metrics="<results>/{scale}/runs/{study}/{batch}/metrics.parquet",
         sidecar="<results>/{scale}/runs/{study}/{batch}/run.json",
@@ -12,6 +13,7 @@ rule runs:
         "<logs>/{scale}/runs/{study}/{batch}.tsv"
     wildcard_constraints:
         scale=SCALE,
+        study="|".join(sorted(set(SETTINGS.studies) - set(POLICIES))) or NEVER,
     conda:
         "../../environment.yml"
     threads: 1
@@ -22,9 +24,20 @@ rule runs:
         settings=settings_of,
         source=source_of,
         earlier=lambda wildcards, input: " ".join(f"--earlier {path}" for path in input.earlier),
+        weights=lambda wildcards, input: f"--weights {input.weights[0]}" if input.weights else "",
     shell:
         "optrepro run {wildcards.study} {wildcards.batch} --threads {threads}"
-        " --minutes {resources.slice_minutes} {params.earlier} --out {output.metrics} > {log} 2>&1"
+        " --minutes {resources.slice_minutes} {params.earlier} {params.weights} --out {output.metrics} > {log} 2>&1"
+
+
+use rule runs as meta_training with:
+    output:
+        metrics="<results>/{scale}/runs/{study}/{batch}/metrics.parquet",
+        sidecar="<results>/{scale}/runs/{study}/{batch}/run.json",
+        policy="<results>/{scale}/runs/{study}/{batch}/policy.safetensors",
+    wildcard_constraints:
+        scale=SCALE,
+        study="|".join(POLICIES) or NEVER,
 
 
 rule collect:

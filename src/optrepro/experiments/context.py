@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import pandas as pd
 import torch
@@ -33,6 +34,7 @@ class Context:
         dataset: name of the data set in use, for studies that have one.
         checkpoint: where a long batch saves its state.
         earlier: tidy results of the batches that this one needs.
+        weights: file of the trained policy that this batch uses, or the one that it is to write.
         progress: called with (done, total, what).
     """
 
@@ -42,3 +44,4 @@ class Context:
     dataset: str | None = None
     earlier: pd.DataFrame = field(default_factory=empty_results)
     progress: Progress = no_progress
+    weights: Path | None = None

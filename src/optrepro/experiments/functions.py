@@ -1,17 +1,13 @@
 """The benchmark functions in box coordinates: an optimizer is tuned for each function, then run from other starts.
 
 A box coordinate is u = (x - lower) / (upper - lower), so that every function lives on [0, 1]^d and a step has the same
-length everywhere. After each step the point is projected back into the box. An evaluation is one call for value and
-gradient, always in the box; the first one is at the start, and those of a line search count.
+length everywhere. How runs are made is said in `descent`.
 """
 
 from __future__ import annotations
 
-import inspect
-import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -21,34 +17,16 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from optrepro.config import FunctionsStudy, OptimizerConfig
-from optrepro.experiments import instances
+from optrepro.experiments import descent
 from optrepro.experiments.context import Context
-from optrepro.optimizers.polyak import Polyak
+from optrepro.experiments.descent import Descent, Evaluate
 from optrepro.problems import vlse
 from optrepro.problems.vlse import Function
-from optrepro.runtable import Batch, Role, Run, derive_seed
+from optrepro.runtable import Batch, Role, Run
 
 Array = NDArray[np.float64]
 
-# Steps that treat each element (Polyak's: each row) as if it stood alone, so that one tensor can hold many problems.
-ROW_WISE = frozenset(
-    {
-        torch.optim.SGD,
-        torch.optim.RMSprop,
-        torch.optim.Adam,
-        torch.optim.AdamW,
-        torch.optim.Adagrad,
-        torch.optim.Rprop,
-        torch.optim.Adadelta,
-        torch.optim.Adamax,
-        torch.optim.NAdam,
-        torch.optim.RAdam,
-        Polyak,
-    }
-)
-
 FLOOR = 1e-12  # chosen: a smaller share of the start's regret is rounding, and earns a learning rate nothing
-PATIENCE = 10  # chosen: calls with one and the same point, in a row, after which a run has settled
 RECORDED = (1, 2, 3, 5, 7, 10, 15, 20, 30, 50, 70)  # evaluations, and ten, a hundred, ... times the last six
 PATH = 50  # points of a path that are all kept; of the later ones every tenth
 
@@ -81,8 +59,8 @@ def run(study: FunctionsStudy, batch: Batch, context: Context) -> pd.DataFrame:
     """
     assert batch.optimizer is not None
     optimizer = study.entry(batch.optimizer)
-    functions = [_function(name, study.dimension) for name in study.functions]
-    together = instances.optimizer_class(optimizer.class_) in ROW_WISE
+    functions = [get(name, study.dimension) for name in study.functions]
+    together = descent.row_wise(optimizer)
     # One problem at a time is no work for a GPU, and takes long enough to be worth saving.
     device = context.device if together else torch.device("cpu")
     chunks = [functions] if together else [[f] for f in functions]
@@ -113,11 +91,11 @@ def descend(
         budget: evaluations of value and gradient in a run.
         seed: of optimizers that draw.
     """
-    together = instances.optimizer_class(optimizer.class_) in ROW_WISE
-    return (_descend_together if together else _descend_apart)(optimizer, functions, starts, rates, budget, seed)
+    return _descend(descent.descend, optimizer, functions, starts, rates, budget, seed)
 
 
-def _descend_together(
+def _descend(
+    route: Callable[..., Descent],
     optimizer: OptimizerConfig,
     functions: Sequence[Function],
     starts: Sequence[Tensor],
@@ -125,73 +103,28 @@ def _descend_together(
     budget: int,
     seed: int,
 ) -> Descents:
-    """All problems in one tensor (F R S, D), of which the rows of each learning rate are a parameter of their own."""
     shape = (*rates.shape, len(starts[0]))
-    u = _padded(starts)[:, None].expand(*shape, -1).flatten(0, 2).contiguous()
-    box = _Boxes(functions, rows=shape[1] * shape[2], like=u)
-    rate_of_row = rates[..., None].expand(shape).flatten()
-    distinct = sorted(set(rate_of_row.tolist()))
-    rows = [(rate_of_row == rate).nonzero()[:, 0].to(u.device) for rate in distinct]
-    order = torch.cat(rows).argsort()
-    parameters = [u[r].requires_grad_() for r in rows]
-    optimizers = [
-        instances.make(_informed(optimizer, box.optima[r]), [parameter], rate, seed=seed)
-        for parameter, rate, r in zip(parameters, distinct, rows, strict=True)
-    ]
-    values = u.new_empty(budget, len(u))
-    paths = u.new_empty(budget, *shape[:2], u.shape[-1])
-    alive = torch.ones(len(u), dtype=torch.bool, device=u.device)
-    for step in range(budget):
-        value, gradient = box.evaluate(u)
-        alive &= value.isfinite() & gradient.isfinite().all(-1)
-        values[step] = torch.where(value.isfinite(), value, math.inf)
-        paths[step] = u.view(*shape, -1)[:, :, 0]
-        for parameter, stepper, r in zip(parameters, optimizers, rows, strict=True):
-            parameter.grad = gradient[r]
-            stepper.step(partial(value.index_select, 0, r))  # type: ignore[arg-type]
-            with torch.no_grad():
-                parameter.copy_(torch.where(alive[r, None], parameter.clamp(0, 1), u[r]))
-        u = torch.cat([parameter.detach() for parameter in parameters])[order]
-    return Descents(values.view(budget, *shape), paths, ~alive.view(shape))
+    repeated = [start.repeat(shape[1], 1) for start in starts]
+    made = route(optimizer, Boxes(functions, repeated), rates[..., None].expand(shape).flatten(), budget, seed)
+    first = made.points.view(budget, *shape, -1)[:, :, :, 0]
+    return Descents(made.values.view(budget, *shape), first, made.diverged.view(shape))
 
 
-def _descend_apart(
-    optimizer: OptimizerConfig,
-    functions: Sequence[Function],
-    starts: Sequence[Tensor],
-    rates: Tensor,
-    budget: int,
-    seed: int,
-) -> Descents:
-    """One problem after the other, whatever the optimizer does with its closure."""
-    shape = (*rates.shape, len(starts[0]))
-    values = torch.full((budget, *shape), math.inf, dtype=torch.float64)
-    paths = torch.full((budget, *shape[:2], max(f.dim for f in functions)), math.nan, dtype=torch.float64)
-    diverged = torch.zeros(shape, dtype=torch.bool)
-    for i, f in enumerate(functions):
-        for j, rate in enumerate(rates[i].tolist()):
-            for k, start in enumerate(starts[i]):
-                problem = _Problem(f, start, budget)
-                problem.solve(optimizer, rate, derive_seed(seed, f.name, rate, k))
-                made = len(problem.values)
-                values[:made, i, j, k] = torch.tensor(problem.values, dtype=torch.float64)
-                diverged[i, j, k] = problem.diverged
-                if k == 0:
-                    paths[:made, i, j, : f.dim] = torch.stack(problem.points)
-    return Descents(values.nan_to_num(nan=math.inf, posinf=math.inf, neginf=math.inf), paths, diverged)
+class Boxes:
+    """The functions on their unit boxes, as a `descent.Suite`: each has as many consecutive rows as starts."""
 
-
-class _Boxes:
-    """The functions on their unit boxes, each with `rows` consecutive rows of one tensor (F rows, D)."""
-
-    def __init__(self, functions: Sequence[Function], rows: int, like: Tensor):
-        self.functions, self.rows = functions, rows
-        self.lower = _padded([f.lower[None] for f in functions]).to(like).flatten(0, 1).repeat_interleave(rows, 0)
-        self.upper = _padded([f.upper[None] for f in functions]).to(like).flatten(0, 1).repeat_interleave(rows, 0)
-        self.optima = like.new_tensor([f.optimum for f in functions]).repeat_interleave(rows)
+    def __init__(self, functions: Sequence[Function], starts: Sequence[Tensor]):
+        self.functions, self.rows = functions, len(starts[0])
+        self.start = _padded(starts).flatten(0, 1).contiguous()
+        like = self.start
+        self.lower = _padded([f.lower[None] for f in functions]).to(like).flatten(0, 1).repeat_interleave(self.rows, 0)
+        self.upper = _padded([f.upper[None] for f in functions]).to(like).flatten(0, 1).repeat_interleave(self.rows, 0)
+        self.optima = like.new_tensor([f.optimum for f in functions]).repeat_interleave(self.rows)
+        dims = torch.tensor([f.dim for f in functions], device=like.device).repeat_interleave(self.rows)
+        self.valid = torch.arange(like.shape[-1], device=like.device) < dims[:, None]
 
     def evaluate(self, u: Tensor) -> tuple[Tensor, Tensor]:
-        """Values (F rows,) and gradients (F rows, D) at the box coordinates `u`."""
+        """Values (N,) and gradients (N, D) at the box coordinates `u`."""
         with torch.enable_grad():
             u = u.detach().requires_grad_()
             slabs = torch.lerp(self.lower, self.upper, u).view(len(self.functions), self.rows, -1)
@@ -199,71 +132,21 @@ class _Boxes:
             (gradient,) = torch.autograd.grad(values.sum(), u)
         return values.detach(), gradient
 
+    def one(self, row: int) -> Evaluate:
+        """One function alone, on the CPU."""
+        f = self.functions[row // self.rows]
 
-class _Stop(Exception):
-    """Leaves an optimizer in the middle of its step."""
+        def evaluate(u: Tensor) -> tuple[Tensor, Tensor]:
+            with torch.enable_grad():
+                point = u.clone().requires_grad_()
+                value = f(torch.lerp(f.lower, f.upper, point))
+            (gradient,) = torch.autograd.grad(value, point)
+            return value.detach(), gradient
 
-
-class _Problem:
-    """One run on one function from one start.
-
-    Wherever the optimizer's point is, even within a line search, it gets value and gradient at the projection into the
-    box: were the gradient the projection's too, it would vanish beyond a corner, and end the search there.
-    """
-
-    def __init__(self, f: Function, start: Tensor, budget: int):
-        self.f, self.budget = f, budget
-        self.u = start.cpu().clone().requires_grad_()
-        self.values: list[float] = []
-        self.points: list[Tensor] = []
-        self.diverged = False
-        self._last, self._repeats = self.u.detach().clone(), 0
-
-    def solve(self, config: OptimizerConfig, rate: float, seed: int) -> None:
-        """Step until the budget is used, the run diverges, or it stays where it is.
-
-        Raises: ValueError if the optimizer takes a step without a call for value and gradient.
-        """
-        optimizer = instances.make(_informed(config, self.f.optimum), [self.u], rate, seed=seed)
-        if hasattr(optimizer, "train"):  # schedule-free optimizers keep other points for evaluation than for steps
-            optimizer.train()
-        try:
-            while True:
-                made = len(self.values)
-                optimizer.step(self._evaluate)  # type: ignore[arg-type]
-                if len(self.values) == made:
-                    raise ValueError(f"class = {config.class_!r}: its step(closure) does not call the closure")
-                with torch.no_grad():
-                    self.u.clamp_(0, 1)
-        except _Stop:
-            return
-
-    def _evaluate(self) -> Tensor:
-        # The point itself, not its projection: a line search may be far out, beyond one corner for long.
-        self._repeats = self._repeats + 1 if torch.equal(self.u, self._last) else 1
-        if len(self.values) == self.budget or self._repeats > PATIENCE:
-            raise _Stop
-        self._last = self.u.detach().clone()
-        point = self.u.detach().clamp(0, 1).requires_grad_()
-        with torch.enable_grad():
-            value = self.f(torch.lerp(self.f.lower, self.f.upper, point))
-        (self.u.grad,) = torch.autograd.grad(value, point)
-        self.values.append(value.item())
-        self.points.append(point.detach())
-        if not (math.isfinite(self.values[-1]) and bool(self.u.grad.isfinite().all())):
-            self.diverged = True
-            raise _Stop
-        return value.detach()
+        return evaluate
 
 
-def _informed(config: OptimizerConfig, optimum: Tensor | float) -> OptimizerConfig:
-    """The config with the optimum among its settings, if the class is an oracle that asks for it."""
-    if "optimum" not in inspect.signature(instances.optimizer_class(config.class_)).parameters:
-        return config
-    return config.model_copy(update={"settings": {**config.settings, "optimum": optimum}})
-
-
-def _function(name: str, dimension: int) -> Function:
+def get(name: str, dimension: int) -> Function:
     """The function in `dimension`, or in its own where it is not defined in that one."""
     try:
         return vlse.get(name, dimension)
@@ -288,7 +171,7 @@ def _tune_and_test(
 
     def descents(role: Role, count: int, rates: Tensor) -> Descents:
         seeds = [next(run.seed for run in batch.runs if (run.workload, run.role) == (f.name, role)) for f in functions]
-        starts = [_starts(f, count, seed).to(device) for f, seed in zip(functions, seeds, strict=True)]
+        starts = [starts_of(f, count, seed).to(device) for f, seed in zip(functions, seeds, strict=True)]
         return descend(optimizer, functions, starts, rates, study.budget, seed=seeds[0])
 
     tuning = descents("tune", study.tuning_starts, torch.tensor(grid, dtype=torch.float64).expand(len(functions), -1))
@@ -312,7 +195,7 @@ def _tune_and_test(
     return pd.concat([part for part in rows if len(part)], ignore_index=True)
 
 
-def _starts(f: Function, count: int, seed: int) -> Tensor:
+def starts_of(f: Function, count: int, seed: int) -> Tensor:
     """Uniform starts in box coordinates, (count, dim): a function of `f` and `seed` alone, drawn on the CPU."""
     points = vlse.sample_starts(f, count, torch.Generator().manual_seed(seed))
     return ((points - f.lower) / (f.upper - f.lower)).clamp(0, 1)
@@ -363,11 +246,11 @@ def _rounded(values: Array) -> Array:
 def _regret_rows(run: Run, rate: float, regrets: Array) -> pd.DataFrame:
     """Regrets (budget, S) at the recorded evaluations."""
     budget, starts = regrets.shape
-    steps = _recorded(budget)
+    steps = recorded(budget)
     return metric_rows(run, rate, "regret", regrets[steps - 1].T, seed=np.arange(starts)[:, None], step=steps)
 
 
-def _recorded(budget: int) -> Array:
+def recorded(budget: int) -> Array:
     """Numbers of evaluations after which the regret is kept: evenly spread on a logarithmic axis, and the last."""
     steps = {*RECORDED, *(m * 10**k for m in RECORDED[-6:] for k in range(1, len(str(budget)))), budget}
     return np.array(sorted(step for step in steps if step <= budget))

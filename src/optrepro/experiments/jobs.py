@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 
 from optrepro import layout, provenance, runtable
-from optrepro.config import Config, ConfigError, ImageData, Study
+from optrepro.config import Config, ConfigError, ImageData, PolicyStudy, Study
 from optrepro.experiments import tidy
 from optrepro.experiments.checkpoint import Checkpoint
 from optrepro.experiments.context import Context, Progress, empty_results
@@ -24,6 +24,7 @@ def run_batch(
     batch: Batch,
     out: Path,
     earlier: Sequence[Path] = (),
+    weights: Path | None = None,
     time_slice: float | None = None,
     progress: Progress | None = None,
 ) -> None:
@@ -34,6 +35,7 @@ def run_batch(
         batch: runs from `runtable.batches`.
         out: the parquet file.
         earlier: metrics files of the batches that this one needs.
+        weights: file of the trained policy that this batch uses.
         time_slice: seconds after which the job saves its state and stops, to be started again.
         progress: called with (done, total, what).
 
@@ -43,7 +45,8 @@ def run_batch(
     dataset = runtable.dataset_of(study, config) if isinstance(study, ImageData) else None
     files = _files(dataset)
     source = provenance.source_hash(*runtable.source_modules(study, batch.optimizer))
-    inputs = [provenance.file_hash(path) for path in [*earlier, *files]]
+    read = [*earlier, *([weights] if weights else [])]
+    inputs = [provenance.file_hash(path) for path in [*read, *files]]
     device = _device(config.device, study)
     key = runtable.fingerprint([batch.settings, [run.id for run in batch.runs], source, inputs, device.type])
     attempts = _count_attempt(layout.state(key).parent)
@@ -54,7 +57,13 @@ def run_batch(
         checkpoint=checkpoint,
         dataset=dataset,
         earlier=tidy.read(earlier) if earlier else empty_results(),
+        weights=weights,
     )
+    written = [out]
+    if isinstance(study, PolicyStudy):
+        written.append(layout.policy_beside(out))
+        context = replace(context, weights=written[-1])
+        out.parent.mkdir(parents=True, exist_ok=True)
     if progress is not None:
         context = replace(context, progress=progress)
     started = time.monotonic()
@@ -62,15 +71,15 @@ def run_batch(
     tidy.write(results, out)
     provenance.write_sidecar(
         out.parent / "run.json",
-        outputs=[out],
-        inputs=[*earlier],
+        outputs=written,
+        inputs=read,
         config=batch.settings,
         source=source,
         git=provenance.git_state(),
         seed=config.seed,
         seeds={run.id: run.seed for run in batch.runs},
         dataset=dataset,
-        data={path.name: digest for path, digest in zip(files, inputs[len(earlier) :], strict=True)},
+        data={path.name: digest for path, digest in zip(files, inputs[len(read) :], strict=True)},
         environment=provenance.environment(),
         device=torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
         threads=torch.get_num_threads(),

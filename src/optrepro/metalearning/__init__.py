@@ -1,0 +1,1 @@
+"""How learned optimizers come to be."""

@@ -1,0 +1,345 @@
+"""The policy of POP: from a trajectory in a box to a learning rate for each coordinate.
+
+`Trajectory` turns what an optimization has shown so far into features that do not change when the function is scaled
+or shifted, f -> a f + b with a > 0, or when the box is; `Policy` maps the features of each coordinate, with weights
+shared by all of them, to a learning rate. A box coordinate is u = (x - lower) / (upper - lower).
+
+Source: arXiv 2602.15473 (coordinate-wise, shared weights, Transformer over the trajectory, inputs scaled by bounds,
+values and gradients). The features, the sizes and the parametrization of the step are chosen (fidelity:
+``code.optimizers.policy``).
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Literal
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+TINY = 1e-300
+SMALLEST = 1e-10  # of the shares whose logarithm is a feature: below it, float64 shows rounding
+
+
+@dataclass(frozen=True)
+class PolicySettings:
+    """What defines a policy, and is stored with its weights.
+
+    Attributes:
+        backbone: ``transformer`` (causal, over the last `history` evaluations) or ``gru``.
+        width, layers, heads: of the backbone; `heads` of the Transformer only.
+        history: evaluations that a layer attends to.
+        horizon: evaluations that the policy was trained for; later ones look to it like the last.
+        scaling: what the gradient is divided by before the learning rate multiplies it: ``coordinate``, its own
+            absolute value, so that the rate is a length in the box; ``norm``, its root mean square over coordinates;
+            ``maximum``, the largest root mean square so far; or ``none``, nothing. With ``none`` values and gradients
+            reach the features as they are, too: the policy is then not invariant to the function's scale.
+        smallest, largest: bounds of the learning rate.
+    """
+
+    backbone: Literal["transformer", "gru"] = "transformer"
+    width: int = 32
+    layers: int = 2
+    heads: int = 2
+    history: int = 16
+    horizon: int = 50
+    scaling: Literal["coordinate", "norm", "maximum", "none"] = "coordinate"
+    smallest: float = 1e-8
+    largest: float = 1.0
+
+
+class Trajectory:
+    """N optimizations in boxes of D coordinates, side by side: what they have shown, as features, and their next step.
+
+    Args:
+        settings: of the policy.
+        start: box coordinates (N, D), float64.
+        valid: coordinates that exist (N, D); None: all.
+        bounded: whether steps are projected into the box.
+    """
+
+    FEATURES = 35
+
+    def __init__(self, settings: PolicySettings, start: Tensor, valid: Tensor | None = None, bounded: bool = True):
+        self.settings, self.u, self.bounded = settings, start, bounded
+        self.valid = torch.ones_like(start) if valid is None else valid.to(start)
+        self.count = self.valid.sum(-1, keepdim=True)
+        self.steps = 0
+        self._span = math.log10(settings.largest / settings.smallest)
+
+    def observe(self, value: Tensor, gradient: Tensor) -> Tensor:
+        """Take in value (N,) and gradient (N, D) at `u`; features (N, D, FEATURES), float32."""
+        value, g = value[:, None], gradient * self.valid
+        size = g.abs()
+        norm = (g.square().sum(-1, keepdim=True) / self.count).sqrt()
+        if self.steps == 0:
+            self._begin(value, g, size, norm)
+        previous, self.value, self.gradient = (self.value, self.gradient), value, g
+        improved = value < self.best
+        self.best = torch.where(improved, value, self.best)
+        self.best_u = torch.where(improved, self.u, self.best_u)
+        self.since = torch.where(improved, 0, self.since + 1)
+        self.lowest, self.highest = torch.minimum(self.lowest, value), torch.maximum(self.highest, value)
+        self._share(value - previous[0], previous[1])
+        if self.settings.scaling != "none":
+            self.steepest = torch.maximum(self.steepest, norm)
+            self.largest = torch.maximum(self.largest, size)
+        scales = {"coordinate": size, "norm": norm, "maximum": self.steepest, "none": torch.ones_like(size)}
+        self.scale = scales[self.settings.scaling].expand_as(g)
+        features = self._features(size, norm, *previous)
+        self.steps += 1
+        return features
+
+    def move(self, action: Tensor) -> Tensor:
+        """Step with the actions (N, D); the new `u`. An action of 0 is the smallest learning rate, 1 the largest."""
+        self.action = action.clamp(0, 1)
+        self.rate = self.settings.largest * 10 ** (self._span * (self.action.to(self.u) - 1))
+        moved = self.u - self.rate * self.gradient / self.scale.clamp_min(TINY)
+        moved = moved.clamp(0, 1) if self.bounded else moved
+        self.step, self.u = moved - self.u, moved
+        return moved
+
+    def _share(self, change: Tensor, g_before: Tensor) -> None:
+        """Divide the change of the value among the coordinates, and keep account of what each of them made of it.
+
+        By the trapezoidal rule, which is exact for quadratic functions; what it leaves is divided in proportion. With
+        it, a coordinate can tell its own progress from the others', however many they are.
+        """
+        own = self.step * (self.gradient + g_before) / 2
+        size = own.abs()
+        left = change - own.sum(-1, keepdim=True)
+        own = own + left * size / size.sum(-1, keepdim=True).clamp_min(TINY)
+        self.own_change, self.own = own, self.own + own
+        improved = self.own < self.own_lowest
+        self.own_lowest, self.own_highest = (
+            torch.minimum(self.own_lowest, self.own),
+            torch.maximum(self.own_highest, self.own),
+        )
+        self.own_since = torch.where(improved, 0, self.own_since + 1)
+
+    def _begin(self, value: Tensor, g: Tensor, size: Tensor, norm: Tensor) -> None:
+        self.value, self.gradient, self.best, self.best_u = value, g, value, self.u
+        self.lowest, self.highest = value, value
+        self.steepest, self.largest = torch.ones_like(norm), torch.ones_like(size)
+        if self.settings.scaling != "none":
+            self.steepest, self.largest = norm, size
+        self.since = torch.zeros_like(value)
+        self.own = self.own_lowest = self.own_highest = self.own_since = torch.zeros_like(g)
+        self.step, self.action = torch.zeros_like(g), torch.zeros_like(g)
+
+    def _features(self, size: Tensor, norm: Tensor, value_before: Tensor, g_before: Tensor) -> Tensor:
+        g, down = self.gradient, -self.gradient.sign()
+        scaled = self.settings.scaling != "none"
+        spread = (self.highest - self.lowest).clamp_min(TINY) if scaled else torch.ones_like(self.value)
+        own_spread = (self.own_highest - self.own_lowest).clamp_min(TINY) if scaled else torch.ones_like(g)
+        change = (self.value - value_before) / spread
+        own_change = self.own_change / own_spread
+        own_above = (self.own - self.own_lowest) / own_spread
+        above = (self.value - self.best) / spread
+        turned = g - g_before
+        along = (self.step * turned).sum(-1, keepdim=True)  # s . y of quasi-Newton methods
+        length = self.step.square().sum(-1, keepdim=True)
+        bend = turned.square().sum(-1, keepdim=True)
+        secant = self.step.abs() / turned.abs().clamp_min(TINY)
+        barzilai_borwein = length / along.abs().clamp_min(TINY)
+        norm_before = g_before.square().sum(-1, keepdim=True).sqrt() * norm * self.count.sqrt()
+        to_best = self.best_u - self.u
+        inside = self.u.clamp(0, 1)
+        ahead = torch.where(down > 0, 1 - inside, inside)
+        first = float(self.steps == 0)
+        time = min(self.steps / self.settings.horizon, 1.0)
+        columns = (
+            size / norm.clamp_min(TINY) - 1,
+            _decades(size / norm.clamp_min(TINY)),
+            _decades(norm / self.steepest.clamp_min(TINY)),
+            _decades(size / self.largest.clamp_min(TINY)),
+            _decades(size / g_before.abs().clamp_min(TINY)),
+            change,
+            change.sign() * (1 + _decades(change.abs())),
+            own_change,
+            own_change.sign() * (1 + _decades(own_change.abs())),
+            own_above,
+            _decades(own_above),
+            above,
+            _decades(above),
+            _decades(own_spread / spread),
+            (self.step * down).sign() * (1 + _decades(self.step.abs())),
+            _decades(self.step.abs()),
+            (g * g_before).sign(),
+            (g * g_before).sum(-1, keepdim=True) / norm_before.clamp_min(TINY),
+            self._as_action(secant),
+            (self.step * turned).sign(),
+            self._as_action(barzilai_borwein),
+            along / (length * bend).sqrt().clamp_min(TINY),
+            2 * self.action - 1,
+            2 * ahead - 1,
+            4 * to_best * down,
+            (to_best * down).sign() * (1 + _decades(to_best.abs())),
+            _decades(to_best.abs()),
+            torch.full_like(g, first),
+            torch.full_like(g, 2 * time - 1),
+            torch.full_like(g, 1 - math.log1p(self.steps) / math.log1p(self.settings.horizon)).clamp_min(0),
+            (self.since / self.settings.horizon).clamp_max(1),
+            (self.since == 0).to(g),
+            (self.own_since / self.settings.horizon).clamp_max(1),
+            (self.own_since == 0).to(g),
+            self.count.log2() / 5,
+        )
+        features = torch.stack([column.expand_as(g) for column in columns], -1)
+        return features.clamp(-3, 3).float()
+
+    def _as_action(self, rate: Tensor) -> Tensor:
+        """A learning rate for the plain gradient, as the action that would take it, centered."""
+        decades = torch.log10((rate * self.scale / self.settings.largest).clamp_min(TINY))
+        return (2 * (1 + decades / self._span) - 1).clamp(-1.5, 1.5)
+
+
+def _decades(share: Tensor) -> Tensor:
+    """log10 of a share, as a fraction of the decades that are told apart: 1e-10 is -1."""
+    return torch.log10(share.clamp(SMALLEST, 1 / SMALLEST)) / -math.log10(SMALLEST)
+
+
+class Policy(nn.Module):
+    """A normal distribution over the action of each coordinate, given the features of its past.
+
+    Args:
+        settings: sizes and bounds.
+    """
+
+    def __init__(self, settings: PolicySettings):
+        super().__init__()
+        self.settings = settings
+        width = settings.width
+        self.embed = nn.Linear(Trajectory.FEATURES, width)
+        self.backbone = (_Transformer if settings.backbone == "transformer" else _Recurrent)(settings)
+        self.head = nn.Linear(width, 2)
+        self.skip = nn.Linear(Trajectory.FEATURES, 1, bias=False)  # a rate that follows a secant is linear in a feature
+        with torch.no_grad():
+            self.head.weight.mul_(0.1)
+            self.skip.weight.zero_()
+            self.head.bias.copy_(torch.tensor([0.0, 0.0]))
+
+    def forward(self, features: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean and log of the standard deviation of the actions, (B, T, FEATURES) -> two of (B, T)."""
+        return self._distribution(features, self.backbone(self.embed(features)))
+
+    def begin(self, rows: int) -> list[Tensor]:
+        """An empty memory for `rows` coordinates, to be handed to `step`."""
+        return self.backbone.begin(rows, self.head.weight)
+
+    def step(self, features: Tensor, memory: list[Tensor], time: int) -> tuple[Tensor, Tensor]:
+        """As `forward`, for the evaluation number `time` alone, (B, FEATURES) -> two of (B,); updates `memory`."""
+        return self._distribution(features, self.backbone.step(self.embed(features), memory, time))
+
+    def _distribution(self, features: Tensor, hidden: Tensor) -> tuple[Tensor, Tensor]:
+        mean, spread = self.head(hidden).unbind(-1)
+        return 0.8 + 0.2 * mean + self.skip(features).squeeze(-1), (spread - 1.8).clamp(-6, -1)
+
+
+class _Transformer(nn.Module):
+    def __init__(self, settings: PolicySettings):
+        super().__init__()
+        self.layers = nn.ModuleList(_Layer(settings) for _ in range(settings.layers))
+        self.norm = nn.LayerNorm(settings.width)
+        self.history, self.heads, self.width = settings.history, settings.heads, settings.width
+        # Attention decays with the distance in time, faster in some heads than in others: no position is learned, so
+        # that none is unknown beyond the trained horizon.
+        self.slopes = [2.0 ** (-3 * i) for i in range(self.heads)]
+
+    def forward(self, x: Tensor) -> Tensor:
+        times = torch.arange(x.shape[1], device=x.device)
+        bias = self._bias(times[:, None] - times)[None]
+        for layer in self.layers:
+            x = layer(x, bias)
+        return self.norm(x)
+
+    def begin(self, rows: int, like: Tensor) -> list[Tensor]:
+        shape = (rows, self.heads, self.history, self.width // self.heads)
+        return [like.new_zeros(shape) for _ in range(2 * len(self.layers))]
+
+    def step(self, x: Tensor, memory: list[Tensor], time: int) -> Tensor:
+        slots = torch.arange(self.history, device=x.device)
+        age = (time - slots) % self.history
+        bias = self._bias(torch.where(age <= time, age, -1))[None, :, None]
+        for i, layer in enumerate(self.layers):
+            x = layer.step(x, bias, memory[2 * i], memory[2 * i + 1], time % self.history)
+        return self.norm(x)
+
+    def _bias(self, age: Tensor) -> Tensor:
+        """What is added to the attention of each head to an evaluation so many steps ago: (heads, *age.shape)."""
+        slopes = torch.tensor(self.slopes, device=age.device).view(-1, *[1] * age.ndim)
+        return torch.where((age >= 0) & (age < self.history), -slopes * age, -math.inf)
+
+
+class _Layer(nn.Module):
+    def __init__(self, settings: PolicySettings):
+        super().__init__()
+        width = settings.width
+        self.heads = settings.heads
+        self.norm_attention, self.norm_mlp = nn.LayerNorm(width), nn.LayerNorm(width)
+        self.qkv, self.out = nn.Linear(width, 3 * width), nn.Linear(width, width)
+        self.up, self.down = nn.Linear(width, 2 * width), nn.Linear(2 * width, width)
+
+    def forward(self, x: Tensor, bias: Tensor) -> Tensor:
+        q, k, v = self._qkv(x)
+        mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=bias.to(q))
+        return self._finish(x, mixed.transpose(1, 2).flatten(2))
+
+    def step(self, x: Tensor, bias: Tensor, keys: Tensor, values: Tensor, slot: int) -> Tensor:
+        q, k, v = self._qkv(x[:, None])
+        keys[:, :, slot], values[:, :, slot] = k[:, :, 0], v[:, :, 0]
+        mixed = F.scaled_dot_product_attention(q, keys, values, attn_mask=bias.to(q))
+        return self._finish(x, mixed[:, :, 0].flatten(1))
+
+    def _qkv(self, x: Tensor) -> list[Tensor]:
+        split = self.qkv(self.norm_attention(x)).unflatten(-1, (3, self.heads, -1))
+        return [part.transpose(1, 2) for part in split.unbind(2)]
+
+    def _finish(self, x: Tensor, mixed: Tensor) -> Tensor:
+        x = x + self.out(mixed)
+        return x + self.down(F.relu(self.up(self.norm_mlp(x))))
+
+
+class _Recurrent(nn.Module):
+    def __init__(self, settings: PolicySettings):
+        super().__init__()
+        self.gru = nn.GRU(settings.width, settings.width, settings.layers, batch_first=True)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.gru(x)[0]
+
+    def begin(self, rows: int, like: Tensor) -> list[Tensor]:
+        return [like.new_zeros(self.gru.num_layers, rows, self.gru.hidden_size)]
+
+    def step(self, x: Tensor, memory: list[Tensor], time: int) -> Tensor:
+        out, memory[0] = self.gru(x[:, None], memory[0])
+        return out[:, 0]
+
+
+def save(policy: Policy, path: Path | str, card: dict[str, object] | None = None) -> None:
+    """Write weights, settings and a model card to a safetensors file."""
+    weights = {name: value.detach().cpu().contiguous() for name, value in policy.state_dict().items()}
+    save_file(weights, path, {"settings": json.dumps(asdict(policy.settings)), "card": json.dumps(card or {})})
+
+
+def load(path: Path | str) -> tuple[Policy, dict[str, object]]:
+    """The policy in a file that `save` wrote, and its model card.
+
+    Raises: FileNotFoundError; ValueError if the file holds no policy.
+    """
+    try:
+        with safe_open(str(path), "pt") as file:
+            facts = file.metadata() or {}
+            weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        policy = Policy(PolicySettings(**json.loads(facts["settings"])))
+        policy.load_state_dict(weights)
+    except (SafetensorError, KeyError, TypeError, RuntimeError) as error:
+        reason = " ".join(f"{type(error).__name__}: {error}".split())
+        raise ValueError(f"path = {str(path)!r} holds no policy of this version: {reason}") from None
+    return policy.eval(), json.loads(facts["card"])

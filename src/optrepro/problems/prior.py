@@ -1,0 +1,253 @@
+"""The synthetic prior: functions on the unit box whose value, gradient and Hessian are closed formulas.
+
+A function is z(u) or, warped, (exp(s z(u)) - 1) / s, where z is one of
+
+- ``convex``: a quadratic with a random rotation, a log-uniform spectrum and a random minimizer;
+- ``gp``: a sample of a Gaussian process with an RBF kernel, by random Fourier features;
+- ``sum``: a quadratic plus a sample of smaller amplitude.
+
+Everything about function number i of a batch is decided by row i of one table of uniform numbers, so a seed is the
+batch, a longer batch begins with the shorter one, and a million functions need no storage.
+
+Source: arXiv 2602.15473 names the mixture of quadratics and of RBF samples by random Fourier features; the ranges are
+settings (fidelity: ``studies.*.prior``), the sum and the warp are ours.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+KINDS = ("convex", "gp", "sum")
+
+COARSE = 256  # points of the sample that the search for the extrema starts from, in two dimensions
+CANDIDATES = 8  # of them, so many are refined
+REFINEMENTS = 12  # Newton steps of the refinement
+
+
+@dataclass(frozen=True)
+class PriorSettings:
+    """What defines the distribution.
+
+    Attributes:
+        shares: share of each of `KINDS`.
+        features: Fourier features of a sample.
+        length_scale: smallest and largest length scale, log-uniform, in units of the box.
+        anisotropy: largest ratio of length scales of one function, log-uniform for each coordinate (ARD).
+        condition: largest condition number of a quadratic, log-uniform.
+        amplitude: smallest and largest amplitude of the sample in a sum, log-uniform; the quadratic's mean is 1.
+        warp: largest s, uniform from 0.
+    """
+
+    shares: Mapping[str, float]
+    features: int
+    length_scale: tuple[float, float]
+    anisotropy: float
+    condition: float
+    amplitude: tuple[float, float]
+    warp: float
+
+
+@dataclass(frozen=True)
+class Extrema:
+    """Estimates for n functions: `minimum` (n,) at `minimizer` (n, d), and `maximum` (n,)."""
+
+    minimum: Tensor
+    minimizer: Tensor
+    maximum: Tensor
+
+
+@dataclass(frozen=True)
+class Functions:
+    """A batch of n functions on the unit box [0, 1]^d; points have the shape (n, p, d).
+
+    Attributes:
+        kind: index in `KINDS`, (n,).
+        quadratic, center: matrix (n, d, d) and minimizer (n, d) of (u - c)^T A (u - c); A = 0 where there is none.
+        frequencies, phases, weights: (n, d, m), (n, m), (n, m) of sum_m w cos(u^T omega + phi); w = 0 where none.
+        warp: s of (exp(s z) - 1) / s, (n,); 0 is no warp.
+    """
+
+    kind: Tensor
+    quadratic: Tensor
+    center: Tensor
+    frequencies: Tensor
+    phases: Tensor
+    weights: Tensor
+    warp: Tensor
+
+    def __len__(self) -> int:
+        return len(self.kind)
+
+    @property
+    def dim(self) -> int:
+        """Dimension of the box."""
+        return self.center.shape[-1]
+
+    def __getitem__(self, rows: slice | Tensor) -> Functions:
+        return Functions(**{name: value[rows] for name, value in vars(self).items()})
+
+    def to(self, *where: torch.device | torch.dtype) -> Functions:
+        """The same functions on another device, or in another precision."""
+        moved = {name: value.to(*where) for name, value in vars(self).items() if name != "kind"}
+        return Functions(kind=self.kind.to(moved["warp"].device), **moved)
+
+    def value(self, u: Tensor) -> Tensor:
+        """Values at `u`, (n, p, d) -> (n, p)."""
+        offset = u - self.center[:, None]
+        convex = ((offset @ self.quadratic) * offset).sum(-1)
+        z = convex + (self._angles(u).cos() @ self.weights[..., None]).squeeze(-1)
+        return self._warped(z)
+
+    def value_and_gradient(self, u: Tensor) -> tuple[Tensor, Tensor]:
+        """Values (n, p) and gradients (n, p, d) at `u`, (n, p, d)."""
+        offset = u - self.center[:, None]
+        pulled = offset @ self.quadratic
+        angles = self._angles(u)
+        z = (pulled * offset).sum(-1) + (angles.cos() @ self.weights[..., None]).squeeze(-1)
+        slope = 2 * pulled - (angles.sin() * self.weights[:, None]) @ self.frequencies.mT
+        return self._warped(z), self._stretch(z)[..., None] * slope
+
+    def hessian(self, u: Tensor) -> Tensor:
+        """Hessians at `u`, (n, p, d) -> (n, p, d, d)."""
+        offset = u - self.center[:, None]
+        pulled = offset @ self.quadratic
+        angles = self._angles(u)
+        z = (pulled * offset).sum(-1) + (angles.cos() @ self.weights[..., None]).squeeze(-1)
+        slope = 2 * pulled - (angles.sin() * self.weights[:, None]) @ self.frequencies.mT
+        waves = torch.einsum("npm,nim,njm->npij", angles.cos() * self.weights[:, None], *[self.frequencies] * 2)
+        bend = 2 * self.quadratic[:, None] - waves
+        bend = bend + self.warp[:, None, None, None] * slope[..., :, None] * slope[..., None, :]
+        return self._stretch(z)[..., None, None] * bend
+
+    def _angles(self, u: Tensor) -> Tensor:
+        return torch.baddbmm(self.phases[:, None], u, self.frequencies)
+
+    def _warped(self, z: Tensor) -> Tensor:
+        s = self.warp[:, None]
+        return torch.where(s > 0, torch.expm1(s * z) / s.clamp_min(1e-9), z)
+
+    def _stretch(self, z: Tensor) -> Tensor:
+        """Derivative of the warp."""
+        return torch.exp(self.warp[:, None] * z)
+
+
+class SyntheticPrior:
+    """A distribution over functions on the unit box.
+
+    Args:
+        settings: see `PriorSettings`.
+
+    Raises: ValueError for shares that are no distribution over `KINDS`, and for ranges that are empty.
+    """
+
+    def __init__(self, settings: PriorSettings):
+        if set(settings.shares) - set(KINDS) or not math.isclose(sum(settings.shares.values()), 1):
+            raise ValueError(f"shares = {dict(settings.shares)} must be shares of {list(KINDS)} that sum to 1.")
+        for name in ("length_scale", "amplitude"):
+            low, high = getattr(settings, name)
+            if not 0 < low <= high:
+                raise ValueError(f"{name} = {[low, high]} must be two positive numbers, the smaller first.")
+        self.settings = settings
+
+    def sample(self, seed: int, n: int, dim: int, device: torch.device | str = "cpu") -> Functions:
+        """The first n functions in `dim` dimensions of the stream that `seed` names, float64.
+
+        The numbers are drawn on the CPU, so the functions are the same on every device.
+        """
+        s, m = self.settings, self.settings.features
+        widths = [1, 1, 1, dim, dim * dim, dim, 1, dim, m * dim, m, m]
+        generator = torch.Generator().manual_seed(seed)
+        # float64, so that one number is one draw and a longer table begins with the shorter one
+        table = torch.rand(n, sum(widths), generator=generator, dtype=torch.float64).to(device)
+        kind, warp, amplitude, spectrum, rotation, center, scale, ard, waves, phases, weights = table.split(widths, 1)
+        shares = table.new_tensor([s.shares.get(name, 0.0) for name in KINDS]).cumsum(0)
+        kind = torch.searchsorted(shares, kind.contiguous(), right=True).clamp_max(len(KINDS) - 1)
+        amplitude = torch.where(kind == _SUM, _log_uniform(amplitude, *s.amplitude), kind == _GP)
+        lengths = _log_uniform(scale, *s.length_scale) * _log_uniform(ard - 0.5, 1, s.anisotropy)
+        return Functions(
+            kind=kind[:, 0],
+            quadratic=_quadratics(spectrum, rotation.view(n, dim, dim), center, s.condition) * (kind != _GP)[..., None],
+            center=center,
+            frequencies=_normal(waves).view(n, dim, m) / lengths[..., None],
+            phases=2 * math.pi * phases,
+            weights=math.sqrt(2 / m) * amplitude * _normal(weights),
+            warp=s.warp * warp[:, 0],
+        )
+
+
+def extrema(functions: Functions, points: int = COARSE, chunk: int = 64) -> Extrema:
+    """Estimate the smallest and the largest value of each function in the box.
+
+    A fixed quasi-random sample, then projected Newton steps from its best points: in two dimensions the estimate is
+    rarely beaten; in many it is the best of `CANDIDATES` local minima.
+
+    Args:
+        functions: n of them.
+        points: size of the sample.
+        chunk: functions that are searched at a time, for memory.
+    """
+    grid = torch.quasirandom.SobolEngine(functions.dim, scramble=True, seed=0).draw(points, dtype=torch.float64)
+    parts = [_extrema(functions[i : i + chunk], grid) for i in range(0, len(functions), chunk)]
+    return Extrema(*(torch.cat(pieces) for pieces in zip(*parts, strict=True)))
+
+
+def _extrema(functions: Functions, grid: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    u = grid.to(functions.center).expand(len(functions), -1, -1)
+    single = functions.to(torch.float32)  # where the search starts needs no more, and it is twice as fast
+    values = single.value(u.float())
+    best = values.topk(min(CANDIDATES, len(grid)), largest=False).indices
+    refined = refine(functions, u.gather(1, best[..., None].expand(-1, -1, functions.dim)))
+    found = functions.value(refined)
+    lowest = found.argmin(1, keepdim=True)
+    minimizer = refined.gather(1, lowest[..., None].expand(-1, -1, functions.dim))[:, 0]
+    return found.gather(1, lowest)[:, 0], minimizer, values.amax(1).to(found)
+
+
+def refine(functions: Functions, u: Tensor, steps: int = REFINEMENTS) -> Tensor:
+    """Move points (n, p, d) to local minima in the box: projected Newton steps on the Hessian's absolute values.
+
+    A coordinate at a bound that the gradient pushes against stays there. Of four lengths of each step the best is
+    taken, if it lowers the value.
+    """
+    value, gradient = functions.value_and_gradient(u)
+    for _ in range(steps):
+        held = ((u <= 0) & (gradient > 0)) | ((u >= 1) & (gradient < 0))
+        free = (~held).to(u)
+        hessian = functions.hessian(u) * free[..., None, :] * free[..., :, None] + torch.diag_embed(1 - free)
+        eigenvalues, basis = torch.linalg.eigh(hessian)
+        stiffness = eigenvalues.abs().clamp_min(1e-9 * eigenvalues.abs().amax(-1, keepdim=True) + 1e-300)
+        direction = basis @ ((basis.mT @ (free * gradient)[..., None]) / stiffness[..., None])
+        lengths = u.new_tensor([1.0, 0.3, 0.05, 0.005])
+        tried = (u[..., None, :] - lengths[:, None] * direction.mT).clamp(0, 1)
+        values = functions.value(tried.flatten(1, 2)).view(*u.shape[:2], -1)
+        best = values.min(-1)
+        moved = tried.gather(2, best.indices[..., None, None].expand(-1, -1, 1, u.shape[-1]))[:, :, 0]
+        u = torch.where((best.values < value)[..., None], moved, u)
+        value, gradient = functions.value_and_gradient(u)
+    return u
+
+
+_CONVEX, _GP, _SUM = range(len(KINDS))
+
+
+def _quadratics(spectrum: Tensor, rotation: Tensor, center: Tensor, condition: float) -> Tensor:
+    """Matrices (n, d, d) with log-uniform eigenvalues, scaled so that the mean of the quadratic over the box is 1."""
+    basis = torch.linalg.qr(_normal(rotation)).Q
+    matrix = (basis * _log_uniform(spectrum, 1 / condition, 1)[:, None]) @ basis.mT
+    offset = 0.5 - center
+    mean = matrix.diagonal(dim1=1, dim2=2).sum(-1) / 12 + torch.einsum("ni,nij,nj->n", offset, matrix, offset)
+    return matrix / mean[:, None, None]
+
+
+def _log_uniform(uniform: Tensor, low: float, high: float) -> Tensor:
+    return low * (high / low) ** uniform
+
+
+def _normal(uniform: Tensor) -> Tensor:
+    """Standard normal numbers from uniform ones."""
+    return torch.special.ndtri(uniform.clamp(1e-12, 1 - 1e-12))
