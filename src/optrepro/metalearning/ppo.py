@@ -31,6 +31,7 @@ from optrepro.optimizers.policy import Policy, PolicySettings, Trajectory
 from optrepro.problems import prior
 from optrepro.problems.prior import SyntheticPrior
 
+CANDIDATES, REFINEMENTS = 4, 8  # of the search for the minimum: a run that goes below it lowers it
 WARM_UP = 10  # iterations over which the learning rate rises
 LAST_RATE = 0.02  # of the learning rate is left at the end of its linear decay
 
@@ -189,7 +190,7 @@ class Trainer:
         assert rollout.features is not None
         assert rollout.actions is not None
         assert rollout.log_probs is not None
-        regret = remaining(rollout.values, prior.extrema(functions).minimum)
+        regret = remaining(rollout.values, prior.extrema(functions, candidates=CANDIDATES, steps=REFINEMENTS).minimum)
         rewards = self._rewards(regret)
         privileged = self._privileged(regret)
         with torch.no_grad():

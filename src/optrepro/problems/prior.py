@@ -180,32 +180,42 @@ class SyntheticPrior:
         )
 
 
-def extrema(functions: Functions, points: int = COARSE, chunk: int = 64) -> Extrema:
+def extrema(
+    functions: Functions,
+    points: int = COARSE,
+    candidates: int = CANDIDATES,
+    steps: int = REFINEMENTS,
+    chunk: int = 128,
+) -> Extrema:
     """Estimate the smallest and the largest value of each function in the box.
 
     A fixed quasi-random sample, then projected Newton steps from its best points: in two dimensions the estimate is
-    rarely beaten; in many it is the best of `CANDIDATES` local minima.
+    rarely beaten; in many it is the best of a few local minima.
 
     Args:
         functions: n of them.
-        points: size of the sample.
+        points: size of the sample, to which as many corners of the box are added for the largest value.
+        candidates: points of the sample that are refined.
+        steps: of their refinement.
         chunk: functions that are searched at a time, for memory.
     """
     grid = torch.quasirandom.SobolEngine(functions.dim, scramble=True, seed=0).draw(points, dtype=torch.float64)
-    parts = [_extrema(functions[i : i + chunk], grid) for i in range(0, len(functions), chunk)]
+    parts = [_extrema(functions[i : i + chunk], grid, candidates, steps) for i in range(0, len(functions), chunk)]
     return Extrema(*(torch.cat(pieces) for pieces in zip(*parts, strict=True)))
 
 
-def _extrema(functions: Functions, grid: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def _extrema(functions: Functions, grid: Tensor, candidates: int, steps: int) -> tuple[Tensor, Tensor, Tensor]:
     u = grid.to(functions.center).expand(len(functions), -1, -1)
     single = functions.to(torch.float32)  # where the search starts needs no more, and it is twice as fast
     values = single.value(u.float())
-    best = values.topk(min(CANDIDATES, len(grid)), largest=False).indices
-    refined = refine(functions, u.gather(1, best[..., None].expand(-1, -1, functions.dim)))
+    best = values.topk(min(candidates, len(grid)), largest=False).indices
+    refined = refine(functions, u.gather(1, best[..., None].expand(-1, -1, functions.dim)), steps)
     found = functions.value(refined)
     lowest = found.argmin(1, keepdim=True)
     minimizer = refined.gather(1, lowest[..., None].expand(-1, -1, functions.dim))[:, 0]
-    return found.gather(1, lowest)[:, 0], minimizer, values.amax(1).to(found)
+    corners = grid.round().unique(dim=0).to(u).expand(len(functions), -1, -1)  # a convex function is largest in one
+    highest = torch.maximum(values.amax(1), single.value(corners.float()).amax(1))
+    return found.gather(1, lowest)[:, 0], minimizer, highest.to(found)
 
 
 def refine(functions: Functions, u: Tensor, steps: int = REFINEMENTS) -> Tensor:
