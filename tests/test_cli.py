@@ -1,6 +1,7 @@
 import csv
 import json
 import os
+import re
 import subprocess
 import sys
 from io import StringIO
@@ -17,6 +18,9 @@ import optrepro
 from optrepro import cli, config, layout, provenance, runtable
 from optrepro.analysis.results import StudyResults
 from optrepro.exhibits.material import Material
+from optrepro.experiments.minimize import OPTIMIZERS
+from optrepro.optimizers import policy
+from optrepro.optimizers.pop import WEIGHTS
 
 ROOT = Path(__file__).parents[1]
 CATALOGUE = """
@@ -159,6 +163,53 @@ def test_an_embedded_data_set_needs_no_fetching_and_has_an_empty_list_of_files()
     assert Path("results/data/digits.sha256").read_text() == ""
 
 
+def test_minimize_prints_the_progress_and_ends_with_the_best_point_and_its_regret() -> None:
+    lines = call("minimize", "--function", "booth", "--optimizer", "lbfgs", "--budget", 20).splitlines()
+    assert lines[0] == "L-BFGS on Booth, 2-D; minimum 0"
+    table = [[float(cell) for cell in line.split()] for line in lines[2:-2]]
+    steps, values, best, regrets = zip(*table, strict=True)
+    assert steps[:5] == (1, 2, 3, 5, 7)
+    assert list(best) == sorted(best, reverse=True)
+    assert best[0] == values[0] == pytest.approx(regrets[0], rel=1e-2)
+    assert lines[-2] == "stopped after 14 evaluations: it stays where it is, or met something not finite"
+    assert re.fullmatch(r"best point \(1, 3\): value \S+e-\d+, regret \S+e-\d+, evaluation \d+", lines[-1])
+
+
+def test_minimize_starts_where_the_seed_says_and_steps_at_the_rate_given() -> None:
+    sphere = ("minimize", "--function", "sphere", "--dim", 3, "--budget", 5)
+    first = call(*sphere, "--optimizer", "adam")
+    assert first == call(*sphere, "--optimizer", "torch.optim.Adam", "--lr", 0.05)
+    assert first != call(*sphere, "--optimizer", "adam", "--seed", 1)
+    assert first != call(*sphere, "--optimizer", "adam", "--lr", 0.1)
+
+
+@pytest.mark.parametrize("name", [name for name in OPTIMIZERS if name != "pop"])
+def test_minimize_knows_the_usual_optimizers_by_name(name: str) -> None:
+    text = call("minimize", "--function", "sphere", "--optimizer", name)
+    first, last = (float(text.splitlines()[i].split()[3]) for i in (2, -2 if "stopped" not in text else -3))
+    assert last < 0.9 * first
+
+
+def test_minimize_runs_a_policy_from_a_file() -> None:
+    policy.save(policy.Policy(policy.PolicySettings(width=8, smallest=0.01)), "mine.safetensors")
+    text = call("minimize", "--function", "levy", "--dim", 4, "--optimizer", "mine.safetensors", "--budget", 10)
+    assert text.startswith("POP on Levy, 4-D; minimum 0\n")
+    assert len(text.splitlines()) == 2 + 6 + 1  # evaluations 1, 2, 3, 5, 7 and 10
+
+
+@pytest.mark.skipif(not (WEIGHTS / "pop.safetensors").exists(), reason="the shipped policy is not made yet")
+def test_minimize_takes_the_shipped_policy_where_nothing_else_is_said() -> None:
+    last = call("minimize", "--function", "sphere").splitlines()[-1]
+    assert float(last.partition("regret ")[2].partition(",")[0]) < 1e-2
+
+
+@pytest.mark.parametrize(("function", "dim"), [("rosenbrock", 2), ("forrester", 1), ("hartmann6", 6)])
+def test_minimize_draws_the_trajectory(function: str, dim: int) -> None:
+    text = call("minimize", "--function", function, "--dim", dim, "--optimizer", "adam", "--out", "new/picture.png")
+    assert text.endswith("\nnew/picture.png\n")
+    assert Path("new/picture.png").read_bytes().startswith(b"\x89PNG")
+
+
 MISTAKES = {
     "a scale file that is not there": (["plan", "--config", "nowhere.yaml"], "nowhere.yaml does not exist"),
     "a value that is not allowed": (["plan", "--set", "seed=-1"], "override seed=-1: seed = -1 is not allowed."),
@@ -176,6 +227,36 @@ MISTAKES = {
         "'x' is no exhibit; they are ['comparison']",
     ),
     "an unknown data set": (["data", "fetch", "minst"], "'minst' is no data set; they are ['cifar10',"),
+    "a misspelt function": (
+        ["minimize", "--function", "rosenbrok"],
+        "name = 'rosenbrok' is no function of VLSE; nearest: rosenbrock",
+    ),
+    "a dimension that a function has not": (["minimize", "--function", "booth", "--dim", "3"], "dim = 3 is not a dim"),
+    "a misspelt optimizer": (
+        ["minimize", "--function", "booth", "--optimizer", "adan"],
+        "optimizer = 'adan' is unknown; nearest: adam, adamw",
+    ),
+    "a class without a rate": (
+        ["minimize", "--function", "booth", "--optimizer", "torch.optim.NAdam"],
+        "optimizer = 'torch.optim.NAdam' needs a learning rate: set --lr",
+    ),
+    "a class that is none": (
+        ["minimize", "--function", "booth", "--optimizer", "torch.optim.Adan", "--lr", "1"],
+        "class = 'torch.optim.Adan' cannot be imported",
+    ),
+    "a policy that is not there": (
+        ["minimize", "--function", "booth", "--optimizer", "mine.safetensors"],
+        "policy = 'mine.safetensors' is no file",
+    ),
+    "a rate of zero": (["minimize", "--function", "booth", "--lr", "0"], "lr = 0.0 is not allowed"),
+    "a budget of nothing": (
+        ["minimize", "--function", "booth", "--optimizer", "adam", "--budget", "0"],
+        "budget = 0 is not allowed: it must be at least 1",
+    ),
+    "a picture of an unknown kind": (
+        ["minimize", "--function", "booth", "--out", "x.gif"],
+        "out = 'x.gif' is not allowed: it must end in .png, .svg, .pdf",
+    ),
     "a scale without results": (["publish", "nowhere"], "results/nowhere/tidy holds no tidy results"),
 }
 

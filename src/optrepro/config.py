@@ -368,7 +368,8 @@ class TransferStudy(Comparison):
     functions: Annotated[tuple[str, ...], Field(min_length=1, description="The benchmark.")]
     collections: Annotated[dict[Name, Collection], Field(min_length=1)]
     references: dict[Name, Reference] = {}
-    reference_count: Annotated[Count, Field(description="Functions, or starts, that references run on at most.")]
+    reference_count: Annotated[Count, Field(description="Functions of a collection that references run on at most.")]
+    reference_starts: Annotated[Count, Field(description="Starts on a benchmark function, for them.")]
 
 
 class PriorStudy(Model):

@@ -122,7 +122,7 @@ def _single(config: Config, study_id: str, study: Study) -> Batch:
 # What no run depends on, or what it depends on through its own entry, its row or its context.
 _ELSEWHERE = {
     *("optimizers", "settings", "learning_rates", "dataset", "test_repetitions", "runs_per_job", "gpu"),
-    *("references", "reference_count"),
+    *("references", "reference_count", "reference_starts"),
 }
 
 
@@ -167,7 +167,7 @@ def _transfer_batches(config: Config, study_id: str, study: TransferStudy) -> It
     names = {name: _settings_of(study, name, config.seed) for name in study.optimizers}
     shared = study.model_dump(mode="json", exclude=_ELSEWHERE)
     for name, reference in study.references.items():
-        names[name] = fingerprint([shared, reference.method, study.reference_count, config.seed])
+        names[name] = fingerprint([shared, reference.method, study.reference_count, study.reference_starts, config.seed])
     for name, settings in names.items():
         row = study.optimizers.get(name)
         trained = tuple(row.trained.split("/")) if row is not None and row.trained else None

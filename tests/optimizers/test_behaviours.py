@@ -15,6 +15,8 @@ from optrepro.optimizers import _switching
 from optrepro.optimizers.cautious import CautiousAdamW
 from optrepro.optimizers.controls import MeanAdam, MeanAdamW, MeanSGD, RandomAdam, RandomAdamW, RandomSGD
 from optrepro.optimizers.gap import GapAdam, GapAdamW, GapSGD
+from optrepro.optimizers.policy import Policy, PolicySettings
+from optrepro.optimizers.pop import POP
 
 Make = Callable[..., torch.optim.Optimizer]
 
@@ -42,7 +44,28 @@ OPTIMIZERS: dict[str, Make] = {
     "cautious-adamw": configured(CautiousAdamW),
 }
 
-each = pytest.mark.parametrize("make", OPTIMIZERS.values(), ids=OPTIMIZERS.keys())
+
+def pop(params: Any, lr: float = 0.05, **settings: Any) -> POP:
+    """POP with an untrained policy, which takes steps of about half the rate; `foreach` is nothing to it."""
+    settings.pop("foreach", None)
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        policy = Policy(PolicySettings(width=8, history=4, smallest=1e-2))
+    return POP(params, lr, policy=policy, **settings)
+
+
+each = pytest.mark.parametrize("make", [*OPTIMIZERS.values(), pop], ids=[*OPTIMIZERS, "pop"])
+
+
+def each_but_pop(reason: str) -> pytest.MarkDecorator:
+    skipped = pytest.param(pop, marks=pytest.mark.skip(reason=reason))
+    return pytest.mark.parametrize("make", [*OPTIMIZERS.values(), skipped], ids=[*OPTIMIZERS, "pop"])
+
+
+def take_step(optimizer: torch.optim.Optimizer, loss: Tensor, step: Any = None) -> None:
+    """A step with the gradients that are there; the loss goes to those that look at it."""
+    known = {"closure": lambda: loss} if getattr(optimizer, "needs", None) == "loss" else {}
+    (step or optimizer.step)(**known)
 
 
 class Task:
@@ -65,8 +88,9 @@ class Task:
     def train(self, optimizer: torch.optim.Optimizer, steps: int, start: int = 0, step: Any = None) -> None:
         for n in range(start, start + steps):
             optimizer.zero_grad()
-            self.loss(n).backward()
-            (step or optimizer.step)()
+            loss = self.loss(n)
+            loss.backward()
+            take_step(optimizer, loss.detach(), step)
 
     def copy_of(self, other: "Task") -> "Task":
         self.net.load_state_dict(other.net.state_dict())
@@ -103,7 +127,7 @@ def test_a_closure_is_evaluated_with_gradients_and_its_loss_returned(make: Make)
     assert_same((task, optimizer), trained(make))
 
 
-@each
+@each_but_pop("its step looks at the loss")
 def test_a_step_without_a_closure_returns_none_and_lowers_the_loss(make: Make) -> None:
     task = Task()
     optimizer = make(task.params, 0.01)
@@ -113,7 +137,7 @@ def test_a_step_without_a_closure_returns_none_and_lowers_the_loss(make: Make) -
     assert optimizer.step() is None
 
 
-@each
+@each_but_pop("it has one path")
 def test_foreach_and_the_plain_loop_are_the_same(make: Make) -> None:
     assert_same(trained(make, 30, foreach=True), trained(make, 30, foreach=False))
 
@@ -155,7 +179,7 @@ def test_a_copy_goes_on_like_the_original(make: Make, duplicate: Any) -> None:
         assert_same((other_task, other), (task, optimizer))
 
 
-@each
+@each_but_pop("it minimizes")
 def test_maximizing_the_negative_minimizes(make: Make) -> None:
     task = Task()
     optimizer = make(task.params, maximize=True)
@@ -190,7 +214,7 @@ def test_a_group_added_later_is_trained_too(make: Make) -> None:
         assert optimizer.selection["counts"].sum(1).tolist() == [6, 6, 3, 3]
 
 
-@each
+@each_but_pop("its parameters have no state of their own; see test_pop")
 @pytest.mark.parametrize("foreach", [False, True])
 def test_parameters_without_a_gradient_wait(make: Make, foreach: bool) -> None:
     task = Task()
@@ -210,7 +234,7 @@ def test_parameters_without_a_gradient_wait(make: Make, foreach: bool) -> None:
         assert optimizer.selection["counts"].sum(1).tolist() == [6, 3, 6, 6]
 
 
-@each
+@each_but_pop("it minimizes; see test_pop")
 @pytest.mark.parametrize("foreach", [False, True])
 def test_a_step_leaves_the_gradient_as_it_is(make: Make, foreach: bool) -> None:
     for maximize in (False, True):
@@ -235,7 +259,7 @@ def test_parameters_of_any_layout_and_size_step_like_contiguous_ones(make: Make)
         for _ in range(4):
             for param in params:
                 param.grad = layout(torch.randn(param.shape, generator=generator))
-            optimizer.step()
+            take_step(optimizer, torch.ones(()))
         return [param.detach().contiguous() for param in params]
 
     def channels_last(x: Tensor) -> Tensor:
@@ -267,7 +291,7 @@ def test_a_learning_rate_in_a_tensor_acts_like_its_value(make: Make) -> None:
     assert_same(trained(make, lr=torch.tensor(0.05, dtype=torch.float64)), trained(make, lr=0.05), rtol=1e-5, atol=1e-6)
 
 
-@each
+@each_but_pop("its parameters have no state of their own; see test_pop")
 def test_bfloat16_parameters_are_trained_in_bfloat16(make: Make) -> None:
     for foreach in (False, True):
         task = Task(torch.bfloat16)
@@ -279,7 +303,7 @@ def test_bfloat16_parameters_are_trained_in_bfloat16(make: Make) -> None:
         assert {value.dtype for name, value in state.items() if name != "step"} == {torch.bfloat16}
 
 
-@each
+@each_but_pop("torch's scaler takes no closure")
 def test_a_gradient_scaler_changes_nothing_and_skips_overflows(make: Make) -> None:
     task = Task()
     optimizer = make(task.params)
@@ -303,7 +327,7 @@ def test_sparse_gradients_are_refused(make: Make) -> None:
     optimizer = make(table.parameters())
     table(torch.tensor([1])).sum().backward()
     with pytest.raises(RuntimeError, match="does not support sparse gradients"):
-        optimizer.step()
+        take_step(optimizer, torch.ones(()))
 
 
 @each
@@ -318,7 +342,7 @@ def test_a_negative_learning_rate_is_named(make: Make) -> None:
         make(Task().params, -1)
 
 
-@each
+@each_but_pop("it chooses no candidate")
 def test_the_choice_left_on_the_device_gives_the_step_of_the_choice_read(
     make: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -360,7 +384,7 @@ def test_a_step_is_compiled_to_native_code_once_for_the_first_and_once_for_all_l
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
-@each
+@each_but_pop("it looks whether the loss is finite")
 def test_no_step_on_an_accelerator_waits_for_it(make: Make) -> None:
     task = Task()
     task.net.cuda()
@@ -389,6 +413,6 @@ def test_an_accelerator_takes_the_steps_of_the_cpu(make: Make) -> None:
         host.loss(n).backward()
         for param, other in zip(accelerator.params, host.params, strict=True):
             param.grad = other.grad.cuda()
-        here.step()
-        there.step()
+        take_step(here, torch.tensor(1.0 + n))
+        take_step(there, torch.tensor(1.0 + n))
     torch.testing.assert_close([param.cpu() for param in accelerator.params], host.params, rtol=1e-4, atol=1e-5)

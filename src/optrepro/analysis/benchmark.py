@@ -11,7 +11,7 @@ the starts, as single starts differ by orders of magnitude.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from itertools import product
 
 import numpy as np
@@ -32,6 +32,10 @@ SCORES = [
     *("starts", "skipped", "diverged", "tuning_diverged"),
     *("improvement", "improvement_low", "improvement_high", "regret", "regret_low", "regret_high"),
 ]
+RANKS = [
+    *("subset", "functions", "measure", "optimizer", "label", "rank", "first", "average"),
+    *("friedman", "friedman_p", "iman_davenport", "iman_davenport_p", "critical_difference"),
+]
 
 
 def scores(study: StudyResults) -> pd.DataFrame:
@@ -42,15 +46,15 @@ def scores(study: StudyResults) -> pd.DataFrame:
     starts, skipped (starts that were optimal), diverged and tuning_diverged (counts of starts); improvement and regret
     (normalized, medians over the starts) with ``_low`` and ``_high`` (95 % by order statistics).
     """
-    facts = _functions(study)
-    regrets = _regrets(study, facts)
-    first = regrets[regrets.step == regrets.step.min()].regret
-    final = regrets[regrets.step == regrets.step.max()]
+    facts = functions(study)
+    runs = regrets(study)
+    first = runs[runs.step == runs.step.min()].regret
+    final = runs[runs.step == runs.step.max()]
     table = pd.DataFrame({"starts": final.groupby(KEYS).size(), "skipped": (first == 0).groupby(KEYS).sum()})
     for column, role in (("diverged", "test"), ("tuning_diverged", "tune")):
         table[column] = _diverged(study, role).reindex(table.index, fill_value=0)
     improvement = (1 - final.regret / first)[first > 0]
-    table = table.join([_tuned(study), _medians("improvement", improvement), _medians("regret", final.normalized)])
+    table = table.join([tuned(study), _medians("improvement", improvement), _medians("regret", final.normalized)])
     order = [key for key in product(facts.index, study.facts.optimizers) if key in table.index]
     table = table.loc[order].rename_axis(KEYS).reset_index().join(facts, on="function")
     return table.assign(label=table.optimizer.map(study.facts.label))[SCORES]
@@ -66,28 +70,10 @@ def ranks(study: StudyResults) -> pd.DataFrame:
     """
     tables = []
     for subset, measure, values in _comparisons(study):
-        test = rankings.friedman(values)
-        table = pd.DataFrame(
-            {
-                "subset": subset,
-                "functions": len(values),
-                "measure": measure,
-                "optimizer": values.columns,
-                "label": [study.facts.label(str(optimizer)) for optimizer in values],
-                "rank": rankings.average_ranks(values).to_numpy(),
-                "first": values.eq(values.min(axis=1), axis=0).sum().to_numpy(),
-                "average": (values if measure == "regret" else -values).mean().to_numpy(),
-            }
-        )
-        tables.append(
-            table.assign(
-                friedman=test.chi_squared,
-                friedman_p=test.p,
-                iman_davenport=test.f,
-                iman_davenport_p=test.f_p,
-                critical_difference=rankings.critical_difference(values.shape[1], len(values)),
-            )
-        )
+        means = (values if measure == "regret" else -values).mean().to_numpy()
+        labels = [study.facts.label(str(optimizer)) for optimizer in values]
+        table = rankings.summary(values).rename(columns={"problems": "functions"})
+        tables.append(table.assign(subset=subset, measure=measure, label=labels, average=means)[RANKS])
     return pd.concat(tables, ignore_index=True)
 
 
@@ -114,17 +100,25 @@ def profile(study: StudyResults) -> pd.DataFrame:
 
     Source: J. More and S. Wild, Benchmarking derivative-free optimization algorithms, SIAM J. Optim. 20 (2009).
     """
-    facts = _functions(study)
-    regrets = _regrets(study, facts).reset_index()
+    facts = functions(study)
+    runs = regrets(study)
+    starts = int(study.facts.settings["starts"])
     tables = []
     for subset, target in product(SUBSETS, TARGETS):
-        names = facts.index[facts.smooth] if subset == "smooth" else facts.index
-        problems = len(names) * int(study.facts.settings["starts"])
-        solved = (regrets.normalized <= target)[regrets.function.isin(names)]
-        counts = solved.groupby([regrets.optimizer, regrets.step]).sum()
-        share = (counts / problems).rename("share").rename_axis(["optimizer", "evaluations"]).reset_index()
-        tables.append(share.assign(subset=subset, target=target))
+        names = list(facts.index[facts.smooth] if subset == "smooth" else facts.index)
+        tables.append(solved(runs, names, target, starts).assign(subset=subset))
     return pd.concat(tables, ignore_index=True)[["subset", "target", "optimizer", "evaluations", "share"]]
+
+
+def solved(runs: pd.DataFrame, names: Sequence[str], target: float, starts: int) -> pd.DataFrame:
+    """Share of the problems, `names` with `starts` starts each, that are solved: target, optimizer, evaluations, share.
+
+    `runs` are the `regrets` of a study.
+    """
+    runs = runs[runs.index.isin(names, level="function")].reset_index()
+    counts = (runs.normalized <= target).groupby([runs.optimizer, runs.step]).sum()
+    share = (counts / (len(names) * starts)).rename("share").rename_axis(["optimizer", "evaluations"])
+    return share.reset_index().assign(target=target)
 
 
 def trajectories(study: StudyResults) -> pd.DataFrame:
@@ -162,6 +156,43 @@ def surfaces(study: StudyResults) -> pd.DataFrame:
     return pd.concat(tables, ignore_index=True)[["function", "smooth", "kind", "x0", "x1", "value"]]
 
 
+def functions(study: StudyResults) -> pd.DataFrame:
+    """Indexed by function, in the order of the config: group, smooth, dimension, range (largest value less optimum)."""
+    runs = study.runs[study.runs.step == 0]
+    values = runs.pivot_table(index="workload", columns="metric", values="value", aggfunc="first")
+    groups = runs[runs.metric.str.startswith("group[")].drop_duplicates("workload").set_index("workload").metric
+    facts = pd.DataFrame(
+        {
+            "group": groups.str.slice(len("group["), -1),
+            "smooth": values.smooth.astype(bool),
+            "dimension": values.dimension.astype(int),
+            "range": values["range"],
+        }
+    )
+    return facts.loc[_in_order(study.facts.settings["functions"], facts.index)]
+
+
+def regrets(study: StudyResults) -> pd.DataFrame:
+    """Test runs, indexed by function, optimizer and start: step (evaluations), regret, normalized (regret / range)."""
+    runs = study.runs[(study.runs.role == "test") & (study.runs.metric == "regret")]
+    table = runs.rename(columns={"workload": "function", "seed": "start", "value": "regret"})
+    table["normalized"] = table.regret / table.function.map(functions(study)["range"])
+    return table.set_index([*KEYS, "start"])[["step", "regret", "normalized"]]
+
+
+def tuned(study: StudyResults) -> pd.DataFrame:
+    """Indexed by function (workload) and optimizer: learning_rate and on_edge, as in `scores`."""
+    runs = study.runs[(study.runs.role == "tune") & (study.runs.metric == "tuning_score")]
+    rows = {}
+    for key, tuning in runs.groupby(["workload", "optimizer"], sort=False):
+        score = tuning.set_index("learning_rate").value.sort_index()
+        inner, best = score.iloc[1:-1].max(), score.max()
+        flat = best == score.min()
+        rows[key] = {"learning_rate": np.nan if flat else score.idxmax(), "on_edge": not flat and not best <= inner}
+    index = pd.MultiIndex.from_tuples(list(rows), names=KEYS)
+    return pd.DataFrame(list(rows.values()), index=index, columns=["learning_rate", "on_edge"])
+
+
 def median_interval(values: ArrayLike, level: float = 0.95) -> tuple[float, float, float]:
     """Median, and its distribution-free confidence interval between two order statistics.
 
@@ -190,14 +221,6 @@ def _diverged(study: StudyResults, role: str) -> pd.Series:
     return runs.rename(columns={"workload": "function"}).groupby(KEYS).size()
 
 
-def _regrets(study: StudyResults, facts: pd.DataFrame) -> pd.DataFrame:
-    """Test runs, indexed by function, optimizer and start: step (evaluations), regret, normalized (regret / range)."""
-    runs = study.runs[(study.runs.role == "test") & (study.runs.metric == "regret")]
-    table = runs.rename(columns={"workload": "function", "seed": "start", "value": "regret"})
-    table["normalized"] = table.regret / table.function.map(facts["range"])
-    return table.set_index([*KEYS, "start"])[["step", "regret", "normalized"]]
-
-
 def _comparisons(study: StudyResults) -> list[tuple[str, str, pd.DataFrame]]:
     """For each subset and measure a table of functions by optimizers, lower is better.
 
@@ -214,34 +237,6 @@ def _comparisons(study: StudyResults) -> list[tuple[str, str, pd.DataFrame]]:
             values = values[[key for key in study.facts.optimizers if key in values]].dropna()
             comparisons.append((subset, measure, values))
     return comparisons
-
-
-def _functions(study: StudyResults) -> pd.DataFrame:
-    """Indexed by function, in the order of the config: group, smooth, dimension, range (largest value less optimum)."""
-    runs = study.runs[study.runs.step == 0]
-    values = runs.pivot_table(index="workload", columns="metric", values="value", aggfunc="first")
-    groups = runs[runs.metric.str.startswith("group[")].drop_duplicates("workload").set_index("workload").metric
-    facts = pd.DataFrame(
-        {
-            "group": groups.str.slice(len("group["), -1),
-            "smooth": values.smooth.astype(bool),
-            "dimension": values.dimension.astype(int),
-            "range": values["range"],
-        }
-    )
-    return facts.loc[_in_order(study.facts.settings["functions"], facts.index)]
-
-
-def _tuned(study: StudyResults) -> pd.DataFrame:
-    """Indexed by function and optimizer: learning_rate and on_edge, as in `scores`."""
-    runs = study.runs[(study.runs.role == "tune") & (study.runs.metric == "tuning_score")]
-    rows = {}
-    for key, tuning in runs.groupby(["workload", "optimizer"], sort=False):
-        score = tuning.set_index("learning_rate").value.sort_index()
-        inner, best = score.iloc[1:-1].max(), score.max()
-        flat = best == score.min()
-        rows[key] = {"learning_rate": np.nan if flat else score.idxmax(), "on_edge": not flat and not best <= inner}
-    return pd.DataFrame.from_dict(rows, orient="index")
 
 
 def _in_order(order: Iterable[str], present: Iterable[str]) -> list[str]:

@@ -51,16 +51,40 @@ def critical_difference(optimizers: int, problems: int, alpha: float = 0.05) -> 
     return float(q * np.sqrt(optimizers * (optimizers + 1) / (6 * problems)))
 
 
+def summary(values: pd.DataFrame) -> pd.DataFrame:
+    """One row per optimizer: optimizer, rank (average), first (problems on which no other is better).
+
+    And, the same in every row: problems, friedman, friedman_p, iman_davenport, iman_davenport_p, and
+    critical_difference (Nemenyi, 5 %).
+    """
+    test = friedman(values)
+    table = pd.DataFrame(
+        {
+            "optimizer": values.columns,
+            "problems": len(values),
+            "rank": average_ranks(values).to_numpy(),
+            "first": values.eq(values.min(axis=1), axis=0).sum().to_numpy(),
+        }
+    )
+    return table.assign(
+        friedman=test.chi_squared,
+        friedman_p=test.p,
+        iman_davenport=test.f,
+        iman_davenport_p=test.f_p,
+        critical_difference=critical_difference(values.shape[1], len(values)) if len(values) else np.nan,
+    )
+
+
 def pairwise(values: pd.DataFrame) -> pd.DataFrame:
     """Every pair of optimizers: first, second, wins, ties, losses (of the first), statistic, p, p_holm.
 
-    Wilcoxon's signed-rank test, two-sided, on the differences over problems. The ranks of differences of zero are split
-    evenly between both signs, as Demsar has it; p is Holm's over all pairs of the table in p_holm.
+    Wilcoxon's signed-rank test on the differences over problems, as `wilcoxon` has it; p_holm is Holm's over all pairs
+    of the table.
     """
     rows = []
     for first, second in combinations(values.columns, 2):
         difference = values[first] - values[second]
-        statistic, p = _wilcoxon(difference)
+        statistic, p = wilcoxon(difference)
         wins, losses = int((difference < 0).sum()), int((difference > 0).sum())
         ties = len(difference) - wins - losses
         rows.append((first, second, wins, ties, losses, statistic, p))
@@ -68,7 +92,11 @@ def pairwise(values: pd.DataFrame) -> pd.DataFrame:
     return table.assign(p_holm=holm(table.p.tolist()))
 
 
-def _wilcoxon(difference: pd.Series) -> tuple[float, float]:
+def wilcoxon(difference: pd.Series) -> tuple[float, float]:
+    """Statistic and two-sided p-value of Wilcoxon's signed-rank test on paired differences (n,).
+
+    The ranks of differences of zero are split evenly between both signs, as Demsar has it.
+    """
     if not difference.any():
         return len(difference) * (len(difference) + 1) / 4, 1.0  # half of all ranks; scipy divides by a spread of zero
     test = stats.wilcoxon(difference, zero_method="zsplit", method="auto")

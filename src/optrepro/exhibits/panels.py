@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import pandas as pd
+import scikit_posthocs
 from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -15,6 +16,8 @@ from matplotlib.patches import Patch, Rectangle
 from optrepro.exhibits import style
 from optrepro.exhibits.material import Material
 
+ALPHA = 0.05
+CD_HEIGHT = 3.0  # of the bar above the axis of ranks, in rows of its labels
 SHOWN_RULES = ("paper", "debiased", "raw")  # dynamic rules whose curves and choices are drawn
 SHOWN_CONTROLS = ("random-raw", "mean")
 
@@ -198,6 +201,53 @@ def choice_panels(figure: Figure, choices: pd.DataFrame, scores: pd.DataFrame, o
     figure.suptitle("Candidate chosen", x=0.12, ha="left", fontsize=8.5, fontweight="bold")
     handles = [Patch(color=color, label=candidate) for candidate, color in colors.items()]
     figure.legend(handles=handles, ncols=len(handles), loc="outside lower center")
+
+
+def function_label(facts: Mapping[Any, Any]) -> str:
+    """A benchmark function's id as words, its dimension if it is not 2, and † if it has kinks along curves."""
+    dimension = "" if facts["dimension"] == 2 else f" ({facts['dimension']}-D)"
+    return str(facts["function"]).replace("_", " ") + dimension + ("" if facts["smooth"] else " †")
+
+
+def critical_difference(axes: Axes, ranks: pd.DataFrame, tests: pd.DataFrame, bold: Collection[str] = ()) -> None:
+    """Critical-difference diagram: bars join optimizers that Wilcoxon's tests, Holm-corrected, do not part.
+
+    Args:
+        axes: to draw in.
+        ranks: optimizer, label, rank, critical_difference.
+        tests: first, second, p_holm of every pair.
+        bold: optimizers that stand out.
+    """
+    labels = dict(zip(ranks.optimizer, ranks.label, strict=True))
+    p = pd.DataFrame(1.0, index=ranks.label, columns=ranks.label)
+    for row in tests.to_dict("records"):
+        first, second = labels[row["first"]], labels[row["second"]]
+        p.loc[first, second] = p.loc[second, first] = row["p_holm"]
+    axes.spines.top.set_visible(True)
+    artists = scikit_posthocs.critical_difference_diagram(
+        ranks.set_index("label")["rank"],
+        p,
+        alpha=ALPHA,
+        ax=axes,
+        label_fmt_left="{label}  {rank:.1f} ",
+        label_fmt_right=" {rank:.1f}  {label}",
+        label_props={"fontsize": 7},
+        marker_props={"s": 14},
+        elbow_props={"linewidth": 0.9},
+        crossbar_props={"linewidth": 2, "color": style.MUTED},
+        color_palette={label: style.look(optimizer).color for optimizer, label in labels.items()},
+        text_h_margin=0.2,
+    )
+    for lines in artists["crossbars"]:
+        for line in lines:  # drawn through a set of names, whose order is another in every process
+            line.set_xdata(sorted(line.get_xdata()))
+    strong = {labels[key] for key in bold if key in labels}
+    for text in axes.texts:
+        if any(label in text.get_text() for label in strong):
+            text.set_fontweight("bold")
+    best, difference = ranks["rank"].min(), ranks.critical_difference.iloc[0]
+    axes.plot([best, best + difference], [CD_HEIGHT] * 2, color=style.INK, linewidth=2)
+    axes.text(best, CD_HEIGHT + 0.6, f"critical difference {difference:.2f}", fontsize=7)
 
 
 def cell(axes: Axes, x: float, y: float, text: str, shade: float, *, boxed: bool = False, bold: bool = False) -> None:

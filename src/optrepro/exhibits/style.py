@@ -23,7 +23,16 @@ PAGE_WIDTH = 180.0  # mm
 SEQUENTIAL = "cividis"  # colour map of magnitudes, safe for every kind of colour vision
 INK, MUTED, FAINT = "#222222", "#666666", "#D9D9D9"
 WARNING = "#B2182B"
-GROUP_TITLES = {"fixed": "fixed candidates", "dynamic": "dynamic rules", "control": "controls", "peer": "peers"}
+GROUP_TITLES = {
+    "fixed": "fixed candidates",
+    "dynamic": "dynamic rules",
+    "control": "controls",
+    "peer": "peers",
+    "policy": "learned policies",
+    "first-order": "first-order baselines",
+    "quasi-newton": "quasi-Newton",
+    "derivative-free": "derivative-free references",
+}
 
 # At import, because matplotlib reads some of these when an artist is made and some when it is drawn.
 matplotlib.rcParams.update(
@@ -123,6 +132,14 @@ _LOOKS = {
     "rprop": Look("#882255", "P", _DASH),
     "lbfgs": Look("#332288", "X", _DOT),
     "polyak": Look("#8F8A2B", "*", _DASHDOT),
+    # learned policies: a colour that nothing else has
+    "pop": Look("#E6007E", "*"),
+    "pop-trained": Look("#F58AC2", "p", _DASH),
+    # derivative-free references: light, as they do not see gradients
+    "random-search": Look("#B5B5B5", "o", _DOT),
+    "differential-evolution": Look("#9A9A9A", "s", _DASH),
+    "cma-es": Look("#858585", "^", _DASHDOT),
+    "tpe": Look("#A89F91", "D", _DOT),
     # static families
     "frobenius": Look("#D55E00", "D"),
     "spectral": Look("#0072B2", "s"),
@@ -241,7 +258,9 @@ def _seeds(facts: Facts) -> str:
     settings = facts.settings
     if "test_repetitions" in settings:
         return f"{_count(settings['test_repetitions'], 'paired test seed')}."
-    if "budget" in settings:
+    if "policies" in settings:
+        return f"{_count(settings['repetitions'], 'training seed')}."
+    if {"budget", "starts"} <= settings.keys():
         return f"{_count(settings['starts'], 'test start')} for each function, {settings['budget']} evaluations each."
     if "starts" in settings:
         others = _count(settings["tuning_starts"], "other")
@@ -263,6 +282,8 @@ def _tuning(facts: Facts) -> str:
             f"Each optimizer's learning rate is tuned on validation data, over {rates} values with "
             f"{_count(settings['tuning_repetitions'], 'other seed')} ({runs} runs)."
         )
+    if "tuning_starts" not in settings:
+        return f"Each optimizer's learning rate is tuned once, over {rates} values on the prior's validation functions."
     starts = _count(settings["tuning_starts"], "other start")
     return f"Each optimizer's learning rate is tuned per function, over {rates} values with {starts}."
 

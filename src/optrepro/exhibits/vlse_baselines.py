@@ -7,18 +7,15 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-import scikit_posthocs
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure, SubFigure
 from matplotlib.ticker import StrMethodFormatter
 
 from optrepro.exhibits import style
 from optrepro.exhibits.material import Material
+from optrepro.exhibits.panels import critical_difference, function_label
 
 FLOOR = 1e-12  # regrets below it are rounding, see `optrepro.analysis.benchmark`
-ALPHA = 0.05
-KINK = "†"
-CD_HEIGHT = 3.0  # of the bar above the axis of ranks, in rows of its labels
 
 
 def figure(material: Material) -> Figure:
@@ -52,7 +49,7 @@ def heat_map(figure: SubFigure, scores: pd.DataFrame) -> None:
         axes.text(j, i, style.number(round(value, 0), 2), ha="center", va="center", fontsize=5.5, color=color)
     axes.set_xticks(range(len(labels)), labels, rotation=50, ha="left", rotation_mode="anchor")
     axes.xaxis.tick_top()
-    axes.set_yticks(range(len(facts)), [_function_label(row) for row in facts.to_dict("records")], fontsize=6.5)
+    axes.set_yticks(range(len(facts)), [function_label(row) for row in facts.to_dict("records")], fontsize=6.5)
     axes.tick_params(length=0, pad=2)
     axes.spines[:].set_visible(False)
     for group in facts.group.unique():
@@ -67,33 +64,8 @@ def heat_map(figure: SubFigure, scores: pd.DataFrame) -> None:
 def rank_diagram(figure: SubFigure, material: Material, subset: str) -> None:
     """Critical-difference diagram of the average ranks; bars join those that the Holm-corrected tests do not part."""
     ranks, tests = (_selected(material.tables[name], subset, "regret") for name in ("vlse-ranks", "vlse-tests"))
-    labels = dict(zip(ranks.optimizer, ranks.label, strict=True))
-    p = pd.DataFrame(1.0, index=ranks.label, columns=ranks.label)
-    for row in tests.to_dict("records"):
-        first, second = labels[row["first"]], labels[row["second"]]
-        p.loc[first, second] = p.loc[second, first] = row["p_holm"]
-    axes = figure.subplots()
-    axes.spines.top.set_visible(True)
-    artists = scikit_posthocs.critical_difference_diagram(
-        ranks.set_index("label")["rank"],
-        p,
-        alpha=ALPHA,
-        ax=axes,
-        label_fmt_left="{label}  {rank:.1f} ",
-        label_fmt_right=" {rank:.1f}  {label}",
-        label_props={"fontsize": 7},
-        marker_props={"s": 14},
-        elbow_props={"linewidth": 0.9},
-        crossbar_props={"linewidth": 2, "color": style.MUTED},
-        color_palette={label: style.look(optimizer).color for optimizer, label in labels.items()},
-        text_h_margin=0.2,
-    )
-    for lines in artists["crossbars"]:
-        for line in lines:  # drawn through a set of names, whose order is another in every process
-            line.set_xdata(sorted(line.get_xdata()))
-    overall, best = ranks.iloc[0], ranks["rank"].min()
-    axes.plot([best, best + overall.critical_difference], [CD_HEIGHT] * 2, color=style.INK, linewidth=2)
-    axes.text(best, CD_HEIGHT + 0.6, f"critical difference {overall.critical_difference:.2f}", fontsize=7)
+    critical_difference(figure.subplots(), ranks, tests)
+    overall = ranks.iloc[0]
     title = f"Average rank by regret, {overall.functions} {_kind(subset)}functions"
     figure.suptitle(title, x=0.03, ha="left", fontsize="medium", fontweight="bold")
 
@@ -118,7 +90,7 @@ def table(material: Material) -> pd.DataFrame:
     rows = []
     for _, own in scores.groupby("function", sort=False):
         facts = own.iloc[0].to_dict()
-        head = {"group": facts["group"], "function": _function_label(facts), "d": str(facts["dimension"])}
+        head = {"group": facts["group"], "function": function_label(facts), "d": str(facts["dimension"])}
         for measure in ("improvement", "regret"):
             cells = {row["label"]: _cell(measure, row[measure]) for row in own.to_dict("records")}
             rows.append({**head, "measure": measure, **cells})
@@ -180,12 +152,6 @@ def _versus(tests: pd.DataFrame, best: str, other: str) -> tuple[str, str]:
 
 def _selected(table: pd.DataFrame, subset: str, measure: str) -> pd.DataFrame:
     return table[(table.subset == subset) & (table.measure == measure)]
-
-
-def _function_label(facts: dict[Any, Any]) -> str:
-    """The function's id as words, its dimension if it is not 2, and a mark if it has kinks along curves."""
-    dimension = "" if facts["dimension"] == 2 else f" ({facts['dimension']}-D)"
-    return str(facts["function"]).replace("_", " ") + dimension + ("" if facts["smooth"] else f" {KINK}")
 
 
 def _cell(measure: str, value: float) -> str:

@@ -56,10 +56,10 @@ def run(study: TransferStudy, batch: Batch, context: Context) -> pd.DataFrame:
     evaluation. Test runs have ``regret``, the best value so far less the minimum, after `step` evaluations; `seed` is
     the index of the function, or of the start where the workload is one function. Where the minimum is an estimate, the
     regret is below zero if a run beat it. Facts of a function: ``range`` (largest value less the minimum), for the
-    prior's ``kind``, for the benchmark's ``dimension``, ``smooth`` and ``group[...]``. ``x0``, ``x1`` are the points of
-    the first start in two dimensions, ``rate_median``, ``rate_lower`` and ``rate_upper`` the median and quartiles of
-    log10 of a policy's learning rates over starts and coordinates. ``diverged`` marks runs that met something not
-    finite.
+    prior's ``kind``, for the benchmark's ``dimension``, ``smooth`` and ``group[...]``. In two dimensions, ``x0``,
+    ``x1`` are the points of the first start, of which number ``best_evaluation`` is the best. ``rate_median``,
+    ``rate_lower`` and ``rate_upper`` are median and quartiles of log10 of a policy's learning rates over starts and
+    coordinates. ``diverged`` marks runs that met something not finite.
     """
     job = _Job(study, batch, context)
     names = list(study.collections)
@@ -151,7 +151,7 @@ class _Job:
         fs = [functions.get(f, collection.dim) for f in self.study.functions]
         count = collection.count
         if self.name in self.study.references:
-            count = min(count, self.study.reference_count)
+            count = min(count, self.study.reference_starts)
         rows = self._benchmark_rows(name, fs, count, torch.full((len(fs),), rate), budget)
         if not (self.tuned and collection.each):
             return rows
@@ -204,6 +204,8 @@ class _Job:
             path = torch.lerp(f.lower, f.upper, points[points[:, 0].isfinite()]).numpy()
             steps = np.arange(1, len(path) + 1)
             rows += [metric_rows(row, rate, f"x{k}", path[:, k], step=steps) for k in (0, 1)]
+            best = int(made.values[: self.study.budget, mine.start].argmin()) + 1
+            rows.append(metric_rows(row, rate, "best_evaluation", best))
         if made.rates is not None:
             rates = made.rates[: self.study.budget, mine, : f.dim].flatten(1).log10().numpy()
             steps = np.arange(1, len(rates) + 1)

@@ -1,0 +1,320 @@
+"""How the learned policy trains and generalizes: new functions, longer budgets, more dimensions, shifted collections.
+
+A collection is a set of problems that every optimizer starts from the same points. In those of the prior, in more
+dimensions, and in the shifted ones, a problem is a function with one start, and its minimum is an estimate: where runs
+beat it, the lowest value found takes its place. In ``vlse`` a problem is a smooth benchmark function, whose improvement
+is the mean over the starts, as it is bounded, and whose digits are their median. With r the share of the start's regret
+that is left, a run scores
+
+- improvement 1 - r, in [0, 1];
+- digits -log10 r, at most 12;
+
+higher is better. A start that is optimal already is skipped and counted. A run that met something not finite keeps the
+best value it had found.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from itertools import pairwise, product
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from optrepro.analysis import benchmark, rankings
+from optrepro.analysis.intervals import Interval, holm, mean_interval
+from optrepro.analysis.results import StudyResults
+
+POLICY = "pop"  # the one that the others are compared with
+STANDARD = "standard"  # the policy that the ablations are compared with
+MEASURES = ("improvement", "digits")
+MOST_DIGITS = 12.0  # chosen: what is left beyond is rounding of the values
+MULTIPLES = (1, 2, 4, 10)  # of the horizon, at which longer budgets are compared
+PRIOR, VLSE = "prior-test", "vlse"
+KINDS = ("convex", "gp", "sum")
+VALIDATION = "prior-validation"
+RUN = ["run", "workload", "optimizer", "seed"]
+
+
+# --- Tables ----------------------------------------------------------------------------------------------------------
+
+
+def tuned(study: StudyResults) -> pd.DataFrame:
+    """Validation scores at the rate each optimizer was tuned to once, in the order of the config.
+
+    Columns: optimizer, label, group, learning_rate (NaN: there is none to tune), on_edge (whether an end
+    of the grid scored better than all else), score (what was maximized), improvement, digits.
+    """
+    runs = study.runs[(study.runs.role == "tune") & (study.runs.workload == VALIDATION)]
+    edges = benchmark.tuned(StudyResults(runs, study.facts)).on_edge
+    rows = []
+    for key in _keys(study, runs.optimizer.unique()):
+        own = runs[runs.optimizer == key].pivot(index="learning_rate", columns="metric", values="value").sort_index()
+        best = own.iloc[int(own.tuning_score.argmax())]  # of equals, the smallest rate
+        scores = {"score": best.tuning_score, **best[list(MEASURES)]}
+        rows.append({**_head(study, key), "learning_rate": best.name, "on_edge": edges[VALIDATION, key], **scores})
+    return pd.DataFrame(rows)
+
+
+def training(study: StudyResults) -> pd.DataFrame:
+    """Curves of a policy's training: optimizer, label, seed, metric, functions (seen so far), value."""
+    runs = study.runs[(study.runs.role == "tune") & (study.runs.workload == VALIDATION)]
+    table = runs.rename(columns={"step": "functions"})[["optimizer", "seed", "metric", "functions", "value"]]
+    table.insert(1, "label", table.optimizer.map({key: entry["label"] for key, entry in _entries(study).items()}))
+    return table.sort_values(["optimizer", "seed", "metric", "functions"], ignore_index=True)
+
+
+def curves(study: StudyResults) -> pd.DataFrame:
+    """Scores along the runs, on the prior's test functions and on the benchmark's smooth ones.
+
+    Columns: collection, optimizer, label, group, evaluations, functions; improvement and digits (means over the
+    functions) with ``_low`` and ``_high`` (95 %).
+    """
+    rows = []
+    for collection in _present(study, (PRIOR, VLSE)):
+        scores = _scores(study, collection)
+        for key in _keys(study, scores.index.unique("optimizer")):
+            for evaluations, own in scores.xs(key, level="optimizer").groupby("step"):
+                head = {"collection": collection, **_head(study, key), "evaluations": evaluations}
+                means = [_mean(measure, own[measure]) for measure in MEASURES]
+                rows.append({**head, "functions": len(own), **means[0], **means[1]})
+    return pd.DataFrame(rows)
+
+
+def in_distribution(study: StudyResults) -> pd.DataFrame:
+    """Scores on the prior's test functions at the trained horizon: the columns of `compare`, and means by kind.
+
+    The latter are ``<kind>_improvement`` and ``<kind>_digits``, and ``<kind>_functions`` their number.
+    """
+    table = compare(study, [PRIOR], [_horizon(study)])
+    final = _scores(study, PRIOR).xs(_horizon(study), level="step").reset_index()
+    kinds = _kinds(study)
+    for index, kind in enumerate(KINDS):
+        own = final[final.problem.map(kinds) == index].groupby("optimizer", observed=True)
+        for measure in MEASURES:
+            table[f"{kind}_{measure}"] = table.optimizer.map(own[measure].mean())
+        table[f"{kind}_functions"] = table.optimizer.map(own.size())
+    return table
+
+
+def budgets(study: StudyResults) -> pd.DataFrame:
+    """Scores at multiples of the trained horizon, on the prior's test functions and the benchmark's: see `compare`.
+
+    The derivative-free references stop at the horizon and are left out.
+    """
+    gradient_based = StudyResults(study.runs[study.runs.optimizer.isin(study.facts.optimizers)], study.facts)
+    multiples = [_horizon(study) * multiple for multiple in MULTIPLES]
+    table = compare(gradient_based, _present(study, (PRIOR, VLSE)), multiples)
+    return table.assign(multiple=table.budget // _horizon(study))
+
+
+def dimensions(study: StudyResults) -> pd.DataFrame:
+    """Scores at the trained horizon on functions of the prior in each dimension: `compare`, with ``dimension``."""
+    dimension = {name: entry["dim"] for name, entry in _collections(study).items() if entry["source"] == "prior"}
+    ordered = sorted(_present(study, dimension), key=lambda name: dimension[name])
+    table = compare(study, ordered, [_horizon(study)])
+    return table.assign(dimension=table.collection.map(dimension))
+
+
+def shift(study: StudyResults) -> pd.DataFrame:
+    """Scores at the trained horizon on the prior, the benchmark and the shifted collections: see `compare`."""
+    shifted = [name for name, entry in _collections(study).items() if entry["source"] not in ("prior", "vlse")]
+    return compare(study, _present(study, (PRIOR, VLSE, *shifted)), [_horizon(study)])
+
+
+def compare(study: StudyResults, collections: Iterable[str], budgets: Sequence[int]) -> pd.DataFrame:
+    """Every optimizer and reference on collections at budgets, against the policy.
+
+    Columns: collection, budget, optimizer, label, group, learning_rate; functions, skipped (starts that were optimal),
+    diverged (runs that met something not finite since the budget before); rank (by digits, average over the functions,
+    among the optimizers; NaN for references, which may run on fewer functions); improvement and digits (means over the
+    functions) with ``_low`` and ``_high`` (95 %). Of the policy less the optimizer, paired by function:
+    improvement_difference and digits_difference with their ends, wins, ties, losses (by digits), and improvement_p and
+    digits_p, Wilcoxon's, Holm-corrected over the optimizers that the policy is compared with at one budget.
+    A budget that a collection's runs do not reach is left out.
+    """
+    tables = []
+    for collection in collections:
+        scores = _scores(study, collection)
+        for before, budget in pairwise([-1, *budgets]):  # a run can diverge at once, with 0 finite evaluations
+            if budget in scores.index.get_level_values("step"):
+                table = _compare(study, scores.xs(budget, level="step"))
+                table.insert(0, "collection", collection)
+                table.insert(1, "budget", budget)
+                counts = _counts(study, collection, before, budget).reindex(table.optimizer, fill_value=0)
+                tables.append(table.assign(skipped=counts.skipped.to_numpy(), diverged=counts.diverged.to_numpy()))
+    return pd.concat(tables, ignore_index=True) if tables else pd.DataFrame()
+
+
+def ablation(study: StudyResults) -> pd.DataFrame:
+    """Each policy on the prior's test functions and on the benchmark's smooth ones, against the standard one.
+
+    Columns: optimizer, label, group, seeds (of training), functions_seen, benchmark_functions; with the prefixes
+    ``prior_`` (means over the test functions, then over the seeds) and ``vlse_`` (means over the functions of their
+    scores over starts and seeds): improvement and digits and, of the policy less the standard one,
+    improvement_difference and digits_difference. All with ``_low`` and ``_high`` (95 %: over the seeds, NaN for one;
+    over the functions).
+    ``vlse_improvement_p`` and ``vlse_digits_p`` are Wilcoxon's, over the functions, not corrected.
+    """
+    scores = {"prior": _trained_scores(study), "vlse": _last(_scores(study, VLSE))}
+    seen = study.runs[study.runs.workload == VALIDATION].groupby("optimizer", observed=True).step.max()
+    rows = []
+    for key in _keys(study, study.runs.optimizer.unique()):
+        row: dict[str, Any] = {**_head(study, key), "functions_seen": seen.get(key, np.nan)}
+        for (prefix, table), measure in product(scores.items(), MEASURES):
+            values = table[measure].unstack("optimizer")
+            own = values.get(key, pd.Series(dtype=float)).dropna()
+            row["seeds" if prefix == "prior" else "benchmark_functions"] = len(own)
+            row |= _mean(f"{prefix}_{measure}", own) | _difference(f"{prefix}_{measure}", values, key, STANDARD)
+        rows.append(row)
+    return pd.DataFrame(rows).drop(columns=["prior_improvement_p", "prior_digits_p"])
+
+
+# --- Reading ---------------------------------------------------------------------------------------------------------
+
+
+def _scores(study: StudyResults, collection: str) -> pd.DataFrame:
+    """Improvement and digits, indexed by step, problem and optimizer; problems are seeds, or benchmark workloads."""
+    runs = _regrets(study, collection)
+    first = runs.value.where(runs.step == 1).groupby([runs[key] for key in RUN], observed=True).transform("max")
+    shares = (runs.value / first).clip(0, 1)  # 0 / 0, of a start that was optimal, is NaN and left out
+    digits = -np.log10(shares.clip(lower=10**-MOST_DIGITS))
+    problem = runs.workload if collection == VLSE else runs.seed
+    table = runs.assign(problem=problem, improvement=1 - shares, digits=digits)
+    by_problem = table.dropna(subset=list(MEASURES)).groupby(["step", "problem", "optimizer"], observed=True)
+    scores: pd.DataFrame = by_problem.agg({"improvement": "mean", "digits": "median"})
+    return scores
+
+
+def _regrets(study: StudyResults, collection: str) -> pd.DataFrame:
+    """Rows of the regret in a collection, where an estimated minimum was beaten above the lowest value found."""
+    workloads = _smooth(study) if collection == VLSE else [collection]
+    chosen = (study.runs.role == "test") & (study.runs.metric == "regret") & study.runs.workload.isin(workloads)
+    runs = study.runs[chosen]
+    lowest = runs.groupby(["workload", "seed"], observed=True).value.transform("min")
+    return runs.assign(value=runs.value - lowest.clip(upper=0))
+
+
+def _trained_scores(study: StudyResults) -> pd.DataFrame:
+    """Means over the prior's test functions, as the training of policies reports them, by seed and optimizer."""
+    runs = study.runs[(study.runs.workload == PRIOR) & study.runs.metric.isin(MEASURES)]
+    last = runs[runs.step == runs.step.max()]
+    table = last.pivot_table(index=["seed", "optimizer"], columns="metric", values="value", observed=True)
+    scores: pd.DataFrame = table.reindex(columns=list(MEASURES))
+    return scores
+
+
+def _last(scores: pd.DataFrame) -> pd.DataFrame:
+    """Scores after the last evaluation, indexed by problem and optimizer."""
+    steps = scores.index.get_level_values("step")
+    last: pd.DataFrame = scores[steps == steps.max()].droplevel("step")
+    return last
+
+
+def _smooth(study: StudyResults) -> list[str]:
+    """Workloads of the benchmark, without the functions that the study records as having kinks along curves."""
+    kinked = study.runs[(study.runs.metric == "smooth") & (study.runs.value == 0)].workload.unique()
+    names = study.runs.workload[study.runs.workload.str.startswith(f"{VLSE}/")].unique()
+    return [name for name in names if name not in set(kinked)]
+
+
+def _kinds(study: StudyResults) -> pd.Series:
+    """Kind of each of the prior's test functions, an index in `KINDS`."""
+    runs = study.runs[(study.runs.workload == PRIOR) & (study.runs.metric == "kind")]
+    return runs.groupby("seed").value.first().astype(int)
+
+
+def _counts(study: StudyResults, collection: str, after: int, until: int) -> pd.DataFrame:
+    """By optimizer: skipped starts, and runs that diverged with more than `after` and at most `until` evaluations."""
+    runs = _regrets(study, collection)
+    starts = runs[runs.step == 1]
+    own = study.runs[(study.runs.role == "test") & study.runs.workload.isin(runs.workload.unique())]
+    diverged = own[(own.metric == "diverged") & own.step.between(after, until, inclusive="right")]
+    skipped = (starts.value == 0).groupby(starts.optimizer, observed=True).sum()
+    counts = {"skipped": skipped, "diverged": diverged.groupby("optimizer", observed=True).size()}
+    return pd.DataFrame(counts).fillna(0).astype(int)
+
+
+def _present(study: StudyResults, collections: Iterable[str]) -> list[str]:
+    """Those of the collections that have test runs."""
+    names = set(study.runs[(study.runs.role == "test") & (study.runs.metric == "regret")].workload.unique())
+    names |= {str(name).split("/")[0] for name in names}
+    return [collection for collection in collections if collection in names]
+
+
+def _collections(study: StudyResults) -> dict[str, Any]:
+    """Config entries of the collections: source and dim."""
+    return dict(study.facts.settings["collections"])
+
+
+def _horizon(study: StudyResults) -> int:
+    return int(study.facts.settings["budget"])
+
+
+# --- Statistics ------------------------------------------------------------------------------------------------------
+
+
+def _compare(study: StudyResults, scores: Any) -> pd.DataFrame:
+    """The columns of `compare` that rest on the scores at one budget, indexed by problem and optimizer."""
+    digits = scores.digits.unstack("optimizer")
+    ranked = digits[[key for key in digits if key in study.facts.optimizers]]
+    ranks = rankings.average_ranks(-ranked.dropna())
+    rates = tuned(study).set_index("optimizer").learning_rate
+    rows = []
+    for key in _keys(study, digits):
+        row: dict[str, Any] = {**_head(study, key), "learning_rate": rates.get(key, np.nan)}
+        row |= {"functions": digits[key].count(), "rank": ranks.get(key, np.nan), **_record(digits, key)}
+        for measure in MEASURES:
+            values = scores[measure].unstack("optimizer")
+            row |= _mean(measure, values[key].dropna())
+            row |= _difference(measure, values, POLICY, key)
+        rows.append(row)
+    table = pd.DataFrame(rows)
+    return table.assign(**{f"{m}_p": holm(table[f"{m}_p"].tolist()) for m in MEASURES})
+
+
+def _record(values: pd.DataFrame, key: str) -> dict[str, int]:
+    """Functions that the policy wins, ties and loses against an optimizer."""
+    if POLICY not in values or key == POLICY:
+        return {"wins": 0, "ties": 0, "losses": 0}
+    difference = (values[POLICY] - values[key]).dropna()
+    wins, losses = int((difference > 0).sum()), int((difference < 0).sum())
+    return {"wins": wins, "ties": len(difference) - wins - losses, "losses": losses}
+
+
+def _difference(name: str, values: pd.DataFrame, key: str, other: str) -> dict[str, float]:
+    """Mean paired difference of two columns with its ends and Wilcoxon's p; NaN if there is nothing to compare."""
+    names = [f"{name}_difference", f"{name}_difference_low", f"{name}_difference_high", f"{name}_p"]
+    if key == other or key not in values or other not in values:
+        return dict.fromkeys(names, np.nan)
+    both = values[[key, other]].dropna()
+    difference = both[key] - both[other]
+    p = rankings.wilcoxon(difference)[1] if len(both) else np.nan
+    return dict(zip(names, (*mean_interval(difference), p), strict=True))
+
+
+def _mean(name: str, values: pd.Series) -> dict[str, float]:
+    interval: Interval = mean_interval(values)
+    return {name: interval.mean, f"{name}_low": interval.low, f"{name}_high": interval.high}
+
+
+# --- The rows of the config ------------------------------------------------------------------------------------------
+
+
+def _entries(study: StudyResults) -> dict[str, Any]:
+    """Config entries of optimizers, then derivative-free references, or of policies: label, and group where given."""
+    settings = study.facts.settings
+    references = {key: {"group": "derivative-free", **entry} for key, entry in settings.get("references", {}).items()}
+    return {**settings.get("optimizers", {}), **references, **settings.get("policies", {})}
+
+
+def _head(study: StudyResults, key: str) -> dict[str, str]:
+    entry = _entries(study)[key]
+    return {"optimizer": key, "label": str(entry["label"]), "group": str(entry.get("group", ""))}
+
+
+def _keys(study: StudyResults, present: Iterable[Any]) -> list[str]:
+    """The keys of the config, in its order, that have results."""
+    there = set(present)
+    return [key for key in _entries(study) if key in there]

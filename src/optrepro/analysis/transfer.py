@@ -1,0 +1,436 @@
+"""Policies and baselines that were tuned once, on the prior, and run on the benchmark functions.
+
+Everything is read at the trained budget. Two comparisons are made, told apart by the column `tuned`: ``once``, where
+the baselines' learning rates are those that suit the prior's validation functions, and ``each``, where every baseline
+is tuned for every function; the policies and the derivative-free references have nothing to tune and enter both as
+they are. Normalized improvement and regret are those of `optrepro.analysis.benchmark`. A function's regret is the
+median over its starts; its improvement, which is bounded, is their mean.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Collection, Iterator, Sequence
+from dataclasses import replace
+from itertools import product
+from typing import Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+from scipy import stats
+
+from optrepro.analysis import benchmark, rankings
+from optrepro.analysis.benchmark import FLOOR, KEYS, SUBSETS, TARGETS
+from optrepro.analysis.intervals import holm
+from optrepro.analysis.results import StudyResults
+
+POLICY = "pop"  # the policy that ships; all others are compared with it
+REFERENCE_GROUP = "derivative-free"
+UNTUNED = ("policy", REFERENCE_GROUP)
+FIELDS = {  # groups of optimizers that are ranked together
+    "first_order": ("policy", "first-order"),
+    "gradient": ("policy", "first-order", "quasi-newton"),
+    "any": ("policy", "first-order", "quasi-newton", REFERENCE_GROUP),
+}
+CONVEX = ("sphere", "booth", "matyas", "sum_squares", "zakharov", "trid")
+MULTIMODAL = ("rastrigin", "levy", "styblinski_tang", "griewank")
+NO_RECORD = dict.fromkeys(("wins", "ties", "losses", "p_regret", "p_improvement"), np.nan)  # against itself
+PAIRED = ["tuned", "optimizer", "function"]
+COUNT = "diverged_in_tuning"
+ALPHA = 0.05
+RESAMPLES = 10_000
+
+# What the policy has to reach (issue of the project; none of it is the paper's).
+SIGNIFICANCE, MARGIN, MAJORITY, MULTIMODAL_MARGIN = 0.01, 0.05, 35 / 43, 0.1
+
+
+def collection(study: StudyResults, prefix: str, budget: int | None = None) -> StudyResults:
+    """The workloads ``<prefix>/<function>`` as a study of their own, up to `budget` evaluations (None: all).
+
+    Its workloads are the functions and its optimizers those present, references included, so that the functions of
+    `optrepro.analysis.benchmark` apply.
+    """
+    runs = study.runs[study.runs.workload.str.startswith(f"{prefix}/")]
+    if budget is not None:
+        runs = runs[runs.step <= budget]
+    runs = runs.assign(workload=runs.workload.str.slice(len(prefix) + 1))
+    present = set(runs.optimizer)
+    settings = study.facts.settings
+    references = {key: {**row, "group": REFERENCE_GROUP} for key, row in settings.get("references", {}).items()}
+    optimizers = {key: row for key, row in {**settings["optimizers"], **references}.items() if key in present}
+    starts = runs[runs.metric == "regret"].seed.nunique()
+    return StudyResults(runs, replace(study.facts, settings={**settings, "optimizers": optimizers, "starts": starts}))
+
+
+def scores(study: StudyResults) -> pd.DataFrame:
+    """One row per way of tuning, function and optimizer; policies and references only under ``once``.
+
+    Columns: tuned, and those of `benchmark.scores` without tuning_diverged (under ``once``, learning_rate is the one
+    tuned on the prior); family (the optimizer's group); mean_improvement (normalized, mean over the starts).
+    """
+    tables = []
+    for name, part in _collections(study).items():
+        table = benchmark.scores(part).drop(columns="tuning_diverged").assign(tuned=name)
+        table["family"] = [part.facts.optimizers[key]["group"] for key in table.optimizer]
+        tables.append(table.join(_mean_improvement(part), on=KEYS))
+    table = pd.concat(tables, ignore_index=True)
+    once = table.tuned == "once"
+    validation = StudyResults(study.runs[study.runs.workload == "prior-validation"], study.facts)
+    rates = benchmark.tuned(validation).reindex([("prior-validation", key) for key in table.optimizer[once]])
+    table.loc[once, ["learning_rate", "on_edge"]] = rates.to_numpy()
+    table["learning_rate"] = table.learning_rate.astype(float)
+    table["on_edge"] = table.on_edge.eq(True)  # NaN, of what has nothing to tune, is False
+    return table
+
+
+def summary(study: StudyResults) -> pd.DataFrame:
+    """One row per way of tuning, subset of the functions and optimizer.
+
+    Columns: tuned, subset, functions, optimizer, label, family, learning_rate and on_edge (of the rate tuned once);
+    improvement (mean over the functions) with its 95 % bootstrap interval ``_low`` and ``_high``; rank_first_order,
+    rank_gradient and rank_any (average ranks by regret in `FIELDS`; NaN outside); wins, ties, losses (functions on
+    which the policy's regret is smaller, equal, larger); start_wins, start_losses (functions on which it is better or
+    worse over paired starts: Wilcoxon's test on log10 of the regret at 5 %, Holm-corrected over the functions);
+    p_regret and p_improvement (Wilcoxon's test against the policy over the functions, on log10 of the regret and on
+    the improvement, Holm-corrected over all other optimizers); and diverged_in_tuning (runs).
+    """
+    table = scores(study).join(_paired(study), on=PAIRED)
+    ways = product(table.tuned.unique(), SUBSETS)
+    rows = [row for tuned, subset in ways for row in _summaries(table, tuned, subset)]
+    return pd.DataFrame(rows).join(_diverged_in_tuning(study), on=["tuned", "optimizer"]).fillna({COUNT: 0})
+
+
+def ranks(study: StudyResults) -> pd.DataFrame:
+    """Average ranks by regret of everything that uses gradients: tuned, subset, label, and `rankings.summary`'s."""
+    return _compare(study, rankings.summary).assign(label=lambda table: table.optimizer.map(_labels(study)))
+
+
+def tests(study: StudyResults) -> pd.DataFrame:
+    """Every pair of those that `ranks` ranks: tuned, subset, and the columns of `rankings.pairwise`."""
+    return _compare(study, rankings.pairwise)
+
+
+def profile(study: StudyResults) -> pd.DataFrame:
+    """Performance profiles by group of the smooth functions, baselines tuned once.
+
+    Columns: group, functions (their number), target, optimizer, label, evaluations, share (as `benchmark.profile`).
+    """
+    once = _collections(study)["once"]
+    facts, runs = benchmark.functions(once), benchmark.regrets(once)
+    tables = []
+    for (group, names), target in product(facts[facts.smooth].groupby("group", sort=False).groups.items(), TARGETS):
+        for _, own in runs.groupby("optimizer", sort=False):
+            starts = own.index.get_level_values("start").nunique()  # references may have fewer
+            shares = benchmark.solved(own, list(names), target, starts)
+            tables.append(shares.assign(group=str(group), functions=len(names)))
+    table = pd.concat(tables, ignore_index=True)
+    table["label"] = table.optimizer.map(_labels(study))
+    return table[["group", "functions", "target", "optimizer", "label", "evaluations", "share"]]
+
+
+def trajectories(study: StudyResults) -> pd.DataFrame:
+    """Points evaluated from the first start, as `benchmark.trajectories`, baselines tuned once.
+
+    And best: whether the point is the best one of its path; the last one is where that was not recorded.
+    """
+    once = _collections(study)["once"]
+    paths = benchmark.trajectories(once)
+    runs = once.runs[once.runs.metric == "best_evaluation"].rename(columns={"workload": "function"})
+    best = runs.set_index(KEYS).value.rename("best")
+    last = paths.groupby(KEYS).step.transform("max")
+    return paths.assign(best=paths.join(best, on=KEYS).best.fillna(last) == paths.step)
+
+
+def rates(study: StudyResults) -> pd.DataFrame:
+    """Learning rates of the policies: function, group, optimizer, label, step, and log10 median, lower, upper.
+
+    A rate is the length of a step in units of the box; median and quartiles are over starts and coordinates.
+    """
+    once = _collections(study)["once"]
+    names = {f"rate_{name}": name for name in ("median", "lower", "upper")}
+    runs = once.runs[once.runs.metric.isin(names)]
+    table = runs.pivot(index=["workload", "optimizer", "step"], columns="metric", values="value").rename(columns=names)
+    table = table.reindex(columns=list(names.values())).rename_axis(columns=None).reset_index()
+    table = table.rename(columns={"workload": "function"}).join(benchmark.functions(once)[["group"]], on="function")
+    table["label"] = table.optimizer.map(_labels(study))
+    return table[["function", "group", "optimizer", "label", "step", "median", "lower", "upper"]]
+
+
+def targets(study: StudyResults) -> pd.DataFrame:
+    """What the policy is to reach, one row each: criterion, asked, measured, reached.
+
+    A criterion whose optimizers or functions are absent is left out.
+    """
+    found = [row for row in _targets(scores(study)) if row is not None]
+    return pd.DataFrame(found, columns=Target._fields)
+
+
+class Target(NamedTuple):
+    """A row of `targets`."""
+
+    criterion: str
+    asked: str
+    measured: str
+    reached: bool
+
+
+def _targets(table: pd.DataFrame) -> Iterator[Target | None]:
+    once = _view(table, "once")
+    once = once[once.smooth.astype(bool)]
+    rivals = [str(key) for key in once[once.family == "first-order"].optimizer.unique()]
+    if POLICY not in set(once.optimizer) or not rivals:
+        return
+    label = dict(zip(once.optimizer, once.label, strict=True))
+    mean = once.groupby("optimizer").mean_improvement.mean().to_dict()
+    versus = _versus(table, "once", "smooth", list(once.optimizer.unique()))
+    regret = _values(table, "once", "smooth", "regret", [*rivals, POLICY])
+    rank = rankings.average_ranks(regret).to_dict()
+    best, top = min(rivals, key=rank.__getitem__), max(rivals, key=mean.__getitem__)
+    yield Target(
+        "average rank by regret among first-order optimizers tuned once",
+        "the best",
+        f"{rank[POLICY]:.2f}, {label[best]} {rank[best]:.2f}",
+        rank[POLICY] < rank[best],
+    )
+    for measure in ("regret", "improvement"):
+        p = {key: versus[key][f"p_{measure}"] for key in rivals}
+        last = max(rivals, key=p.__getitem__)
+        yield Target(
+            f"Wilcoxon's p (Holm) by {measure} against each of them",
+            f"< {SIGNIFICANCE:g}, in the policy's favour",
+            f"largest {p[last]:.2g} ({label[last]})",
+            p[last] < SIGNIFICANCE and _favoured(table, measure, rivals),
+        )
+    margin = mean[POLICY] - mean[top]
+    yield Target(
+        "mean normalized improvement above the best of them",
+        f"at least {MARGIN:g}",
+        f"{margin:+.3f} ({mean[POLICY]:.3f}, {label[top]} {mean[top]:.3f})",
+        margin >= MARGIN,
+    )
+    lowest = regret[rivals].min(axis=1)
+    needed = math.ceil(MAJORITY * len(regret))
+    for reading, other in ((f"{label[best]}, the best by rank", regret[best]), ("the best on each function", lowest)):
+        wins, ties = int((regret[POLICY] < other).sum()), int((regret[POLICY] == other).sum())
+        yield Target(
+            f"functions with a lower median regret than {reading}",
+            f"at least {needed} of {len(regret)}",
+            f"{wins}, and {ties} ties",
+            wins >= needed,
+        )
+    yield _ahead(table, "Adam tuned for each function (moonshot)", "each", rivals, "adam")
+    yield _ahead(table, "L-BFGS tuned once (moonshot)", "once", rivals, "lbfgs")
+    for name in CONVEX:
+        yield _converges(table, rivals, name)
+    for name in MULTIMODAL:
+        yield _explores(table, name)
+
+
+def _favoured(table: pd.DataFrame, measure: str, rivals: Sequence[str]) -> bool:
+    """Whether the policy's signed ranks are the better ones against every rival."""
+    values = _values(table, "once", "smooth", measure, [*rivals, POLICY])
+    return all(_direction(values[key] - values[POLICY]) > 0 for key in rivals)
+
+
+def _ahead(table: pd.DataFrame, whom: str, tuned: str, rivals: Sequence[str], rival: str) -> Target | None:
+    """The policy's average rank against that of one rival, ranked together with the first-order baselines."""
+    values = _values(table, tuned, "smooth", "regret", {*rivals, rival, POLICY})
+    if rival not in values or POLICY not in values:
+        return None
+    rank = rankings.average_ranks(values).to_dict()
+    difference = values[rival] - values[POLICY]
+    wins, losses = int((difference > 0).sum()), int((difference < 0).sum())
+    record = f"wins/ties/losses {wins}/{len(values) - wins - losses}/{losses}"
+    measured = f"{rank[POLICY]:.2f} against {rank[rival]:.2f}; {record}"
+    return Target(f"ahead of {whom}", "lower average rank by regret", measured, rank[POLICY] < rank[rival])
+
+
+def _converges(table: pd.DataFrame, rivals: Sequence[str], name: str) -> Target | None:
+    """Against the first-order baseline that is best on this very function."""
+    regret, label = _on(table, name, "regret"), _on(table, name, "label")
+    rivals = [key for key in rivals if key in regret]
+    if POLICY not in regret or not rivals:
+        return None
+    best = min(rivals, key=regret.__getitem__)
+    return Target(
+        f"{name}: median normalized regret",
+        f"at most {regret[best]:.2g} ({label[best]})",
+        f"{regret[POLICY]:.2g}",
+        max(regret[POLICY], FLOOR) <= max(regret[best], FLOOR),
+    )
+
+
+def _explores(table: pd.DataFrame, name: str) -> Target | None:
+    improvement = _on(table, name, "mean_improvement")
+    if not {POLICY, "adam"} <= improvement.keys():
+        return None
+    asked = improvement["adam"] + MULTIMODAL_MARGIN
+    return Target(
+        f"{name}: normalized improvement",
+        f"at least {asked:.3f} (Adam's + {MULTIMODAL_MARGIN:g})",
+        f"{improvement[POLICY]:.3f}",
+        improvement[POLICY] >= asked,
+    )
+
+
+def _on(table: pd.DataFrame, name: str, column: str) -> dict[str, Any]:
+    """Optimizer -> a score on one function, baselines tuned once."""
+    rows = table[(table.tuned == "once") & (table.function == name)]
+    return dict(zip(rows.optimizer, rows[column], strict=True))
+
+
+def _collections(study: StudyResults) -> dict[str, StudyResults]:
+    """The benchmark at the trained budget, for each way of tuning that was run."""
+    once, each = (collection(study, prefix, study.facts.settings["budget"]) for prefix in ("vlse", "vlse-each"))
+    described = once.runs[once.runs.step == 0]  # what is known of the functions goes with each
+    return {"once": once} | ({"each": replace(each, runs=pd.concat([each.runs, described]))} if len(each.runs) else {})
+
+
+def _labels(study: StudyResults) -> dict[str, str]:
+    rows = {**study.facts.settings["optimizers"], **study.facts.settings.get("references", {})}
+    return {key: str(row["label"]) for key, row in rows.items()}
+
+
+def _mean_improvement(study: StudyResults) -> pd.Series:
+    """Mean over the starts, without those that are optimal, by function and optimizer."""
+    runs = benchmark.regrets(study)
+    first, final = runs[runs.step == runs.step.min()].regret, runs[runs.step == runs.step.max()].regret
+    improvement: pd.Series = (1 - final / first)[first > 0].groupby(KEYS).mean()
+    return improvement.rename("mean_improvement")
+
+
+def _final(study: StudyResults) -> dict[str, pd.Series]:
+    """log10 of the final normalized regrets of each optimizer, by function and start."""
+    runs = benchmark.regrets(study)
+    final = np.log10(runs[runs.step == runs.step.max()].normalized.clip(lower=FLOOR))
+    return {str(key): own.droplevel("optimizer") for key, own in final.groupby("optimizer")}
+
+
+def _paired(study: StudyResults) -> pd.Series:
+    """Whether the policy is better (1) or worse (-1) over paired starts, indexed by `PAIRED`.
+
+    Wilcoxon's test with the normal approximation, on log10 of the regret, Holm-corrected over the functions.
+    """
+    parts = _collections(study)
+    policy = _final(parts["once"]).get(POLICY)
+    found = {}
+    for tuned, part in parts.items() if policy is not None else ():
+        for key, other in _final(part).items():
+            difference = (other - policy).unstack("start").dropna(axis=1, how="all").dropna()
+            if key != POLICY and len(difference):
+                found[tuned, key] = _significant(difference)
+    empty = pd.Series(dtype=float, index=pd.MultiIndex.from_tuples([], names=PAIRED))
+    table = pd.concat(found, names=["tuned", "optimizer"]) if found else empty
+    return table.rename("against")
+
+
+def _significant(difference: pd.DataFrame) -> pd.Series:
+    """The direction of each function's differences (functions, starts) where it is significant, else 0."""
+    with np.errstate(invalid="ignore", divide="ignore"):  # of a function on which all starts tie
+        test = stats.wilcoxon(difference.to_numpy(), axis=1, zero_method="zsplit", method="asymptotic")
+    direction = difference.apply(_direction, axis=1)
+    return direction.where(np.array(holm(test.pvalue.tolist())) < ALPHA, 0.0)
+
+
+def _diverged_in_tuning(study: StudyResults) -> pd.Series:
+    """Tuning runs that diverged, by tuned and optimizer."""
+    runs = study.runs[(study.runs.metric == "diverged") & (study.runs.role == "tune")]
+    tuned = runs.workload.str.startswith("vlse-each/").map({True: "each", False: "once"}).rename("tuned")
+    return runs.groupby([tuned, "optimizer"]).size().rename(COUNT)
+
+
+def _direction(difference: pd.Series) -> float:
+    """The sign of the sum of signed ranks."""
+    return float(np.sign((np.sign(difference) * difference.abs().rank()).sum()))
+
+
+def _view(table: pd.DataFrame, tuned: str) -> pd.DataFrame:
+    """The scores that a way of tuning compares: its own, and those of what is not tuned."""
+    return table[(table.tuned == tuned) | table.family.isin(UNTUNED)]
+
+
+def _values(
+    table: pd.DataFrame, tuned: str, subset: str, measure: str, optimizers: Collection[str] | None = None
+) -> pd.DataFrame:
+    """Functions by optimizers, lower is better: log10 of the median regret, or the negative mean improvement.
+
+    A function that an optimizer has no result on is left out.
+    """
+    rows = _view(table, tuned)
+    rows = rows[rows.smooth.astype(bool)] if subset == "smooth" else rows
+    order = [key for key in rows.optimizer.unique() if optimizers is None or key in set(optimizers)]
+    column = "regret" if measure == "regret" else "mean_improvement"
+    values = rows.pivot(index="function", columns="optimizer", values=column)[order].dropna()
+    return values.clip(lower=FLOOR).apply(np.log10) if measure == "regret" else -values
+
+
+def _field(table: pd.DataFrame, tuned: str, field: str) -> list[str]:
+    rows = _view(table, tuned)
+    return list(rows[rows.family.isin(FIELDS[field])].optimizer.unique())
+
+
+def _compare(study: StudyResults, statistic: Callable[[pd.DataFrame], pd.DataFrame]) -> pd.DataFrame:
+    """`statistic` of the regrets of everything that uses gradients, for each way of tuning and subset."""
+    table = scores(study)
+    tables = []
+    for tuned, subset in product(table.tuned.unique(), SUBSETS):
+        values = _values(table, tuned, subset, "regret", _field(table, tuned, "gradient"))
+        tables.append(statistic(values).assign(tuned=tuned, subset=subset))
+    return pd.concat(tables, ignore_index=True)
+
+
+def _summaries(table: pd.DataFrame, tuned: str, subset: str) -> Iterator[dict[str, Any]]:
+    rows = _view(table, tuned)
+    rows = rows[rows.smooth.astype(bool)] if subset == "smooth" else rows
+    average = {
+        field: rankings.average_ranks(_values(table, tuned, subset, "regret", _field(table, tuned, field)))
+        for field in FIELDS
+    }
+    versus = _versus(table, tuned, subset, list(rows.optimizer.unique()))
+    for key, own in rows.groupby("optimizer", sort=False):
+        facts, low, high = own.iloc[0], *_bootstrap(own.mean_improvement.dropna())
+        yield {
+            "tuned": tuned,
+            "subset": subset,
+            "functions": len(own),
+            **facts[["optimizer", "label", "family"]],
+            "learning_rate": facts.learning_rate if facts.tuned == "once" else np.nan,
+            "on_edge": bool(facts.on_edge) and facts.tuned == "once",
+            "improvement": own.mean_improvement.mean(),
+            "improvement_low": low,
+            "improvement_high": high,
+            **{f"rank_{field}": ranks.get(key, np.nan) for field, ranks in average.items()},
+            **(NO_RECORD | versus.get(str(key), {})),
+            "start_wins": int((own.against == 1).sum()),
+            "start_losses": int((own.against == -1).sum()),
+        }
+
+
+def _versus(table: pd.DataFrame, tuned: str, subset: str, keys: Sequence[str]) -> dict[str, dict[str, float]]:
+    """Each other optimizer against the policy: wins, ties and losses of the policy, and the corrected p-values."""
+    others = [key for key in keys if key != POLICY]
+    found: dict[str, dict[str, float]] = {key: {} for key in others}
+    if POLICY not in keys:
+        return found
+    for measure in ("regret", "improvement"):
+        differences = {}
+        for key in others:
+            values = _values(table, tuned, subset, measure, [key, POLICY])
+            differences[key] = values[key] - values[POLICY]
+        corrected = holm([rankings.wilcoxon(d)[1] if len(d) else np.nan for d in differences.values()])
+        for key, p in zip(others, corrected, strict=True):
+            found[key][f"p_{measure}"] = p
+            if measure == "regret":
+                wins, losses = int((differences[key] > 0).sum()), int((differences[key] < 0).sum())
+                found[key] |= {"wins": wins, "ties": len(differences[key]) - wins - losses, "losses": losses}
+    return found
+
+
+def _bootstrap(values: pd.Series) -> tuple[float, float]:
+    """95 % interval of the mean by the percentile bootstrap; NaN for fewer than two values."""
+    if len(values) < 2:
+        return np.nan, np.nan
+    test = stats.bootstrap(
+        (values.to_numpy(),), np.mean, n_resamples=RESAMPLES, method="percentile", rng=np.random.default_rng(0)
+    )
+    return float(test.confidence_interval.low), float(test.confidence_interval.high)

@@ -1,0 +1,80 @@
+"""Exhibit pop-vlse-profiles: how many problems of each group of functions are solved after how many evaluations."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import StrMethodFormatter
+
+from optrepro.exhibits import style
+from optrepro.exhibits.material import Material
+
+COLUMNS = 3
+PANEL = 36.0  # mm
+TICKS = (1, 2, 5, 10, 20, 50, 100, 200, 500)
+POLICIES = ("pop-trained", "pop")  # the later one lies on top
+
+
+def figure(material: Material) -> Figure:
+    """A block for each target, a panel for each group of functions."""
+    profile = material.tables["pop-vlse-profile"]
+    groups, targets = profile.group.unique(), sorted(profile.target.unique(), reverse=True)
+    rows = -(-len(groups) // COLUMNS)
+    page = style.page(material, height=PANEL * rows * len(targets) + 30)
+    blocks: Any = page.subfigures(len(targets), 1, squeeze=False)[:, 0]
+    for block, target in zip(blocks, targets, strict=True):
+        panels = block.subplots(rows, COLUMNS, sharex=True, sharey=True, squeeze=False)
+        for axes, group in zip(panels.ravel(), groups, strict=False):
+            profile_panel(axes, profile[(profile.group == group) & (profile.target == target)])
+        for axes in panels.ravel()[len(groups) :]:
+            axes.set_axis_off()
+        for axes in panels[:, 0]:
+            axes.set_ylabel("solved (%)")
+        exponent = round(np.log10(target))
+        title = f"Solved to a normalized regret of 10$^{{{exponent}}}$"
+        block.suptitle(title, x=0.01, ha="left", fontsize=8.5, fontweight="bold")
+    for axes in panels[-1]:
+        axes.set_xlabel("evaluations")
+    labels = profile.drop_duplicates("optimizer").set_index("optimizer").label
+    handles = [axes.plot([], [], **_line(str(key)), label=label)[0] for key, label in labels.items()]
+    page.legend(handles=handles, ncols=6, loc="outside lower center", handlelength=2.6)
+    return page
+
+
+def profile_panel(axes: Axes, curves: pd.DataFrame) -> None:
+    """Share of the problems of a group solved, against evaluations of value and gradient."""
+    keys = sorted(curves.optimizer.unique(), key=lambda key: POLICIES.index(key) + 1 if key in POLICIES else 0)
+    for key in keys:
+        curve = curves[curves.optimizer == key].sort_values("evaluations")
+        style_of = {**_line(key), "drawstyle": "steps-post", "markevery": [-1], "clip_on": False}
+        axes.plot(curve.evaluations, 100 * curve.share, **style_of)
+    functions = curves.functions.iloc[0]
+    axes.set_title(f"{curves.group.iloc[0]} ({functions} functions)", fontsize=7.5, fontweight="normal", pad=3)
+    axes.set(xscale="log", xlim=(1, curves.evaluations.max()), ylim=(0, 100))
+    axes.set_xticks([x for x in TICKS if x <= curves.evaluations.max()])
+    axes.xaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
+    axes.minorticks_off()
+    style.grid(axes)
+
+
+def table(material: Material) -> pd.DataFrame:
+    """Share of problems solved at the end of the budget: a row per group and target, a column per optimizer."""
+    profile = material.tables["pop-vlse-profile"]
+    final = profile[profile.evaluations == profile.evaluations.max()]
+    order = list(profile.label.unique())
+    rows = []
+    for (group, target), own in final.groupby(["group", "target"], sort=False):
+        cells = {row["label"]: style.percent(row["share"]) for row in own.to_dict("records")}
+        head = {"group": group, "functions": own.functions.iloc[0], "target": f"{target:g}"}
+        rows.append({**head, **{label: cells.get(label, "–") for label in order}})
+    return pd.DataFrame(rows)
+
+
+def _line(optimizer: str) -> dict[str, Any]:
+    look = style.look(optimizer)
+    wide = optimizer in POLICIES
+    return {**look.point, **look.line, "linewidth": 2.2 if wide else 1.0, "markersize": 6 if wide else 3.5}

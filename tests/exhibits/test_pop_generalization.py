@@ -1,0 +1,143 @@
+import pandas as pd
+import pytest
+
+from optrepro.analysis import generalization
+from optrepro.analysis.results import StudyResults
+from optrepro.exhibits import (
+    pop_ablation,
+    pop_budgets,
+    pop_dimensions,
+    pop_indistribution,
+    pop_shift,
+    pop_training,
+    style,
+)
+from optrepro.exhibits.material import Material
+
+EXHIBITS = [pop_training, pop_indistribution, pop_budgets, pop_dimensions, pop_ablation, pop_shift]
+NAMES = [exhibit.__name__.rpartition(".")[2] for exhibit in EXHIBITS]
+STATISTICS = {"condition": 0.4, "local_minima": 0.8}
+
+
+def _material(transfer, policies):
+    distances = pd.DataFrame(
+        {"collection": name, "statistic": statistic, "ks": ks * scale, "wasserstein": ks}
+        for name, scale in (("vlse", 0.5), ("shift-plateaus", 1.0))
+        for statistic, ks in STATISTICS.items()
+    )
+    tables = {
+        "pop-tuned": generalization.tuned(transfer),
+        "pop-training": generalization.training(policies),
+        "pop-curves": generalization.curves(transfer),
+        "pop-indistribution": generalization.in_distribution(transfer),
+        "pop-budgets": generalization.budgets(transfer),
+        "pop-dimensions": generalization.dimensions(transfer),
+        "pop-shift": generalization.shift(transfer),
+        "pop-ablation": generalization.ablation(policies),
+        "pop-prior-distances": distances,
+    }
+    return Material(tables, {"pop": transfer.facts})
+
+
+@pytest.fixture(scope="module")
+def material(transfer_study, policy_study):
+    return _material(transfer_study(), policy_study({"scaling-none": 1.0}))
+
+
+def _panels(figure):
+    return [axes for axes in figure.axes if axes.axison]
+
+
+@pytest.mark.filterwarnings("error")  # a layout that does not fit is only a warning
+@pytest.mark.parametrize("exhibit", EXHIBITS, ids=NAMES)
+def test_the_figure_is_as_wide_as_a_page_and_the_same_each_time(exhibit, material, tmp_path):
+    for name in ("first", "second"):
+        figure = exhibit.figure(material)
+        style.save(figure, tmp_path / name)
+    assert figure.get_figwidth() * 25.4 == pytest.approx(style.PAGE_WIDTH)
+    assert (tmp_path / "first.svg").read_bytes() == (tmp_path / "second.svg").read_bytes()
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("exhibit", EXHIBITS, ids=NAMES)
+def test_partial_results_are_drawn(exhibit, transfer_study, policy_study, tmp_path):
+    transfer, policies = transfer_study(), policy_study()
+    runs = transfer.runs[~transfer.runs.workload.isin(["prior-8d", "shift-plateaus"])]
+    runs = runs[~runs.workload.str.startswith("vlse/") & (runs.optimizer != "pop") & (runs.step <= 20)]
+    trained = policies.runs[(policies.runs.optimizer != "standard") & ~policies.runs.workload.str.startswith("vlse/")]
+    partial = _material(StudyResults(runs, transfer.facts), StudyResults(trained, policies.facts))
+    style.save(exhibit.figure(partial), tmp_path / "partial")
+    assert len(exhibit.table(partial)) > 0
+
+
+@pytest.mark.parametrize("exhibit", EXHIBITS, ids=NAMES)
+def test_every_cell_of_the_table_is_filled(exhibit, material):
+    table = exhibit.table(material)
+    assert not table.isna().any(axis=None)
+    assert not (table.astype(str) == "nan").any(axis=None)
+
+
+def test_training_shows_the_baselines_as_lines(material):
+    axes = _panels(pop_training.figure(material))
+    assert len(axes) == 6
+    curves = 3  # one for each policy of the study
+    assert len(axes[0].lines) == curves + len(material.tables["pop-tuned"])
+    assert len(axes[3].lines) == curves
+    table = pop_training.table(material).set_index("optimizer")
+    assert table.loc["ADAM", "digits gained"] == "1"
+    assert table.loc["no scaling, seed 0, last", "training functions seen"] == "2,048"
+
+
+def test_in_distribution_curves_end_at_the_horizon(material):
+    upper = _panels(pop_indistribution.figure(material))[:2]
+    assert max(line.get_xdata().max() for line in upper[0].lines) == 10
+    table = pop_indistribution.table(material).set_index("optimizer")
+    assert table.loc["ADAM", "POP's wins/ties/losses"] == "24/0/0"
+    assert table.loc["ADAM", "learning rate"] == "0.1"
+    assert table.loc["POP", "lead of POP, digits"] == "–"
+    assert "digits, Gaussian process" in table
+
+
+def test_optimizers_that_ran_on_fewer_functions_show_their_paired_difference_alone(transfer_study, policy_study):
+    transfer = transfer_study()
+    few = transfer.runs[(transfer.runs.optimizer != "random-search") | (transfer.runs.seed < 8)]
+    material = _material(StudyResults(few, transfer.facts), policy_study())
+    curves, _, scores, lead, *_ = _panels(pop_indistribution.figure(material))
+    assert [line.get_label() for line in curves.lines] == ["ADAM", "RPROP", "LBFGS", "POP"]
+    rows = len(material.tables["pop-indistribution"])
+    markers = [sum(line.get_marker() not in ("None", None) for line in axes.lines) for axes in (scores, lead)]
+    assert markers == [rows - 1, rows - 1]  # no score of the reference, no difference of the policy
+    assert pop_dimensions.figure(material).axes
+    assert pop_shift.figure(material).axes
+
+
+def test_budgets_reach_ten_horizons_on_both_collections(material):
+    figure = pop_budgets.figure(material)
+    assert len(_panels(figure)) == 6
+    ranks = _panels(figure)[4]
+    assert [tick.get_text() for tick in ranks.get_xticklabels()] == ["10\n(1×)", "20\n(2×)", "40\n(4×)", "100\n(10×)"]
+    assert ranks.yaxis_inverted()
+    table = pop_budgets.table(material)
+    assert set(table["functions of"]) == {"prior", "benchmark"}
+
+
+def test_dimensions_name_the_baseline_that_the_policy_leads(material):
+    lead = _panels(pop_dimensions.figure(material))[2]
+    assert [text.get_text() for text in lead.texts] == ["over ADAM", "over ADAM"]
+
+
+def test_ablations_told_apart_from_the_standard_are_filled(material):
+    figure = pop_ablation.figure(material)
+    dots = [line for line in _panels(figure)[3].lines if line.get_marker() == "o"]
+    faces = {int(line.get_ydata()[0]): line.get_markerfacecolor() for line in dots}
+    names = [tick.get_text() for tick in _panels(figure)[0].get_yticklabels()]
+    assert names == ["standard", "no scaling", "2 evaluations"]
+    assert list(faces.values()) == [style.INK, "white"]
+
+
+def test_collections_are_ordered_by_their_distance_to_the_prior(material):
+    table = pop_shift.table(material)
+    assert list(table.collection.unique()) == ["prior (test)", "benchmark", "plateaus"]
+    assert list(table["mean KS distance to the prior"].unique()) == ["0", "0.3", "0.6"]
+    cells = [text.get_text() for text in _panels(pop_shift.figure(material))[0].texts]
+    assert cells == [".00"] * 3 + [".20", ".40", ".30"] + [".40", ".80", ".60"]
