@@ -29,6 +29,15 @@ MODELS = {  # heading in config/README.md -> the model whose keys its table expl
     "Kind `surfaces`": config.SurfacesStudy,
     "Kind `families`": config.FamiliesStudy,
     "Kind `concept`": config.ConceptStudy,
+    "The prior": config.PriorConfig,
+    "Kind `prior`": config.PriorStudy,
+    "Kind `policy`": config.PolicyStudy,
+    "A row under `policies`": config.PolicyRow,
+    "The network": config.NetworkConfig,
+    "PPO": config.PPOConfig,
+    "Kind `transfer`": config.TransferStudy,
+    "A row under `references`": config.Reference,
+    "A collection": config.Collection,
 }
 
 
@@ -69,7 +78,11 @@ def workflow_rules():
 def own_fields(model):
     """Keys of a model that it does not inherit, by their names in a config file, with their defaults."""
     fields = {name: model.model_fields[name] for name in model.__annotations__ if name in model.model_fields}
-    return {f.alias or name: "required" if f.is_required() else f.default for name, f in fields.items()}
+    return {f.alias or name: "required" if f.is_required() else _default(f.default) for name, f in fields.items()}
+
+
+def _default(value):
+    return {} if isinstance(value, config.Model) else value
 
 
 # --- Links, files, commands -----------------------------------------------------------------------------------------

@@ -145,15 +145,8 @@ class TrainingStudy(Comparison, ImageData):
     gpu: Annotated[bool, Field(description="Whether the jobs ask the cluster for a GPU.")] = False
 
 
-class FunctionsStudy(Comparison):
-    """The benchmark functions in box coordinates, each optimizer tuned per function on starts of its own."""
-
-    kind: Literal["functions"] = "functions"
-    functions: Annotated[tuple[str, ...], Field(min_length=1, description="Ids in `optrepro.problems.vlse`.")]
-    dimension: Annotated[Count, Field(description="Dimension of the functions that are defined in any.")] = 2
-    budget: Annotated[Count, Field(description="Evaluations of value and gradient in a run.")]
-    tuning_starts: Count
-    starts: Count
+class ConstantRates(Comparison):
+    """What every study has that compares optimizers on functions: their learning rates stay as they are."""
 
     @model_validator(mode="after")
     def _rows_hold_what_is_used(self) -> Self:
@@ -162,6 +155,17 @@ class FunctionsStudy(Comparison):
                 if getattr(optimizer, key) is not None:
                     raise ValueError(f"optimizers.{name}.{key} is for training studies: here rates stay constant")
         return self
+
+
+class FunctionsStudy(ConstantRates):
+    """The benchmark functions in box coordinates, each optimizer tuned per function on starts of its own."""
+
+    kind: Literal["functions"] = "functions"
+    functions: Annotated[tuple[str, ...], Field(min_length=1, description="Ids in `optrepro.problems.vlse`.")]
+    dimension: Annotated[Count, Field(description="Dimension of the functions that are defined in any.")] = 2
+    budget: Annotated[Count, Field(description="Evaluations of value and gradient in a run.")]
+    tuning_starts: Count
+    starts: Count
 
 
 class SurfacesStudy(Model):
@@ -284,6 +288,15 @@ class PPOConfig(Model):
     terminal: Annotated[bool, Field(description="All of the reward with the last evaluation.")] = False
     precision: Annotated[Literal["float32", "bfloat16"], Field(description="Of updates on a GPU.")] = "float32"
 
+    @model_validator(mode="after")
+    def _minibatches_are_filled(self) -> Self:
+        for dim, count in self.functions.items():
+            if count < self.minibatches:
+                raise ValueError(
+                    f"functions[{dim}] = {count} is less than one for each of {self.minibatches} minibatches"
+                )
+        return self
+
 
 class PolicyRow(Model):
     """One trained policy: what it has that the study's others have not."""
@@ -320,9 +333,12 @@ class PolicyStudy(Model):
                 try:
                     type(base).model_validate({**base.model_dump(), **getattr(row, part)})
                 except ValidationError as error:
-                    faults = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())
-                    key = f"policies.{name}.{part} = {getattr(row, part)}"
-                    raise ValueError(f"{key} is not allowed: {faults}") from None
+                    places = ((".".join(map(str, e["loc"])), e["msg"]) for e in error.errors())
+                    faults = (
+                        f"{key}: {fault}" if key else fault.removeprefix("Value error, ") for key, fault in places
+                    )
+                    overrides = f"policies.{name}.{part} = {getattr(row, part)}"
+                    raise ValueError(f"{overrides} is not allowed: {'; '.join(faults)}") from None
         return self
 
     def entry(self, policy: str) -> tuple[PriorConfig, NetworkConfig, PPOConfig]:
@@ -357,7 +373,7 @@ class Reference(Model):
     method: Name
 
 
-class TransferStudy(Comparison):
+class TransferStudy(ConstantRates):
     """Optimizers tuned once, on the prior's validation functions, and then run everywhere, beside learned ones."""
 
     kind: Literal["transfer"] = "transfer"
@@ -370,6 +386,12 @@ class TransferStudy(Comparison):
     references: dict[Name, Reference] = {}
     reference_count: Annotated[Count, Field(description="Functions of a collection that references run on at most.")]
     reference_starts: Annotated[Count, Field(description="Starts on a benchmark function, for them.")]
+
+    @model_validator(mode="after")
+    def _names_tell_rows_apart(self) -> Self:
+        if both := sorted({*self.references} & {*self.optimizers}):
+            raise ValueError(f"references.{both[0]} has the name of an optimizer: names must tell all rows apart")
+        return self
 
 
 class PriorStudy(Model):
@@ -414,10 +436,13 @@ class Config(Model):
         rows = {f"{name}/{row}" for name, s in self.studies.items() if isinstance(s, PolicyStudy) for row in s.policies}
         for study_id, study in self.studies.items():
             for name, row in study.optimizers.items() if isinstance(study, Comparison) else ():
-                if row.trained is not None and row.trained not in rows:
+                key = f"studies.{study_id}.optimizers.{name}.trained = {row.trained!r}"
+                if row.trained is not None and not (isinstance(study, TransferStudy) and row.group == "policy"):
                     raise ValueError(
-                        f"studies.{study_id}.optimizers.{name}.trained = {row.trained!r} is not one of {sorted(rows)}"
+                        f"{key} is not allowed: weights go to rows of the group policy in transfer studies"
                     )
+                if row.trained is not None and row.trained not in rows:
+                    raise ValueError(f"{key} is not one of {sorted(rows)}")
         return self
 
 

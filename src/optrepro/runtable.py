@@ -166,8 +166,9 @@ def _transfer_batches(config: Config, study_id: str, study: TransferStudy) -> It
     """A batch for each optimizer and each reference: all collections, tuning first."""
     names = {name: _settings_of(study, name, config.seed) for name in study.optimizers}
     shared = study.model_dump(mode="json", exclude=_ELSEWHERE)
+    counts = [study.reference_count, study.reference_starts]
     for name, reference in study.references.items():
-        names[name] = fingerprint([shared, reference.method, study.reference_count, study.reference_starts, config.seed])
+        names[name] = fingerprint([shared, reference.method, counts, config.seed])
     for name, settings in names.items():
         row = study.optimizers.get(name)
         trained = tuple(row.trained.split("/")) if row is not None and row.trained else None

@@ -8,13 +8,24 @@ from typing import Any
 import torch
 
 from optrepro import runtable
-from optrepro.config import Comparison, Config, ConfigError, ImageData, Study, TrainingStudy
-from optrepro.experiments import instances
-from optrepro.problems import networks, vlse
+from optrepro.config import (
+    Comparison,
+    Config,
+    ConfigError,
+    ImageData,
+    OptimizerConfig,
+    PolicyStudy,
+    Study,
+    TrainingStudy,
+    TransferStudy,
+)
+from optrepro.experiments import instances, references, transfer
+from optrepro.optimizers.policy import Policy, PolicySettings
+from optrepro.problems import networks, shifted, vlse
 
 
 def check(config: Config) -> None:
-    """Try what the config names before anything runs: every optimizer on a parameter, every network, every data set.
+    """Try what the config names before anything runs: optimizers on a parameter, networks, functions, data sets.
 
     Raises: ConfigError with one line for each thing that is wrong.
     """
@@ -39,9 +50,45 @@ def _attempts(study: Study, config: Config) -> list[tuple[str, Any]]:
     if isinstance(study, TrainingStudy):
         build = lambda: networks.build(study.network, (1, 32, 32), 10, seed=0, **study.network_settings)  # noqa: E731
         attempts.append(("network", build))
+    if isinstance(study, PolicyStudy):
+        attempts += [(f"policies.{name}", lambda name=name: _try_network(study, name)) for name in study.policies]
+    if isinstance(study, TransferStudy):
+        attempts += _transfer_attempts(study)
     if isinstance(study, Comparison):
-        attempts += [(f"optimizers.{name}", lambda name=name: _try_optimizer(study, name)) for name in study.optimizers]
+        attempts += [(f"optimizers.{name}", lambda name=name: _try_row(study, name)) for name in study.optimizers]
     return attempts
+
+
+def _transfer_attempts(study: TransferStudy) -> list[tuple[str, Any]]:
+    shifts = {name: c for name, c in study.collections.items() if c.source not in ("prior", "vlse")}
+    return [
+        *((f"references.{name}", lambda row=row: _try_reference(row.method)) for name, row in study.references.items()),
+        *((f"collections.{name}", lambda c=c: shifted.get(c.source, 0, 1, c.dim)) for name, c in shifts.items()),
+    ]
+
+
+def _try_reference(method: str) -> None:
+    if method not in references.METHODS:
+        raise ConfigError(f"method = {method!r} is unknown; there are {sorted(references.METHODS)}")
+
+
+def _try_network(study: PolicyStudy, name: str) -> None:
+    Policy(PolicySettings(**study.entry(name)[1].model_dump()))
+
+
+def _try_row(study: Comparison, name: str) -> None:
+    row = study.entry(name)
+    if isinstance(study, TransferStudy) and row.group == "policy":
+        _try_policy(row)
+    else:
+        _try_optimizer(study, name)
+
+
+def _try_policy(row: OptimizerConfig) -> None:
+    if row.trained is not None:
+        transfer.require_pop(row)  # its weights are not there yet
+    else:
+        transfer.policy_of(row)
 
 
 def _try_optimizer(study: Comparison, name: str) -> None:

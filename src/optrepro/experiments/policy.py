@@ -75,14 +75,15 @@ class _Training:
         def saved() -> dict[str, Any]:
             return {"done": state["done"], "training": {**mine, "trainer": self.trainer.state_dict()}}
 
+        # An iteration comes before the checkpoint, so that the shortest time slice gets somewhere.
         while not self.trainer.done and mine["stale"] < self.study.patience:
-            self.context.checkpoint.step(saved)
             mine["since"].append(self.trainer.iterate())
             if self.trainer.iteration % self.study.validate_every == 0 or self.trainer.done:
                 self._validate(mine, validation)
             self.context.progress(
                 self.trainer.iteration, iterations, f"{self.batch.name}.{self.repetition} score {mine['best']:.4f}"
             )
+            self.context.checkpoint.step(saved)
         return {"done": [*state["done"], {key: mine[key] for key in ("best", "weights", "history")}]}
 
     def _validate(self, mine: dict[str, Any], validation: FixedSet) -> None:

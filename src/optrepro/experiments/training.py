@@ -179,6 +179,8 @@ class Training:
             examples = self._batch(self.dataset.validation, "validation order")
             _, validation = self.models.gradients(*examples, probe=True)
             return losses, gradients, [{"validation_grads": g} for g in validation]
+        if self.needs == "loss":
+            return losses, gradients, [{"closure": loss.clone} for loss in losses]
         return losses, gradients, [{} for _ in self.runs]
 
     def _is_evaluated(self) -> bool:

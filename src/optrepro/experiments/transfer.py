@@ -11,6 +11,7 @@ Derivative-free references are not tuned; they run for the budget that the other
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
@@ -90,7 +91,9 @@ class _Job:
         elif self.tuned:
             self.contender = _Optimizer(study.entry(self.name), context.seed)
         else:
-            self.contender = _Learned(_policy(study.entry(self.name), context))
+            row = study.entry(self.name)
+            assert row.trained is None or context.weights is not None
+            self.contender = _Learned(policy_of(row, context.weights))
 
     def tune(self) -> tuple[pd.DataFrame, float]:
         """Rows of the tuning runs, and the learning rate with the highest score, the smaller one among equals."""
@@ -210,7 +213,7 @@ class _Job:
             rates = made.rates[: self.study.budget, mine, : f.dim].flatten(1).log10().numpy()
             steps = np.arange(1, len(rates) + 1)
             for metric, quantile in (("rate_lower", 0.25), ("rate_median", 0.5), ("rate_upper", 0.75)):
-                rows.append(metric_rows(row, rate, metric, np.quantile(rates, quantile, axis=1), step=steps))
+                rows.append(metric_rows(row, rate, metric, np.nanquantile(rates, quantile, axis=1), step=steps))
         return rows
 
     # --- Rows --------------------------------------------------------------------------------------------------------
@@ -295,14 +298,21 @@ class _Search:
         return Made(values, points, torch.zeros(count, dtype=torch.bool))
 
 
-def _policy(row: OptimizerConfig, context: Context) -> Policy:
-    """The weights that a policy's row names: trained by a study of the config, or shipped."""
+def policy_of(row: OptimizerConfig, weights: Path | None = None) -> Policy:
+    """The policy of a row: in the file `weights` if a study of the config trains it, else the one that it names.
+
+    Raises: ConfigError if the row's class is not POP; FileNotFoundError or ValueError if there is no such policy.
+    """
+    require_pop(row)
+    return POP.from_pretrained(row.settings.get("policy", "pop") if weights is None else weights)
+
+
+def require_pop(row: OptimizerConfig) -> None:
+    """Raise a ConfigError for a row of the group policy whose class has none."""
     if not issubclass(instances.optimizer_class(row.class_), POP):
-        raise ConfigError(f"class = {row.class_!r} is of the group policy, and no POP")
-    if row.trained is None:
-        return POP.from_pretrained(row.settings.get("policy", "pop"))
-    assert context.weights is not None
-    return POP.from_pretrained(context.weights)
+        raise ConfigError(
+            f"class = {row.class_!r} is not allowed: rows of the group policy are optrepro.optimizers.POP"
+        )
 
 
 # --- Problems --------------------------------------------------------------------------------------------------------

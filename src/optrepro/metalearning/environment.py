@@ -62,10 +62,14 @@ def roll_out(
         budget: evaluations of value and gradient.
         valid: coordinates that exist.
         noise: draws the actions, and has everything kept that training needs; None takes the mean.
+
+    Raises: ValueError for noise where some coordinates do not exist.
     """
     trajectory = Trajectory(policy.settings, start, valid)
     chosen = torch.ones_like(start, dtype=torch.bool) if valid is None else valid.bool()
     every = bool(chosen.all())
+    if noise is not None and not every:
+        raise ValueError("valid = False for some coordinates is not allowed with noise: training has no padding.")
     rows = start.numel() if every else int(chosen.sum())
     memory = policy.begin(rows)
     values, points, rates, kept = [], [], [], []

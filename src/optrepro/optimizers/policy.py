@@ -15,7 +15,7 @@ import json
 import math
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, cast
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -24,6 +24,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 TINY = 1e-300
+FIRST_ACTION, ACTION_SCALE = 0.8, 0.2  # an untrained policy takes steps of about a fortieth of the box
+FIRST_LOG_STD, LOG_STDS = -1.8, (-6.0, -1.0)
 SMALLEST = 1e-10  # of the shares whose logarithm is a feature: below it, float64 shows rounding
 
 
@@ -65,6 +67,24 @@ class Trajectory:
     """
 
     FEATURES = 35
+
+    value: Tensor  # (N, 1), as all that belongs to a problem; what belongs to a coordinate is (N, D)
+    gradient: Tensor
+    best: Tensor
+    best_u: Tensor
+    since: Tensor  # evaluations since the best value
+    lowest: Tensor
+    highest: Tensor
+    steepest: Tensor  # largest root mean square of the gradient, and of each coordinate its largest absolute value
+    largest: Tensor
+    own: Tensor  # a coordinate's share of the value, and the same account of it as of the value
+    own_change: Tensor
+    own_lowest: Tensor
+    own_highest: Tensor
+    own_since: Tensor
+    step: Tensor
+    action: Tensor
+    rate: Tensor
 
     def __init__(self, settings: PolicySettings, start: Tensor, valid: Tensor | None = None, bounded: bool = True):
         self.settings, self.u, self.bounded = settings, start, bounded
@@ -117,10 +137,8 @@ class Trajectory:
         own = own + left * size / size.sum(-1, keepdim=True).clamp_min(TINY)
         self.own_change, self.own = own, self.own + own
         improved = self.own < self.own_lowest
-        self.own_lowest, self.own_highest = (
-            torch.minimum(self.own_lowest, self.own),
-            torch.maximum(self.own_highest, self.own),
-        )
+        self.own_lowest = torch.minimum(self.own_lowest, self.own)
+        self.own_highest = torch.maximum(self.own_highest, self.own)
         self.own_since = torch.where(improved, 0, self.own_since + 1)
 
     def _begin(self, value: Tensor, g: Tensor, size: Tensor, norm: Tensor) -> None:
@@ -130,8 +148,9 @@ class Trajectory:
         if self.settings.scaling != "none":
             self.steepest, self.largest = norm, size
         self.since = torch.zeros_like(value)
-        self.own = self.own_lowest = self.own_highest = self.own_since = torch.zeros_like(g)
-        self.step, self.action = torch.zeros_like(g), torch.zeros_like(g)
+        zero = torch.zeros_like(g)
+        self.own, self.own_lowest, self.own_highest, self.own_since = zero, zero, zero, zero
+        self.step, self.action = zero, zero
 
     def _features(self, size: Tensor, norm: Tensor, value_before: Tensor, g_before: Tensor) -> Tensor:
         g, down = self.gradient, -self.gradient.sign()
@@ -222,8 +241,8 @@ class Policy(nn.Module):
         self.skip = nn.Linear(Trajectory.FEATURES, 1, bias=False)  # a rate that follows a secant is linear in a feature
         with torch.no_grad():
             self.head.weight.mul_(0.1)
+            self.head.bias.zero_()
             self.skip.weight.zero_()
-            self.head.bias.copy_(torch.tensor([0.0, 0.0]))
 
     def forward(self, features: Tensor) -> tuple[Tensor, Tensor]:
         """Mean and log of the standard deviation of the actions, (B, T, FEATURES) -> two of (B, T)."""
@@ -239,7 +258,8 @@ class Policy(nn.Module):
 
     def _distribution(self, features: Tensor, hidden: Tensor) -> tuple[Tensor, Tensor]:
         mean, spread = self.head(hidden).unbind(-1)
-        return 0.8 + 0.2 * mean + self.skip(features).squeeze(-1), (spread - 1.8).clamp(-6, -1)
+        mean = FIRST_ACTION + ACTION_SCALE * mean + self.skip(features).squeeze(-1)
+        return mean, (spread + FIRST_LOG_STD).clamp(*LOG_STDS)
 
 
 class _Transformer(nn.Module):
@@ -257,7 +277,8 @@ class _Transformer(nn.Module):
         bias = self._bias(times[:, None] - times)[None]
         for layer in self.layers:
             x = layer(x, bias)
-        return self.norm(x)
+        normed: Tensor = self.norm(x)
+        return normed
 
     def begin(self, rows: int, like: Tensor) -> list[Tensor]:
         shape = (rows, self.heads, self.history, self.width // self.heads)
@@ -268,8 +289,9 @@ class _Transformer(nn.Module):
         age = (time - slots) % self.history
         bias = self._bias(torch.where(age <= time, age, -1))[None, :, None]
         for i, layer in enumerate(self.layers):
-            x = layer.step(x, bias, memory[2 * i], memory[2 * i + 1], time % self.history)
-        return self.norm(x)
+            x = cast(_Layer, layer).step(x, bias, memory[2 * i], memory[2 * i + 1], time % self.history)
+        normed: Tensor = self.norm(x)
+        return normed
 
     def _bias(self, age: Tensor) -> Tensor:
         """What is added to the attention of each head to an evaluation so many steps ago: (heads, *age.shape)."""
@@ -303,7 +325,8 @@ class _Layer(nn.Module):
 
     def _finish(self, x: Tensor, mixed: Tensor) -> Tensor:
         x = x + self.out(mixed)
-        return x + self.down(F.relu(self.up(self.norm_mlp(x))))
+        added: Tensor = self.down(F.relu(self.up(self.norm_mlp(x))))
+        return x + added
 
 
 class _Recurrent(nn.Module):
@@ -312,12 +335,14 @@ class _Recurrent(nn.Module):
         self.gru = nn.GRU(settings.width, settings.width, settings.layers, batch_first=True)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.gru(x)[0]
+        out: Tensor = self.gru(x)[0]
+        return out
 
     def begin(self, rows: int, like: Tensor) -> list[Tensor]:
         return [like.new_zeros(self.gru.num_layers, rows, self.gru.hidden_size)]
 
     def step(self, x: Tensor, memory: list[Tensor], time: int) -> Tensor:
+        out: Tensor
         out, memory[0] = self.gru(x[:, None], memory[0])
         return out[:, 0]
 

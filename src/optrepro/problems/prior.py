@@ -164,7 +164,8 @@ class SyntheticPrior:
         generator = torch.Generator().manual_seed(seed)
         # float64, so that one number is one draw and a longer table begins with the shorter one
         table = torch.rand(n, sum(widths), generator=generator, dtype=torch.float64).to(device)
-        kind, warp, amplitude, spectrum, rotation, center, scale, ard, waves, phases, weights = table.split(widths, 1)
+        columns = torch.split(table, widths, 1)
+        kind, warp, amplitude, spectrum, rotation, center, scale, ard, waves, phases, weights = columns
         shares = table.new_tensor([s.shares.get(name, 0.0) for name in KINDS]).cumsum(0)
         kind = torch.searchsorted(shares, kind.contiguous(), right=True).clamp_max(len(KINDS) - 1)
         amplitude = torch.where(kind == _SUM, _log_uniform(amplitude, *s.amplitude), kind == _GP)
@@ -199,7 +200,7 @@ def extrema(
         steps: of their refinement.
         chunk: functions that are searched at a time, for memory.
     """
-    grid = torch.quasirandom.SobolEngine(functions.dim, scramble=True, seed=0).draw(points, dtype=torch.float64)
+    grid = _sobol(points, functions.dim)
     parts = [_extrema(functions[i : i + chunk], grid, candidates, steps) for i in range(0, len(functions), chunk)]
     return Extrema(*(torch.cat(pieces) for pieces in zip(*parts, strict=True)))
 
@@ -213,7 +214,8 @@ def _extrema(functions: Functions, grid: Tensor, candidates: int, steps: int) ->
     found = functions.value(refined)
     lowest = found.argmin(1, keepdim=True)
     minimizer = refined.gather(1, lowest[..., None].expand(-1, -1, functions.dim))[:, 0]
-    corners = grid.round().unique(dim=0).to(u).expand(len(functions), -1, -1)  # a convex function is largest in one
+    # The corners of the box, as a convex function is largest in one of them.
+    corners = torch.unique(grid.round(), dim=0).to(u).expand(len(functions), -1, -1)
     highest = torch.maximum(values.amax(1), single.value(corners.float()).amax(1))
     return found.gather(1, lowest)[:, 0], minimizer, highest.to(found)
 
@@ -242,6 +244,12 @@ def refine(functions: Functions, u: Tensor, steps: int = REFINEMENTS) -> Tensor:
     return u
 
 
+def _sobol(points: int, dim: int) -> Tensor:
+    engine = torch.quasirandom.SobolEngine(dim, scramble=True, seed=0)  # type: ignore[no-untyped-call]
+    drawn: Tensor = engine.draw(points, dtype=torch.float64)
+    return drawn
+
+
 _CONVEX, _GP, _SUM = range(len(KINDS))
 
 
@@ -255,9 +263,10 @@ def _quadratics(spectrum: Tensor, rotation: Tensor, center: Tensor, condition: f
 
 
 def _log_uniform(uniform: Tensor, low: float, high: float) -> Tensor:
-    return low * (high / low) ** uniform
+    return torch.mul(torch.pow(high / low, uniform), low)
 
 
 def _normal(uniform: Tensor) -> Tensor:
     """Standard normal numbers from uniform ones."""
-    return torch.special.ndtri(uniform.clamp(1e-12, 1 - 1e-12))
+    normal: Tensor = torch.special.ndtri(uniform.clamp(1e-12, 1 - 1e-12))
+    return normal
