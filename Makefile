@@ -25,6 +25,7 @@ redraw: $(VENV)/.ready
 	snakemake redraw --cores all --forceall
 
 benchmarks: $(VENV)/.ready
+	$(PIP_INSTALL) --editable '.[workflow,benchmarks]'
 	python benchmarks/run.py
 
 # The lock is a constraints file: pip takes a package's pin where it needs the package at all.

@@ -186,6 +186,80 @@ def tiny(tiny_file: Path) -> Callable[..., config.Config]:
     return lambda *overrides: config.load(tiny_file, overrides)
 
 
+TINY_POP = """
+scale: tiny-pop
+seed: 7
+device: cpu
+studies:
+  meta:
+    kind: policy
+    prior: &prior
+      shares: {convex: 0.5, gp: 0.5}
+      features: 8
+      length_scale: [0.1, 1.0]
+      anisotropy: 2.0
+      condition: 100.0
+      amplitude: [0.1, 1.0]
+      warp: 1.0
+    network: {width: 8, layers: 1, history: 4, horizon: 6, smallest: 0.0001}
+    ppo:
+      functions: {2: 8}
+      iterations: 2
+      epochs: 1
+      minibatches: 2
+      learning_rate: 0.001
+      max_grad_norm: 0.5
+      discount: 1.0
+      gae_lambda: 0.95
+      clip_ratio: 0.2
+      kl_limit: 0.05
+      entropy: 0.003
+      value_loss: 0.5
+      improvement: 1.0
+      log_regret: 0.1
+      floor: 1e-12
+    validation_functions: 8
+    test_functions: 8
+    validate_every: 1
+    patience: 5
+    functions: [sphere]
+    starts: 2
+    policies:
+      standard: {label: standard}
+      log: {label: log regret alone, group: reward, ppo: {improvement: 0.0, log_regret: 0.2}}
+  transfer:
+    kind: transfer
+    prior: *prior
+    validation_functions: 12
+    budget: 6
+    log_regret: 0.1
+    functions: [sphere, booth, forrester]
+    collections:
+      prior-test: {source: prior, count: 5, budget: 10}
+      prior-3d: {source: prior, dim: 3, count: 3, budget: 10}
+      vlse: {source: vlse, count: 4, budget: 10, each: 3}
+      shift-noise: {source: noisy-gradients, count: 4, budget: 10}
+    learning_rates: [0.01, 0.1, 0.4]
+    optimizers:
+      adam: {label: Adam, group: first-order, class: torch.optim.Adam}
+      lbfgs: {label: L-BFGS, group: quasi-newton, class: torch.optim.LBFGS, settings: {line_search_fn: strong_wolfe}}
+      trained: {label: trained, group: policy, class: optrepro.optimizers.POP, trained: meta/standard}
+    references:
+      random: {label: random search, method: random-search}
+      cma-es: {label: CMA-ES, method: cma-es}
+    reference_count: 2
+    reference_starts: 3
+"""
+
+
+@pytest.fixture(scope="session")
+def tiny_pop(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., config.Config]:
+    """As `tiny`, with a study of meta-training and one of transfer."""
+    path = tmp_path_factory.mktemp("config") / "tiny-pop.yaml"
+    path.write_text(TINY_POP)
+    return lambda *overrides: config.load(path, overrides)
+
+
 GAPS = {
     ("members/ellipse", "frobenius"): {0.1: 1e-1, 1.0: 1e-4},
     ("members/ellipse", "identity"): {0.1: 1e-1, 1.0: 1e-3},

@@ -8,7 +8,7 @@ import pytest
 import yaml
 
 from optrepro import config
-from optrepro.config import Config, ConfigError, TrainingStudy
+from optrepro.config import Config, ConfigError, PolicyStudy, TrainingStudy
 
 ROOT = Path(__file__).parents[1]
 SCALES = sorted(path for path in (ROOT / "config").glob("*.yaml") if "\nextends:" in path.read_text())
@@ -277,3 +277,112 @@ def test_the_grid_of_an_optimizer_is_its_own_or_the_studys_in_ascending_order(ti
     assert isinstance(study, TrainingStudy)
     assert study.grid("sgd") == (1, 3)
     assert study.grid("gap") == (0.01, 0.1)
+
+
+# Meta-training and transfer
+
+POP_ERRORS = {
+    "shares that are no distribution": (
+        "studies.meta.prior.shares.gp=0.4",
+        "studies.meta.prior: shares = {'convex': 0.5, 'gp': 0.4} sum to 0.9, not to 1",
+    ),
+    "a share of an unknown kind": ("studies.meta.prior.shares.cubic=0.0", "studies.meta.prior.shares.cubic"),
+    "a range in the wrong order": (
+        "studies.meta.prior.length_scale=[1.0, 0.1]",
+        "studies.meta.prior.length_scale: [1.0, 0.1] must be the smaller number first",
+    ),
+    "a range that is no range": (
+        "studies.meta.prior.amplitude=[0.1, 0.2, 0.3]",
+        "studies.meta.prior.amplitude = [0.1, 0.2, 0.3] is not allowed. Tuple should have at most 2 items",
+    ),
+    "heads that do not divide the width": (
+        "studies.meta.network.heads=3",
+        "studies.meta.network: width = 8 is not a multiple of heads = 3",
+    ),
+    "bounds of the rate in the wrong order": (
+        "studies.meta.network.smallest=2.0",
+        "studies.meta.network: smallest = 2.0 is not below largest = 1.0",
+    ),
+    "minibatches that would be empty": (
+        "studies.meta.ppo.minibatches=9",
+        "studies.meta.ppo: functions[2] = 8 is less than one for each of 9 minibatches",
+    ),
+    "a misspelt key of PPO": (
+        "studies.meta.ppo.epoch=2",
+        "studies.meta.ppo.epoch is not a key of the config; did you mean epochs?",
+    ),
+    "a bad value in a row of policies": (
+        "studies.meta.policies.log.ppo.discount=2.0",
+        "studies.meta: policies.log.ppo = {'improvement': 0.0, 'log_regret': 0.2, 'discount': 2.0} is not allowed: "
+        "discount: Input should be less than or equal to 1",
+    ),
+    "a misspelt key in a row of policies": (
+        "studies.meta.policies.log.network={hist: 4}",
+        "studies.meta: policies.log.network = {'hist': 4} is not allowed: hist: Extra inputs are not permitted",
+    ),
+    "a row of policies that does not fit together": (
+        "studies.meta.policies.log.prior={shares: {gp: 0.5}}",
+        "studies.meta: policies.log.prior = {'shares': {'gp': 0.5}} is not allowed: shares = {'gp': 0.5} sum to 0.5",
+    ),
+    "an unknown source": (
+        "studies.transfer.collections.vlse.source=bbob",
+        "studies.transfer.collections.vlse.source = 'bbob' is not allowed. Input should be 'prior', 'vlse',",
+    ),
+    "a schedule where rates stay constant": (
+        "studies.transfer.optimizers.adam.schedule=step",
+        "studies.transfer: optimizers.adam.schedule is for training studies: here rates stay constant",
+    ),
+    "a reference named like an optimizer": (
+        "studies.transfer.references.adam={label: x, method: tpe}",
+        "studies.transfer: references.adam has the name of an optimizer",
+    ),
+    "unequal tuning budgets": (
+        "studies.transfer.optimizers.lbfgs.learning_rates=[0.1]",
+        "studies.transfer: optimizers.lbfgs.learning_rates has 1 values and the study's grid has 3",
+    ),
+    "weights of an unknown row": (
+        "studies.transfer.optimizers.trained.trained=meta/standart",
+        "the config: studies.transfer.optimizers.trained.trained = 'meta/standart' is not one of "
+        "['meta/log', 'meta/standard']",
+    ),
+    "weights that are no study and row": (
+        "studies.transfer.optimizers.trained.trained=meta",
+        "studies.transfer.optimizers.trained.trained = 'meta' is not allowed. String should match pattern",
+    ),
+    "weights for a row that is tuned": (
+        "studies.transfer.optimizers.adam.trained=meta/log",
+        "the config: studies.transfer.optimizers.adam.trained = 'meta/log' is not allowed: weights go to rows of the",
+    ),
+}
+
+
+@pytest.mark.parametrize(("override", "message"), POP_ERRORS.values(), ids=POP_ERRORS)
+def test_an_error_of_meta_training_or_transfer_is_one_line_too(override: str, message: str, tiny_pop: Tiny) -> None:
+    with pytest.raises(ConfigError) as caught:
+        tiny_pop("seed=8", override)
+    assert str(caught.value).startswith(f"override {override}: {message}")
+    assert "\n" not in str(caught.value)
+
+
+def test_a_row_of_policies_states_only_what_differs(tiny_pop: Tiny) -> None:
+    study = tiny_pop("studies.meta.policies.log.prior={shares: {gp: 1.0}}").studies["meta"]
+    assert isinstance(study, PolicyStudy)
+    prior, network, ppo = study.entry("log")
+    assert prior.shares == {"gp": 1.0}
+    assert prior.model_copy(update={"shares": study.prior.shares}) == study.prior
+    assert network == study.network
+    assert ppo == study.ppo.model_copy(update={"improvement": 0.0, "log_regret": 0.2})
+    assert study.entry("standard") == (study.prior, study.network, study.ppo)
+
+
+def test_null_removes_a_policy_a_collection_or_a_reference(tiny_pop: Tiny) -> None:
+    removed = ("meta.policies.log", "transfer.collections.vlse", "transfer.references.random")
+    settings = tiny_pop(*(f"studies.{path}=null" for path in removed)).studies
+    assert list(settings["meta"].policies) == ["standard"]
+    assert list(settings["transfer"].collections) == ["prior-test", "prior-3d", "shift-noise"]
+    assert list(settings["transfer"].references) == ["cma-es"]
+
+
+def test_functions_of_another_dimension_are_added_to_those_of_an_iteration(tiny_pop: Tiny) -> None:
+    assert tiny_pop("studies.meta.ppo.functions.5=4").studies["meta"].ppo.functions == {2: 8, 5: 4}
+    assert tiny_pop("studies.meta.ppo.functions.2=6").studies["meta"].ppo.functions == {2: 6}

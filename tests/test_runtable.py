@@ -262,3 +262,117 @@ def test_the_source_of_a_batch_is_its_experiment_and_its_optimizer_or_those_of_t
     optimizer: str | None, modules: list[str], tiny: Tiny
 ) -> None:
     assert runtable.source_modules(tiny().studies["images"], optimizer) == modules
+
+
+# Meta-training and transfer
+
+POLICIES = {
+    "studies.meta.ppo.iterations=3": {"standard", "log"},
+    "studies.meta.prior.warp=0.5": {"standard", "log"},
+    "studies.meta.network.width=16": {"standard", "log"},
+    "studies.meta.network.horizon=8": {"standard", "log"},
+    "studies.meta.ppo.log_regret=0.3": {"standard", "log"},  # the validation score of every row weighs with it
+    "studies.meta.validate_every=2": {"standard", "log"},
+    "studies.meta.functions=[sphere, booth]": {"standard", "log"},
+    "studies.meta.policies.log.ppo.log_regret=0.3": {"log"},
+    "studies.meta.ppo.improvement=0.5": {"standard"},  # the other row has its own
+    "studies.meta.policies.log.label=other": set(),
+    "studies.meta.policies.log.group=other": set(),
+    "studies.meta.policies.log=null": set(),
+    "studies.meta.gpu=true": set(),
+}
+
+
+@pytest.mark.parametrize(("override", "changed"), POLICIES.items(), ids=POLICIES)
+def test_a_policy_gets_new_ids_under_a_change_of_what_determines_it_and_no_other(
+    override: str, changed: set[str], tiny_pop: Tiny
+) -> None:
+    before, after = tiny_pop(), tiny_pop(override)
+    for batch in runtable.batches(after, "meta"):
+        kept = set(ids(before, batch.name, "meta")) & {run.id for run in batch.runs}
+        assert not kept if batch.name in changed else kept == {run.id for run in batch.runs}, batch.name
+
+
+def test_policies_of_a_repetition_share_a_seed_and_repetitions_do_not(tiny_pop: Tiny) -> None:
+    runs = rows(tiny_pop("studies.meta.repetitions=3"), study="meta")
+    seeds = {(run.optimizer, run.repetition): run.seed for run in runs}
+    assert len(seeds) == 2 * 3
+    assert all(seeds["standard", i] == seeds["log", i] for i in range(3))
+    assert len(set(seeds.values())) == 3
+
+
+def test_a_policy_is_watched_on_validation_functions_and_tested_on_others(tiny_pop: Tiny) -> None:
+    runs = rows(tiny_pop(), study="meta", optimizer="log")
+    assert [(run.workload, run.role) for run in runs] == [
+        ("prior-validation", "tune"),
+        ("prior-test", "test"),
+        ("vlse/sphere", "test"),
+    ]
+
+
+def test_only_a_row_whose_policy_is_trained_has_the_weights_of_the_batch_that_trains_it(tiny_pop: Tiny) -> None:
+    settings = tiny_pop()
+    given = {batch.name: batch.weights for batch in runtable.batches(settings, "transfer")}
+    assert given == {"adam": None, "lbfgs": None, "trained": ("meta", "standard"), "random": None, "cma-es": None}
+    assert "standard" in {batch.name for batch in runtable.batches(settings, "meta")}
+
+
+ALL = {"adam", "lbfgs", "trained", "random", "cma-es"}
+TRANSFER = {
+    "studies.meta.ppo.iterations=3": {"trained"},
+    "studies.meta.policies.standard.network={backbone: gru}": {"trained"},
+    "studies.meta.policies.log.ppo.floor=0.1": set(),
+    "studies.meta.policies.standard.label=other": set(),
+    "studies.transfer.optimizers.trained.label=other": set(),
+    "studies.transfer.references.random.label=other": set(),
+    "studies.transfer.references.random=null": set(),
+    "studies.transfer.optimizers.adam.settings.eps=0.1": {"adam"},
+    "studies.transfer.optimizers.adam.learning_rates=[0.02, 0.1, 0.4]": {"adam"},
+    "studies.transfer.references.random.method=tpe": {"random"},
+    "studies.transfer.reference_count=1": {"random", "cma-es"},
+    "studies.transfer.reference_starts=1": {"random", "cma-es"},
+    "studies.transfer.collections.vlse.count=5": ALL,
+    "studies.transfer.budget=7": ALL,
+}
+
+
+@pytest.mark.parametrize(("override", "changed"), TRANSFER.items(), ids=TRANSFER)
+def test_a_contender_gets_new_ids_under_a_change_of_what_determines_it_and_no_other(
+    override: str, changed: set[str], tiny_pop: Tiny
+) -> None:
+    before, after = tiny_pop(), tiny_pop(override)
+    for batch in runtable.batches(after, "transfer"):
+        kept = set(ids(before, batch.name, "transfer")) & {run.id for run in batch.runs}
+        assert not kept if batch.name in changed else kept == {run.id for run in batch.runs}, batch.name
+
+
+def test_tuned_rows_are_tuned_on_the_prior_and_for_each_function_and_others_are_not(tiny_pop: Tiny) -> None:
+    def tuning(name: str) -> list[tuple[str, float | None]]:
+        runs = rows(tiny_pop(), study="transfer", optimizer=name, role="tune")
+        return [(run.workload, run.learning_rate) for run in runs]
+
+    workloads = ["prior-validation", *(f"vlse-each/{name}" for name in ("sphere", "booth", "forrester"))]
+    assert tuning("adam") == [(workload, rate) for workload in workloads for rate in (0.01, 0.1, 0.4)]
+    assert tuning("trained") == [("prior-validation", None)]
+    assert tuning("random") == []
+
+
+def test_contenders_share_the_seeds_of_a_workload_however_they_are_tuned(tiny_pop: Tiny) -> None:
+    tests = rows(tiny_pop(), study="transfer", role="test")
+    seeds = {(run.workload.replace("-each/", "/"), run.seed) for run in tests}
+    assert len(seeds) == len({workload for workload, _ in seeds}) == 3 + 3
+    tuning = {run.seed for run in rows(tiny_pop(), study="transfer", role="tune")}
+    assert tuning.isdisjoint({seed for _, seed in seeds})
+
+
+def test_without_an_extra_tuning_no_workload_is_tuned_for_each_function(tiny_pop: Tiny) -> None:
+    runs = rows(tiny_pop("studies.transfer.collections.vlse.each=null"), study="transfer")
+    assert not any("-each/" in run.workload for run in runs)
+
+
+@pytest.mark.parametrize("study", ["meta", "transfer"])
+def test_batches_of_policies_and_contenders_carry_out_every_run_once(study: str, tiny_pop: Tiny) -> None:
+    settings = tiny_pop("studies.meta.repetitions=2")
+    batched = [run.id for batch in runtable.batches(settings, study) for run in batch.runs]
+    assert sorted(batched) == sorted(run.id for run in rows(settings, study=study))
+    assert len(set(batched)) == len(batched)

@@ -26,16 +26,20 @@ def test_the_wheel_holds_the_package_only(wheel: Path) -> None:
     assert "optrepro/py.typed" in zipfile.ZipFile(wheel).namelist()
 
 
-def test_every_module_of_the_source_is_in_the_wheel(wheel: Path) -> None:
-    modules = {path.relative_to(ROOT / "src").as_posix() for path in (ROOT / "src" / "optrepro").rglob("*.py")}
+def test_every_module_and_every_trained_policy_is_in_the_wheel(wheel: Path) -> None:
+    source = ROOT / "src"
+    files = [*source.rglob("optrepro/**/*.py"), *source.rglob("optrepro/**/weights/*")]
+    modules = {path.relative_to(source).as_posix() for path in files}
+    assert any(name.endswith(".safetensors") for name in modules)
     assert modules <= set(zipfile.ZipFile(wheel).namelist())
 
 
 def test_optimizers_and_command_work_from_the_unpacked_wheel(wheel: Path, tmp_path: Path) -> None:
     zipfile.ZipFile(wheel).extractall(tmp_path / "site")
     code = (
-        "import optrepro, torch; from optrepro.optimizers import GapSGD; from optrepro.problems import vlse;"
+        "import optrepro, torch; from optrepro.optimizers import POP, GapSGD; from optrepro.problems import vlse;"
         "p = torch.nn.Parameter(torch.ones(2)); p.grad = torch.ones(2); GapSGD([p], lr=0.1).step();"
+        "POP([p]).step(lambda: (p * p).sum());"
         "assert vlse.get('ackley', dim=2)(torch.zeros(2)).abs() < 1e-6; print(optrepro.__file__)"
     )
     environment = os.environ | {"PYTHONPATH": str(tmp_path / "site")}

@@ -147,7 +147,8 @@ def _functions_batch(config: Config, study_id: str, study: FunctionsStudy, optim
 
 def _policy_batch(config: Config, study_id: str, study: PolicyStudy, policy: str) -> Batch:
     shared = study.model_dump(mode="json", exclude={"policies", "prior", "network", "ppo", "repetitions", "gpu"})
-    standard = [study.prior.model_dump(mode="json"), study.network.horizon]  # what every row is tested on
+    # What every row is tested on, and what its validation score weighs.
+    standard = [study.prior.model_dump(mode="json"), study.network.horizon, study.ppo.log_regret]
     own = [part.model_dump(mode="json") for part in study.entry(policy)]
     settings = fingerprint([shared, standard, own, config.seed])
     # The row is not in the seed: policies of equal seeds begin with equal weights and see equal functions.

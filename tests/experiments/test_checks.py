@@ -6,6 +6,8 @@ import pytest
 from optrepro import config
 from optrepro.config import Config, ConfigError
 from optrepro.experiments import checks
+from optrepro.optimizers import policy
+from optrepro.optimizers.pop import WEIGHTS
 
 Tiny = Callable[..., Config]
 ROOT = Path(__file__).parents[2]
@@ -18,6 +20,7 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
 
 
+@pytest.mark.skipif(not (WEIGHTS / "pop.safetensors").exists(), reason="the shipped policy is not made yet")
 @pytest.mark.parametrize("scale", ["smoke", "laptop", "gpu", "paper"])
 def test_every_scale_passes_the_check(scale: str) -> None:
     checks.check(config.load(ROOT / "config" / f"{scale}.yaml"))
@@ -72,3 +75,56 @@ def test_the_check_reports_all_problems_at_once(tiny: Tiny) -> None:
         "studies.images.optimizers.sgd",
         "studies.boxes.functions",
     ]
+
+
+POP = "class: optrepro.optimizers.POP, label: x, group: policy"
+POP_PROBLEMS = {
+    "studies.meta.functions=[sphere, shpere]": "studies.meta.functions: name = 'shpere' is no function",
+    "studies.transfer.functions=[shpere]": "studies.transfer.functions: name = 'shpere' is no function",
+    "studies.transfer.references.random.method=randm": (
+        "studies.transfer.references.random: method = 'randm' is unknown; there are ['cma-es', 'diff"
+    ),
+    "studies.transfer.collections.shift-noise.dim=1": (
+        "studies.transfer.collections.shift-noise: n = 1, dim = 1: at least 1 function and 2 dimensions are needed"
+    ),
+    "studies.transfer.optimizers.adam.settings.alpha=1": (
+        "studies.transfer.optimizers.adam: settings = {'alpha': 1} are not allowed for torch.optim.Adam"
+    ),
+    "studies.transfer.optimizers.trained.class=torch.optim.Adam": (
+        "studies.transfer.optimizers.trained: class = 'torch.optim.Adam' is not allowed: rows of the group policy are"
+    ),
+    f"studies.transfer.optimizers.other={{{POP}, settings: {{policy: other}}}}": (
+        "studies.transfer.optimizers.other: policy = 'other' is no file, and no shipped policy"
+    ),
+}
+
+
+@pytest.mark.parametrize(("override", "message"), POP_PROBLEMS.items(), ids=POP_PROBLEMS)
+def test_what_cannot_be_used_in_meta_training_or_transfer_is_named_too(
+    override: str, message: str, tiny_pop: Tiny
+) -> None:
+    checks.check(tiny_pop())
+    with pytest.raises(ConfigError) as caught:
+        checks.check(tiny_pop(override))
+    assert [line for line in str(caught.value).splitlines() if line.startswith(message)], str(caught.value)
+
+
+def test_a_network_that_cannot_be_built_is_named(tiny_pop: Tiny, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(settings: policy.PolicySettings) -> None:
+        raise ValueError(f"backbone = {settings.backbone!r} is not there")
+
+    monkeypatch.setattr(checks, "Policy", refuse)
+    with pytest.raises(ConfigError) as caught:
+        checks.check(tiny_pop("studies.meta.policies.log.network={backbone: gru}"))
+    assert str(caught.value).splitlines() == [
+        "studies.meta.policies.standard: backbone = 'transformer' is not there",
+        "studies.meta.policies.log: backbone = 'gru' is not there",
+    ]
+
+
+def test_a_policy_that_is_still_to_be_trained_needs_no_weights_and_one_in_a_file_is_loaded(tiny_pop: Tiny) -> None:
+    policy.save(policy.Policy(policy.PolicySettings(width=8)), "mine.safetensors")
+    checks.check(tiny_pop(f"studies.transfer.optimizers.mine={{{POP}, settings: {{policy: mine.safetensors}}}}"))
+    Path("mine.safetensors").write_bytes(b"")
+    with pytest.raises(ConfigError, match=r"studies\.transfer\.optimizers\.mine: path = 'mine.safetensors' holds no"):
+        checks.check(tiny_pop(f"studies.transfer.optimizers.mine={{{POP}, settings: {{policy: mine.safetensors}}}}"))

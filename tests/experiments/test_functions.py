@@ -7,19 +7,11 @@ import torch
 
 from optrepro import config, runtable
 from optrepro.config import OptimizerConfig
-from optrepro.experiments import descent, functions, surfaces
+from optrepro.experiments import functions, surfaces
 from optrepro.experiments.checkpoint import Checkpoint, Interrupted
 from optrepro.experiments.context import Context
 from optrepro.experiments.tidy import COLUMNS
 from optrepro.problems import vlse
-
-NAMES = ("sphere", "rosenbrock", "hartmann3", "forrester")
-SETTINGS = [
-    ("SGD", {"momentum": 0.9, "nesterov": True, "weight_decay": 0.1}),
-    ("Adam", {"amsgrad": True}),
-    ("RMSprop", {"momentum": 0.5, "centered": True}),
-]
-CASES = [(cls.__name__, {}) for cls in sorted(descent.ROW_WISE, key=lambda cls: cls.__name__)] + SETTINGS
 
 
 def entry(path, **settings):
@@ -31,127 +23,45 @@ def starts_of(fs, count=3):
     return [torch.rand(count, f.dim, generator=generator, dtype=torch.float64) for f in fs]
 
 
-def rates_of(fs, *rates):
-    return torch.tensor(rates, dtype=torch.float64).expand(len(fs), -1)
-
-
-LBFGS = entry("torch.optim.LBFGS", line_search_fn="strong_wolfe")
-
-
-@pytest.mark.parametrize(("name", "settings"), CASES)
-def test_a_batch_takes_the_steps_that_each_problem_takes_alone(name, settings):
-    module = "optrepro.optimizers.polyak" if name == "Polyak" else "torch.optim"
-    optimizer = entry(f"{module}.{name}", **settings)
-    fs = [vlse.get(name) for name in NAMES]
-    arguments = (optimizer, fs, starts_of(fs), rates_of(fs, 0.01, 0.3), 12, 0)
-    together, apart = (functions._descend(route, *arguments) for route in (descent.together, descent.apart))
-    torch.testing.assert_close(together.values, apart.values, rtol=1e-9, atol=1e-12)
-    for i, f in enumerate(fs):
-        torch.testing.assert_close(together.paths[:, i, :, : f.dim], apart.paths[:, i, :, : f.dim])
-
-
-def test_each_function_is_run_with_its_own_rate():
+def test_each_function_is_run_with_its_own_rates():
     fs = [vlse.get("sphere"), vlse.get("booth")]
-    starts, rates = starts_of(fs), torch.tensor([[0.1], [0.001]], dtype=torch.float64)
-    both = functions.descend(entry("torch.optim.Adam"), fs, starts, rates, budget=5).values
-    for i in (0, 1):
-        alone = functions.descend(
-            entry("torch.optim.Adam"), fs[i : i + 1], starts[i : i + 1], rates[i : i + 1], 5
-        ).values
-        assert torch.equal(both[:, i], alone[:, 0])
+    starts, rates = starts_of(fs), torch.tensor([[0.1, 0.2], [0.001, 0.01]], dtype=torch.float64)
+    both = functions.descend(entry("torch.optim.Adam"), fs, starts, rates, budget=5)
+    for i, j in ((0, 0), (0, 1), (1, 0), (1, 1)):
+        one = (fs[i : i + 1], starts[i : i + 1], rates[i : i + 1, j : j + 1])
+        alone = functions.descend(entry("torch.optim.Adam"), *one, budget=5)
+        assert torch.equal(both.values[:, i, j], alone.values[:, 0, 0])
+        assert torch.equal(both.paths[:, i, j], alone.paths[:, 0, 0])
 
 
 def test_a_step_of_gradient_descent_is_taken_in_box_coordinates_and_projected():
     f = vlse.get("sphere")  # on +-5.12, so x = 10.24 u - 5.12 and df/du = 20.48 x
-    start = torch.tensor([[0.75, 0.5]], dtype=torch.float64)
-    paths = functions.descend(entry("torch.optim.SGD"), [f], [start], rates_of([f], 0.001, 1.0), budget=2).paths
+    start, rates = torch.tensor([[0.75, 0.5]], dtype=torch.float64), torch.tensor([[0.001, 1.0]], dtype=torch.float64)
+    paths = functions.descend(entry("torch.optim.SGD"), [f], [start], rates, budget=2).paths
     assert paths[1, 0, 0].tolist() == pytest.approx([0.75 - 0.001 * 20.48 * 2.56, 0.5])
     assert paths[1, 0, 1].tolist() == [0, 0.5]
 
 
-def test_a_class_that_is_not_known_to_be_row_wise_runs_problem_by_problem():
-    # without averaging and decay, ASGD steps as SGD does
-    fs = [vlse.get(name) for name in NAMES]
-    arguments = (fs, starts_of(fs), rates_of(fs, 1e-3), 8)
-    asgd = functions.descend(entry("torch.optim.ASGD", lambd=0.0), *arguments)
-    sgd = functions.descend(entry("torch.optim.SGD"), *arguments)
-    torch.testing.assert_close(asgd.values, sgd.values)
+def test_one_function_of_the_boxes_alone_is_that_of_the_batch():
+    fs = [vlse.get(name) for name in ("sphere", "hartmann3", "forrester")]
+    boxes = functions.Boxes(fs, starts_of(fs, 2))
+    values, gradients = boxes.evaluate(boxes.start)
+    assert boxes.valid.sum(-1).tolist() == [2, 2, 3, 3, 1, 1]
+    assert boxes.optima.tolist() == [f.optimum for f in fs for _ in range(2)]
+    for row in range(6):
+        value, gradient = boxes.one(row)(boxes.start[row, boxes.valid[row]])
+        torch.testing.assert_close(value, values[row])
+        torch.testing.assert_close(gradient, gradients[row, boxes.valid[row]])
+        assert not gradients[row, ~boxes.valid[row]].any()
 
 
-def test_a_schedule_free_optimizer_runs():
-    f = vlse.get("booth")
-    optimizer = entry("schedulefree.AdamWScheduleFree")
-    values = functions.descend(optimizer, [f], starts_of([f]), rates_of([f], 0.1), budget=30).values
-    assert (values[-1] < values[0]).all()
-
-
-def test_an_optimizer_that_does_not_call_its_closure_is_an_error(monkeypatch):
-    monkeypatch.setattr(torch.optim.ASGD, "step", lambda self, closure=None: None)
-    f = vlse.get("sphere")
-    with pytest.raises(ValueError, match=r"class = 'torch.optim.ASGD': its step\(closure\) does not call"):
-        functions.descend(entry("torch.optim.ASGD"), [f], starts_of([f]), rates_of([f], 0.1), budget=3)
-
-
-def test_every_call_of_a_line_search_counts_and_the_budget_holds():
-    calls = []
-    rosenbrock = vlse.get("rosenbrock")
-    counting = replace(rosenbrock, formula=lambda x: calls.append(x.shape) or rosenbrock.formula(x))
-    values = functions.descend(LBFGS, [counting], starts_of([counting], 4), rates_of([counting], 0.1), budget=17).values
-    assert values.isfinite().sum() == len(calls)
-    assert values.isfinite().sum(0).max() == 17
-
-
-def test_lbfgs_stops_where_it_has_settled():
-    f = vlse.get("sphere")
-    values = functions.descend(LBFGS, [f], starts_of([f]), rates_of([f], 1.0), budget=100).values
-    assert values.isfinite().sum(0).max() < 40
-    assert values.amin(0).max() < 1e-12
-
-
-class FarOut(torch.optim.Optimizer):
-    """Asks for ever other points beyond the corner (1, ..., 1), then for the middle."""
-
-    def __init__(self, params, lr=1.0):
-        super().__init__(params, {"lr": lr})
-
-    @torch.no_grad()
-    def step(self, closure):
-        (u,) = self.param_groups[0]["params"]
-        for k in range(3 * functions.PATIENCE):
-            u.fill_(2.0 + k)
-            closure()
-        u.fill_(0.5)
-        closure()
-
-
-def test_a_search_beyond_one_corner_has_not_settled(monkeypatch):
-    monkeypatch.setattr(descent.instances, "optimizer_class", lambda path: FarOut)
-    f = vlse.get("sphere")
-    values = functions.descend(entry("not.used"), [f], starts_of([f], 1), rates_of([f], 1.0), budget=100).values
-    assert values.min() == 0
-
-
-@pytest.mark.parametrize("optimizer", [LBFGS, entry("torch.optim.Adam")], ids=["L-BFGS", "Adam"])
-def test_no_function_is_evaluated_outside_its_box(optimizer):
-    fs = [vlse.get(name) for name in NAMES]
-    paths = functions.descend(optimizer, fs, starts_of(fs), rates_of(fs, 0.8, 10.0), budget=20).paths
-    assert paths.nan_to_num(0.5).min() >= 0
-    assert paths.nan_to_num(0.5).max() <= 1
-
-
-@pytest.mark.parametrize("route", [descent.together, descent.apart])
-@pytest.mark.parametrize("bad", [float("nan"), float("inf"), -float("inf")])
-def test_a_run_that_meets_something_not_finite_stops_and_keeps_its_best_value(route, bad):
+def test_a_run_that_meets_something_not_finite_keeps_the_regret_of_its_best_value():
     sphere = vlse.get("sphere")
-    holed = replace(sphere, formula=lambda x: torch.where(x[..., 0] < 0, bad, sphere.formula(x)))
-    starts = torch.tensor([[0.9, 0.9], [0.52, 0.9]], dtype=torch.float64)  # the second one steps over the edge at 0.5
-    adam, rates = entry("torch.optim.Adam"), rates_of([holed], 0.03)
-    result = functions._descend(route, adam, [holed], [starts], rates, 6, 0)
-    values = result.values[:, 0, 0]
-    assert result.diverged[0, 0].tolist() == [False, True]
-    assert values[:, 0].isfinite().all()
-    assert values[:, 1].isfinite().tolist() == [True] + 5 * [False]
-    assert functions._regrets(result, [holed])[-1, 0, 0, 1] == pytest.approx(values[0, 1].item())
+    holed = replace(sphere, formula=lambda x: torch.where(x[..., 0] < 0, torch.nan, sphere.formula(x)))
+    start, rates = torch.tensor([[0.52, 0.9]], dtype=torch.float64), torch.tensor([[0.03]], dtype=torch.float64)
+    result = functions.descend(entry("torch.optim.Adam"), [holed], [start], rates, 6)
+    assert result.diverged.item()
+    assert functions._regrets(result, [holed])[-1].item() == pytest.approx(result.values[0].item())
 
 
 def test_digits_gained_are_mean_decades_of_regret_at_most_twelve_and_none_from_an_optimal_start():

@@ -11,10 +11,11 @@ import pandas as pd
 import pytest
 import torch
 
-from optrepro import provenance, runtable
+from optrepro import layout, provenance, runtable
 from optrepro.config import Config, ConfigError
 from optrepro.experiments import jobs, tidy
 from optrepro.experiments.checkpoint import Checkpoint, Interrupted
+from optrepro.optimizers import policy as policies
 from optrepro.runtable import Batch
 
 Tiny = Callable[..., Config]
@@ -80,6 +81,54 @@ def test_progress_is_reported(tiny: Tiny) -> None:
     calls: list[tuple[int, int, str]] = []
     carry_out(tiny(), progress=lambda *call: calls.append(call))
     assert calls[-1] == (24, 24, "sgd")
+
+
+# Policies
+
+
+def test_training_a_policy_leaves_its_weights_beside_the_results(tiny_pop: Tiny) -> None:
+    out = carry_out(tiny_pop(), "standard", study="meta")
+    policy, card = policies.load(layout.policy_beside(out))
+    assert policy.settings.width == 8
+    assert card["config_hash"] == batch_of(tiny_pop(), "meta", "standard").settings
+    files = {path.name: provenance.file_hash(path) for path in (out, layout.policy_beside(out))}
+    assert sidecar(out)["outputs"] == files
+    assert provenance.check_sidecar(out.with_name("run.json")) == {}
+
+
+def test_a_contender_uses_the_weights_that_a_job_has_trained(tiny_pop: Tiny) -> None:
+    settings = tiny_pop()
+    given = {name: layout.policy_beside(carry_out(settings, name, name, study="meta")) for name in ("standard", "log")}
+    assert batch_of(settings, "transfer", "trained").weights == ("meta", "standard")
+    tables = {}
+    for name, weights in given.items():
+        out = carry_out(settings, "trained", f"trained-{name}", study="transfer", weights=weights)
+        assert sidecar(out)["inputs"] == {f"../{name}/policy.safetensors": provenance.file_hash(weights)}
+        assert list(sidecar(out)["outputs"]) == ["metrics.parquet"]
+        tables[name] = pd.read_parquet(out)
+    regrets = [table[table.metric == "regret"].value for table in tables.values()]
+    assert (regrets[0] != regrets[1]).any()
+
+
+@pytest.mark.parametrize(("study", "name"), [("meta", "log"), ("transfer", "lbfgs"), ("transfer", "cma-es")])
+def test_a_job_of_meta_training_or_transfer_goes_on_in_the_next_attempt_and_gives_the_same_bytes(
+    study: str, name: str, tiny_pop: Tiny
+) -> None:
+    expected = carry_out(tiny_pop(), name, study=study, folder="expected")
+    interrupt(tiny_pop(), name, study=study)
+    out = carry_out(tiny_pop(), name, study=study)
+    assert sidecar(out)["attempts"] == 2
+    files = ["metrics.parquet", *(["policy.safetensors"] if study == "meta" else [])]
+    for file in files:
+        assert out.with_name(file).read_bytes() == expected.with_name(file).read_bytes()
+    assert list(STATE.iterdir()) == []
+
+
+def test_a_job_with_other_weights_never_finds_the_state(tiny_pop: Tiny) -> None:
+    for name in ("standard", "log"):
+        weights = layout.policy_beside(carry_out(tiny_pop(), name, name, study="meta"))
+        interrupt(tiny_pop(), "trained", study="transfer", weights=weights)
+    assert len(list(STATE.iterdir())) == 2
 
 
 # The sidecar

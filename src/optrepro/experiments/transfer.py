@@ -105,7 +105,7 @@ class _Job:
         rows, scores = [], []
         grid: tuple[float | None, ...] = study.grid(self.name) if self.tuned else (None,)
         for rate in grid:
-            made = self.contender.run(suite, torch.full((len(suite.start),), rate or np.nan), study.budget)
+            made = self.contender.run(suite, _equal(rate or np.nan, len(suite.start)), study.budget)
             facts = self._scores(_regrets(made, suite.optima))
             row = self.runs["prior-validation", "tune", rate]
             scores.append(facts["tuning_score"].mean())
@@ -121,7 +121,7 @@ class _Job:
             return self._test_benchmark(name, collection, rate, budget)
         suite, facts = self._sampled(name, collection)
         suite = self._few(suite)
-        made = self.contender.run(suite, torch.full((len(suite.start),), rate), budget)
+        made = self.contender.run(suite, _equal(rate, len(suite.start)), budget)
         row = self.runs[name, "test", None]
         rows = [self._regret_rows(row, rate, _regrets(made, suite.optima)), _diverged_rows(row, rate, made, 0)]
         count = np.arange(len(suite.start))
@@ -155,7 +155,7 @@ class _Job:
         count = collection.count
         if self.name in self.study.references:
             count = min(count, self.study.reference_starts)
-        rows = self._benchmark_rows(name, fs, count, torch.full((len(fs),), rate), budget)
+        rows = self._benchmark_rows(name, fs, count, _equal(rate, len(fs)), budget)
         if not (self.tuned and collection.each):
             return rows
         rates, tuning = self._tune_each(f"{name}-each", fs, collection.each)
@@ -211,6 +211,7 @@ class _Job:
             rows.append(metric_rows(row, rate, "best_evaluation", best))
         if made.rates is not None:
             rates = made.rates[: self.study.budget, mine, : f.dim].flatten(1).log10().numpy()
+            rates = rates[np.isfinite(rates).any(1)]  # until the last run met something not finite
             steps = np.arange(1, len(rates) + 1)
             for metric, quantile in (("rate_lower", 0.25), ("rate_median", 0.5), ("rate_upper", 0.75)):
                 rows.append(metric_rows(row, rate, metric, np.nanquantile(rates, quantile, axis=1), step=steps))
@@ -231,6 +232,10 @@ class _Job:
         steps = recorded(len(regrets))
         seeds = np.arange(regrets.shape[1])[:, None]
         return metric_rows(row, rate, "regret", regrets[steps - 1].T, seed=seeds, step=steps)
+
+
+def _equal(rate: float, count: int) -> Tensor:
+    return torch.full((count,), rate, dtype=torch.float64)
 
 
 def _regrets(made: Made, optima: Tensor) -> Array:

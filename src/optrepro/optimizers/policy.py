@@ -350,7 +350,8 @@ class _Recurrent(nn.Module):
 def save(policy: Policy, path: Path | str, card: dict[str, object] | None = None) -> None:
     """Write weights, settings and a model card to a safetensors file."""
     weights = {name: value.detach().cpu().contiguous() for name, value in policy.state_dict().items()}
-    save_file(weights, path, {"settings": json.dumps(asdict(policy.settings)), "card": json.dumps(card or {})})
+    facts = {"settings": asdict(policy.settings), "card": card or {}}
+    save_file(weights, path, {"policy": json.dumps(facts)})  # one entry: several would be written in no fixed order
 
 
 def load(path: Path | str) -> tuple[Policy, dict[str, object]]:
@@ -360,11 +361,11 @@ def load(path: Path | str) -> tuple[Policy, dict[str, object]]:
     """
     try:
         with safe_open(str(path), "pt") as file:
-            facts = file.metadata() or {}
+            facts = json.loads((file.metadata() or {})["policy"])
             weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        policy = Policy(PolicySettings(**json.loads(facts["settings"])))
+        policy = Policy(PolicySettings(**facts["settings"]))
         policy.load_state_dict(weights)
     except (SafetensorError, KeyError, TypeError, RuntimeError) as error:
         reason = " ".join(f"{type(error).__name__}: {error}".split())
         raise ValueError(f"path = {str(path)!r} holds no policy of this version: {reason}") from None
-    return policy.eval(), json.loads(facts["card"])
+    return policy.eval(), facts["card"]

@@ -255,7 +255,7 @@ _CONVEX, _GP, _SUM = range(len(KINDS))
 
 def _quadratics(spectrum: Tensor, rotation: Tensor, center: Tensor, condition: float) -> Tensor:
     """Matrices (n, d, d) with log-uniform eigenvalues, scaled so that the mean of the quadratic over the box is 1."""
-    basis = torch.linalg.qr(_normal(rotation)).Q
+    basis: Tensor = torch.linalg.qr(_normal(rotation)).Q
     matrix = (basis * _log_uniform(spectrum, 1 / condition, 1)[:, None]) @ basis.mT
     offset = 0.5 - center
     mean = matrix.diagonal(dim1=1, dim2=2).sum(-1) / 12 + torch.einsum("ni,nij,nj->n", offset, matrix, offset)
@@ -263,7 +263,8 @@ def _quadratics(spectrum: Tensor, rotation: Tensor, center: Tensor, condition: f
 
 
 def _log_uniform(uniform: Tensor, low: float, high: float) -> Tensor:
-    return torch.mul(torch.pow(high / low, uniform), low)
+    powers: Tensor = torch.pow(high / low, uniform)
+    return torch.mul(powers, low)
 
 
 def _normal(uniform: Tensor) -> Tensor:
