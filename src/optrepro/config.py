@@ -306,6 +306,7 @@ class PolicyRow(Model):
     prior: Annotated[dict[str, Any], Field(description="Over the study's prior.")] = {}
     network: Annotated[dict[str, Any], Field(description="Over the study's network.")] = {}
     ppo: Annotated[dict[str, Any], Field(description="Over the study's PPO.")] = {}
+    start: Annotated[Name | None, Field(description="Row of the study whose weights training begins with.")] = None
 
 
 class PolicyStudy(Model):
@@ -328,6 +329,9 @@ class PolicyStudy(Model):
     @model_validator(mode="after")
     def _rows_are_valid(self) -> Self:
         for name, row in self.policies.items():
+            if row.start is not None and (row.start == name or row.start not in self.policies):
+                others = sorted(set(self.policies) - {name})
+                raise ValueError(f"policies.{name}.start = {row.start!r} is not one of {others}")
             for part in ("prior", "network", "ppo"):
                 base: Model = getattr(self, part)
                 try:

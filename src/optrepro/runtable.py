@@ -150,7 +150,9 @@ def _policy_batch(config: Config, study_id: str, study: PolicyStudy, policy: str
     # What every row is tested on, and what its validation score weighs.
     standard = [study.prior.model_dump(mode="json"), study.network.horizon, study.ppo.log_regret]
     own = [part.model_dump(mode="json") for part in study.entry(policy)]
-    settings = fingerprint([shared, standard, own, config.seed])
+    start = study.policies[policy].start
+    earlier = _policy_batch(config, study_id, study, start).settings if start else None
+    settings = fingerprint([shared, standard, own, earlier, config.seed])
     # The row is not in the seed: policies of equal seeds begin with equal weights and see equal functions.
     seeds = [derive_seed(config.seed, study_id, i) for i in range(study.repetitions)]
     tests = ["prior-test", *(f"vlse/{name}" for name in study.functions)]
@@ -160,7 +162,7 @@ def _policy_batch(config: Config, study_id: str, study: PolicyStudy, policy: str
         for i, seed in enumerate(seeds)
         for workload, role in workloads
     )
-    return Batch(study_id, policy, policy, runs, (), settings)
+    return Batch(study_id, policy, policy, runs, (), settings, weights=(study_id, start) if start else None)
 
 
 def _transfer_batches(config: Config, study_id: str, study: TransferStudy) -> Iterator[Batch]:

@@ -80,7 +80,7 @@ def train(
     progress: Callable[[int, int, str], None] = no_progress,
 ) -> pd.DataFrame:
     """Rows of a training whose weights are written to `path`."""
-    context = Context(SEED, torch.device("cpu"), state or Checkpoint(None), weights=path, progress=progress)
+    context = Context(SEED, torch.device("cpu"), state or Checkpoint(None), policy=path, progress=progress)
     return policy.run(study, batch_of(study, row), context)
 
 

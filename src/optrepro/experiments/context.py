@@ -34,7 +34,8 @@ class Context:
         dataset: name of the data set in use, for studies that have one.
         checkpoint: where a long batch saves its state.
         earlier: tidy results of the batches that this one needs.
-        weights: file of the trained policy that this batch uses, or the one that it is to write.
+        weights: file of the trained policy that this batch uses.
+        policy: file that a batch of meta-training is to write.
         progress: called with (done, total, what).
     """
 
@@ -45,3 +46,4 @@ class Context:
     earlier: pd.DataFrame = field(default_factory=empty_results)
     progress: Progress = no_progress
     weights: Path | None = None
+    policy: Path | None = None

@@ -62,7 +62,7 @@ def run_batch(
     written = [out]
     if isinstance(study, PolicyStudy):
         written.append(layout.policy_beside(out))
-        context = replace(context, weights=written[-1])
+        context = replace(context, policy=written[-1])
         out.parent.mkdir(parents=True, exist_ok=True)
     if progress is not None:
         context = replace(context, progress=progress)

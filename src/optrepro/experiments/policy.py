@@ -21,7 +21,7 @@ from optrepro.runtable import Batch, Run, derive_seed
 
 
 def run(study: PolicyStudy, batch: Batch, context: Context) -> pd.DataFrame:
-    """Train a policy for each repetition; write the weights of the first to `context.weights`; tidy rows.
+    """Train a policy for each repetition; write the weights of the first to `context.policy`; tidy rows.
 
     Of the validation set, with `step` the number of functions trained on so far and `seed` the repetition:
     ``improvement`` and ``digits``, the means of what `sets.progress` gives; ``score``, the first plus the standard
@@ -43,8 +43,8 @@ def run(study: PolicyStudy, batch: Batch, context: Context) -> pd.DataFrame:
         training.trainer.policy.load_state_dict(finished["weights"])
         rows += [training.curve(runs["prior-validation"], finished["history"]), *training.tests(runs)]
         if repetition == 0:
-            assert context.weights is not None
-            policies.save(training.trainer.policy, context.weights, training.card(finished, rows))
+            assert context.policy is not None
+            policies.save(training.trainer.policy, context.policy, training.card(finished, rows))
     return pd.concat(rows, ignore_index=True)
 
 
@@ -69,6 +69,8 @@ class _Training:
         mine = state.get("training") or {"best": -np.inf, "stale": 0, "weights": {}, "history": [], "since": []}
         if "trainer" in mine:
             self.trainer.load_state_dict(mine["trainer"])
+        elif self.context.weights is not None:
+            self.trainer.policy.load_state_dict(policies.load(self.context.weights)[0].state_dict())
         validation = self._fixed("validation", self.study.validation_functions)
         iterations = self.trainer.settings.iterations
 
@@ -138,6 +140,7 @@ class _Training:
         return {
             "source": "arXiv 2602.15473, rebuilt; settings that the paper leaves open are chosen",
             "trained_on": "functions sampled from the synthetic prior, never on the benchmark",
+            "started_from": self.study.policies[str(self.batch.optimizer)].start,
             "functions_seen": int(best["step"]),
             "iterations": self.trainer.settings.iterations,
             "device": self.context.device.type,
