@@ -30,6 +30,7 @@ rule runs:
         " --minutes {resources.slice_minutes} {params.earlier} {params.weights} --out {output.metrics} > {log} 2>&1"
 
 
+# First of all, as other runs wait for what it trains.
 use rule runs as meta_training with:
     output:
         metrics="<results>/{scale}/runs/{study}/{batch}/metrics.parquet",
@@ -38,6 +39,7 @@ use rule runs as meta_training with:
     wildcard_constraints:
         scale=SCALE,
         study="|".join(POLICIES) or NEVER,
+    priority: 1
 
 
 rule collect:
