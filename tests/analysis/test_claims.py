@@ -172,9 +172,9 @@ def test_a_policy_that_stalls_beyond_its_horizon_does_not_keep_ahead(transfer_st
 @pytest.mark.parametrize(("digits", "verdict"), [(2.0, "holds"), (0.2, "fails")])
 def test_more_dimensions_are_judged_one_by_one(transfer_study, digits, verdict):
     study = transfer_study({("prior-8d", "pop"): digits})
-    found = _judge("policy-outperforms-in-dimensions", study, groups=BASELINES, dimensions=[8])
+    found = _judge("policy-outperforms-in-dimensions", study, policy="pop", groups=BASELINES, dimensions=[8])
     assert found.verdict == verdict
-    both = _judge("policy-outperforms-in-dimensions", study, groups=BASELINES, dimensions=[2, 8])
+    both = _judge("policy-outperforms-in-dimensions", study, policy="pop", groups=BASELINES, dimensions=[2, 8])
     assert both.verdict == ("holds" if verdict == "holds" else "holds in part")
 
 
@@ -182,7 +182,7 @@ def test_more_dimensions_are_judged_one_by_one(transfer_study, digits, verdict):
     ("rule", "settings", "absent"),
     [
         ("policy-outperforms", {"collection": "prior-16d"}, "prior-16d"),
-        ("policy-outperforms-in-dimensions", {"dimensions": [8, 32]}, "32 dimensions"),
+        ("policy-outperforms-in-dimensions", {"policy": "pop", "dimensions": [8, 32]}, "32 dimensions"),
         ("policy-outperforms-beyond-horizon", {"multiples": [20]}, "20 times the horizon"),
     ],
 )

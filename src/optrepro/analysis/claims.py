@@ -283,14 +283,14 @@ def policy_outperforms_beyond_horizon(
 
 @rule
 def policy_outperforms_in_dimensions(
-    study: StudyResults, *, groups: Sequence[str], dimensions: Sequence[int]
+    study: StudyResults, *, policy: str, groups: Sequence[str], dimensions: Sequence[int]
 ) -> Verdict:
     """Holds if in every dimension the policy beats every optimizer of the groups; in part if in some.
 
-    As in `policy_outperforms`, on functions of the prior.
+    As in `policy_outperforms`, on functions of the prior, with the policy that is named.
     """
-    table = generalization.dimensions(study)
-    return _in_every_case({f"{d} dimensions": table[table.dimension == d] for d in dimensions}, groups)
+    table = generalization.dimensions(study, policy)
+    return _in_every_case({f"{d} dimensions": table[table.dimension == d] for d in dimensions}, groups, policy)
 
 
 @rule
@@ -309,24 +309,28 @@ def ablation_is_worse(study: StudyResults, *, policy: str) -> Verdict:
     return _all_or_some(worse, text)
 
 
-def _in_every_case(cases: Mapping[str, pd.DataFrame], groups: Sequence[str]) -> Verdict:
+def _in_every_case(
+    cases: Mapping[str, pd.DataFrame], groups: Sequence[str], policy: str = generalization.POLICY
+) -> Verdict:
     """Holds if the policy beats every optimizer of the groups in every case; in part if in some."""
     ahead, evidence = [], []
     for case, compared in cases.items():
         if compared.empty:
             raise KeyError(case)
-        beaten, text = _against(compared, groups)
+        beaten, text = _against(compared, groups, policy)
         ahead.append(all(beaten))
         evidence.append(f"{case}: {text}")
     return _all_or_some(ahead, "; ".join(evidence))
 
 
-def _against(compared: pd.DataFrame, groups: Sequence[str]) -> tuple[list[bool], str]:
+def _against(
+    compared: pd.DataFrame, groups: Sequence[str], policy: str = generalization.POLICY
+) -> tuple[list[bool], str]:
     """Which optimizers of the groups the policy beats by improvement, and in words: how many, and the hardest of them.
 
     Raises: KeyError if the policy or all of the groups have no results.
     """
-    own = compared.set_index("optimizer").loc[generalization.POLICY]
+    own = compared.set_index("optimizer").loc[policy]
     others = compared[compared.group.isin(groups)]
     if others.empty:
         raise KeyError(" or ".join(groups))

@@ -109,11 +109,11 @@ def budgets(study: StudyResults) -> pd.DataFrame:
     return table.assign(multiple=table.budget // _horizon(study))
 
 
-def dimensions(study: StudyResults) -> pd.DataFrame:
+def dimensions(study: StudyResults, policy: str = POLICY) -> pd.DataFrame:
     """Scores at the trained horizon on functions of the prior in each dimension: `compare`, with ``dimension``."""
     dimension = {name: entry["dim"] for name, entry in _collections(study).items() if entry["source"] == "prior"}
     ordered = sorted(_present(study, dimension), key=lambda name: dimension[name])
-    table = compare(study, ordered, [_horizon(study)])
+    table = compare(study, ordered, [_horizon(study)], policy)
     return table.assign(dimension=table.collection.map(dimension))
 
 
@@ -123,7 +123,9 @@ def shift(study: StudyResults) -> pd.DataFrame:
     return compare(study, _present(study, (PRIOR, VLSE, *shifted)), [_horizon(study)])
 
 
-def compare(study: StudyResults, collections: Iterable[str], budgets: Sequence[int]) -> pd.DataFrame:
+def compare(
+    study: StudyResults, collections: Iterable[str], budgets: Sequence[int], policy: str = POLICY
+) -> pd.DataFrame:
     """Every optimizer and reference on collections at budgets, against the policy.
 
     Columns: collection, budget, optimizer, label, group, learning_rate; functions, skipped (starts that were optimal),
@@ -139,7 +141,7 @@ def compare(study: StudyResults, collections: Iterable[str], budgets: Sequence[i
         scores = _scores(study, collection)
         for before, budget in pairwise([-1, *budgets]):  # a run can diverge at once, with 0 finite evaluations
             if budget in scores.index.get_level_values("step"):
-                table = _compare(study, scores.xs(budget, level="step"))
+                table = _compare(study, scores.xs(budget, level="step"), policy)
                 table.insert(0, "collection", collection)
                 table.insert(1, "budget", budget)
                 counts = _counts(study, collection, before, budget).reindex(table.optimizer, fill_value=0)
@@ -255,7 +257,7 @@ def _horizon(study: StudyResults) -> int:
 # --- Statistics ------------------------------------------------------------------------------------------------------
 
 
-def _compare(study: StudyResults, scores: Any) -> pd.DataFrame:
+def _compare(study: StudyResults, scores: Any, policy: str) -> pd.DataFrame:
     """The columns of `compare` that rest on the scores at one budget, indexed by problem and optimizer."""
     digits = scores.digits.unstack("optimizer")
     ranked = digits[[key for key in digits if key in study.facts.optimizers]]
@@ -264,21 +266,21 @@ def _compare(study: StudyResults, scores: Any) -> pd.DataFrame:
     rows = []
     for key in _keys(study, digits):
         row: dict[str, Any] = {**_head(study, key), "learning_rate": rates.get(key, np.nan)}
-        row |= {"functions": digits[key].count(), "rank": ranks.get(key, np.nan), **_record(digits, key)}
+        row |= {"functions": digits[key].count(), "rank": ranks.get(key, np.nan), **_record(digits, policy, key)}
         for measure in MEASURES:
             values = scores[measure].unstack("optimizer")
             row |= _mean(measure, values[key].dropna())
-            row |= _difference(measure, values, POLICY, key)
+            row |= _difference(measure, values, policy, key)
         rows.append(row)
     table = pd.DataFrame(rows)
     return table.assign(**{f"{m}_p": holm(table[f"{m}_p"].tolist()) for m in MEASURES})
 
 
-def _record(values: pd.DataFrame, key: str) -> dict[str, int]:
+def _record(values: pd.DataFrame, policy: str, key: str) -> dict[str, int]:
     """Functions that the policy wins, ties and loses against an optimizer."""
-    if POLICY not in values or key == POLICY:
+    if policy not in values or key == policy:
         return {"wins": 0, "ties": 0, "losses": 0}
-    difference = (values[POLICY] - values[key]).dropna()
+    difference = (values[policy] - values[key]).dropna()
     wins, losses = int((difference > 0).sum()), int((difference < 0).sum())
     return {"wins": wins, "ties": len(difference) - wins - losses, "losses": losses}
 

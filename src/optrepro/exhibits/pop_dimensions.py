@@ -60,7 +60,7 @@ def lead_panel(axes: Axes, scores: pd.DataFrame, measure: str) -> None:
 
 
 def _dimension_axis(axes: Axes, dimensions: list[int]) -> None:
-    axes.set_xticks(range(len(dimensions)), [f"{d}{' (trained)' if d == 2 else ''}" for d in dimensions])
+    axes.set_xticks(range(len(dimensions)), [str(d) for d in dimensions])
     axes.set(xlabel="dimension", xlim=(-0.5, len(dimensions) - 0.1))
     style.grid(axes)
 
