@@ -28,7 +28,7 @@ def run(study: PolicyStudy, batch: Batch, context: Context) -> pd.DataFrame:
     reward's weight of the log regret times the second; and means over the iterations since the last validation of what
     `Trainer.iterate` reports. The weights kept are those of the highest score. Test rows: ``improvement`` and
     ``digits`` on the prior's test functions, ``regret`` on the benchmark's at the first and the last evaluation, with
-    `seed` the start, and ``smooth``.
+    `seed` the start.
     """
     repetitions = len({run.repetition for run in batch.runs})
     rows: list[pd.DataFrame] = []
