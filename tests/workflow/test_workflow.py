@@ -98,7 +98,8 @@ def test_redrawing_starts_at_committed_results_and_runs_nothing(project: Project
 def test_a_bare_call_plans_the_laptop_scale(project: Project) -> None:
     plan = project.plan()
     settings = config.load(ROOT / "config" / "laptop.yaml")
-    assert plan["runs"] + plan["meta_training"] == sum(len(runtable.batches(settings, study)) for study in settings.studies)
+    batches = sum(len(runtable.batches(settings, study)) for study in settings.studies)
+    assert plan["runs"] + plan["meta_training"] == batches
     assert plan["exhibit"] == len(EXHIBITS)
 
 
