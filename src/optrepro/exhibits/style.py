@@ -260,6 +260,9 @@ def _seeds(facts: Facts) -> str:
         return f"{_count(settings['test_repetitions'], 'paired test seed')}."
     if "policies" in settings:
         return f"{_count(settings['repetitions'], 'training seed')}."
+    if "collections" in settings:
+        counts = ", ".join(f"{name} {entry['count']}" for name, entry in settings["collections"].items())
+        return f"Starts, one on each function and on the benchmark (vlse) so many on each: {counts}."
     if {"budget", "starts"} <= settings.keys():
         return f"{_count(settings['starts'], 'test start')} for each function, {settings['budget']} evaluations each."
     if "starts" in settings:
