@@ -1,3 +1,4 @@
+import dataclasses
 import json
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -6,9 +7,12 @@ from typing import Any
 import jsonschema
 import pytest
 import yaml
+from pydantic import ValidationError
 
 from optrepro import config
-from optrepro.config import Config, ConfigError, PolicyStudy, TrainingStudy
+from optrepro.config import Config, ConfigError, LearnerStudy, ObjectivesStudy, Panel, PolicyStudy, TrainingStudy
+from optrepro.metalearning import guided_policy_search, imitation, mirror_descent, ppo, unrolled
+from optrepro.optimizers import l2l, policy, predicted_step
 
 ROOT = Path(__file__).parents[1]
 SCALES = sorted(path for path in (ROOT / "config").glob("*.yaml") if "\nextends:" in path.read_text())
@@ -386,3 +390,118 @@ def test_null_removes_a_policy_a_collection_or_a_reference(tiny_pop: Tiny) -> No
 def test_functions_of_another_dimension_are_added_to_those_of_an_iteration(tiny_pop: Tiny) -> None:
     assert tiny_pop("studies.meta.ppo.functions.5=4").studies["meta"].ppo.functions == {2: 8, 5: 4}
     assert tiny_pop("studies.meta.ppo.functions.2=6").studies["meta"].ppo.functions == {2: 6}
+
+
+# Learning step rules, and comparing them
+
+LTO_ERRORS = {
+    "a bad value in a row of learners": (
+        "studies.learn.learners.longer.unrolled.unroll=0",
+        "studies.learn: learners.longer.unrolled = {'unroll': 0} is not allowed: unroll: Input should be greater than",
+    ),
+    "a misspelt key in a row of learners": (
+        "studies.learn.learners.mirror.policy={cell: 4}",
+        "studies.learn: learners.mirror.policy = {'cell': 4} is not allowed: cell: Extra inputs are not permitted",
+    ),
+    "an unknown method": (
+        "studies.learn.learners.mirror.method=reinforce",
+        "studies.learn.learners.mirror.method = 'reinforce' is not allowed. Input should be 'imitation', 'mirror',",
+    ),
+    "a start that comes later": (
+        "studies.learn.learners.unrolled.start=longer",
+        "studies.learn: learners.unrolled.start = 'longer' is not one of the earlier rows []",
+    ),
+    "a start with a rule of another kind": (
+        "studies.learn.learners.mirror.start=unrolled",
+        "studies.learn: learners.mirror.start = 'unrolled' is not one of the earlier rows ['imitation']",
+    ),
+    "an objective without images": (
+        "studies.compare.panels.new={inputs: 6, hidden: 4, batch_size: 8, steps: 8}",
+        "studies.compare.panels.new.dataset is missing",
+    ),
+    "a panel with the name of the tuning": (
+        "studies.compare.panels.tuning={dataset: [digits], inputs: 6, hidden: 4, batch_size: 8, steps: 8}",
+        "studies.compare: panels.tuning is not allowed: it is the name of what learning rates are tuned on",
+    ),
+    "a curve of one point": (
+        "studies.compare.evaluations=1",
+        "studies.compare.evaluations = 1 is not allowed. Input should be greater than or equal to 2",
+    ),
+    "a schedule where rates stay constant": (
+        "studies.compare.optimizers.adam.schedule=step",
+        "studies.compare: optimizers.adam.schedule is for training studies: here rates stay constant",
+    ),
+    "weights of an unknown row": (
+        "studies.compare.optimizers.learned.trained=learn/unrold",
+        "the config: studies.compare.optimizers.learned.trained = 'learn/unrold' is not one of "
+        "['learn/bregman', 'learn/imitation', 'learn/longer', 'learn/mirror', 'learn/unrolled']",
+    ),
+    "weights for a row that is tuned": (
+        "studies.compare.optimizers.adam.trained=learn/unrolled",
+        "the config: studies.compare.optimizers.adam.trained = 'learn/unrolled' is not allowed: weights go to rows of",
+    ),
+}
+
+
+@pytest.mark.parametrize(("override", "message"), LTO_ERRORS.values(), ids=LTO_ERRORS)
+def test_an_error_of_learning_or_comparing_step_rules_is_one_line_too(
+    override: str, message: str, tiny_lto: Tiny
+) -> None:
+    with pytest.raises(ConfigError) as caught:
+        tiny_lto("seed=8", override)
+    assert str(caught.value).startswith(f"override {override}: {message}")
+    assert "\n" not in str(caught.value)
+
+
+def test_weights_of_a_policy_are_none_of_a_step_rule(tiny_lto: Tiny, tiny_pop: Tiny) -> None:
+    both = {**tiny_lto().studies, **tiny_pop().studies}
+    Config(scale="both", seed=7, studies=both)
+    study = both["compare"]
+    assert isinstance(study, ObjectivesStudy)
+    row = study.optimizers["learned"].model_copy(update={"trained": "meta/standard"})
+    crossed = study.model_copy(update={"optimizers": {"learned": row}})
+    with pytest.raises(ValidationError, match=r"'meta/standard' is not one of \['learn/bregman', "):
+        Config(scale="both", seed=7, studies={**both, "compare": crossed})
+
+
+def test_a_row_of_learners_states_only_what_differs(tiny_lto: Tiny) -> None:
+    study = tiny_lto("studies.learn.learners.mirror.objective={steps: 4}").studies["learn"]
+    assert isinstance(study, LearnerStudy)
+    assert study.recipe("longer").unrolled == study.unrolled.model_copy(update={"unroll": 8})
+    assert study.recipe("longer").objective == study.objective
+    assert study.recipe("mirror").objective == study.objective.model_copy(update={"steps": 4})
+    assert study.recipe("mirror").policy == study.policy
+
+
+def test_null_removes_a_learner_or_a_panel(tiny_lto: Tiny) -> None:
+    settings = tiny_lto("studies.learn.learners.bregman=null", "studies.compare.panels.wide=null").studies
+    assert list(settings["learn"].learners) == ["unrolled", "longer", "imitation", "mirror"]
+    assert list(settings["compare"].panels) == ["small"]
+
+
+def test_a_panel_may_be_changed_by_a_smaller_scale(tiny_lto: Tiny) -> None:
+    study = tiny_lto("studies.compare.panels.wide={steps: 3, dataset: [digits]}").studies["compare"]
+    assert isinstance(study, ObjectivesStudy)
+    assert study.panels["wide"] == Panel(dataset=("digits",), inputs=8, hidden=12, batch_size=4, steps=3)
+    assert list(study.workloads) == ["tuning", "small", "wide"]
+
+
+TWINS = {
+    "policy": (config.StepPolicyConfig, predicted_step.StepPolicySettings, set()),
+    "l2l": (config.L2LConfig, l2l.L2LSettings, set()),
+    "imitation": (config.ImitationConfig, imitation.ImitationSettings, {"horizon"}),
+    "mirror": (config.MirrorConfig, mirror_descent.MirrorSettings, {"horizon"}),
+    "bregman": (config.BregmanConfig, guided_policy_search.GuidedSettings, {"horizon"}),
+    "unrolled": (config.UnrolledConfig, unrolled.UnrolledSettings, {"horizon"}),
+    "ppo": (config.PPOConfig, ppo.PPOSettings, set()),
+    "network": (config.NetworkConfig, policy.PolicySettings, set()),
+}
+
+
+@pytest.mark.parametrize(("model", "settings", "elsewhere"), TWINS.values(), ids=TWINS)
+def test_the_config_has_the_fields_and_defaults_of_the_settings_that_are_made_from_it(
+    model: type[config.Model], settings: type, elsewhere: set[str]
+) -> None:
+    keys = {name: None if field.is_required() else field.default for name, field in model.model_fields.items()}
+    fields = {f.name: None if f.default is dataclasses.MISSING else f.default for f in dataclasses.fields(settings)}
+    assert keys == {name: default for name, default in fields.items() if name not in elsewhere}

@@ -376,3 +376,155 @@ def test_batches_of_policies_and_contenders_carry_out_every_run_once(study: str,
     batched = [run.id for batch in runtable.batches(settings, study) for run in batch.runs]
     assert sorted(batched) == sorted(run.id for run in rows(settings, study=study))
     assert len(set(batched)) == len(batched)
+
+
+# Learning step rules, and comparing them
+
+EVERY = {"unrolled", "longer", "imitation", "mirror", "bregman"}
+LEARNERS = {
+    "studies.learn.objective.steps=9": EVERY,
+    "studies.learn.train_examples=512": EVERY,
+    "studies.learn.validation_problems=4": EVERY,
+    "studies.learn.unrolled.learning_rate=0.1": {"unrolled", "longer"},
+    "studies.learn.unrolled.unroll=2": {"unrolled", "longer"},  # the second begins with the first one's weights
+    "studies.learn.learners.longer.unrolled.unroll=2": {"longer"},
+    "studies.learn.l2l.cells=4": {"unrolled", "longer"},
+    "studies.learn.policy.cells=4": {"imitation", "mirror", "bregman"},
+    "studies.learn.mirror.iterations=4": {"mirror"},
+    "studies.learn.imitation.iterations=4": {"imitation", "mirror"},
+    "studies.learn.learners.bregman.method=imitation": {"bregman"},
+    "studies.learn.learners.bregman.label=other": set(),
+    "studies.learn.learners.bregman.group=other": set(),
+    "studies.learn.learners.bregman=null": set(),
+    "studies.learn.gpu=true": set(),
+    "studies.learn.dataset=[fashion-mnist, digits]": set(),
+}
+
+
+@pytest.fixture
+def only_digits(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """A folder in which no other data set is at hand."""
+    monkeypatch.delenv("OPTREPRO_DATA", raising=False)
+    monkeypatch.chdir(tmp_path)
+
+
+@pytest.mark.usefixtures("only_digits")
+@pytest.mark.parametrize(("override", "changed"), LEARNERS.items(), ids=LEARNERS)
+def test_a_learner_gets_new_ids_under_a_change_of_what_determines_it_and_no_other(
+    override: str, changed: set[str], tiny_lto: Tiny
+) -> None:
+    before, after = tiny_lto(), tiny_lto(override)
+    for batch in runtable.batches(after, "learn"):
+        kept = set(ids(before, batch.name, "learn")) & {run.id for run in batch.runs}
+        assert not kept if batch.name in changed else kept == {run.id for run in batch.runs}, batch.name
+
+
+def test_a_learner_is_one_run_that_is_watched_and_all_share_a_seed(tiny_lto: Tiny) -> None:
+    runs = rows(tiny_lto(), study="learn")
+    assert [(run.optimizer, run.workload, run.role, run.repetition) for run in runs] == [
+        (name, "meta-validation", "tune", 0) for name in ("unrolled", "longer", "imitation", "mirror", "bregman")
+    ]
+    assert len({run.seed for run in runs}) == 1
+
+
+@pytest.mark.usefixtures("only_digits")
+def test_weights_go_to_the_rows_that_begin_with_them_or_use_them(tiny_lto: Tiny) -> None:
+    settings = tiny_lto()
+    given = {b.name: b.weights for study in ("learn", "compare") for b in runtable.batches(settings, study)}
+    assert given["longer"] == given["learned"] == ("learn", "unrolled")
+    assert given["mirror"] == ("learn", "imitation")
+    assert {n for n, weights in given.items() if weights is None} == {*EVERY, "adagrad", "adam"} - {"longer", "mirror"}
+
+
+@pytest.mark.usefixtures("only_digits")
+def test_an_optimizer_is_one_job_tuned_first_and_a_learned_one_is_not_tuned(tiny_lto: Tiny) -> None:
+    batches = {batch.name: batch for batch in runtable.batches(tiny_lto(), "compare")}
+    assert list(batches) == ["adagrad", "adam", "learned"]
+    tests = [(panel, "test", None, i) for panel in ("small", "wide") for i in range(3)]
+    tuning = [("tuning", "tune", rate, i) for rate in (0.01, 0.1) for i in range(2)]
+
+    def made(name: str) -> list[tuple[str, str, float | None, int]]:
+        return [(run.workload, run.role, run.learning_rate, run.repetition) for run in batches[name].runs]
+
+    assert made("adam") == made("adagrad") == [*tuning, *tests]
+    assert made("learned") == tests
+
+
+ALL_RULES = {(name, panel) for name in ("adagrad", "adam", "learned") for panel in ("tuning", "small", "wide")}
+TUNED = {(name, panel) for name, panel in ALL_RULES if name != "learned"}
+COMPARE = {
+    "studies.compare.examples=32": ALL_RULES,
+    "studies.compare.evaluations=6": ALL_RULES,
+    "studies.compare.tuning_repetitions=3": TUNED,
+    "studies.compare.tuning.steps=9": TUNED,
+    "studies.compare.learning_rates=[0.01, 0.2]": TUNED,
+    "studies.compare.panels.wide.hidden=13": {(name, "wide") for name, _ in ALL_RULES},
+    "studies.compare.panels.wide=null": set(),
+    "studies.compare.panels.new={dataset: [digits], inputs: 6, hidden: 4, batch_size: 8, steps: 8}": set(),
+    "studies.compare.repetitions=2": set(),
+    "studies.compare.gpu=true": set(),
+    "studies.compare.optimizers.adam=null": set(),
+    "studies.compare.optimizers.adam.label=other": set(),
+    "studies.compare.optimizers.adam.settings.eps=0.1": {pair for pair in ALL_RULES if pair[0] == "adam"},
+    "studies.learn.unrolled.iterations=6": {pair for pair in ALL_RULES if pair[0] == "learned"},
+    "studies.learn.mirror.iterations=6": set(),
+    "studies.compare.panels.wide.dataset=[digits]": set(),
+}
+
+
+@pytest.mark.usefixtures("only_digits")
+@pytest.mark.parametrize(("override", "changed"), COMPARE.items(), ids=COMPARE)
+def test_a_run_on_a_panel_gets_a_new_id_under_a_change_of_what_determines_it_and_no_other(
+    override: str, changed: set[tuple[str, str]], tiny_lto: Tiny
+) -> None:
+    before = {run.id for run in rows(tiny_lto(), study="compare")}
+    panels = tiny_lto().studies["compare"].workloads
+    for run in rows(tiny_lto(override), study="compare"):
+        if run.workload in panels:
+            assert (run.id in before) is ((run.optimizer, run.workload) not in changed), run
+
+
+@pytest.mark.usefixtures("only_digits")
+def test_comparisons_of_step_rules_are_paired_and_never_test_on_what_was_tuned_on(tiny_lto: Tiny) -> None:
+    settings = tiny_lto("studies.compare.tuning_repetitions=20", "studies.compare.repetitions=20")
+    runs = rows(settings, study="compare")
+    seeds = {(run.workload, run.repetition): run.seed for run in runs}
+    assert all(run.seed == seeds[run.workload, run.repetition] for run in runs)
+    assert len(set(seeds.values())) == len(seeds) == 3 * 20
+
+
+@pytest.mark.usefixtures("only_digits")
+def test_studies_that_compare_step_rules_tune_on_the_same_seeds_and_test_on_others(tiny_lto: Tiny) -> None:
+    settings = tiny_lto()
+    other = settings.model_copy(update={"studies": {**settings.studies, "again": settings.studies["compare"]}})
+    seeds = {
+        (study, role): {run.seed for run in rows(other, study=study, role=role)}
+        for study in ("compare", "again")
+        for role in ("tune", "test")
+    }
+    assert seeds["compare", "tune"] == seeds["again", "tune"]
+    assert seeds["compare", "test"].isdisjoint(seeds["again", "test"])
+
+
+def test_each_panel_takes_the_first_of_its_data_sets_that_is_at_hand(only_digits: None, tiny_lto: Tiny) -> None:
+    settings = tiny_lto()
+    study = settings.studies["compare"]
+    assert runtable.datasets_of(study, settings) == {"tuning": "digits", "small": "digits", "wide": "digits"}
+    assert runtable.data_of(study, settings) == ["digits"]
+    settings = tiny_lto("download=true")
+    assert runtable.datasets_of(study, settings)["wide"] == "fashion-mnist"
+    assert runtable.data_of(study, settings) == ["digits", "fashion-mnist"]
+
+
+def test_studies_read_one_data_set_or_none(tiny: Tiny) -> None:
+    settings = tiny()
+    assert runtable.data_of(settings.studies["images"], settings) == ["digits"]
+    assert runtable.data_of(settings.studies["boxes"], settings) == []
+
+
+@pytest.mark.usefixtures("only_digits")
+def test_a_run_on_a_panel_with_another_data_set_has_another_id(tiny_lto: Tiny) -> None:
+    def runs(settings: Config) -> set[str]:
+        return {run.id for run in rows(settings, study="compare", workload="wide")}
+
+    assert runs(tiny_lto()).isdisjoint(runs(tiny_lto("download=true")))

@@ -18,6 +18,10 @@ from optrepro.config import (
     Config,
     FunctionsStudy,
     ImageData,
+    LearnerStudy,
+    MetaTraining,
+    ObjectivesStudy,
+    Panel,
     PolicyStudy,
     Study,
     TrainingStudy,
@@ -81,9 +85,21 @@ def derive_seed(*parts: object) -> int:
     return int.from_bytes(digest[:8], "big") >> 1
 
 
-def dataset_of(study: ImageData, config: Config) -> str:
-    """The data set a study uses here: the first of its list that is at hand, or may be downloaded."""
-    return archives.first_at_hand(study.dataset, download=config.download)
+def dataset_of(images: ImageData | Panel, config: Config) -> str:
+    """The data set a study or a panel uses here: the first of its list that is at hand, or may be downloaded."""
+    return archives.first_at_hand(images.dataset, download=config.download)
+
+
+def datasets_of(study: ObjectivesStudy, config: Config) -> dict[str, str]:
+    """The data set of each workload of a study whose panels have data sets of their own."""
+    return {workload: dataset_of(panel, config) for workload, panel in study.workloads.items()}
+
+
+def data_of(study: Study, config: Config) -> list[str]:
+    """Every data set that a study reads, each once."""
+    if isinstance(study, ObjectivesStudy):
+        return list(dict.fromkeys(datasets_of(study, config).values()))
+    return [dataset_of(study, config)] if isinstance(study, ImageData) else []
 
 
 def batches(config: Config, study_id: str) -> list[Batch]:
@@ -95,8 +111,12 @@ def batches(config: Config, study_id: str) -> list[Batch]:
         return [_functions_batch(config, study_id, study, name) for name in study.optimizers]
     if isinstance(study, PolicyStudy):
         return [_policy_batch(config, study_id, study, name) for name in study.policies]
+    if isinstance(study, LearnerStudy):
+        return [_learner_batch(config, study_id, study, name) for name in study.learners]
     if isinstance(study, TransferStudy):
         return list(_transfer_batches(config, study_id, study))
+    if isinstance(study, ObjectivesStudy):
+        return [_objectives_batch(config, study_id, study, name) for name in study.optimizers]
     return [_single(config, study_id, study)]
 
 
@@ -165,6 +185,18 @@ def _policy_batch(config: Config, study_id: str, study: PolicyStudy, policy: str
     return Batch(study_id, policy, policy, runs, (), settings, weights=(study_id, start) if start else None)
 
 
+def _learner_batch(config: Config, study_id: str, study: LearnerStudy, learner: str) -> Batch:
+    watched = {"objective", "validation_problems", "validate_every", "patience", "labels"}
+    data = study.model_dump(mode="json", include={*watched, "train_examples", "validation_examples"})
+    row = study.learners[learner]
+    own = [row.method, study.recipe(learner).used(row.method)]
+    earlier = _learner_batch(config, study_id, study, row.start).settings if row.start else None
+    settings = fingerprint([data, own, earlier, dataset_of(study, config), config.seed])
+    # The row is not in the seed: rules are learned on the same objectives.
+    run = Run(study_id, "meta-validation", learner, "tune", None, 0, derive_seed(config.seed, study_id, 0), settings)
+    return Batch(study_id, learner, learner, (run,), (), settings, weights=(study_id, row.start) if row.start else None)
+
+
 def _transfer_batches(config: Config, study_id: str, study: TransferStudy) -> Iterator[Batch]:
     """A batch for each optimizer and each reference: all collections, tuning first."""
     names = {name: _settings_of(study, name, config.seed) for name in study.optimizers}
@@ -174,13 +206,25 @@ def _transfer_batches(config: Config, study_id: str, study: TransferStudy) -> It
         names[name] = fingerprint([shared, reference.method, counts, config.seed])
     for name, settings in names.items():
         row = study.optimizers.get(name)
-        trained = tuple(row.trained.split("/")) if row is not None and row.trained else None
-        if trained is not None:
-            giver = config.studies[trained[0]]
-            assert isinstance(giver, PolicyStudy)
-            settings = fingerprint([settings, _policy_batch(config, trained[0], giver, trained[1]).settings])
+        giver = _giver(config, row.trained) if row is not None and row.trained else None
+        if giver is not None:
+            settings = fingerprint([settings, giver.settings])
         runs = tuple(_transfer_runs(config, study_id, study, name, settings))
-        yield Batch(study_id, name, name, runs, (), settings, weights=trained)  # type: ignore[arg-type]
+        yield Batch(study_id, name, name, runs, (), settings, weights=_address(giver))
+
+
+def _giver(config: Config, trained: str) -> Batch:
+    """The batch that trains the weights study/row."""
+    study_id, row = trained.split("/")
+    study = config.studies[study_id]
+    assert isinstance(study, MetaTraining)
+    if isinstance(study, PolicyStudy):
+        return _policy_batch(config, study_id, study, row)
+    return _learner_batch(config, study_id, study, row)
+
+
+def _address(giver: Batch | None) -> tuple[str, str] | None:
+    return (giver.study, giver.name) if giver else None
 
 
 def _transfer_runs(config: Config, study_id: str, study: TransferStudy, name: str, settings: str) -> Iterator[Run]:
@@ -202,6 +246,34 @@ def _transfer_runs(config: Config, study_id: str, study: TransferStudy, name: st
             if tuned and collection.each:
                 yield from (run(f"{collection_id}-each/{function}", "tune", rate) for rate in study.grid(name))
                 yield run(f"{collection_id}-each/{function}", "test", None)
+
+
+def _objectives_batch(config: Config, study_id: str, study: ObjectivesStudy, optimizer: str) -> Batch:
+    """All runs of an optimizer, the tuning first. A run's settings are its own panel's, and the tuning's if tuned."""
+    row, datasets = study.entry(optimizer), datasets_of(study, config)
+    own = row.model_dump(mode="json", exclude={"label", "group", "learning_rates"})
+    giver = _giver(config, row.trained) if row.trained else None
+    tuned = row.group != "policy"
+    common = [own, study.examples, study.evaluations, config.seed, giver and giver.settings]
+
+    def place(workload: str) -> list[Any]:
+        return [study.workloads[workload].model_dump(mode="json", exclude={"dataset"}), datasets[workload]]
+
+    if tuned:
+        common.append([place("tuning"), study.tuning_repetitions, study.grid(optimizer)])
+
+    def run(workload: str, role: Role, rate: float | None, repetition: int) -> Run:
+        # Tuning is the same in all studies; of equal seeds for all optimizers.
+        name = study.kind if role == "tune" else f"{study_id}/{workload}"
+        seed = derive_seed(config.seed, name, repetition, role)
+        settings = fingerprint([place(workload), *common])
+        return Run(study_id, workload, optimizer, role, rate, repetition, seed, settings)
+
+    rates = study.grid(optimizer) if tuned else ()
+    runs = [run("tuning", "tune", rate, i) for rate in rates for i in range(study.tuning_repetitions)]
+    runs += [run(panel, "test", None, i) for panel in study.panels for i in range(study.repetitions)]
+    settings = fingerprint([each.settings for each in runs])
+    return Batch(study_id, optimizer, optimizer, tuple(runs), (), settings, weights=_address(giver))
 
 
 def _training_batches(config: Config, study_id: str, study: TrainingStudy) -> Iterator[Batch]:

@@ -198,6 +198,84 @@ def test_an_ablation_has_to_be_worse_on_the_benchmark(policy_study, digits, verd
     assert "scaling no scaling less standard, 7 functions" in found.evidence
 
 
+FEW = ("adagrad", "rmsprop", "l2l", "psd", "psd-bregman")  # optimizers of the made-up study that are enough here
+FASTEST = {"optimizer": "psd", "figure": "fig1"}
+
+
+@pytest.mark.parametrize(
+    ("speeds", "verdict"),
+    [
+        ({"psd": 5.0}, "holds"),
+        ({"psd": 5.0, ("fig1-grey", "psd"): 3.9}, "holds in part"),
+        ({"psd": 4.0}, "fails"),  # as fast as AdaGrad
+        ({"psd": 5.0, "psd-bregman": 6.0}, "holds"),  # a variant does not compete
+        ({"psd": 5.0, "l2l": 6.0}, "fails"),
+    ],
+)
+def test_the_fastest_has_a_smaller_area_than_every_other_optimizer_in_every_panel(objectives_study, speeds, verdict):
+    study = objectives_study(speeds, keep=(*FEW, "fig1-grey", "fig1-cifar10", "fig1-cifar100"))
+    found = _judge("descends-fastest", study, **FASTEST)
+    assert found.verdict == verdict
+    assert "CIFAR-100: " in found.evidence
+
+
+def test_the_hardest_other_optimizer_is_named_with_its_interval(objectives_study):
+    study = objectives_study({("fig1-grey", "rmsprop"): 4.5}, keep=(*FEW, "fig1-grey"))
+    found = _judge("descends-fastest", study, **FASTEST)
+    assert found.evidence.startswith("area: Fashion-MNIST: -")
+    assert found.evidence.endswith("% to RMSPROP")
+
+
+@pytest.mark.parametrize(
+    ("psd", "seeds", "diverged", "verdict"),
+    [
+        (5.0, 2, True, "holds in part"),  # two repetitions, whose intervals are wide
+        (5.0, 3, True, "holds"),  # most of its runs diverge
+        (5.0, 10, True, "holds in part"),
+        (5.0, 10, False, "holds in part"),
+        (3.0, 10, True, "fails"),
+    ],
+)
+def test_the_other_has_to_diverge_where_the_claim_says_so(objectives_study, psd, seeds, diverged, verdict):
+    explodes = (("fig3-grey", "l2l"),) if diverged else ()
+    keep = ("adagrad", "l2l", "psd", "fig3-grey")
+    study = objectives_study({"psd": psd}, explodes, seeds=seeds, keep=keep)
+    found = _judge("descends-fastest-where-other-diverges", study, optimizer="psd", figure="fig3", other="l2l")
+    assert found.verdict == verdict
+    assert "L2L: Fashion-MNIST 2." in found.evidence
+
+
+@pytest.mark.parametrize(("psd", "verdict"), [(5.0, "holds"), (3.0, "holds in part")])
+def test_progress_beyond_the_horizon_counts_beside_the_area(objectives_study, psd, verdict):
+    study = objectives_study({"psd": psd}, keep=(*FEW, "fig5-grey", "fig5-cifar10"))
+    found = _judge("descends-fastest-and-longer", study, optimizer="psd", figure="fig5")
+    assert found.verdict == verdict
+    assert "from iteration 400 to 800 it falls by: Fashion-MNIST +0." in found.evidence
+
+
+def test_without_progress_beyond_the_horizon_the_claim_fails(objectives_study):
+    study = objectives_study(keep=(*FEW, "fig5-grey"))
+    runs = study.runs.copy()
+    late = (runs.optimizer == "psd") & (runs.metric == "objective") & (runs.step > 400)
+    runs.loc[late, "value"] += 1.0
+    found = _judge("descends-fastest-and-longer", type(study)(runs, study.facts), optimizer="psd", figure="fig5")
+    assert found.verdict == "fails"
+
+
+@pytest.mark.parametrize(
+    ("rule", "settings", "absent"),
+    [
+        ("descends-fastest", {"optimizer": "psd", "figure": "fig9"}, "fig9"),
+        ("descends-fastest", {"optimizer": "absent", "figure": "fig1"}, "absent"),
+        ("descends-fastest-and-longer", FASTEST, "a run beyond the trained horizon"),
+        ("descends-fastest-where-other-diverges", {**FASTEST, "other": "absent"}, "absent"),
+    ],
+)
+def test_a_panel_or_optimizer_that_the_scale_leaves_out_is_not_run(objectives_study, rule, settings, absent):
+    study = objectives_study(keep=(*FEW, "fig1-grey"))
+    assert _judge(rule, study, **settings) == ("not run", f"{absent} is not among the runs")
+
+
 def test_a_missing_study_or_run_is_not_run(training_study):
     claim = _claim("matches-best-fixed", {"studies": ["gap-sgdm"], "optimizers": ["paper"]})
     assert claims.judge(claim, {}) == ("not run", "gap-sgdm has not been run")
@@ -217,16 +295,18 @@ def test_an_unknown_rule_is_refused_with_the_known_ones(training_study):
 
 
 def test_every_claim_of_the_config_gets_a_verdict(
-    training_study, families_study, concept_study, transfer_study, policy_study
+    training_study, families_study, concept_study, transfer_study, policy_study, objectives_study
 ):
     own = (concept_study(), families_study(), transfer_study(), policy_study({"scaling-none": 1.0}))
+    own = (*own, objectives_study(keep=FEW))
     table = claims.verdicts(training_study(), training_study(adam=True), *own, files=[CLAIMS])
     assert len(table) == len(catalogue.claims(CLAIMS))
     assert set(table.verdict) <= set(claims.VERDICTS)
     assert (table.evidence.str.len() > 0).all()
     judged = table[table.verdict != "not run"]
-    assert set(judged.system) == {"gap", "pop"}
+    assert set(judged.system) == {"gap", "pop", "lto"}
     assert len(judged) >= 13
+    assert len(judged[judged.system == "lto"]) == 5
     assert len(judged[judged.system == "pop"]) == 4  # all but one: the made-up study has no 16 and 32 dimensions
 
 

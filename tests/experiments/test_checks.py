@@ -126,3 +126,30 @@ def test_a_policy_that_is_still_to_be_trained_needs_no_weights_and_one_in_a_file
     Path("mine.safetensors").write_bytes(b"")
     with pytest.raises(ConfigError, match=r"studies\.transfer\.optimizers\.mine: path = 'mine.safetensors' holds no"):
         checks.check(tiny_pop(f"studies.transfer.optimizers.mine={{{POP}, settings: {{policy: mine.safetensors}}}}"))
+
+
+L2L = "class: optrepro.optimizers.l2l.L2L, label: x, group: policy"
+LTO_PROBLEMS = {
+    "studies.learn.dataset=[mnist]": "studies.learn.dataset: none of the data sets mnist is at hand",
+    "studies.compare.tuning.dataset=[mnist]": "studies.compare.tuning.dataset: none of the data sets mnist is at hand",
+    "studies.compare.panels.wide.dataset=[cifar10, mnist]": (
+        "studies.compare.panels.wide.dataset: none of the data sets cifar10, mnist is at hand"
+    ),
+    "studies.compare.optimizers.adam.settings.alpha=1": (
+        "studies.compare.optimizers.adam: settings = {'alpha': 1} are not allowed for torch.optim.Adam"
+    ),
+    "studies.compare.optimizers.learned.class=torch.optim.Adam": (
+        "studies.compare.optimizers.learned: class = 'torch.optim.Adam' is not allowed: rows of the group policy are"
+    ),
+    f"studies.compare.optimizers.other={{{L2L}, settings: {{policy: other}}}}": (
+        "studies.compare.optimizers.other: policy = 'other' is no file, and no shipped policy"
+    ),
+}
+
+
+@pytest.mark.parametrize(("override", "message"), LTO_PROBLEMS.items(), ids=LTO_PROBLEMS)
+def test_what_cannot_be_used_by_step_rules_is_named_too(override: str, message: str, tiny_lto: Tiny) -> None:
+    checks.check(tiny_lto())
+    with pytest.raises(ConfigError) as caught:
+        checks.check(tiny_lto(override))
+    assert [line for line in str(caught.value).splitlines() if line.startswith(message)], str(caught.value)

@@ -2,9 +2,10 @@ from collections.abc import Callable
 
 import torch
 
-from optrepro.config import Config
+from optrepro.config import Config, ObjectiveConfig
 from optrepro.experiments import data
 from optrepro.problems.datasets import Dataset
+from optrepro.problems.perceptrons import Perceptrons, project
 
 Tiny = Callable[..., Config]
 
@@ -35,3 +36,47 @@ def test_another_seed_of_the_scale_draws_other_examples_and_keeps_the_test_set(t
     first, second = load(tiny()), load(tiny("seed=8"))
     assert not torch.equal(first.train.images, second.train.images)
     assert torch.equal(first.test.labels, second.test.labels)
+
+
+# Objectives
+
+OBJECTIVE = ObjectiveConfig(inputs=5, hidden=4, batch_size=8, steps=3)
+
+
+def made(*seeds: int, examples: int = 40) -> Perceptrons:
+    digits = data.images("digits", "cpu")
+    return data.objectives(digits.train, digits.classes, OBJECTIVE, examples, seeds)
+
+
+def test_all_training_images_are_there_for_objectives() -> None:
+    digits = data.images("digits", "cpu")
+    assert (len(digits.train), len(digits.validation)) == (1437, 0)
+
+
+def test_an_objective_has_the_sizes_of_its_config() -> None:
+    problems = made(1, 2, 3)
+    assert (problems.inputs.shape, problems.labels.shape) == ((3, 40, 5), (3, 40))
+    assert (problems.hidden, problems.classes, problems.batch_size, problems.seeds) == (4, 10, 8, (1, 2, 3))
+
+
+def test_an_objective_depends_on_its_seed_alone() -> None:
+    alone, together = made(2), made(1, 2, 3)
+    assert torch.equal(alone.inputs[0], together.inputs[1])
+    assert torch.equal(alone.labels[0], together.labels[1])
+    assert torch.equal(alone.start()[0], together.start()[1])
+    assert not torch.equal(together.labels[0], together.labels[1])
+
+
+def test_inputs_are_projected_images_of_the_subset_with_their_labels() -> None:
+    digits = data.images("digits", "cpu")
+    everything = made(4, examples=10_000)
+    assert everything.labels.shape == (1, 1437)  # there are no more
+    expected = project(digits.train.images, 5, 4)
+    nearest = torch.cdist(everything.inputs[0], expected, compute_mode="donot_use_mm_for_euclid_dist").min(1)
+    assert nearest.values.max() < 1e-4
+    assert torch.equal(digits.train.labels[nearest.indices], everything.labels[0])
+
+
+def test_no_image_is_twice_in_an_objective() -> None:
+    inputs = made(5, examples=1437).inputs[0]
+    assert len(inputs.unique(dim=0)) == len(data.images("digits", "cpu").train.images.flatten(1).unique(dim=0))

@@ -52,6 +52,20 @@ def test_the_facts_describe_the_study(tiny: Tiny, metrics: list[Path], tmp_path:
     assert record["official"] is True
 
 
+def test_the_facts_of_a_study_with_several_data_sets_name_that_of_each_workload(
+    tiny_lto: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("OPTREPRO_DATA", raising=False)
+    monkeypatch.chdir(tmp_path)
+    settings = tiny_lto()
+    files = [written(batch, tmp_path / "runs") for batch in runtable.batches(settings, "compare")]
+    gather.collect(settings, "compare", files, tmp_path / "compare.parquet")
+    facts = read_study(tmp_path / "compare.parquet").facts
+    assert facts.dataset == "scikit-learn digits (at most 48 random training images in a run)"
+    assert facts.datasets == dict.fromkeys(("tuning", "small", "wide"), "scikit-learn digits")
+    assert [record["file"].rpartition("/")[2] for record in facts.data] == ["digits.csv.gz"]
+
+
 def test_missing_runs_are_counted_by_id(tiny: Tiny, metrics: list[Path], tmp_path: Path) -> None:
     out = tmp_path / "images.parquet"
     batches = runtable.batches(tiny(), "images")

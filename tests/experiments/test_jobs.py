@@ -15,7 +15,9 @@ from optrepro import layout, provenance, runtable
 from optrepro.config import Config, ConfigError
 from optrepro.experiments import jobs, tidy
 from optrepro.experiments.checkpoint import Checkpoint, Interrupted
+from optrepro.optimizers import _learned
 from optrepro.optimizers import policy as policies
+from optrepro.optimizers.l2l import L2LPolicy, L2LSettings
 from optrepro.runtable import Batch
 
 Tiny = Callable[..., Config]
@@ -131,6 +133,31 @@ def test_a_job_with_other_weights_never_finds_the_state(tiny_pop: Tiny) -> None:
     assert len(list(STATE.iterdir())) == 2
 
 
+# Step rules
+
+
+def test_learning_a_rule_leaves_its_weights_beside_the_results_and_another_row_uses_them(tiny_lto: Tiny) -> None:
+    settings = tiny_lto()
+    given = layout.policy_beside(carry_out(settings, "unrolled", "given", study="learn"))
+    _, card = _learned.load(L2LPolicy, L2LSettings, given)
+    assert card["config_hash"] == batch_of(settings, "learn", "unrolled").settings
+    out = carry_out(settings, "learned", study="compare", weights=given)
+    assert sidecar(out)["inputs"] == {"../given/policy.safetensors": provenance.file_hash(given)}
+    assert set(pd.read_parquet(out).workload) == {"small", "wide"}
+
+
+@pytest.mark.parametrize(("study", "name"), [("learn", "unrolled"), ("compare", "adagrad")])
+def test_a_job_of_step_rules_goes_on_in_the_next_attempt_and_gives_the_same_bytes(
+    study: str, name: str, tiny_lto: Tiny
+) -> None:
+    expected = carry_out(tiny_lto(), name, study=study, folder="expected")
+    interrupt(tiny_lto(), name, study=study)
+    out = carry_out(tiny_lto(), name, study=study)
+    assert sidecar(out)["attempts"] == 2
+    assert out.read_bytes() == expected.read_bytes()
+    assert list(STATE.iterdir()) == []
+
+
 # The sidecar
 
 
@@ -181,6 +208,15 @@ def test_the_sidecar_records_the_checksums_of_the_data(mnist: Path, tiny: Tiny) 
     assert record["dataset"] == "mnist"
     assert record["data"] == {p.name: hashlib.sha256(p.read_bytes()).hexdigest() for p in mnist.iterdir()}
     assert len(record["data"]) == 4
+
+
+def test_the_sidecar_records_the_data_set_of_each_workload_and_the_checksums_of_all(
+    mnist: Path, tiny_lto: Tiny
+) -> None:
+    settings = tiny_lto("studies.compare.panels.wide.dataset=[mnist]")
+    record = sidecar(carry_out(settings, "adagrad", study="compare"))
+    assert record["dataset"] == {"tuning": "digits", "small": "digits", "wide": "mnist"}
+    assert record["data"] == {f"mnist/{p.name}": hashlib.sha256(p.read_bytes()).hexdigest() for p in mnist.iterdir()}
 
 
 # The state

@@ -8,7 +8,7 @@ from snakemake.exceptions import WorkflowError
 from snakemake.utils import validate
 
 from optrepro import catalogue, layout, provenance, runtable
-from optrepro.config import Config, ConfigError, ImageData, PolicyStudy, load
+from optrepro.config import Config, ConfigError, MetaTraining, load
 from optrepro.problems import archives
 
 
@@ -55,7 +55,7 @@ onstart:
     shell(f"optrepro check --out results/{SCALE}/config.json")
 
 
-POLICIES = [name for name, study in SETTINGS.studies.items() if isinstance(study, PolicyStudy)]
+LEARNING = [name for name, study in SETTINGS.studies.items() if isinstance(study, MetaTraining)]
 NEVER = "(?!)"  # what a wildcard may be where there is nothing for it
 
 
@@ -96,18 +96,15 @@ def needs(wildcards):
 
 
 def weights(wildcards):
-    """The trained policy that a batch uses."""
+    """The trained weights that a batch uses."""
     batch = batch_of(wildcards)
     return [layout.policy(SCALE, *batch.weights)] if batch.weights else []
 
 
 def data_listing(wildcards):
-    """The list of a data set's files and checksums, for studies that read one that is not embedded."""
-    study = study_of(wildcards)
-    if not isinstance(study, ImageData):
-        return []
-    name = runtable.dataset_of(study, SETTINGS)
-    return [] if archives.archive(name).embedded else f"results/data/{name}.sha256"
+    """The lists of files and checksums of the data sets that a study reads and that are not embedded."""
+    names = runtable.data_of(study_of(wildcards), SETTINGS)
+    return [f"results/data/{name}.sha256" for name in names if not archives.archive(name).embedded]
 
 
 def asks_for_gpu(wildcards):

@@ -13,7 +13,7 @@ rule runs:
         "<logs>/{scale}/runs/{study}/{batch}.tsv"
     wildcard_constraints:
         scale=SCALE,
-        study="|".join(sorted(set(SETTINGS.studies) - set(POLICIES))) or NEVER,
+        study="|".join(sorted(set(SETTINGS.studies) - set(LEARNING))) or NEVER,
     conda:
         "../../environment.yml"
     threads: 1
@@ -38,7 +38,7 @@ use rule runs as meta_training with:
         policy="<results>/{scale}/runs/{study}/{batch}/policy.safetensors",
     wildcard_constraints:
         scale=SCALE,
-        study="|".join(POLICIES) or NEVER,
+        study="|".join(LEARNING) or NEVER,
     priority: 1
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,7 @@ class Facts:
         data: one record per file that was read (name, sha256, examples, official), or empty.
         expected_runs: number of runs that the run table holds, tuning included (0: the study has no run table).
         missing: ids of runs that left no result.
+        datasets: title of the data set of each workload, for studies with several.
     """
 
     study: str
@@ -32,6 +33,7 @@ class Facts:
     data: tuple[Mapping[str, Any], ...]
     expected_runs: int
     missing: tuple[str, ...]
+    datasets: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def optimizers(self) -> Mapping[str, Mapping[str, Any]]:

@@ -132,9 +132,17 @@ _LOOKS = {
     "rprop": Look("#882255", "P", _DASH),
     "lbfgs": Look("#332288", "X", _DOT),
     "polyak": Look("#8F8A2B", "*", _DASHDOT),
-    # learned policies: a colour that nothing else has
+    "sgd": Look("#222222", "o"),
+    "conjugate-gradient": Look("#A67C00", "D", _DASHDOT),
+    # learned policies: colours that nothing else has
     "pop": Look("#E6007E", "*"),
     "pop-trained": Look("#F58AC2", "p", _DASH),
+    "psd": Look("#E6007E", "*"),
+    "psd-trained": Look("#F58AC2", "p", _DASH),
+    "psd-bregman": Look("#8C1F9E", "h", _DASHDOT),
+    "imitation": Look("#7A5C61", "P", _DOT),
+    "l2l": Look("#00A0D2", "X", _DASH),
+    "l2l-trained": Look("#7CCBE8", "x", _DOT),
     # derivative-free references: light, as they do not see gradients
     "random-search": Look("#B5B5B5", "o", _DOT),
     "differential-evolution": Look("#9A9A9A", "s", _DASH),
@@ -256,6 +264,10 @@ def _data(facts: Facts) -> str:
 
 def _seeds(facts: Facts) -> str:
     settings = facts.settings
+    if "panels" in settings:
+        return f"{_count(settings['repetitions'], 'paired repetition')} on each panel."
+    if "learners" in settings:
+        return f"{_count(settings['validation_problems'], 'validation problem')}."
     if "test_repetitions" in settings:
         return f"{_count(settings['test_repetitions'], 'paired test seed')}."
     if "policies" in settings:
@@ -279,6 +291,13 @@ def _tuning(facts: Facts) -> str:
     if "learning_rates" not in settings:
         return ""
     rates = len(settings["learning_rates"])
+    if "panels" in settings:
+        runs = rates * settings["tuning_repetitions"]
+        return (
+            f"Learning rates of what is not learned are tuned once, on the objective of meta-training "
+            f"({facts.datasets['tuning']}), over {rates} values with "
+            f"{_count(settings['tuning_repetitions'], 'other repetition')} ({runs} runs)."
+        )
     if "tuning_repetitions" in settings:
         runs = rates * settings["tuning_repetitions"]
         return (

@@ -13,6 +13,8 @@ from optrepro.config import (
     Config,
     ConfigError,
     ImageData,
+    LearnerStudy,
+    ObjectivesStudy,
     OptimizerConfig,
     PolicyStudy,
     Study,
@@ -20,7 +22,10 @@ from optrepro.config import (
     TransferStudy,
 )
 from optrepro.experiments import instances, references, transfer
+from optrepro.optimizers._learned import LearnedOptimizer
+from optrepro.optimizers.l2l import L2LPolicy, L2LSettings
 from optrepro.optimizers.policy import Policy, PolicySettings
+from optrepro.optimizers.predicted_step import StepPolicy, StepPolicySettings
 from optrepro.problems import networks, shifted, vlse
 
 
@@ -52,8 +57,13 @@ def _attempts(study: Study, config: Config) -> list[tuple[str, Any]]:
         attempts.append(("network", build))
     if isinstance(study, PolicyStudy):
         attempts += [(f"policies.{name}", lambda name=name: _try_network(study, name)) for name in study.policies]
+    if isinstance(study, LearnerStudy):
+        attempts += [(f"learners.{name}", lambda name=name: _try_rule(study, name)) for name in study.learners]
     if isinstance(study, TransferStudy):
         attempts += _transfer_attempts(study)
+    if isinstance(study, ObjectivesStudy):
+        places = {"tuning": study.tuning, **{f"panels.{name}": panel for name, panel in study.panels.items()}}
+        attempts += [(f"{k}.dataset", lambda panel=p: runtable.dataset_of(panel, config)) for k, p in places.items()]
     if isinstance(study, Comparison):
         attempts += [(f"optimizers.{name}", lambda name=name: _try_row(study, name)) for name in study.optimizers]
     return attempts
@@ -76,10 +86,20 @@ def _try_network(study: PolicyStudy, name: str) -> None:
     Policy(PolicySettings(**study.entry(name)[1].model_dump()))
 
 
+def _try_rule(study: LearnerStudy, name: str) -> None:
+    recipe = study.recipe(name)
+    if study.learners[name].method == "unrolled":
+        L2LPolicy(L2LSettings(**recipe.l2l.model_dump()))
+    else:
+        StepPolicy(StepPolicySettings(**recipe.policy.model_dump()))
+
+
 def _try_row(study: Comparison, name: str) -> None:
     row = study.entry(name)
     if isinstance(study, TransferStudy) and row.group == "policy":
         _try_policy(row)
+    elif isinstance(study, ObjectivesStudy) and row.group == "policy":
+        _try_learned(row)
     else:
         _try_optimizer(study, name)
 
@@ -89,6 +109,13 @@ def _try_policy(row: OptimizerConfig) -> None:
         transfer.require_pop(row)  # its weights are not there yet
     else:
         transfer.policy_of(row)
+
+
+def _try_learned(row: OptimizerConfig) -> None:
+    if not issubclass(instances.optimizer_class(row.class_), LearnedOptimizer):
+        raise ConfigError(f"class = {row.class_!r} is not allowed: rows of the group policy are learned optimizers")
+    if row.trained is None:  # else its weights are not there yet
+        instances.make(row, [torch.zeros(2)], 1.0)
 
 
 def _try_optimizer(study: Comparison, name: str) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -32,10 +32,11 @@ class Context:
         seed: root of every seed that is not in the run table.
         device: where tensors live.
         dataset: name of the data set in use, for studies that have one.
+        datasets: name of the data set of each workload, for studies with several.
         checkpoint: where a long batch saves its state.
         earlier: tidy results of the batches that this one needs.
-        weights: file of the trained policy that this batch uses.
-        policy: file that a batch of meta-training is to write.
+        weights: file of the trained weights that this batch uses.
+        policy: file of weights that a batch of meta-training is to write.
         progress: called with (done, total, what).
     """
 
@@ -47,3 +48,4 @@ class Context:
     progress: Progress = no_progress
     weights: Path | None = None
     policy: Path | None = None
+    datasets: Mapping[str, str] = field(default_factory=dict)

@@ -1,12 +1,15 @@
-"""The data set of a study: the same examples for every optimizer, chosen by the scale's seed."""
+"""The images of a study: the same examples for every optimizer, chosen by the scale's seed, and objectives on them."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 
-from optrepro.config import ImageData
+from optrepro.config import ImageData, ObjectiveConfig
 from optrepro.problems import archives, datasets
-from optrepro.problems.datasets import Dataset
+from optrepro.problems.datasets import Dataset, Split
+from optrepro.problems.perceptrons import Perceptrons, project
 from optrepro.runtable import derive_seed
 
 
@@ -27,3 +30,34 @@ def load(study: ImageData, name: str, seed: int, device: torch.device | str) -> 
         labels=study.labels,
         seed=derive_seed(seed, name, "subset"),
     )
+
+
+def images(name: str, device: torch.device | str) -> Dataset:
+    """All training images of a data set, none of them held out. Raises: see `datasets.load`."""
+    return datasets.load(name, device=device, seed=0)  # a seed without effect: nothing is drawn
+
+
+def objectives(
+    split: Split, classes: int, objective: ObjectiveConfig, examples: int, seeds: Sequence[int]
+) -> Perceptrons:
+    """One perceptron for each seed, on a random subset of the images under a random projection of its own.
+
+    Args:
+        split: the images.
+        classes: their number of classes.
+        objective: sizes of the perceptrons and of their minibatches.
+        examples: size of a subset; all images where there are not so many.
+        seeds: each decides a subset, a projection, the initial weights and the minibatches.
+    """
+    size, device = min(examples, len(split)), split.images.device
+    subsets = [_subset(len(split), size, seed).to(device) for seed in seeds]
+    inputs = [project(split.images[s], objective.inputs, seed) for s, seed in zip(subsets, seeds, strict=True)]
+    labels = [split.labels[subset] for subset in subsets]
+    return Perceptrons(
+        torch.stack(inputs), torch.stack(labels), objective.hidden, classes, objective.batch_size, tuple(seeds)
+    )
+
+
+def _subset(count: int, size: int, seed: int) -> torch.Tensor:
+    generator = torch.Generator().manual_seed(derive_seed(seed, "subset"))
+    return torch.randperm(count, generator=generator)[:size]

@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from optrepro import provenance, runtable
-from optrepro.config import Config, ImageData, Study
+from optrepro.config import Config, ImageData, ObjectivesStudy, Study
 from optrepro.experiments import data, tidy
+from optrepro.problems import archives
 from optrepro.runtable import MissingRunsError
 
 
@@ -45,7 +46,19 @@ def collect(config: Config, study_id: str, metrics: Sequence[Path], out: Path) -
 
 
 def _data_facts(study: Study, config: Config) -> dict[str, Any]:
+    if isinstance(study, ObjectivesStudy):
+        return _facts_of_several(study, config)
     if not isinstance(study, ImageData):
         return {"dataset": None, "data": []}
     dataset = data.load(study, runtable.dataset_of(study, config), config.seed, "cpu")
     return {"dataset": dataset.description, "data": [asdict(record) for record in dataset.provenance]}
+
+
+def _facts_of_several(study: ObjectivesStudy, config: Config) -> dict[str, Any]:
+    titles = {name: archives.archive(name).title for name in runtable.data_of(study, config)}
+    records = [asdict(record) for name in titles for record in data.images(name, "cpu").provenance]
+    return {
+        "dataset": f"{', '.join(titles.values())} (at most {study.examples:,} random training images in a run)",
+        "data": records,
+        "datasets": {workload: titles[name] for workload, name in runtable.datasets_of(study, config).items()},
+    }

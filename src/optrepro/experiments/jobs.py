@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 
 from optrepro import layout, provenance, runtable
-from optrepro.config import Config, ConfigError, ImageData, PolicyStudy, Study
+from optrepro.config import Config, ConfigError, ImageData, MetaTraining, ObjectivesStudy, Study
 from optrepro.experiments import tidy
 from optrepro.experiments.checkpoint import Checkpoint
 from optrepro.experiments.context import Context, Progress, empty_results
@@ -43,10 +43,11 @@ def run_batch(
     """
     study = config.studies[batch.study]
     dataset = runtable.dataset_of(study, config) if isinstance(study, ImageData) else None
-    files = _files(dataset)
+    datasets = runtable.datasets_of(study, config) if isinstance(study, ObjectivesStudy) else {}
+    files = _files(runtable.data_of(study, config))
     source = provenance.source_hash(*runtable.source_modules(study, batch.optimizer))
     read = [*earlier, *([weights] if weights else [])]
-    inputs = [provenance.file_hash(path) for path in [*read, *files]]
+    inputs = [provenance.file_hash(path) for path in [*read, *files.values()]]
     device = _device(config.device, study)
     key = runtable.fingerprint([batch.settings, [run.id for run in batch.runs], source, inputs, device.type])
     attempts = _count_attempt(layout.state(key).parent)
@@ -56,11 +57,12 @@ def run_batch(
         device=device,
         checkpoint=checkpoint,
         dataset=dataset,
+        datasets=datasets,
         earlier=tidy.read(earlier) if earlier else empty_results(),
         weights=weights,
     )
     written = [out]
-    if isinstance(study, PolicyStudy):
+    if isinstance(study, MetaTraining):
         written.append(layout.policy_beside(out))
         context = replace(context, policy=written[-1])
         out.parent.mkdir(parents=True, exist_ok=True)
@@ -78,8 +80,8 @@ def run_batch(
         git=provenance.git_state(),
         seed=config.seed,
         seeds={run.id: run.seed for run in batch.runs},
-        dataset=dataset,
-        data={path.name: digest for path, digest in zip(files, inputs[len(read) :], strict=True)},
+        dataset=datasets or dataset,
+        data=dict(zip(files, inputs[len(read) :], strict=True)),
         environment=provenance.environment(),
         device=torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
         threads=torch.get_num_threads(),
@@ -91,10 +93,15 @@ def run_batch(
     _forget(layout.state(key).parent)
 
 
-def _files(dataset: str | None) -> list[Path]:
-    if dataset is None or archives.archive(dataset).embedded:
-        return []
-    return archives.locate(dataset).files
+def _files(names: Sequence[str]) -> dict[str, Path]:
+    """The files of data sets by their names, which begin with the data set's where there are several."""
+    several = len(names) > 1
+    return {
+        f"{name}/{path.name}" if several else path.name: path
+        for name in names
+        if not archives.archive(name).embedded
+        for path in archives.locate(name).files
+    }
 
 
 def _device(name: str, study: Study) -> torch.device:

@@ -1,0 +1,446 @@
+"""Optimizers that were learned or tuned on one objective, on the objectives of other panels; and how the learning went.
+
+A panel is an objective with its data set; ``fig1-cifar10`` belongs to figure 1. In a panel every optimizer runs from
+the same initial points on the same minibatches, so comparisons are paired over the repetitions. What is compared:
+
+- the area: the mean of the true objective over the iterations, by the trapezoid rule over the recorded ones;
+- the final objective.
+
+Lower is better. An objective counts at most twice its initial value, as one that is larger, or not finite, has
+diverged; so every run has an area, and a diverged one a bad one. A variant, which is a learned optimizer trained in
+another way, competes in the place of the one that ships.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator
+from functools import partial
+from typing import Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+from numpy.typing import ArrayLike
+from scipy import integrate
+
+from optrepro.analysis import rankings
+from optrepro.analysis.intervals import holm, mean_interval, sign_flip_test
+from optrepro.analysis.results import StudyResults
+
+POLICY = "psd"  # the optimizer whose claims are tested
+VARIANTS = {"psd-trained": POLICY, "psd-bregman": POLICY, "imitation": POLICY, "l2l-trained": "l2l"}
+CLASSIC = ("first-order", "quasi-newton")  # groups that are tuned, not learned
+MEASURES = ("area", "final")
+DIVERGED = 2.0  # of the initial objective; as the runs have it
+ALPHA = 0.05
+SHARE = 12 / 15  # of the panels in which the policy is to be best or tied (issue of the project)
+TUNING, VALIDATION = "tuning", "meta-validation"
+LOGGED = ("area", "final", "guiding", "policy", "mismatch", "kl", "loss")
+
+
+# --- The panels of the figures ---------------------------------------------------------------------------------------
+
+
+def curves(study: StudyResults) -> pd.DataFrame:
+    """True objective along the runs: one row per panel, optimizer and recorded iteration.
+
+    Columns: panel, figure, dataset, optimizer, label, group, step; mean with ``_low`` and ``_high`` (95 %) and std,
+    over the repetitions without those that diverge at some point (if all do, over all); repetitions (their number), and
+    diverged_share, the share of them that has diverged by this iteration.
+    """
+    runs = _objectives(study, "test")
+    ends = _diverged(study, "test").set_index(["workload", "optimizer", "seed"]).step.sort_index()
+    rows = []
+    for panel, key in _cells(study, runs):
+        own = runs.loc[(panel, key)].unstack("seed")
+        diverged = ends.loc[panel, key] if (panel, key) in ends.index else ends.iloc[:0]
+        whole = own.drop(columns=diverged.index) if len(diverged) < own.shape[1] else own
+        for step, values in whole.iterrows():
+            share = (diverged <= step).sum() / own.shape[1]
+            head = {**_panel(study, panel), **_names(study, key), "step": step}
+            spread = {"std": values.std(), "repetitions": own.shape[1], "diverged_share": share}
+            rows.append({**head, **_mean("mean", values.dropna()), **spread})
+    return pd.DataFrame(rows)
+
+
+def scores(study: StudyResults, figure: str | None = None) -> pd.DataFrame:
+    """One row per panel and optimizer, both in the order of the config; of one figure or of all.
+
+    Columns: panel, figure, dataset, optimizer, label, group, learning_rate (NaN: there is none), repetitions, diverged
+    (count of runs), and for both measures, ``area`` and ``final``:
+
+    - the mean over the repetitions with ``_low`` and ``_high`` (95 %), and ``_relative``: over that of the classic
+      optimizer with the lowest mean in the panel;
+    - ``_rank`` (1 is best) among the optimizers of the config, a variant in the place of what it varies;
+    - ``_rival``, that with the lowest mean of all others: as it is picked by what is compared, it is favoured;
+    - ``_difference`` to it, paired, with ``_low`` and ``_high``; ``_p`` of the sign-flip test, ``_p_holm`` adjusted
+      for the panels of all figures, and ``_verdict``: "best" or "worse" where that is below 0.05, else "tied".
+    """
+    table = _compared(study)
+    return table if figure is None else table[table.figure == figure].reset_index(drop=True)
+
+
+# An entry of the catalogue names a function and no arguments.
+fig1, fig2, fig3, fig4, fig5 = (partial(scores, figure=f"fig{number}") for number in range(1, 6))
+
+
+def areas(study: StudyResults) -> pd.DataFrame:
+    """Area of each test run: panels and repetitions by optimizers."""
+    return _areas(_objectives(study, "test")).unstack("optimizer")
+
+
+def panels(study: StudyResults) -> dict[str, str]:
+    """The panels that have results, in the order of the config, with the titles of their data sets."""
+    there = set(study.runs.workload[study.runs.role == "test"])
+    return {panel: _panel(study, panel)["dataset"] for panel in study.facts.settings["panels"] if panel in there}
+
+
+def summary(study: StudyResults) -> pd.DataFrame:
+    """One row per optimizer over all panels, in the order of the config.
+
+    Columns: optimizer, label, group, panels, diverged (runs), and for both measures: ``_rank`` (average), ``_best``,
+    ``_tied`` and ``_worse`` (panels by verdict), ``_behind`` (panels in which it is worse without correction),
+    ``_relative`` (geometric mean over the panels); and, against the policy, ``_wins``, ``_ties``, ``_losses`` (panels
+    that the policy wins, ties, loses by the mean) with Wilcoxon's ``_p`` on log10 of the means over the panels,
+    Holm-corrected over the others. Friedman's ``friedman_p`` over the ranks of all but variants, by area.
+    """
+    table = scores(study)
+    means = {measure: table.pivot(index="panel", columns="optimizer", values=measure) for measure in MEASURES}
+    rows = []
+    for key in table.optimizer.unique():
+        own = table[table.optimizer == key]
+        row: dict[str, Any] = {**_names(study, key), "panels": len(own), "diverged": own.diverged.sum()}
+        for measure in MEASURES:
+            verdicts = own[f"{measure}_verdict"]
+            behind = (own[f"{measure}_difference"] > 0) & (own[f"{measure}_p"] < ALPHA)
+            row |= {f"{measure}_rank": own[f"{measure}_rank"].mean(), f"{measure}_behind": behind.sum()}
+            row |= {f"{measure}_{verdict}": (verdicts == verdict).sum() for verdict in ("best", "tied", "worse")}
+            row[f"{measure}_relative"] = np.exp(np.log(own[f"{measure}_relative"]).mean())
+            row |= _record(means[measure], key, measure)
+        rows.append(row)
+    found = pd.DataFrame(rows)
+    for measure in MEASURES:
+        found[f"{measure}_p"] = holm(found[f"{measure}_p"].tolist())
+    areas = means["area"][[key for key in means["area"] if key not in VARIANTS]].dropna()
+    return found.assign(friedman_p=rankings.friedman(areas).p)
+
+
+def tuned(study: StudyResults) -> pd.DataFrame:
+    """What each optimizer was tuned to on the meta-training objective, in the order of the config.
+
+    Columns: optimizer, label, group, learning_rate (NaN: there is none to tune), lowest and highest (ends of the
+    grid), interior (whether the rate is neither of them), area (mean over the tuning runs at that rate), rates,
+    tuning_diverged (runs, at any rate).
+    """
+    rates = study.runs[study.runs.role == "test"].groupby("optimizer").learning_rate.first()
+    area = _areas(_objectives(study, "tune")).groupby(["optimizer", "learning_rate"], dropna=False).mean()
+    diverged = _diverged(study, "tune").groupby("optimizer").size()
+    rows = []
+    for key in _keys(study, rates.index):
+        own = (
+            area.loc[[key]].droplevel("optimizer") if key in area.index.unique("optimizer") else pd.Series(dtype=float)
+        )
+        grid, rate = own.index.dropna(), rates[key]
+        found = own[grid == rate] if len(grid) else own
+        rows.append(
+            {
+                **_names(study, key),
+                "learning_rate": rate,
+                "lowest": grid.min() if len(grid) else np.nan,
+                "highest": grid.max() if len(grid) else np.nan,
+                "interior": bool(len(grid) and grid.min() < rate < grid.max()),
+                "area": found.iloc[0] if len(found) else np.nan,
+                "rates": len(grid),
+                "tuning_diverged": int(diverged.get(key, 0)),
+            }
+        )
+    return pd.DataFrame(rows)
+
+
+def progress(study: StudyResults) -> pd.DataFrame:
+    """By how much the objective falls beyond the trained horizon, in the panels that go on for longer.
+
+    Columns: panel, figure, dataset, optimizer, label, group, trained and end (iterations), at_trained and at_end (mean
+    objective), and their paired difference `progress` with ``_low`` and ``_high``, above 0 where it still falls.
+    """
+    runs, horizon = _objectives(study, "test"), study.facts.settings["tuning"]["steps"]
+    rows = []
+    for panel, key in _cells(study, runs):
+        own = runs.loc[(panel, key)].unstack("seed")
+        trained, end = own.index[own.index >= horizon].min(), own.index.max()
+        if end <= horizon:
+            continue
+        head = {**_panel(study, panel), **_names(study, key), "trained": trained, "end": end}
+        means = {"at_trained": own.loc[trained].mean(), "at_end": own.loc[end].mean()}
+        rows.append({**head, **means, **_mean("progress", (own.loc[trained] - own.loc[end]).dropna())})
+    return pd.DataFrame(rows)
+
+
+class Target(NamedTuple):
+    """A row of `targets`."""
+
+    criterion: str
+    asked: str
+    measured: str
+    reached: bool
+
+
+def targets(study: StudyResults) -> pd.DataFrame:
+    """What the policy is to reach, one row each: criterion, asked, measured, reached; none without the policy."""
+    found = list(_targets(study)) if POLICY in set(scores(study).optimizer) else []
+    return pd.DataFrame(found, columns=Target._fields)
+
+
+def _targets(study: StudyResults) -> Iterator[Target]:
+    own: Any = summary(study).set_index("optimizer").loc[POLICY]
+    needed, reached = math.ceil(SHARE * own.panels - 1e-9), own.area_best + own.area_tied
+    yield Target(
+        "panels in which its area is the best or statistically tied with the best other's",
+        f"at least {needed} of {own.panels}",
+        f"{reached} (best {own.area_best}, tied {own.area_tied}; behind in {own.area_behind} without correction)",
+        reached >= needed,
+    )
+    yield Target("diverged runs in all panels", "none", f"{own.diverged or 'none'}", own.diverged == 0)
+    beyond = progress(study)
+    for row in beyond[beyond.optimizer == POLICY].to_dict("records") if len(beyond) else []:
+        fall = f"{row['progress']:+.4f} [{row['progress_low']:+.4f}, {row['progress_high']:+.4f}]"
+        yield Target(
+            f"{row['dataset']}: fall of the objective from iteration {row['trained']} to {row['end']}",
+            "above 0 (95 % interval)",
+            fall,
+            row["progress_low"] > 0,
+        )
+    classic = tuned(study)
+    classic = classic[classic.group.isin(CLASSIC)]
+    edges = [str(label) for label in classic.label[~classic.interior.astype(bool)]]
+    yield Target(
+        "tuned learning rates inside their grids",
+        "all",
+        f"{len(classic) - len(edges)} of {len(classic)}" + (f", not {', '.join(edges)}" if edges else ""),
+        not edges,
+    )
+
+
+# --- Robustness ------------------------------------------------------------------------------------------------------
+
+
+def robustness(study: StudyResults) -> pd.DataFrame:
+    """Areas as one thing about the trained objective changes: its batch size, its width, or the horizon.
+
+    Panels are named by what changes and its value: ``batch-10``. Horizons are read off one long run: the area up to
+    each multiple of the trained one. Columns: varied ("batch", "width", "horizon"), value, trained (the value of the
+    tuning), optimizer, label, group, repetitions, diverged (by then); area with ``_low`` and ``_high``; reference,
+    the classic optimizer with the lowest mean area there, and `relative`: area over that of the reference, mean of
+    the paired ratios, with ``_low`` and ``_high``.
+    """
+    runs, settings = _objectives(study, "test"), study.facts.settings["tuning"]
+    trained = {"batch": settings["batch_size"], "width": settings["hidden"], "horizon": settings["steps"]}
+    tables = []
+    for panel in dict.fromkeys(panel for panel, _ in _cells(study, runs)):
+        varied, value = panel.rsplit("-", 1)
+        multiples = int(value) // trained["horizon"] if varied == "horizon" else 1
+        for multiple in range(1, multiples + 1):
+            until = multiple * trained["horizon"] if varied == "horizon" else None
+            table = _relative(study, runs, panel, until)
+            table.insert(0, "varied", varied)
+            table.insert(1, "value", until or int(value))
+            tables.append(table.assign(trained=trained[varied]))
+    return pd.concat(tables, ignore_index=True)
+
+
+def _relative(study: StudyResults, runs: pd.Series, panel: str, until: int | None) -> pd.DataFrame:
+    """The rows of `robustness` of one panel, up to an iteration (None: all)."""
+    own = runs.xs(panel, level="workload", drop_level=False)
+    areas = _areas(own, until).unstack("optimizer")
+    diverged = _diverged(study, "test")
+    by_then = (diverged.workload == panel) & (diverged.step <= (until or np.inf))
+    ends = diverged[by_then].groupby("optimizer").size()
+    classic = [key for key in areas if study.facts.optimizers[str(key)]["group"] in CLASSIC]
+    reference = areas[classic].mean().idxmin() if classic else None
+    rows = []
+    for key in _keys(study, areas):
+        ratio = (areas[key] / areas[reference]).dropna() if reference else pd.Series(dtype=float)
+        counts = {"repetitions": areas[key].count(), "diverged": int(ends.get(key, 0)), "reference": reference}
+        rows.append({**_names(study, key), **counts, **_mean("area", areas[key].dropna()), **_mean("relative", ratio)})
+    return pd.DataFrame(rows)
+
+
+# --- Meta-training ---------------------------------------------------------------------------------------------------
+
+
+def metatraining(*studies: StudyResults) -> pd.DataFrame:
+    """What meta-training logged: study, optimizer, label, group, method, seed, metric (one of `LOGGED`), step, value.
+
+    `step` is the iteration of the training; `area` and `final` are those of the validation problems.
+    """
+    tables = []
+    for study in studies:
+        runs = study.runs[(study.runs.workload == VALIDATION) & study.runs.metric.isin(LOGGED)]
+        learners = study.facts.settings["learners"]
+        for key in (key for key in learners if key in set(runs.optimizer)):
+            own = runs[runs.optimizer == key][["optimizer", "seed", "metric", "step", "value"]]
+            entry = learners[key]
+            words = {"study": study.facts.study, "label": entry["label"], "group": entry.get("group", "")}
+            tables.append(own.assign(**words, method=entry["method"]))
+    columns = ["study", "optimizer", "label", "group", "method", "seed", "metric", "step", "value"]
+    table = pd.concat(tables, ignore_index=True) if tables else pd.DataFrame(columns=columns)
+    return table[columns]
+
+
+def ablation(*studies: StudyResults) -> pd.DataFrame:
+    """Each learner on the validation problems: before its training, with the weights kept, and at the end.
+
+    Columns: study, optimizer, label, group, method, seeds, iterations, kept (iteration of the lowest area, mean over
+    the seeds); area (there, mean over the seeds) with ``_low`` and ``_high`` (95 % over the seeds, NaN for one), first
+    and last (area at the first and the last validation), final (objective at the end of the horizon, there).
+    A validation whose area is not finite counts as the worst finite one of its run.
+    """
+    logged = metatraining(*studies)
+    rows = []
+    for _, own in logged.groupby(["study", "optimizer"], sort=False):
+        head = {name: own[name].iloc[0] for name in ("study", "optimizer", "label", "group", "method")}
+        kept = pd.DataFrame([_kept(seed) for _, seed in own.groupby("seed")])
+        head |= {"seeds": len(kept)} | {
+            name: kept[name].mean() for name in ("iterations", "kept", "first", "last", "final")
+        }
+        rows.append({**head, **_mean("area", kept.area)})
+    return pd.DataFrame(rows)
+
+
+def _kept(logged: pd.DataFrame) -> dict[str, float]:
+    """What one training run reached: its lowest area and where, its first and last one, and the final objective."""
+    values = logged[logged.metric.isin(MEASURES)].pivot(index="step", columns="metric", values="value")
+    area = values.area.where(np.isfinite(values.area))
+    area = area.fillna(area.max())
+    best: Any = area.idxmin()
+    return {
+        "iterations": float(area.index.max()),
+        "kept": float(best),
+        "area": area[best],
+        "first": area.iloc[0],
+        "last": area.iloc[-1],
+        "final": values.final.get(best, np.nan) if "final" in values else np.nan,
+    }
+
+
+# --- Reading ---------------------------------------------------------------------------------------------------------
+
+
+def _objectives(study: StudyResults, role: str) -> pd.Series:
+    """The objective, at most `DIVERGED` times its initial value, by workload, optimizer, learning rate, seed, step.
+
+    The learning rate is an index of tuning runs only: a test has one.
+    """
+    rows = study.runs[(study.runs.role == role) & (study.runs.metric == "objective")]
+    rate = ["learning_rate"] if role == "tune" else []
+    by = ["workload", "optimizer", *rate, "seed"]
+    first = rows.sort_values("step").groupby(by, observed=True, dropna=False).value.transform("first")
+    value = rows.value.fillna(np.inf).clip(upper=DIVERGED * first)
+    return rows.assign(value=value).set_index([*by, "step"]).value.sort_index()
+
+
+def _areas(objectives: pd.Series, until: int | None = None) -> pd.Series:
+    """Mean of each curve over its iterations, up to one of them or all; indexed as the curves, without step."""
+    by = [name for name in objectives.index.names if name != "step"]
+    return objectives.groupby(by, observed=True, dropna=False).agg(_area, until=until)
+
+
+def _area(curve: pd.Series, until: int | None) -> float:
+    """Mean over the iterations by the trapezoid rule; between recorded ones a curve is a straight line."""
+    steps, values = curve.index.get_level_values("step").to_numpy(), curve.to_numpy()
+    if until is not None:
+        values = np.append(values[steps < until], np.interp(until, steps, values))
+        steps = np.append(steps[steps < until], until)
+    return float(integrate.trapezoid(values, steps) / (steps[-1] - steps[0]))
+
+
+def _finals(objectives: pd.Series) -> pd.Series:
+    """Last value of each curve."""
+    by = [name for name in objectives.index.names if name != "step"]
+    return objectives.groupby(by, observed=True).last()
+
+
+def _diverged(study: StudyResults, role: str) -> pd.DataFrame:
+    """One row per diverged run, with the iteration at which it did."""
+    return study.runs[(study.runs.role == role) & (study.runs.metric == "diverged")]
+
+
+def _cells(study: StudyResults, runs: pd.Series) -> list[tuple[str, str]]:
+    """Panels with their optimizers, in the order of the config, that have results."""
+    there = set(zip(runs.index.get_level_values("workload"), runs.index.get_level_values("optimizer"), strict=True))
+    return [(p, k) for p in study.facts.settings["panels"] for k in study.facts.optimizers if (p, k) in there]
+
+
+def _keys(study: StudyResults, present: Iterable[Any]) -> list[str]:
+    """The optimizers of the config, in its order, that have results."""
+    there = set(present)
+    return [key for key in study.facts.optimizers if key in there]
+
+
+def _panel(study: StudyResults, panel: str) -> dict[str, str]:
+    """The figure that a panel belongs to, and the title of its data set."""
+    figure, _, name = panel.partition("-")
+    return {"panel": panel, "figure": figure, "dataset": study.facts.datasets.get(panel, name)}
+
+
+def _names(study: StudyResults, key: str) -> dict[str, str]:
+    entry = study.facts.optimizers[key]
+    return {"optimizer": key, "label": str(entry["label"]), "group": str(entry["group"])}
+
+
+# --- Statistics ------------------------------------------------------------------------------------------------------
+
+
+def _compared(study: StudyResults) -> pd.DataFrame:
+    runs = _objectives(study, "test")
+    values = {"area": _areas(runs), "final": _finals(runs)}
+    rates = study.runs[study.runs.role == "test"].groupby("optimizer").learning_rate.first()
+    diverged = _diverged(study, "test").groupby(["workload", "optimizer"]).size()
+    rows = []
+    wide: dict[str, Any] = {measure: table.unstack("optimizer") for measure, table in values.items()}
+    for panel, key in _cells(study, runs):
+        row: dict[str, Any] = {**_panel(study, panel), **_names(study, key), "learning_rate": rates[key]}
+        row |= {"repetitions": wide["area"].xs(panel)[key].count(), "diverged": diverged.get((panel, key), 0)}
+        for measure, table in wide.items():
+            row |= _against_rivals(study, table.xs(panel).dropna(axis=1, how="all"), key, measure)
+        rows.append(row)
+    table = pd.DataFrame(rows)
+    for measure in MEASURES:
+        p = table.groupby("optimizer")[f"{measure}_p"].transform(lambda own: holm(own.tolist()))
+        table[f"{measure}_p_holm"] = p
+        sign = np.sign(table[f"{measure}_difference"]).where(p < ALPHA, 0)
+        table[f"{measure}_verdict"] = sign.map({-1: "best", 0: "tied", 1: "worse"})
+    return table
+
+
+def _against_rivals(study: StudyResults, values: pd.DataFrame, key: str, measure: str) -> dict[str, Any]:
+    """The columns of `scores` of one measure in one panel; `values` are seeds by optimizers."""
+    means = values.mean()
+    rivals = means[[other for other in means.index if other not in VARIANTS and other != VARIANTS.get(key, key)]]
+    classic = means[[k for k in means.index if study.facts.optimizers[k]["group"] in CLASSIC]]
+    rival = str(rivals.idxmin()) if len(rivals) else None
+    difference = (values[key] - values[rival]).dropna() if rival else pd.Series(dtype=float)
+    return {
+        **_mean(measure, values[key].dropna()),
+        f"{measure}_relative": means[key] / classic.min(),
+        f"{measure}_rank": 1 + (rivals < means[key]).sum(),
+        f"{measure}_rival": rival,
+        **_mean(f"{measure}_difference", difference),
+        f"{measure}_p": sign_flip_test(difference),
+    }
+
+
+def _record(means: pd.DataFrame, key: str, measure: str) -> dict[str, Any]:
+    """Panels that the policy wins, ties and loses against an optimizer, and Wilcoxon's p; NaN against itself."""
+    names = [f"{measure}_{name}" for name in ("wins", "ties", "losses", "p")]
+    if key == POLICY or POLICY not in means:
+        return dict.fromkeys(names, np.nan)
+    both = np.log10(means[[key, POLICY]].dropna())
+    difference = both[key] - both[POLICY]
+    wins, losses = int((difference > 0).sum()), int((difference < 0).sum())
+    p = rankings.wilcoxon(difference)[1] if len(both) else np.nan
+    return dict(zip(names, (wins, len(both) - wins - losses, losses, p), strict=True))
+
+
+def _mean(name: str, values: ArrayLike) -> dict[str, float]:
+    return dict(zip((name, f"{name}_low", f"{name}_high"), mean_interval(values), strict=True))

@@ -1,0 +1,199 @@
+"""Predicted Step Descent: a recurrent policy predicts the step of every coordinate (Li and Malik 2017)."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, cast
+
+import torch
+from torch import Tensor, nn
+from torch.optim.optimizer import ParamsT
+
+from optrepro.optimizers import _learned
+from optrepro.optimizers._learned import Columns, LearnedOptimizer, Memory, lstm_cell
+from optrepro.optimizers._switching import require
+
+INPUTS = 5  # numbers that the network sees of the three features
+MEMORY = 0.9  # chosen: of the gradient's running mean
+
+
+@dataclass(frozen=True)
+class StepPolicySettings:
+    """Size and form of a `StepPolicy`.
+
+    Attributes:
+        cells: of the LSTM; the paper has 128.
+        networks: 1 for all coordinates, or one for each weight matrix and bias vector, as many as there are.
+        output: what the LSTM's numbers are multiples of: ``step``, one number, of a constant length (the paper's);
+            ``normalized``, two numbers, of the gradient and of its running mean over the root of the sum of squared
+            gradients (chosen: of the first, AdaGrad's step is a constant multiple).
+        scale: the multiple that 1 stands for.
+    """
+
+    cells: int = 16
+    networks: int = 1
+    output: Literal["step", "normalized"] = "step"
+    scale: float = 0.01
+
+    def __post_init__(self) -> None:
+        require(self.cells >= 1, "cells", self.cells, "at least 1")
+        require(self.networks >= 1, "networks", self.networks, "at least 1")
+        require(self.output in ("step", "normalized"), "output", self.output, "step or normalized")
+        require(self.scale > 0, "scale", self.scale, "positive")
+
+
+class StepPolicy(nn.Module):
+    r"""The recurrent policy: one LSTM layer, shared over the coordinates of a group, on the observation features.
+
+    The mean action is :math:`\Delta x_t = s \sum_k (w_k^\top h_t + b_k)\, u_{t,k}` with the settings' scale :math:`s`
+    and units :math:`u_{t,k}`. The features are put on the scale of a network's inputs by logarithm and sign (`inputs`).
+
+    Source: arXiv 1703.00441, section 4; what the output is a multiple of and how features enter are chosen.
+    """
+
+    def __init__(self, settings: StepPolicySettings):
+        super().__init__()
+        self.settings = settings
+        self.networks = nn.ModuleList(Network(settings) for _ in range(settings.networks))
+
+    def begin(self, x: Tensor, groups: Columns) -> Memory:
+        """See `StepRule`. Raises ValueError where there are several networks, and not as many groups."""
+        if self.settings.networks not in (1, len(groups)):
+            raise ValueError(
+                f"the policy has {self.settings.networks} networks, one for each tensor, not {len(groups)}"
+            )
+        shared = self.settings.networks == 1
+        memory = {
+            "time": torch.zeros((), dtype=torch.int64),
+            "groups": torch.tensor([(0, x.shape[1])] if shared else list(groups)),
+            "value": x.new_zeros(len(x)),
+            "x": x,
+            "size": torch.zeros_like(x),
+            "moved": torch.zeros_like(x),
+            "squares": torch.zeros_like(x),
+            "mean": torch.zeros_like(x),
+        }
+        for i, (start, stop) in enumerate(memory["groups"].tolist()):
+            memory[f"hidden{i}"] = x.new_zeros(self.settings.cells, len(x) * (stop - start))
+            memory[f"cell{i}"] = torch.zeros_like(memory[f"hidden{i}"])
+        return memory
+
+    def step(self, memory: Memory, x: Tensor, value: Tensor, gradient: Tensor) -> tuple[Tensor, Memory]:
+        """See `StepRule`."""
+        seen, units, memory = observe(self.settings, memory, x, value, gradient)
+        parts = []
+        for i, (start, stop) in enumerate(memory["groups"].tolist()):
+            network = cast(Network, self.networks[i])
+            mine = seen[..., start:stop].flatten(1)
+            hidden, cell = network.cell(mine, memory[f"hidden{i}"], memory[f"cell{i}"])
+            memory[f"hidden{i}"], memory[f"cell{i}"] = hidden, cell
+            out = network.head(hidden).view(-1, len(x), stop - start)
+            parts.append((out * units[..., start:stop]).sum(0))
+        return self.settings.scale * torch.cat(parts, 1), memory
+
+
+class Network(nn.Module):
+    """An LSTM whose sequences are columns, and the numbers that it gives."""
+
+    def __init__(self, settings: StepPolicySettings):
+        super().__init__()
+        cells, outputs = settings.cells, 1 if settings.output == "step" else 2
+        bound = 1 / math.sqrt(cells)
+        self.weight = nn.Parameter(torch.empty(4 * cells, INPUTS + cells).uniform_(-bound, bound))
+        self.bias = nn.Parameter(torch.zeros(4 * cells, 1))
+        self.out = nn.Parameter(torch.empty(outputs, cells).uniform_(-bound, bound) / 10)
+        self.out_bias = nn.Parameter(torch.zeros(outputs, 1))
+        with torch.no_grad():
+            self.bias[cells : 2 * cells] = 1.0  # remember at first
+            if settings.output == "normalized":
+                self.out_bias[0] = 1.0  # close to AdaGrad at first
+
+    def cell(self, inputs: Tensor, hidden: Tensor, cell: Tensor) -> tuple[Tensor, Tensor]:
+        """The states (h, n) after inputs (INPUTS, n)."""
+        return lstm_cell(self.weight, self.bias, inputs, hidden, cell)
+
+    def head(self, hidden: Tensor) -> Tensor:
+        """The numbers (outputs, n) of hidden states (h, n)."""
+        return torch.addmm(self.out_bias, self.out, hidden)
+
+
+def observe(
+    settings: StepPolicySettings, memory: Memory, x: Tensor, value: Tensor, gradient: Tensor
+) -> tuple[Tensor, Tensor, Memory]:
+    """What the network sees, (INPUTS, R, P), the units of its outputs, (outputs, R, P), and the memory after it."""
+    time = int(memory["time"])
+    psi = features(memory, x, value, gradient)
+    squares = torch.addcmul(memory["squares"], gradient, gradient)
+    mean = torch.lerp(memory["mean"], gradient, 1 - MEMORY)
+    if settings.output == "step":
+        units = torch.ones_like(x)[None]
+    else:
+        units = torch.stack([gradient, mean]) / -(squares.sqrt() + 1e-12)
+    later = {
+        **memory,
+        "time": memory["time"] + 1,
+        "value": value,
+        "x": x,
+        "size": gradient.abs(),
+        "moved": (x - memory["x"]).abs() if time else memory["moved"],
+        "squares": squares,
+        "mean": mean,
+    }
+    return inputs(psi), units, later
+
+
+def features(memory: Memory, x: Tensor, value: Tensor, gradient: Tensor) -> Tensor:
+    r"""The observation features :math:`\Psi_t` of each coordinate, (3, R, P).
+
+    Change of the objective over its last value; gradient over one plus its last size; size of the last step but one
+    over a tenth plus that of the last. What would need an iterate before the first is 0.
+
+    Source: arXiv 1703.00441, section 4.
+    """
+    if int(memory["time"]) == 0:
+        nothing = torch.zeros_like(x)
+        return torch.stack([nothing, gradient / (gradient.abs() + 1), nothing])
+    change = (value - memory["value"]) / memory["value"]
+    moved = (x - memory["x"]).abs()
+    before = memory["moved"] if int(memory["time"]) > 1 else moved
+    return torch.stack([change[:, None].expand_as(x), gradient / (memory["size"] + 1), before / (moved + 0.1)])
+
+
+def inputs(psi: Tensor) -> Tensor:
+    """Features (3, ...) on the scale of a network's inputs, (INPUTS, ...).
+
+    The change is bounded by a hyperbolic tangent. The others span decades: of each the logarithm, from 0 for e^-14 and
+    less to 1 for 1, and of the gradient the sign too, and what it is beside e^-7 between -1 and 1 (chosen).
+    """
+    change, gradient, ratio = psi
+    sizes = (1 + torch.stack([gradient, ratio]).abs().clamp_min(1e-12).log() / 14).clamp_min(0)
+    near = gradient / (gradient.abs() + math.exp(-7))
+    return torch.cat([change.tanh()[None], sizes, near[None], gradient.sign()[None]])
+
+
+class PredictedStepDescent(LearnedOptimizer):
+    r"""Predicted Step Descent: a meta-learned recurrent policy predicts the step of every coordinate.
+
+    It needs no learning rate: `lr` multiplies the predicted steps, and 1 is what the policy was trained for. The policy
+    was meta-trained on small perceptrons with minibatches; see its model card.
+
+    Args:
+        params: parameters, or groups of them with an `lr` of their own.
+        lr: factor on the predicted steps; a schedule may change it.
+        policy: the name of a shipped policy, a file that meta-training wrote, or a
+            `StepPolicy`.
+
+    `step`, state, shapes and errors are those of `LearnedOptimizer`: a closure is needed and called once.
+
+    Source: Li and Malik 2017, arXiv 1703.00441; what differs is in `StepPolicy`.
+    """
+
+    def __init__(self, params: ParamsT, lr: float | Tensor = 1.0, policy: str | Path | StepPolicy = "psd") -> None:
+        super().__init__(params, policy if isinstance(policy, StepPolicy) else self.from_pretrained(policy), lr)
+
+    @staticmethod
+    def from_pretrained(policy: str | Path = "psd") -> StepPolicy:
+        """The policy shipped under a name, or stored in a file; FileNotFoundError, or ValueError if it holds none."""
+        return _learned.load(StepPolicy, StepPolicySettings, _learned.find(policy))[0]

@@ -1,0 +1,75 @@
+"""Studies of the system GAP: training, the principle, the static families."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import Field, model_validator
+
+from optrepro.studies.common import Comparison, Count, ImageData, Model, Name, Positive, Schedule
+
+
+class TrainingStudy(Comparison, ImageData):
+    """Image classification: every optimizer trains the same networks on the same batches."""
+
+    kind: Literal["training"] = "training"
+    network: Name
+    network_settings: dict[str, Any] = {}
+    batch_size: Annotated[
+        int, Field(ge=2, multiple_of=2, description="Even, for the rules that compare the halves of a batch.")
+    ]
+    steps: Count
+    schedule: Annotated[Schedule, Field(description="step: a tenth after half of the steps, again after 3/4.")] = (
+        "cosine"
+    )
+    augment: Annotated[bool, Field(description="Random crops with 4 pixels of padding, and flips.")] = False
+    precision: Literal["float32", "bfloat16"] = "float32"
+    evaluations: Annotated[Count, Field(description="Points of the learning curves.")] = 10
+    tuning_repetitions: Count
+    test_repetitions: Count
+    runs_per_job: Annotated[
+        Count | Literal["optimizer", "study"], Field(description="So many, or all of an optimizer or of the study.")
+    ] = "optimizer"
+    gpu: Annotated[bool, Field(description="Whether the jobs ask the cluster for a GPU.")] = False
+
+
+class FamiliesStudy(Model):
+    """Toy losses under the optimal operators of the static families."""
+
+    kind: Literal["families"] = "families"
+    member_toys: Annotated[tuple[str, ...], Field(min_length=1, description="Losses for members of one family.")]
+    family_toys: Annotated[tuple[str, ...], Field(min_length=1, description="Losses on which families are compared.")]
+    powers: Annotated[tuple[Positive, ...], Field(min_length=1, description="Budgets of learning power, tuned over.")]
+    decay: Annotated[float, Field(ge=0, lt=1, description="Of the running average of g g^T.")]
+    members: Annotated[Count, Field(description="Random members of equal power.")]
+    tuning_starts: Count
+    starts: Count
+    steps: Count
+    points: Annotated[int, Field(ge=2, description="Points of the curves.")]
+
+
+class ConceptStudy(ImageData):
+    """The gradient autocorrelation measured along one training run, and the candidates' scores from it."""
+
+    kind: Literal["concept"] = "concept"
+    network: Name
+    network_settings: dict[str, Any] = {}
+    batch_sizes: Annotated[tuple[Annotated[int, Field(ge=2, multiple_of=2)], ...], Field(min_length=1)]
+    learning_rate: Positive
+    steps: Count
+    window: Annotated[Count, Field(description="Consecutive steps that one estimate is made from.")]
+    lags: Annotated[Count, Field(description="Largest lag of the autocorrelation.")]
+    blocks: Annotated[int, Field(ge=2, description="Blocks of a window, for standard errors; divides it.")]
+    probes: Annotated[int, Field(ge=2, description="Steps of a window at which the full gradient is taken.")]
+    candidates: Annotated[tuple[Annotated[float, Field(ge=0, lt=1)], ...], Field(min_length=1)]
+    repetitions: Count
+
+    @model_validator(mode="after")
+    def _windows_fit(self) -> Self:
+        if self.steps < 3 * self.window + 2 * self.lags:
+            raise ValueError(
+                f"steps = {self.steps} must be at least 3 window + 2 lags = {3 * self.window + 2 * self.lags}"
+            )
+        if self.window % self.blocks or self.probes > self.window:
+            raise ValueError(f"window = {self.window} must be a multiple of blocks = {self.blocks} and hold the probes")
+        return self

@@ -1,0 +1,225 @@
+"""Studies of the system Predicted Step Descent: learning step rules, and comparing them on perceptrons."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal, NamedTuple, Self
+
+from pydantic import Field, model_validator
+
+from optrepro.studies.common import ConstantRates, Count, ImageData, Model, Name, Positive, overridden
+
+Method = Literal["imitation", "mirror", "bregman", "unrolled"]
+Share = Annotated[float, Field(ge=0, le=1)]
+
+
+class ObjectiveConfig(Model):
+    """Training of a two-layer perceptron on projected images: `optrepro.problems.perceptrons`."""
+
+    inputs: Annotated[Count, Field(description="Dimensions that images are projected to.")]
+    hidden: Annotated[Count, Field(description="Units of the hidden layer.")]
+    batch_size: Count
+    steps: Annotated[Count, Field(description="Length of a run.")]
+
+
+class MetaObjective(ObjectiveConfig):
+    """The objectives that rules are learned on."""
+
+    examples: Annotated[Count, Field(description="Of the random subset that an objective is the mean over.")]
+    problems: Annotated[Count, Field(description="New objectives in an iteration.")]
+
+
+class Panel(ObjectiveConfig):
+    """An objective on the images of a data set."""
+
+    dataset: Annotated[tuple[str, ...], Field(min_length=1, description="The first that is at hand is used.")]
+
+
+class StepPolicyConfig(Model):
+    """The recurrent policy: `optrepro.optimizers.predicted_step.StepPolicySettings`."""
+
+    cells: Annotated[Count, Field(description="Of the LSTM.")] = 16
+    networks: Annotated[Literal[1, 4], Field(description="One for all coordinates, or one for each tensor.")] = 1
+    output: Annotated[Literal["step", "normalized"], Field(description="What the LSTM's number is a multiple of.")] = (
+        "step"
+    )
+    scale: Annotated[Positive, Field(description="The multiple that 1 stands for.")] = 0.01
+
+
+class L2LConfig(Model):
+    """The rule learned by gradient descent: `optrepro.optimizers.l2l.L2LSettings`."""
+
+    cells: Annotated[Count, Field(description="Of each of the two LSTM layers.")] = 20
+    preprocessing: Annotated[Positive, Field(description="Decades of the gradient told apart by their logarithm.")] = (
+        10.0
+    )
+    scale: Annotated[Positive, Field(description="Factor on the output.")] = 0.1
+
+
+class ImitationConfig(Model):
+    """Imitation of AdaGrad: `optrepro.metalearning.imitation.ImitationSettings`."""
+
+    iterations: Annotated[Count, Field(description="Rollouts; in the first the teacher acts.")]
+    teacher_rate: Annotated[Positive, Field(description="Learning rate of AdaGrad.")]
+    coordinates: Annotated[Count, Field(description="Sampled of each group, in every rollout.")] = 128
+    epochs: Annotated[Count, Field(description="Passes over what was recorded.")] = 4
+    sequences: Annotated[Count, Field(description="Coordinates in a minibatch.")] = 512
+    learning_rate: Positive = 0.01
+    max_grad_norm: Positive = 1.0
+
+
+class MirrorConfig(Model):
+    """Guided policy search on policy: `optrepro.metalearning.mirror_descent.MirrorSettings`."""
+
+    iterations: Count
+    truth: Annotated[Count, Field(description="Examples that a true gradient is taken on.")] = 256
+    coordinates: Annotated[Count, Field(description="Sampled of each group, in every rollout.")] = 96
+    curvature: Annotated[float, Field(ge=0, description="Share of the pooled slope of the gradient.")] = 0.1
+    noise: Annotated[Positive, Field(description="Of the policy, beside the size of its actions.")] = 0.5
+    kl: Annotated[Positive, Field(description="Limit on a change, nats for each coordinate and step.")] = 0.1
+    random_scale: Annotated[float, Field(ge=0, description="Units of the coordinates: exp of at most so much.")] = 0.0
+    measure: Annotated[Count, Field(description="Iterations between measurements of the guiding policy.")] = 20
+    epochs: Annotated[Count, Field(description="Passes over what was recorded.")] = 2
+    sequences: Annotated[Count, Field(description="Coordinates in a minibatch.")] = 768
+    learning_rate: Positive = 0.01
+    last_rate: Annotated[Share, Field(description="Share of the learning rate left at the end.")] = 0.05
+    max_grad_norm: Positive = 1.0
+
+
+class BregmanConfig(Model):
+    """Guided policy search by Bregman ADMM: `optrepro.metalearning.guided_policy_search.GuidedSettings`."""
+
+    iterations: Count
+    state: Annotated[Literal["phi", "compact"], Field(description="What the guiding policy acts on.")] = "compact"
+    sharing: Annotated[
+        Literal["group", "coordinate"], Field(description="What has models, gains and duals of its own.")
+    ] = "group"
+    teacher_rate: Annotated[
+        Positive | None, Field(description="Of AdaGrad, imitated at first; null: the recurrent policy is.")
+    ] = None
+    noise: Annotated[Positive, Field(description="Of the guiding policy's actions, beside their size.")] = 0.5
+    coordinates: Annotated[Count, Field(description="Sampled of each group, in every rollout.")] = 128
+    strength: Annotated[Positive, Field(description="Of the models' prior, in samples.")] = 200.0
+    floor: Annotated[Positive, Field(description="Least curvature, beside the mean over the steps.")] = 0.1
+    kl: Annotated[Positive, Field(description="Limit on the guiding policy's change, nats a coordinate and step.")] = (
+        0.3
+    )
+    backtracks: Annotated[int, Field(ge=0, description="Quarterings of the limit where a change does not pay.")] = 3
+    policy_weight: Annotated[Positive, Field(description="First weight of the recurrent policy's pull.")] = 0.1
+    policy_kl: Annotated[Positive, Field(description="Distance of the policies that the weight is adapted to.")] = 1.0
+    dual_rate: Annotated[float, Field(ge=0, description="Step size of the duals.")] = 0.5
+    epochs: Annotated[Count, Field(description="Passes over the recorded coordinates in a regression.")] = 4
+    sequences: Annotated[Count, Field(description="Coordinates in a minibatch.")] = 1024
+    learning_rate: Positive = 3e-3
+    max_grad_norm: Positive = 1.0
+
+
+class UnrolledConfig(Model):
+    """Truncated back-propagation: `optrepro.metalearning.unrolled.UnrolledSettings`."""
+
+    iterations: Annotated[Count, Field(description="Rollouts, each on new objectives.")]
+    unroll: Annotated[Count, Field(description="Steps between two updates.")] = 20
+    learning_rate: Positive = 3e-3
+    last_rate: Annotated[Share, Field(description="Share of the learning rate left at the end.")] = 0.05
+    max_grad_norm: Positive = 1.0
+    first_horizon: Annotated[Count, Field(description="Steps of the first rollout.")] = 20
+    curriculum: Annotated[Share, Field(description="Share of the iterations over which rollouts grow.")] = 0.0
+    logarithm: Annotated[bool, Field(description="The loss is the logarithm of the objective.")] = False
+    random_scale: Annotated[float, Field(ge=0, description="Units of the coordinates: exp of at most so much.")] = 0.0
+
+
+class LearnerRow(Model):
+    """One learned rule: its method, and what it has that the study's others have not."""
+
+    label: Annotated[str, Field(description="Name in figures and tables.")]
+    group: Annotated[str, Field(description="What the row varies.")] = "standard"
+    method: Annotated[Method, Field(description="How it is learned.")]
+    objective: Annotated[dict[str, Any], Field(description="Over the study's objective, for training only.")] = {}
+    policy: Annotated[dict[str, Any], Field(description="Over the study's policy.")] = {}
+    l2l: Annotated[dict[str, Any], Field(description="Over the study's L2L.")] = {}
+    imitation: Annotated[dict[str, Any], Field(description="Over the study's settings of this method.")] = {}
+    mirror: Annotated[dict[str, Any], Field(description="Over the study's settings of this method.")] = {}
+    bregman: Annotated[dict[str, Any], Field(description="Over the study's settings of this method.")] = {}
+    unrolled: Annotated[dict[str, Any], Field(description="Over the study's settings of this method.")] = {}
+    start: Annotated[Name | None, Field(description="Earlier row whose weights learning begins with.")] = None
+
+
+class Recipe(NamedTuple):
+    """How one rule is learned: the study's settings with the row's own over them.
+
+    A method's settings are under its name; their horizon is the objective's steps.
+    """
+
+    objective: MetaObjective
+    policy: StepPolicyConfig
+    l2l: L2LConfig
+    imitation: ImitationConfig
+    mirror: MirrorConfig
+    bregman: BregmanConfig
+    unrolled: UnrolledConfig
+
+    def used(self, method: Method) -> dict[str, Any]:
+        """What a method uses, as plain values."""
+        rule = "l2l" if method == "unrolled" else "policy"
+        return {part: getattr(self, part).model_dump(mode="json") for part in ("objective", rule, method)}
+
+
+class LearnerStudy(ImageData):
+    """Meta-training: step rules learned on perceptrons, each iteration on new ones."""
+
+    kind: Literal["learner"] = "learner"
+    objective: MetaObjective
+    validation_problems: Annotated[Count, Field(description="Fixed objectives that learning is watched on.")]
+    validate_every: Annotated[Count, Field(description="Iterations between validations.")]
+    patience: Annotated[Count, Field(description="Validations without a better score before learning stops.")]
+    policy: StepPolicyConfig = StepPolicyConfig()
+    l2l: L2LConfig = L2LConfig()
+    imitation: ImitationConfig
+    mirror: MirrorConfig
+    bregman: BregmanConfig
+    unrolled: UnrolledConfig
+    learners: Annotated[dict[Name, LearnerRow], Field(min_length=1)]
+    gpu: Annotated[bool, Field(description="Whether the jobs ask the cluster for a GPU.")] = False
+
+    @model_validator(mode="after")
+    def _rows_are_valid(self) -> Self:
+        earlier: dict[str, list[str]] = {}  # rows that learn the same kind of rule
+        for name, row in self.learners.items():
+            self.recipe(name)
+            alike = earlier.setdefault("l2l" if row.method == "unrolled" else "policy", [])
+            if row.start is not None and row.start not in alike:
+                raise ValueError(f"learners.{name}.start = {row.start!r} is not one of the earlier rows {alike}")
+            alike.append(name)
+        return self
+
+    def recipe(self, learner: str) -> Recipe:
+        """The settings of a row, complete."""
+        row = self.learners[learner]
+        parts = {
+            part: overridden(getattr(self, part), getattr(row, part), f"learners.{learner}.{part}")
+            for part in Recipe._fields
+        }
+        return Recipe(**parts)
+
+
+class ObjectivesStudy(ConstantRates):
+    """Optimizers tuned once, on the objective of meta-training, and then run on panels, beside learned ones."""
+
+    kind: Literal["objectives"] = "objectives"
+    tuning: Annotated[Panel, Field(description="What learning rates are tuned on.")]
+    tuning_repetitions: Count
+    panels: Annotated[dict[Name, Panel], Field(min_length=1)]
+    examples: Annotated[Count, Field(description="Of the random subset that the objective of a run is the mean over.")]
+    evaluations: Annotated[int, Field(ge=2, description="Points of the curves, start and end included.")]
+    repetitions: Annotated[Count, Field(description="Runs on each panel, paired over the optimizers.")]
+    gpu: Annotated[bool, Field(description="Whether the jobs ask the cluster for a GPU.")] = False
+
+    @model_validator(mode="after")
+    def _names_tell_workloads_apart(self) -> Self:
+        if "tuning" in self.panels:
+            raise ValueError("panels.tuning is not allowed: it is the name of what learning rates are tuned on")
+        return self
+
+    @property
+    def workloads(self) -> dict[str, Panel]:
+        """What runs are made on, by name: the tuning and the panels."""
+        return {"tuning": self.tuning, **self.panels}

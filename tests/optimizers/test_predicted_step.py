@@ -1,0 +1,276 @@
+"""Predicted Step Descent: the features against their formulas, the policy against a twin, the optimizer around it."""
+
+import copy
+import io
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from optrepro.optimizers import predicted_step
+from optrepro.optimizers._learned import Memory, save
+from optrepro.optimizers.predicted_step import PredictedStepDescent, StepPolicy, StepPolicySettings
+
+GROUPS = [(0, 4), (4, 7)]
+FORMS = [
+    StepPolicySettings(cells=5, output="step", scale=0.02),
+    StepPolicySettings(cells=5, networks=2, output="normalized", scale=0.1),
+]
+
+
+def make(settings: StepPolicySettings) -> StepPolicy:
+    """A policy whose head is not negligible."""
+    with torch.random.fork_rng():
+        torch.manual_seed(1)
+        policy = StepPolicy(settings).eval()
+        for parameter in policy.parameters():
+            nn.init.normal_(parameter, std=0.4)
+    return policy
+
+
+@pytest.fixture(params=FORMS, ids=lambda form: form.output)
+def policy(request: pytest.FixtureRequest) -> StepPolicy:
+    return make(request.param)
+
+
+def history(steps: int = 9, rows: int = 3, coordinates: int = 7) -> tuple[Tensor, Tensor, Tensor]:
+    """Iterates and gradients (steps, R, P) over several decades, and positive values (steps, R)."""
+    generator = torch.Generator().manual_seed(0)
+    sizes = 10 ** (4 * torch.rand(steps, rows, coordinates, generator=generator) - 3)
+    gradients = sizes * torch.randn(steps, rows, coordinates, generator=generator)
+    x = torch.randn(steps, rows, coordinates, generator=generator).cumsum(0)
+    return x, torch.rand(steps, rows, generator=generator) + 0.5, gradients
+
+
+def run(policy: StepPolicy, x: Tensor, values: Tensor, gradients: Tensor) -> Tensor:
+    """Steps (steps, R, P) at the iterates of a history."""
+    memory, steps = policy.begin(x[0], GROUPS), []
+    for at in zip(x, values, gradients, strict=True):
+        step, memory = policy.step(memory, *at)
+        steps.append(step)
+    return torch.stack(steps)
+
+
+def test_features_are_those_of_the_paper() -> None:
+    x, f, g = history()
+    memory: Memory = make(FORMS[0]).begin(x[0], GROUPS)
+    for t in range(len(x)):
+        psi = predicted_step.features(memory, x[t], f[t], g[t])
+        gradient = g[t] / (g[max(t - 1, 0)].abs() + 1) if t else g[0] / (g[0].abs() + 1)
+        if t == 0:  # without an earlier iterate the others are undefined, so zero
+            expected = torch.stack([torch.zeros_like(gradient), gradient, torch.zeros_like(gradient)])
+        else:
+            change = ((f[t] - f[t - 1]) / f[t - 1])[:, None].expand_as(gradient)
+            ratio = (x[max(t - 1, 1)] - x[max(t - 2, 0)]).abs() / ((x[t] - x[t - 1]).abs() + 0.1)
+            expected = torch.stack([change, gradient, ratio])
+        torch.testing.assert_close(psi, expected)
+        memory = predicted_step.observe(FORMS[0], memory, x[t], f[t], g[t])[2]
+
+
+def test_what_the_network_sees_is_bounded_and_keeps_the_sign() -> None:
+    wide = torch.tensor([0.0, 1e-30, 1e-6, 1e-3, 1.0, 1e4])
+    psi = torch.stack([torch.cat([wide, -wide])] * 3)
+    seen = predicted_step.inputs(psi)
+    assert len(seen) == predicted_step.INPUTS
+    assert seen.isfinite().all()
+    assert seen.abs().max() < 2
+    torch.testing.assert_close(seen[4], psi[1].sign())
+    torch.testing.assert_close(seen[3, :6], -seen[3, 6:])
+
+
+@torch.no_grad()
+def test_the_policy_is_an_lstm_of_each_coordinate_alone(policy: StepPolicy) -> None:
+    x, values, gradients = history()
+    settings = policy.settings
+    seen, units, memory = [], [], policy.begin(x[0], GROUPS)
+    for at in zip(x, values, gradients, strict=True):
+        inputs, unit, memory = predicted_step.observe(settings, memory, *at)
+        seen.append(inputs)
+        units.append(unit)
+    expected = torch.empty_like(x)
+    for group, (start, stop) in enumerate(GROUPS):
+        network = policy.networks[group if settings.networks > 1 else 0]
+        cell = nn.LSTMCell(predicted_step.INPUTS, settings.cells)
+        order = torch.cat([torch.arange(settings.cells) + gate * settings.cells for gate in (0, 1, 3, 2)])
+        cell.weight_ih.copy_(network.weight[order, : predicted_step.INPUTS])
+        cell.weight_hh.copy_(network.weight[order, predicted_step.INPUTS :])
+        cell.bias_ih.copy_(network.bias[order, 0])
+        cell.bias_hh.zero_()
+        for row in range(x.shape[1]):
+            for i in range(start, stop):
+                state = None
+                for t in range(len(x)):
+                    state = cell(seen[t][:, row, i][None], state)
+                    out = network.out @ state[0][0] + network.out_bias[:, 0]
+                    expected[t, row, i] = settings.scale * (out * units[t][:, row, i]).sum()
+    torch.testing.assert_close(run(policy, x, values, gradients), expected, rtol=1e-4, atol=1e-6)
+
+
+def test_objectives_side_by_side_do_not_touch_each_other(policy: StepPolicy) -> None:
+    x, values, gradients = history()
+    together = run(policy, x, values, gradients)
+    for row in range(x.shape[1]):
+        alone = run(policy, x[:, [row]], values[:, [row]], gradients[:, [row]])
+        torch.testing.assert_close(together[:, [row]], alone, rtol=1e-4, atol=1e-6)
+
+
+def test_recording_gradients_changes_no_step(policy: StepPolicy) -> None:
+    at = history()
+    with torch.no_grad():
+        fast = run(policy, *at)
+    steps = run(policy, *at)
+    torch.testing.assert_close(steps, fast)
+    steps.sum().backward()  # type: ignore[no-untyped-call]
+    assert all(p.grad is not None and p.grad.isfinite().all() for p in policy.parameters())
+
+
+def test_normalized_steps_do_not_depend_on_the_unit_of_the_objective() -> None:
+    settings = StepPolicySettings(cells=3, output="normalized", scale=0.13)
+    policy = StepPolicy(settings)
+    with torch.no_grad():
+        for network in policy.networks:
+            network.out.zero_()  # type: ignore[operator]
+    x, values, gradients = history()
+    plain, scaled = run(policy, x, values, gradients), run(policy, x, values, 100 * gradients)
+    torch.testing.assert_close(plain, scaled)
+
+
+def test_an_untrained_normalized_policy_without_output_weights_is_adagrad() -> None:
+    policy = StepPolicy(StepPolicySettings(cells=3, output="normalized", scale=0.13))
+    with torch.no_grad():
+        for network in policy.networks:
+            network.out.zero_()  # type: ignore[operator]
+    target = torch.linspace(-1, 1, 6)
+    ours, theirs = torch.zeros(6, requires_grad=True), torch.zeros(6, requires_grad=True)
+    learned = PredictedStepDescent([ours], policy=policy)
+    adagrad = torch.optim.Adagrad([theirs], lr=0.13)
+    for _ in range(20):
+        descend(learned, ours, target)
+        descend(adagrad, theirs, target)
+    torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-6)
+
+
+def descend(optimizer: torch.optim.Optimizer, x: Tensor, target: Tensor) -> None:
+    def closure() -> Tensor:
+        optimizer.zero_grad()
+        loss = (x - target).square().sum() + 1
+        loss.backward()  # type: ignore[no-untyped-call]
+        return loss
+
+    optimizer.step(closure)  # type: ignore[arg-type]
+
+
+def model() -> nn.Sequential:
+    with torch.random.fork_rng():
+        torch.manual_seed(3)
+        return nn.Sequential(nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, 2))
+
+
+def train(network: nn.Module, optimizer: torch.optim.Optimizer, steps: range) -> None:
+    for step in steps:
+        generator = torch.Generator().manual_seed(step)
+        inputs, labels = torch.randn(8, 3, generator=generator), torch.randint(2, (8,), generator=generator)
+
+        def closure(inputs: Tensor = inputs, labels: Tensor = labels) -> Tensor:
+            optimizer.zero_grad()
+            loss = nn.functional.cross_entropy(network(inputs), labels)
+            loss.backward()  # type: ignore[no-untyped-call]
+            return loss
+
+        optimizer.step(closure)  # type: ignore[arg-type]
+
+
+def test_the_optimizer_takes_the_steps_of_the_rule() -> None:
+    policy, network = make(FORMS[0]), model()
+    optimizer = PredictedStepDescent(network.parameters(), policy=policy)
+    x, memory = torch.cat([p.detach().flatten() for p in network.parameters()])[None], None
+    for step in range(5):
+        generator = torch.Generator().manual_seed(step)
+        inputs, labels = torch.randn(8, 3, generator=generator), torch.randint(2, (8,), generator=generator)
+        loss = nn.functional.cross_entropy(network(inputs), labels)
+        gradients = torch.autograd.grad(loss, list(network.parameters()))
+        memory = memory or policy.begin(x, [(0, 12), (12, 16), (16, 24), (24, 26)])
+        with torch.no_grad():
+            moved, memory = policy.step(memory, x, loss[None], torch.cat([g.flatten() for g in gradients])[None])
+        x = x + moved
+        train(network, optimizer, range(step, step + 1))
+        torch.testing.assert_close(torch.cat([p.detach().flatten() for p in network.parameters()])[None], x)
+
+
+def test_a_loaded_state_goes_on_bit_for_bit(policy: StepPolicy) -> None:
+    if policy.settings.networks > 1:
+        pytest.skip("the model has four tensors")
+    network = model()
+    optimizer = PredictedStepDescent(network.parameters(), policy=policy)
+    train(network, optimizer, range(4))
+    other = copy.deepcopy(network)
+    resumed = PredictedStepDescent(other.parameters(), policy=policy)
+    buffer = io.BytesIO()
+    torch.save(optimizer.state_dict(), buffer)
+    buffer.seek(0)
+    resumed.load_state_dict(torch.load(buffer, weights_only=True))
+    train(network, optimizer, range(4, 9))
+    train(other, resumed, range(4, 9))
+    for a, b in zip(network.parameters(), other.parameters(), strict=True):
+        torch.testing.assert_close(a, b, rtol=0, atol=0)
+
+
+def test_lr_multiplies_the_steps() -> None:
+    start = torch.ones(4)
+    moved = []
+    for lr in (1.0, 0.5, 0.0):
+        x = start.clone().requires_grad_()
+        descend(PredictedStepDescent([x], lr=lr, policy=make(FORMS[0])), x, torch.zeros(4))
+        moved.append(x.detach() - start)
+    torch.testing.assert_close(moved[1], 0.5 * moved[0])
+    assert moved[2].abs().max() == 0
+
+
+def test_parameters_without_gradient_stay() -> None:
+    x, y = torch.ones(3, requires_grad=True), torch.ones(2, requires_grad=True)
+    optimizer = PredictedStepDescent([x, y], policy=make(FORMS[0]))
+    descend(optimizer, x, torch.zeros(3))
+    assert not torch.equal(x, torch.ones(3))
+    assert torch.equal(y, torch.ones(2))
+
+
+def test_a_loss_that_is_not_finite_moves_nothing() -> None:
+    x = torch.ones(3, requires_grad=True)
+    optimizer = PredictedStepDescent([x], policy=make(FORMS[0]))
+
+    def closure() -> Tensor:
+        x.grad = torch.full((3,), torch.nan)
+        return torch.tensor(torch.nan)
+
+    optimizer.step(closure)
+    assert torch.equal(x, torch.ones(3))
+    assert optimizer.state_dict()["memory"] is None
+
+
+def test_files_give_back_settings_weights_and_card(tmp_path: Path, policy: StepPolicy) -> None:
+    path = tmp_path / "policy.safetensors"
+    save(policy, path, {"trained_on": "nothing"})
+    loaded = PredictedStepDescent.from_pretrained(path)
+    assert loaded.settings == policy.settings
+    torch.testing.assert_close(dict(loaded.state_dict()), dict(policy.state_dict()), rtol=0, atol=0)
+
+
+def test_bad_input_is_named(tmp_path: Path) -> None:
+    x = torch.zeros(2, requires_grad=True)
+    policy = make(FORMS[0])
+    with pytest.raises(ValueError, match=r"lr = -1.0 is not allowed"):
+        PredictedStepDescent([x], lr=-1.0, policy=policy)
+    with pytest.raises(ValueError, match="closure = None"):
+        PredictedStepDescent([x], policy=policy).step()
+    with pytest.raises(FileNotFoundError, match="'nowhere' is no file, and no shipped policy"):
+        PredictedStepDescent([x], policy="nowhere")
+    with pytest.raises(ValueError, match="complex"):
+        PredictedStepDescent([torch.zeros(2, dtype=torch.complex64, requires_grad=True)], policy=policy)
+    (tmp_path / "other.safetensors").write_bytes(b"nothing")
+    with pytest.raises(ValueError, match="holds no StepPolicy"):
+        PredictedStepDescent.from_pretrained(tmp_path / "other.safetensors")
+    with pytest.raises(ValueError, match="cells = 0 is not allowed"):
+        StepPolicySettings(cells=0)
+    with pytest.raises(ValueError, match="2 networks, one for each tensor"):
+        make(FORMS[1]).begin(torch.zeros(1, 3), [(0, 3)])
