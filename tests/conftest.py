@@ -642,6 +642,8 @@ def learner_study() -> Callable[..., StudyResults]:
         learners = ABLATION if ablation else LEARNERS
         learners = {key: row for key, row in learners.items() if keep is None or key in keep}
         study, rows = "lto-ablation" if ablation else "lto-training", []
+        size = 8 if ablation else 48
+        objective = {"inputs": size, "hidden": size, "batch_size": 64, "steps": 100 if ablation else 400}
         for (key, entry), seed in itertools.product(learners.items(), range(seeds)):
             level = {**AREAS, **(areas or {})}.get(key, 0.6) + 0.01 * seed
             for step in range(0, 11, 2):
@@ -653,7 +655,7 @@ def learner_study() -> Callable[..., StudyResults]:
                     logged["loss"] = 2 * area
                 head = [f"{key}/{seed}", study, "meta-validation", key, "tune", np.nan, seed]
                 rows += [[*head, step, metric, value] for metric, value in logged.items()]
-        settings = {"kind": "learner", "objective": {"steps": 400}, "validation_problems": 8, "learners": learners}
+        settings = {"kind": "learner", "objective": objective, "validation_problems": 8, "learners": learners}
         return StudyResults(_tidy(rows), Facts(study, "laptop", settings, "MNIST (made up)", (), 0, ()))
 
     return make

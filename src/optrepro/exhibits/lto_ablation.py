@@ -17,10 +17,20 @@ COLUMNS = {"area": ("Area", "mean objective (nats)"), "final": ("At the end", "f
 
 
 def figure(material: Material) -> Figure:
-    """Rows of learners in their groups: area and final objective on the validation problems, lower is better."""
-    rows = _grouped(material.tables["lto-ablation"])
-    page = style.page(material, height=5.5 * (len(rows) + rows.group.nunique()) + 32)
-    axes = page.subplots(1, len(COLUMNS), sharey=True, width_ratios=[1.6, 1])
+    """A block for each validation problem, rows of learners in their groups: area and final objective."""
+    table = material.tables["lto-ablation"]
+    blocks = {str(problem): _grouped(rows) for problem, rows in table.groupby("problem", sort=False)}
+    heights = [5.5 * (len(rows) + rows.group.nunique()) + 24 for rows in blocks.values()]
+    page = style.page(material, height=sum(heights))
+    parts: Any = page.subfigures(len(blocks), 1, height_ratios=heights, squeeze=False)
+    for part, (problem, rows) in zip(parts[:, 0], blocks.items(), strict=True):
+        part.suptitle(problem, x=0.01, ha="left", fontsize=9, fontweight="bold")
+        block(part.subplots(1, len(COLUMNS), sharey=True, width_ratios=[1.6, 1]), rows)
+    return page
+
+
+def block(axes: Any, rows: pd.DataFrame) -> None:
+    """Panels that share their rows, the learners that were watched on one problem; lower is better."""
     y = panels.row_positions(rows)
     for panel, (column, (title, label)) in zip(axes, COLUMNS.items(), strict=True):
         for position, row in zip(y, rows.to_dict("records"), strict=True):
@@ -30,7 +40,6 @@ def figure(material: Material) -> Figure:
         panel.tick_params(axis="y", length=0)
     _limit(axes[0], rows)
     row_names(axes[0], rows, y)
-    return page
 
 
 def dot(axes: Axes, position: float, row: dict[Any, Any], column: str) -> None:
@@ -45,11 +54,13 @@ def dot(axes: Axes, position: float, row: dict[Any, Any], column: str) -> None:
 
 def table(material: Material) -> pd.DataFrame:
     """A row for each learner: area at the first and last validation and with the weights kept, and the final value."""
-    rows = _grouped(material.tables["lto-ablation"])
+    table = material.tables["lto-ablation"]
+    rows = pd.concat([_grouped(rows) for _, rows in table.groupby("problem", sort=False)], ignore_index=True)
     ends = rows[["area", "area_low", "area_high"]].to_numpy(dtype=float)
     return pd.DataFrame(
         {
             "study": rows.study,
+            "validation problems": rows.problem,
             "varied": rows.group,
             "learner": rows.label,
             "method": rows.method,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -27,12 +28,19 @@ def figure(material: Material) -> Figure:
         relative_panel(axes, table[table.varied == name])
         axes.set(title=f"{letter}  {AXES[name].capitalize()}", xlabel=AXES[name])
     panels[0].set_ylabel("area over the best classic's")
-    stable = table[table.diverged == 0]  # the intervals of others can be wide
-    low, high = min(stable.relative_low.min(), table.relative.min()), max(table.relative.max(), 1.02)
-    margin = 0.06 * (min(high, REACH) - low)
-    panels[0].set_ylim(low - margin, min(high, REACH) + margin)
+    panels[0].set_ylim(*_limits(table))
     page.legend(*panels[0].get_legend_handles_labels(), ncols=5, loc="outside lower center", handlelength=3)
     return page
+
+
+def _limits(table: pd.DataFrame) -> tuple[float, float]:
+    """All ratios, and intervals that are not wide, as those of few or diverged runs are; up to `REACH`."""
+    low, high = (float(np.nanmin([table.relative.min(), 0.98])), float(np.nanmax([table.relative.max(), 1.02])))
+    room = 0.3 * (high - low)
+    low = float(np.nanmax([low - room, np.nanmin([low, table.relative_low.min()])]))
+    high = float(np.nanmin([high + room, np.nanmax([high, table.relative_high.max()]), REACH]))
+    margin = 0.06 * (high - low)
+    return low - margin, high + margin
 
 
 def relative_panel(axes: Axes, table: pd.DataFrame) -> None:

@@ -86,8 +86,8 @@ def verdict_panel(axes: Axes, summary: pd.DataFrame) -> None:
         for verdict, color in VERDICTS.items():
             axes.barh(place, row[f"area_{verdict}"], left=left, height=0.6, color=color)
             left += row[f"area_{verdict}"]
-        if row["diverged"]:
-            axes.text(left, place, f" ✕ {row['diverged']}", color=style.WARNING, fontsize=6.5, va="center")
+        if row["lost"]:
+            axes.text(left, place, f" ✕ {row['lost']}", color=style.WARNING, fontsize=6.5, va="center")
     axes.set(title="Verdicts by area", xlabel="panels (✕ diverged runs)")
     axes.set_xlim(0, 1.15 * summary.panels.max())
     _rows(axes, summary)
@@ -110,7 +110,7 @@ def table(material: Material) -> pd.DataFrame:
 def _overall(row: dict[Any, Any], rates: dict[str, str]) -> dict[str, Any]:
     """All panels together; behind the verdicts, in how many panels it is worse before Holm's correction."""
     cells = {"part": "all panels", "panel": f"{row['panels']} panels", "optimizer": row["label"]}
-    cells |= {"learning rate": rates.get(row["optimizer"], "–"), "diverged": row["diverged"]}
+    cells |= {"learning rate": rates.get(row["optimizer"], "–"), "diverged": row["lost"]}
     for measure, name in (("area", "area"), ("final", "final objective")):
         cells[name] = f"{row[f'{measure}_relative']:.3f} of the best classic (geometric mean)"
         cells[f"rank by {name}"] = f"{row[f'{measure}_rank']:.2f}"

@@ -12,8 +12,8 @@ coordinates is improved by LQG; the recurrent policy :math:`\pi` is supervised b
 
 Source: Li and Malik 2017, arXiv 1703.00441, section 3. Chosen: :math:`\nu` is one number for each group, the duals'
 steps are in units of :math:`\nu G_t^{-1}`, the covariance of :math:`\pi` at each step is the :math:`G_t` that minimizes
-step 3, the noise of :math:`\psi` is a share of its root mean square action, and a change of :math:`\psi` that does not
-pay on real rollouts is taken back in part or whole.
+step 3, the noise of :math:`\psi` is a share of its root mean square action, and a change after which :math:`\psi` is
+worse than before and worse than :math:`\pi` on real rollouts is taken back in part or whole.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ class GuidedSettings:
         floor: least curvature, beside the mean over the steps.
         persistence: of displacements, see `local_models`.
         kl: limit on KL(psi || last psi), nats for each coordinate and step.
-        backtracks: how often the limit is quartered where a change of psi does not pay on real rollouts.
+        backtracks: how often the limit is quartered where a change of psi is taken back.
         policy_weight: first weight nu of KL(psi || pi), beside the multiplier of the limit.
         policy_kl: nu is doubled where KL(psi || pi) is above twice this, and halved below half of it.
         dual_rate: alpha, the step size of the duals.
@@ -75,7 +75,7 @@ class GuidedSettings:
     kl: float = 0.2
     backtracks: int = 3
     policy_weight: float = 0.1
-    policy_kl: float = 0.05
+    policy_kl: float = 0.02
     dual_rate: float = 0.5
     epochs: int = 10
     sequences: int = 1024
@@ -225,7 +225,7 @@ class Trainer:
             self._begin(self._sample(problems, owner, self._teacher()))
         before = GuidingPolicy(self.guiding, owner, self.settings.state)
         samples = self._sample(problems, owner, before)
-        self.guide["G"] = torch.stack([group.spread for group in samples])[..., None, None].double()
+        self.guide["G"] = torch.stack([group.spread for group in samples])[..., None, None]
         kl, guiding = self._improve(problems, owner, samples)
         supervision = self._supervise(samples)
         mismatch = self._move_duals(samples)
@@ -265,24 +265,22 @@ class Trainer:
 
     @torch.no_grad()
     def _sample(self, problems: Perceptrons, owner: Tensor, rule: StepRule) -> list[Samples]:
-        """What is recorded of each group under the rule with noise."""
+        """What is recorded of each group under the rule with noise, on the objectives on which it stays finite."""
         horizon, noise = self.settings.horizon, self._generator("noise")
         chosen = self._choose(owner)
         columns = torch.cat(chosen)
+        members = torch.bincount(owner)
         x, spans = problems.start(), [(g.start, g.stop) for g in problems.groups]
         observed, memory = self.rule.begin(x, spans), rule.begin(x, spans)
         stream, examples = state_features(self.settings.state), problems.minibatches(2 * horizon + 1)
-        members = torch.zeros(int(owner.max()) + 1, dtype=x.dtype, device=x.device).index_add_(
-            0, owner, torch.ones_like(x[0])
-        )
+        recorded: dict[str, list[Tensor]] = {
+            name: [] for name in ("states", "actions", "gradients", "seen", "units", "squares", "bends")
+        }
 
         def per_group(values: Tensor) -> Tensor:
-            """Mean over the coordinates and rollouts, (R, P) -> (G,)."""
-            return torch.zeros_like(members).index_add_(0, owner, values.mean(0)) / members
+            """Mean over the coordinates, (R, P) -> (R, G)."""
+            return values.new_zeros(len(values), len(members)).index_add_(1, owner, values) / members
 
-        recorded: dict[str, list[Tensor]] = {
-            name: [] for name in ("states", "actions", "spread", "gradients", "curvature", "seen", "units")
-        }
         for t in range(horizon + 1):
             value, gradient = problems.evaluate(x, examples[t])
             state = stream.observe(x, value, gradient)
@@ -294,19 +292,23 @@ class Trainer:
                 mean = rule.act(t, state)
             else:
                 mean, memory = rule.step(memory, x, value, gradient)
-            square = per_group(mean.square())
-            deviation = self.settings.noise * square.sqrt()
-            action = mean + deviation[owner] * torch.randn(x.shape, generator=noise).to(x.device)
+            squares = per_group(mean.square()).clamp_min(1e-24)
+            deviation = self.settings.noise * squares.sqrt()
+            action = mean + deviation[:, owner] * torch.randn(x.shape, generator=noise).to(x.device)
             _, here = problems.evaluate(x, examples[horizon + 1 + t])
             x = x + action
             _, there = problems.evaluate(x, examples[horizon + 1 + t])
-            recorded["actions"].append(action[:, columns])
-            recorded["spread"].append(deviation.square())
-            recorded["gradients"].append(there[:, columns])
-            recorded["curvature"].append(per_group(mean * (there - here)) / square.clamp_min(1e-30))
+            recorded["actions"].append(action[None, :, columns])
+            recorded["gradients"].append(there[None, :, columns])
             recorded["seen"].append(seen[..., columns])
             recorded["units"].append(units[..., columns])
-        return list(self._split({name: torch.stack(part) for name, part in recorded.items()}, chosen, problems))
+            recorded["squares"].append(squares[None])
+            recorded["bends"].append(per_group(mean * (there - here))[None])
+        finite = x.isfinite().all(1)
+        if not finite.any():
+            raise RuntimeError(f"iteration {self.iteration}: the guiding policy diverged on all objectives")
+        stacked = {name: torch.stack(part)[:, :, finite] for name, part in recorded.items()}
+        return list(self._split(stacked, chosen, problems))
 
     def _choose(self, owner: Tensor) -> list[Tensor]:
         """Columns that are recorded of each group."""
@@ -318,17 +320,20 @@ class Trainer:
         return chosen
 
     def _split(self, recorded: Mapping[str, Tensor], chosen: list[Tensor], problems: Perceptrons) -> Iterator[Samples]:
+        """By group; what is recorded is (T, numbers, R, coordinates or groups)."""
         start, shared = 0, self.rule.settings.networks == 1
         for group, columns in enumerate(chosen):
             mine = slice(start, start + len(columns))
             start += len(columns)
             tensor = next(i for i, g in enumerate(problems.groups) if int(columns[0]) < g.stop)
+            squares = recorded["squares"][:, 0, :, group].double()
+            bends = recorded["bends"][:, 0, :, group].double()
             yield Samples(
                 states=recorded["states"][..., mine].flatten(2).mT.contiguous(),
-                actions=recorded["actions"][..., mine].flatten(1),
-                spread=recorded["spread"][:, group],
-                gradients=recorded["gradients"][..., mine].flatten(1),
-                curvature=recorded["curvature"][:, group].double(),
+                actions=recorded["actions"][:, 0, :, mine].flatten(1),
+                spread=self.settings.noise**2 * squares.mean(1),
+                gradients=recorded["gradients"][:, 0, :, mine].flatten(1),
+                curvature=bends.mean(1) / squares.mean(1),
                 seen=recorded["seen"][..., mine].flatten(2),
                 units=recorded["units"][..., mine].flatten(2),
                 network=0 if shared else tensor,
@@ -367,14 +372,16 @@ class Trainer:
         d[..., -1] -= self.guide["duals"]
         weight = self.guide["weight"][:, None].expand_as(cost.h)
         penalized = Cost(cost.C, d, cost.h) + lqg.surprise(pi, weight)
-        reached, kl, best = self._try(old, problems, owner), torch.zeros_like(limit), old
+        best, reached, kl = old, self._try(old, problems, owner), torch.zeros_like(limit)
+        # psi may give up some of its lead for what pi can follow.
+        bound = max(reached, self._area(self.rule, problems))
         for _ in range(s.backtracks + 1):
             update = lqg.constrained_update(
                 dynamics, penalized, weight, old, mean, covariance, limit, multiplier=self.guide["multiplier"]
             )
             now = self._try(update.controller, problems, owner)
-            if now < reached:
-                reached, kl, best = now, update.kl, update.controller
+            if now < bound:
+                best, reached, kl = update.controller, now, update.kl
                 self.guide["multiplier"] = update.multiplier
                 break
             limit = limit / 4

@@ -106,12 +106,6 @@ def advantage(
     return Cost(C, d, h)
 
 
-def slope(moves: Tensor, changes: Tensor) -> Tensor:
-    """Curvature along steps: changes of the gradient on changes of the iterate, (..., N) each -> (...)."""
-    moves, changes = moves.double(), changes.double()
-    return (moves * changes).sum(-1) / moves.square().sum(-1).clamp_min(1e-300)
-
-
 def floored(curvature: Tensor, share: float) -> Tensor:
     """Curvatures (T,), none below a share of their mean size: a step has to have a price."""
     return curvature.clamp_min(max(share * float(curvature.abs().mean()), 1e-12))

@@ -12,6 +12,7 @@ Source: Andrychowicz et al. 2016, arXiv 1606.04474, section 2; what else there i
 
 from __future__ import annotations
 
+import hashlib
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -36,7 +37,9 @@ class UnrolledSettings:
         learning_rate: of Adam; it falls to `last_rate` of it by half a cosine.
         last_rate: share of the learning rate that is left at the end.
         max_grad_norm: gradients of the rule's weights are scaled down to it.
-        first_horizon: of the first iteration; it grows to `horizon` geometrically over the share `curriculum` of the iterations. Source: Chen et al. 2020, arXiv 2010.09089, who lengthen the training by and by.
+        first_horizon, curriculum: the first rollout has so many steps; rollouts grow to `horizon`, geometrically, over
+            this share of the iterations (0: all have `horizon` steps). Source: Chen et al. 2020, arXiv 2010.09089, who
+            lengthen the training by and by; the geometric growth is chosen.
         logarithm: whether the loss is the logarithm of the objective, so that late steps count as much as early ones.
         random_scale: each coordinate of an objective is measured in a unit of its own, exp(u) with u uniform within
             so much of 0. Source: Lv et al. 2017, arXiv 1703.03633, section 4.1.
@@ -116,8 +119,8 @@ class Trainer:
         for group in self.optimizer.param_groups:
             group["lr"] = rate
         examples = problems.minibatches(horizon + 1)
-        scale = self._scale(problems)
         x = problems.start()
+        scale = self._scale(x)
         met = Met(x, *problems.evaluate(x, examples[0]))
         memory = self.rule.begin(x, [(g.start, g.stop) for g in problems.groups])
         losses = []
@@ -125,15 +128,15 @@ class Trainer:
             batches = examples[start + 1 : start + 1 + self.settings.unroll]
             loss, met, memory = self._stretch(problems, batches, scale, met, memory)
             losses.append(loss)
-            if not math.isfinite(loss):
+            if not loss.isfinite().all():
                 break
         self.iteration += 1
-        return {"loss": sum(losses) / len(losses), "learning_rate": rate}
+        return {"loss": float(torch.cat(losses).mean()), "learning_rate": rate}
 
     def _stretch(
         self, problems: Perceptrons, batches: Tensor, scale: Tensor, met: Met, memory: Memory
-    ) -> tuple[float, Met, Memory]:
-        """One step on each of the minibatches (U, R, B), then one of the rule's weights; the mean loss."""
+    ) -> tuple[Tensor, Met, Memory]:
+        """One step on each of the minibatches (U, R, B), then one of the rule's weights; the losses (U, R)."""
         steps, values, gradients = [], [], []
         for examples in batches:
             step, memory = self.rule.step(memory, met.x / scale, met.value, met.gradient * scale)
@@ -143,26 +146,31 @@ class Trainer:
             values.append(met.value)
             gradients.append(met.gradient * scale)
         loss = torch.stack(values)
-        if bool(loss.isfinite().all()):
+        if loss.isfinite().all():
             self._learn(steps, derivatives(loss, torch.stack(gradients), self.settings.logarithm))
-        return float(loss.mean()), met, {name: part.detach() for name, part in memory.items()}
+        return loss, met, {name: part.detach() for name, part in memory.items()}
 
     def _learn(self, steps: list[Tensor], derivatives: Tensor) -> None:
         self.optimizer.zero_grad()
         torch.autograd.backward(steps, list(derivatives))
-        nn.utils.clip_grad_norm_(self.rule.parameters(), self.settings.max_grad_norm)
-        self.optimizer.step()
+        norm = nn.utils.clip_grad_norm_(self.rule.parameters(), self.settings.max_grad_norm)
+        if norm.isfinite():
+            self.optimizer.step()
 
-    def _scale(self, problems: Perceptrons) -> Tensor:
-        """Units of the coordinates, (R, P)."""
-        shape, width = problems.start().shape, self.settings.random_scale
-        generator = torch.Generator().manual_seed(problems.seeds[0])
-        return (width * (2 * torch.rand(shape, generator=generator) - 1)).exp()
+    def _scale(self, x: Tensor) -> Tensor:
+        """Units of the coordinates x, (R, P)."""
+        width = self.settings.random_scale
+        digest = hashlib.sha256(f"{self.seed}/units/{self.iteration}".encode()).digest()
+        generator = torch.Generator().manual_seed(int.from_bytes(digest[:8], "big") >> 1)
+        return (width * (2 * torch.rand(x.shape, generator=generator) - 1)).exp().to(x)
 
     def _horizon(self) -> int:
         s = self.settings
-        grown = s.first_horizon * (s.horizon / s.first_horizon) ** (self.iteration / max(1, s.curriculum * s.iterations))
-        return min(s.horizon, math.ceil(grown / s.unroll) * s.unroll) if s.curriculum else s.horizon
+        if self.iteration >= s.curriculum * s.iterations:
+            return s.horizon
+        share = self.iteration / (s.curriculum * s.iterations)
+        growth: float = (s.horizon / s.first_horizon) ** share
+        return min(s.horizon, math.ceil(s.first_horizon * growth))
 
     def _learning_rate(self) -> float:
         s = self.settings

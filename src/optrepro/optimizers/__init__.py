@@ -1,14 +1,19 @@
 """Optimizers to install and use: each a `torch.optim.Optimizer`, importing torch, and safetensors to read a policy."""
 
 from optrepro.optimizers.cautious import CautiousAdamW
+from optrepro.optimizers.conjugate_gradient import ConjugateGradient
 from optrepro.optimizers.controls import MeanAdam, MeanAdamW, MeanSGD, RandomAdam, RandomAdamW, RandomSGD
 from optrepro.optimizers.gap import GapAdam, GapAdamW, GapSGD
+from optrepro.optimizers.l2l import L2L
 from optrepro.optimizers.polyak import Polyak
 from optrepro.optimizers.pop import POP
+from optrepro.optimizers.predicted_step import PredictedStepDescent
 
 __all__ = [
+    "L2L",
     "POP",
     "CautiousAdamW",
+    "ConjugateGradient",
     "GapAdam",
     "GapAdamW",
     "GapSGD",
@@ -16,6 +21,7 @@ __all__ = [
     "MeanAdamW",
     "MeanSGD",
     "Polyak",
+    "PredictedStepDescent",
     "RandomAdam",
     "RandomAdamW",
     "RandomSGD",

@@ -100,14 +100,15 @@ class BregmanConfig(Model):
     coordinates: Annotated[Count, Field(description="Sampled of each group, in every rollout.")] = 128
     strength: Annotated[Positive, Field(description="Of the models' prior, in samples.")] = 200.0
     floor: Annotated[Positive, Field(description="Least curvature, beside the mean over the steps.")] = 0.1
+    persistence: Annotated[Share, Field(description="Of displacements from one step to the next.")] = 0.95
     kl: Annotated[Positive, Field(description="Limit on the guiding policy's change, nats a coordinate and step.")] = (
-        0.3
+        0.2
     )
     backtracks: Annotated[int, Field(ge=0, description="Quarterings of the limit where a change does not pay.")] = 3
     policy_weight: Annotated[Positive, Field(description="First weight of the recurrent policy's pull.")] = 0.1
-    policy_kl: Annotated[Positive, Field(description="Distance of the policies that the weight is adapted to.")] = 1.0
+    policy_kl: Annotated[Positive, Field(description="Distance of the policies that the weight is adapted to.")] = 0.02
     dual_rate: Annotated[float, Field(ge=0, description="Step size of the duals.")] = 0.5
-    epochs: Annotated[Count, Field(description="Passes over the recorded coordinates in a regression.")] = 4
+    epochs: Annotated[Count, Field(description="Passes over the recorded coordinates in a regression.")] = 10
     sequences: Annotated[Count, Field(description="Coordinates in a minibatch.")] = 1024
     learning_rate: Positive = 3e-3
     max_grad_norm: Positive = 1.0
@@ -163,6 +164,10 @@ class Recipe(NamedTuple):
         return {part: getattr(self, part).model_dump(mode="json") for part in ("objective", rule, method)}
 
 
+def _form(recipe: Recipe) -> tuple[StepPolicyConfig, L2LConfig]:
+    return recipe.policy, recipe.l2l
+
+
 class LearnerStudy(ImageData):
     """Meta-training: step rules learned on perceptrons, each iteration on new ones."""
 
@@ -184,10 +189,12 @@ class LearnerStudy(ImageData):
     def _rows_are_valid(self) -> Self:
         earlier: dict[str, list[str]] = {}  # rows that learn the same kind of rule
         for name, row in self.learners.items():
-            self.recipe(name)
+            self.recipe(name)  # raises for what is not allowed
             alike = earlier.setdefault("l2l" if row.method == "unrolled" else "policy", [])
             if row.start is not None and row.start not in alike:
                 raise ValueError(f"learners.{name}.start = {row.start!r} is not one of the earlier rows {alike}")
+            if row.start is not None and _form(self.recipe(row.start)) != _form(self.recipe(name)):
+                raise ValueError(f"learners.{name}.start = {row.start!r} has another policy or l2l, so other weights")
             alike.append(name)
         return self
 
