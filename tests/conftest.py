@@ -651,6 +651,8 @@ def learner_study() -> Callable[..., StudyResults]:
                 logged = {"area": area, "final": 0.8 * area}
                 if step and entry["method"] in ("mirror", "bregman"):
                     logged |= {"guiding": 0.9 * area, "policy": area, "mismatch": 1 / step, "kl": 0.5}
+                if step and entry["method"] == "imitation":
+                    logged["mismatch"] = 1 / step
                 if step and entry["method"] == "unrolled":
                     logged["loss"] = 2 * area
                 head = [f"{key}/{seed}", study, "meta-validation", key, "tune", np.nan, seed]

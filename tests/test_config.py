@@ -415,6 +415,10 @@ LTO_ERRORS = {
         "studies.learn.learners.mirror.start=unrolled",
         "studies.learn: learners.mirror.start = 'unrolled' is not one of the earlier rows ['imitation']",
     ),
+    "a start with a policy of another form": (
+        "studies.learn.learners.mirror.policy={cells: 5}",
+        "studies.learn: learners.mirror.start = 'imitation' has another policy or l2l, so other weights",
+    ),
     "an objective without images": (
         "studies.compare.panels.new={inputs: 6, hidden: 4, batch_size: 8, steps: 8}",
         "studies.compare.panels.new.dataset is missing",

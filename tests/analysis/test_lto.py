@@ -253,7 +253,7 @@ def test_a_run_that_diverges_later_has_not_diverged_at_a_shorter_horizon(objecti
 def test_meta_training_is_read_by_method_and_row(learner_study):
     table = lto.metatraining(learner_study())
     assert list(table.optimizer.unique()) == ["psd-trained", "psd-bregman", "imitation", "l2l-trained"]
-    assert set(table[table.metric == "mismatch"].method) == {"mirror", "bregman"}
+    assert set(table[table.metric == "guiding"].method) == {"mirror", "bregman"}
     assert _at(table, optimizer="psd-bregman", metric="area", step=8).value == pytest.approx(0.9)
 
 

@@ -229,6 +229,17 @@ def test_without_a_guided_route_only_validation_is_drawn(learner_study):
     assert axes.get_title(loc="left") == "All learners"
 
 
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize(("value", "until"), [(float("inf"), 2), (0.7, 10)], ids=["not finite", "all equal"])
+def test_validations_that_span_no_axis_are_drawn(learner_study, value, until, tmp_path):
+    study = learner_study()
+    runs = study.runs.copy()
+    runs.loc[(runs.metric == "area") & (runs.step <= until), "value"] = value
+    made = Material({"lto-metatraining": lto.metatraining(StudyResults(runs, study.facts))}, {"t": study.facts})
+    style.save(lto_metatraining.figure(made), tmp_path / "figure")
+    assert len(lto_metatraining.table(made)) == 12  # three moments of four learners
+
+
 def test_the_ablation_shows_the_rows_of_both_studies_in_their_groups(material):
     figure = lto_ablation.figure(material[lto_ablation])
     area, final, small, _ = panels(figure)

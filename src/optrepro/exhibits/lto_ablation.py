@@ -44,12 +44,11 @@ def block(axes: Any, rows: pd.DataFrame) -> None:
 
 def dot(axes: Axes, position: float, row: dict[Any, Any], column: str) -> None:
     """What the kept weights reach, with its interval over the seeds; for the area, the first validation too."""
-    look = style.look(row["optimizer"])
     if column == "area":
-        axes.plot([row["first"], row["area"]], [position] * 2, color=look.color, linewidth=0.8, linestyle=":")
-        axes.plot(row["first"], position, "o", color=look.color, markerfacecolor="white", markersize=3.5)
-        axes.plot([row["area_low"], row["area_high"]], [position] * 2, color=look.color, linewidth=1.8)
-    axes.plot(row[column], position, "o", color=look.color)
+        axes.plot([row["first"], row["area"]], [position] * 2, color=style.INK, linewidth=0.8, linestyle=":")
+        axes.plot(row["first"], position, "o", color=style.INK, markerfacecolor="white", markersize=3.5)
+        axes.plot([row["area_low"], row["area_high"]], [position] * 2, color=style.INK, linewidth=1.8)
+    axes.plot(row[column], position, "o", color=style.INK)
 
 
 def table(material: Material) -> pd.DataFrame:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -56,10 +57,11 @@ def figure(material: Material) -> Figure:
     shown = {metric: text for metric, text in BELOW.items() if guided or metric == "area"}
     below = parts[1].subplots(1, len(shown), squeeze=False)[0]
     for axes, (metric, (title, label)) in zip(below, shown.items(), strict=True):
-        metric_panel(axes, logged[logged.metric == metric], metric)
+        drawn = (logged.metric == metric) & (logged.method.isin(GUIDED) | (metric == "area"))
+        metric_panel(axes, logged[drawn], metric)
         axes.set(title=title, ylabel=label)
     handles = [line for line in below[-1].lines if not str(line.get_label()).startswith("_")]
-    parts[1].legend(handles=handles, ncols=4, loc="outside lower center", handlelength=3)
+    parts[1].legend(handles=handles, ncols=2, loc="outside lower center", handlelength=3)
     return page
 
 
@@ -85,8 +87,9 @@ def metric_panel(axes: Axes, logged: pd.DataFrame, metric: str) -> None:
         for which in (axes.yaxis.set_major_formatter, axes.yaxis.set_minor_formatter):
             which(StrMethodFormatter("{x:g}"))
         axes.tick_params(axis="y", which="both", labelsize=7)
-    if metric == "area" and len(logged):
-        low, high = logged.value.min(), logged.groupby("optimizer").value.median().max()
+    finite = logged[np.isfinite(logged.value)]
+    low, high = finite.value.min(), finite.groupby("optimizer").value.median().max()
+    if metric == "area" and low < high:  # what is learned first is far above, and not resolved
         axes.set_ylim(low - 0.05 * (high - low), high + 0.3 * (high - low))
     style.grid(axes)
 

@@ -152,7 +152,7 @@ def _rate(row: dict[Any, Any]) -> str:
 
 def _rows(axes: Axes, summary: pd.DataFrame) -> None:
     """Names of the rows, learned ones in their colours."""
-    axes.set_yticks(range(len(summary)), list(summary.label))
+    axes.set_yticks(range(len(summary)), _broken(summary))
     axes.set_ylim(len(summary) - 0.4, -0.6)
     axes.tick_params(axis="y", length=0)
     for text, key in zip(axes.get_yticklabels(), summary.optimizer, strict=True):
@@ -162,5 +162,10 @@ def _rows(axes: Axes, summary: pd.DataFrame) -> None:
 
 
 def _legend(summary: pd.DataFrame) -> tuple[list[Line2D], list[str]]:
-    keys, labels = list(summary.optimizer), list(summary.label)
-    return [Line2D([], [], **style.look(k).point, markersize=SIZES.get(k, 4.0)) for k in keys], labels
+    keys = list(summary.optimizer)
+    return [Line2D([], [], **style.look(k).point, markersize=SIZES.get(k, 4.0)) for k in keys], _broken(summary)
+
+
+def _broken(summary: pd.DataFrame) -> list[str]:
+    """Labels, long ones on two lines."""
+    return [label.replace(", ", ",\n") for label in summary.label]

@@ -19,6 +19,7 @@ worse than before and worse than :math:`\pi` on real rollouts is taken back in p
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, fields
 from typing import Any, Literal
@@ -59,7 +60,7 @@ class GuidedSettings:
         policy_kl: nu is doubled where KL(psi || pi) is above twice this, and halved below half of it.
         dual_rate: alpha, the step size of the duals.
         epochs, sequences: passes over the recorded coordinates in a regression, and how many to a minibatch.
-        learning_rate, max_grad_norm: of Adam.
+        learning_rate, last_rate, max_grad_norm: of Adam; the rate falls along a cosine to a share of it.
     """
 
     iterations: int
@@ -80,6 +81,7 @@ class GuidedSettings:
     epochs: int = 10
     sequences: int = 1024
     learning_rate: float = 3e-3
+    last_rate: float = 0.05
     max_grad_norm: float = 1.0
 
 
@@ -182,7 +184,7 @@ class Trainer:
             self.rule = StepPolicy(policy).to(device)
         self.optimizer = torch.optim.Adam(self.rule.parameters(), lr=settings.learning_rate)
         self.iteration = 0
-        self.guide: dict[str, Tensor] = {}  # K, k, G of psi; duals (G, T); weight nu, multiplier and limit (G,)
+        self.guide: dict[str, Tensor] = {}  # K, k, G of psi; duals (G, T); weight nu and multiplier (G,)
 
     @property
     def done(self) -> bool:
@@ -437,10 +439,17 @@ class Trainer:
             )
             precision = (weight[i] / spread).float().expand_as(target)
             work.append((group, target, precision))
+        for parameters in self.optimizer.param_groups:
+            parameters["lr"] = self._learning_rate()
         source, losses = self._generator("sequences"), []
         for _ in range(self.settings.epochs):
             losses = [self._fit(network, *batch) for network, *batch in self._batches(work, source)]
         return float(torch.stack(losses).mean())
+
+    def _learning_rate(self) -> float:
+        s = self.settings
+        left = (1 + math.cos(math.pi * min(1, self.iteration / s.iterations))) / 2
+        return s.learning_rate * (s.last_rate + (1 - s.last_rate) * left)
 
     def _batches(
         self, work: list[tuple[Samples, Tensor, Tensor]], source: torch.Generator

@@ -111,6 +111,7 @@ class BregmanConfig(Model):
     epochs: Annotated[Count, Field(description="Passes over the recorded coordinates in a regression.")] = 10
     sequences: Annotated[Count, Field(description="Coordinates in a minibatch.")] = 1024
     learning_rate: Positive = 3e-3
+    last_rate: Annotated[Share, Field(description="Share of the learning rate left at the end.")] = 0.05
     max_grad_norm: Positive = 1.0
 
 
