@@ -189,7 +189,7 @@ def _learner_batch(config: Config, study_id: str, study: LearnerStudy, learner: 
     watched = {"objective", "validation_problems", "validate_every", "patience", "labels"}
     data = study.model_dump(mode="json", include={*watched, "train_examples", "validation_examples"})
     row = study.learners[learner]
-    own = [row.method, study.recipe(learner).used(row.method)]
+    own = [row.method, row.validate_every, study.recipe(learner).used(row.method)]
     earlier = _learner_batch(config, study_id, study, row.start).settings if row.start else None
     settings = fingerprint([data, own, earlier, dataset_of(study, config), config.seed])
     # The row is not in the seed: rules are learned on the same objectives.

@@ -8,7 +8,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from optrepro.metalearning.guided_policy_search import AdaGrad, GuidedSettings, GuidingPolicy, Samples, Trainer
+from optrepro.metalearning.guided_policy_search import GuidedSettings, GuidingPolicy, Samples, Trainer
+from optrepro.metalearning.imitation import AdaGrad
 from optrepro.metalearning.rollouts import area, roll_out
 from optrepro.optimizers.predicted_step import StepPolicySettings
 from optrepro.problems.perceptrons import Perceptrons

@@ -103,6 +103,14 @@ def test_a_bare_call_plans_the_laptop_scale(project: Project) -> None:
     assert plan["exhibit"] == len(EXHIBITS)
 
 
+def test_every_data_set_of_a_study_is_fetched_before_its_runs_and_weights_are_trained(project: Project) -> None:
+    def plan(batch: str) -> dict[str, int]:
+        return project.plan(f"results/paper/runs/lto/{batch}/metrics.parquet", "--configfile", "config/paper.yaml")
+
+    assert plan("adam") == {"data": 4, "runs": 1}
+    assert plan("psd-bregman") == {"data": 4, "runs": 1, "meta_training": 2}  # it begins with the imitation
+
+
 @pytest.mark.parametrize("profile", ["default", "gpu", "slurm"])
 def test_profiles_plan_the_paper_scale_with_a_gpu_where_it_is_asked_for(project: Project, profile: str) -> None:
     output = project.snakemake(

@@ -94,10 +94,11 @@ class _Learning:
             rule = self.trainer.rule
             start, _ = _learned.load(type(rule), type(rule.settings), self.context.weights)
             rule.load_state_dict(start.state_dict())
+        every = self.row.validate_every or self.study.validate_every
         # An iteration comes before the checkpoint, so that the shortest time slice gets somewhere.
         while not self.trainer.done and self.state["stale"] < self.study.patience:
             self.state["since"].append(self.trainer.iterate())
-            if self.trainer.iteration % self.study.validate_every == 0 or self.trainer.done:
+            if self.trainer.iteration % every == 0 or self.trainer.done:
                 self._validate()
             self.context.progress(
                 self.trainer.iteration,

@@ -29,6 +29,7 @@ from torch import Tensor, nn
 
 from optrepro.metalearning import local_models, lqg
 from optrepro.metalearning.features import StateKind, state_features
+from optrepro.metalearning.imitation import AdaGrad
 from optrepro.metalearning.lqg import Controller, Cost, Dynamics
 from optrepro.metalearning.rollouts import area, roll_out
 from optrepro.optimizers._learned import Columns, Memory, StepRule
@@ -139,24 +140,6 @@ class GuidingPolicy:
         action = self.act(self._time, self._stream.observe(x, value, gradient))
         self._time += 1
         return action, memory
-
-
-class AdaGrad:
-    """AdaGrad as a step rule: what an untrained guiding policy imitates."""
-
-    def __init__(self, rate: float):
-        self.rate = rate
-
-    def begin(self, x: Tensor, groups: Columns) -> Memory:
-        """See `StepRule`."""
-        del groups
-        return {"squares": torch.zeros_like(x)}
-
-    def step(self, memory: Memory, x: Tensor, value: Tensor, gradient: Tensor) -> tuple[Tensor, Memory]:
-        """See `StepRule`."""
-        del x, value
-        squares = memory["squares"] + gradient.square()
-        return -self.rate * gradient / (squares.sqrt() + 1e-10), {"squares": squares}
 
 
 class Trainer:

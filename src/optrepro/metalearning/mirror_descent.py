@@ -120,9 +120,9 @@ class Trainer:
     def iterate(self) -> dict[str, float]:
         """One iteration; it reports
 
-        ``policy``: mean objective along the rollouts; ``kl``: of psi from pi, nats for each coordinate and step;
-        ``mismatch``: error of the regressed actions relative to their size; at some iterations ``guiding``: what
-        ``policy`` is for psi, on the same objectives.
+        ``policy``: mean objective along the rollouts, each at most twice its start; ``kl``: of psi from pi, nats for
+        each coordinate and step; ``mismatch``: error of the regressed actions relative to their size; at some
+        iterations ``guiding``: what ``policy`` is for psi, on the same objectives.
         """
         s = self.settings
         problems = self.objectives(self.iteration)
@@ -175,7 +175,7 @@ class Trainer:
             x = x + step * scale
         true, slope = problems.evaluate(x, truth)
         everywhere = torch.stack([*gradients, slope * scale])
-        return torch.stack(actions), everywhere, float(torch.stack([*values, true]).mean())
+        return torch.stack(actions), everywhere, float(_bounded(torch.stack([*values, true])).mean())
 
     @torch.no_grad()
     def _guided_cost(
@@ -201,7 +201,7 @@ class Trainer:
             if t < s.horizon:
                 step = actions[t] + added[t] - (1 - kept[t]) * (x - around) / scale
                 x, around = x + step * scale, around + actions[t] * scale
-        return float(area(torch.stack(curve), record).mean())
+        return float(area(_bounded(torch.stack(curve)), record).mean())
 
     def _regress(self, sequences: list[Sequences], source: torch.Generator) -> float:
         s = self.settings
@@ -265,6 +265,11 @@ def constrain(model: Model, gradients: Tensor, limit: float) -> float:
         first = int(met.int().argmax()) if bool(met.any()) else len(exponents) - 1
         low, high = float(exponents[max(first - 1, 0)]), float(exponents[first])
     return float(10**high)
+
+
+def _bounded(curve: Tensor) -> Tensor:
+    """Objectives (..., R), each at most twice its first: one that diverges must not hide the others."""
+    return torch.minimum(curve.nan_to_num(nan=torch.inf), 2 * curve[0])
 
 
 def _smooth(values: Tensor) -> Tensor:

@@ -143,6 +143,9 @@ class LearnerRow(Model):
     bregman: Annotated[dict[str, Any], Field(description="Over the study's settings of this method.")] = {}
     unrolled: Annotated[dict[str, Any], Field(description="Over the study's settings of this method.")] = {}
     start: Annotated[Name | None, Field(description="Earlier row whose weights learning begins with.")] = None
+    validate_every: Annotated[
+        Count | None, Field(description="Iterations between validations, if not the study's.")
+    ] = None
 
 
 class Recipe(NamedTuple):
