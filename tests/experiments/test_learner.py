@@ -264,5 +264,10 @@ def test_rows_come_when_due_and_at_the_end_with_means_of_what_was_reported(
     tidy.write(table, tmp_path / "rows.parquet")
 
 
+def test_a_row_may_be_validated_less_often_than_the_others(tiny_lto: Tiny, tmp_path: Path) -> None:
+    table = learn(tiny_lto("studies.learn.learners.unrolled.validate_every=3"), tmp_path / "p")
+    assert list(curve(table, "area").index) == [3, 5]
+
+
 def test_an_iteration_need_not_report_what_others_do() -> None:
     assert learner._means([{"loss": 1.0}, {"loss": 3.0, "kl": 0.5}]) == {"loss": 2.0, "kl": 0.5}

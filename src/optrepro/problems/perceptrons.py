@@ -90,7 +90,7 @@ class Perceptrons:
         rows = torch.arange(len(self), device=x.device)[:, None]
         return self._evaluate(x, self.inputs[rows, examples], self.labels[rows, examples])
 
-    def objective(self, x: Tensor, chunk: int = 4096) -> Tensor:
+    def objective(self, x: Tensor, chunk: int = 500) -> Tensor:
         """The true objective (R,): the mean over all N examples."""
         w1, b1, w2, b2 = self._unpack(x)
         total = x.new_zeros(len(self))
