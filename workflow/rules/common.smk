@@ -45,6 +45,12 @@ validate(
 )
 
 
+# Tensors of many megabytes are made and dropped at every step. By default the C library gives such memory back to the
+# system each time, and zeroing new pages then takes longer than the arithmetic (measured: 5 times and more).
+os.environ.setdefault("MALLOC_MMAP_THRESHOLD_", str(2**32))
+os.environ.setdefault("MALLOC_TRIM_THRESHOLD_", str(2**34))
+
+
 envvars:
     "OPTREPRO_CONFIG",
     "OPTREPRO_OVERRIDES",

@@ -48,7 +48,7 @@ def figure(material: Material) -> Figure:
     page = style.page(material, height=130 if guided else 70)
     parts: Any = page.subfigures(2, 1) if guided else [None, page]
     if guided:
-        above = parts[0].subplots(1, len(guided), sharey=True, squeeze=False)[0]
+        above = parts[0].subplots(1, len(guided), squeeze=False)[0]
         for axes, method in zip(above, guided, strict=True):
             cost_panel(axes, logged[logged.method == method], method)
         above[0].set_ylabel("cost: area (nats)")
