@@ -67,7 +67,9 @@ def test_the_figure_fits_the_page_and_is_the_same_each_time(exhibit, material, t
     assert page.width * 25.4 == pytest.approx(style.PAGE_WIDTH)
     assert page.x0 - 0.01 <= tight.x0 < tight.x1 <= page.x1 + 0.01
     assert page.y0 - 0.01 <= tight.y0 < tight.y1 <= page.y1 + 0.01
-    assert (tmp_path / "first.svg").read_bytes() == (tmp_path / "second.svg").read_bytes()
+    first, second = ((tmp_path / f"{name}.svg").read_text() for name in ("first", "second"))
+    # The name of a clip path is a hash of the axes' place with all its digits, of which the layout may move the last.
+    assert re.sub(r"p[0-9a-f]{10}", "", first) == re.sub(r"p[0-9a-f]{10}", "", second)
 
 
 @pytest.mark.filterwarnings("error")

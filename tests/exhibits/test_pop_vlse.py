@@ -1,3 +1,5 @@
+import re
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -105,7 +107,9 @@ def test_the_figure_is_as_wide_as_a_page_and_the_same_each_time(exhibit, materia
         figure = exhibit.figure(material)
         style.save(figure, tmp_path / name)
     assert figure.get_figwidth() * 25.4 == pytest.approx(style.PAGE_WIDTH)
-    assert (tmp_path / "first.svg").read_bytes() == (tmp_path / "second.svg").read_bytes()
+    first, second = ((tmp_path / f"{name}.svg").read_text() for name in ("first", "second"))
+    # The name of a clip path is a hash of the axes' place with all its digits, of which the layout may move the last.
+    assert re.sub(r"p[0-9a-f]{10}", "", first) == re.sub(r"p[0-9a-f]{10}", "", second)
     assert (tmp_path / "first.png").stat().st_size > 10_000
 
 

@@ -195,18 +195,8 @@ def grid(axes: Axes, axis: str = "y") -> None:
 def save(figure: Figure, path: Path) -> None:
     """Write ``path.svg`` and ``path.png``: the same figure gives the same bytes, since no date or version enters."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    _lay_out(figure)
     figure.savefig(path.with_suffix(".svg"), metadata={"Date": None, "Creator": None})
     figure.savefig(path.with_suffix(".png"), metadata={"Software": None})
-
-
-def _lay_out(figure: Figure) -> None:
-    """Fix the layout, to a millionth: the solver's last digits vary, and an SVG names its clip paths by all of them."""
-    figure.draw_without_rendering()
-    figure.set_layout_engine("none")
-    for axes in figure.axes:
-        left, bottom, width, height = (round(x, 6) for x in axes.get_position(original=True).bounds)
-        axes.set_position((left, bottom, width, height))
 
 
 def percent(share: float, digits: int = 1) -> str:
