@@ -51,4 +51,6 @@ def test_the_surface_is_that_of_the_function_with_its_minimizers() -> None:
 
 
 def test_a_single_evaluation_at_the_minimum_can_be_drawn() -> None:
-    drawn("easom", budget=1)
+    panels = [axes for axes in drawn("easom", budget=1).axes if axes.lines]
+    assert panels
+    assert all(len(line.get_xdata()) for axes in panels for line in axes.lines)

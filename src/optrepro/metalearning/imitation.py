@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from optrepro.metalearning import supervision
 from optrepro.metalearning.supervision import Recorder
+from optrepro.metalearning.training import StepTrainer
 from optrepro.optimizers._learned import Columns, Memory
 from optrepro.optimizers.predicted_step import StepPolicy, StepPolicySettings
 from optrepro.problems.perceptrons import Perceptrons
@@ -55,7 +55,7 @@ class AdaGrad:
         return -self.rate * gradient / (squares.sqrt() + 1e-10), {"squares": squares}
 
 
-class Trainer:
+class Trainer(StepTrainer[ImitationSettings, StepPolicy]):
     """Dataset aggregation without the aggregate (after Ross et al. 2011): the policy acts, the teacher says what it
     would have done, and the policy is regressed on that.
 
@@ -75,28 +75,9 @@ class Trainer:
         seed: int,
         device: torch.device | str = "cpu",
     ):
-        self.settings, self.objectives, self.seed = settings, objectives, seed
-        with torch.random.fork_rng([]):
-            torch.manual_seed(seed)
-            self.rule = StepPolicy(policy).to(device)
-        self.optimizer = torch.optim.Adam(self.rule.parameters(), settings.learning_rate, betas=(0.9, 0.98))
-        self.iteration = 0
-
-    @property
-    def done(self) -> bool:
-        """Whether the training has its length."""
-        return self.iteration >= self.settings.iterations
-
-    def state_dict(self) -> dict[str, Any]:
-        """Everything that the next iteration depends on."""
-        states = {"rule": self.rule.state_dict(), "optimizer": self.optimizer.state_dict()}
-        return {**states, "iteration": self.iteration}
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on where `state_dict` was taken."""
-        self.rule.load_state_dict(state["rule"])
-        self.optimizer.load_state_dict(state["optimizer"])
-        self.iteration = state["iteration"]
+        super().__init__(
+            settings, lambda: StepPolicy(policy), objectives, seed, device, lr=settings.learning_rate, betas=(0.9, 0.98)
+        )
 
     def iterate(self) -> dict[str, float]:
         """One rollout and its regression; ``mismatch``, the error of the actions relative to their size."""

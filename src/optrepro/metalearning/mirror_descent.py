@@ -14,9 +14,9 @@ form of Li and Malik 2017, arXiv 1703.00441; the models and the factor on the cu
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -25,6 +25,7 @@ from torch import Tensor
 from optrepro.metalearning import supervision
 from optrepro.metalearning.rollouts import area
 from optrepro.metalearning.supervision import Recorder, Sequences
+from optrepro.metalearning.training import StepTrainer
 from optrepro.optimizers.predicted_step import StepPolicy, StepPolicySettings
 from optrepro.problems.perceptrons import Perceptrons
 
@@ -75,7 +76,7 @@ class Model(NamedTuple):
     curvature: Tensor
 
 
-class Trainer:
+class Trainer(StepTrainer[MirrorSettings, StepPolicy]):
     """Training of a recurrent policy, an iteration at a time. All randomness is derived from the seed.
 
     Args:
@@ -94,28 +95,9 @@ class Trainer:
         seed: int,
         device: torch.device | str = "cpu",
     ):
-        self.settings, self.objectives, self.seed, self.device = settings, objectives, seed, device
-        with torch.random.fork_rng([]):
-            torch.manual_seed(seed)
-            self.rule = StepPolicy(policy).to(device)
-        self.optimizer = torch.optim.Adam(self.rule.parameters(), settings.learning_rate, betas=(0.9, 0.98))
-        self.iteration = 0
-
-    @property
-    def done(self) -> bool:
-        """Whether the training has its length."""
-        return self.iteration >= self.settings.iterations
-
-    def state_dict(self) -> dict[str, Any]:
-        """Everything that the next iteration depends on."""
-        states = {"rule": self.rule.state_dict(), "optimizer": self.optimizer.state_dict()}
-        return {**states, "iteration": self.iteration}
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on where `state_dict` was taken."""
-        self.rule.load_state_dict(state["rule"])
-        self.optimizer.load_state_dict(state["optimizer"])
-        self.iteration = state["iteration"]
+        super().__init__(
+            settings, lambda: StepPolicy(policy), objectives, seed, device, lr=settings.learning_rate, betas=(0.9, 0.98)
+        )
 
     def iterate(self) -> dict[str, float]:
         """One iteration; it reports

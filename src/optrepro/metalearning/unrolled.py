@@ -14,13 +14,14 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
+from optrepro.metalearning.training import StepTrainer
 from optrepro.optimizers._learned import Memory
 from optrepro.optimizers.l2l import L2LPolicy, L2LSettings
 from optrepro.problems.perceptrons import Perceptrons
@@ -65,7 +66,7 @@ class Met(NamedTuple):
     gradient: Tensor
 
 
-class Trainer:
+class Trainer(StepTrainer[UnrolledSettings, L2LPolicy]):
     """Truncated back-propagation, a rollout at a time. All randomness is derived from the seed and the objectives.
 
     Args:
@@ -84,31 +85,7 @@ class Trainer:
         seed: int,
         device: torch.device | str = "cpu",
     ):
-        self.settings, self.objectives, self.seed = settings, objectives, seed
-        with torch.random.fork_rng([]):
-            torch.manual_seed(seed)
-            self.rule = L2LPolicy(policy).to(device)
-        self.optimizer = torch.optim.Adam(self.rule.parameters())
-        self.iteration = 0
-
-    @property
-    def done(self) -> bool:
-        """Whether the training has its length."""
-        return self.iteration >= self.settings.iterations
-
-    def state_dict(self) -> dict[str, Any]:
-        """Everything that the next iteration depends on."""
-        return {
-            "rule": self.rule.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
-            "iteration": self.iteration,
-        }
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on where `state_dict` was taken."""
-        self.rule.load_state_dict(state["rule"])
-        self.optimizer.load_state_dict(state["optimizer"])
-        self.iteration = state["iteration"]
+        super().__init__(settings, lambda: L2LPolicy(policy), objectives, seed, device)
 
     def iterate(self) -> dict[str, float]:
         """One rollout with its updates; ``loss``, mean minibatch objective after its steps, and ``learning_rate``.
