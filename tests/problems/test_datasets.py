@@ -1,6 +1,7 @@
 import gzip
 import hashlib
 import os
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -101,6 +102,17 @@ def test_the_description_names_a_subset_as_a_subset(tmp_path):
     write_mnist(tmp_path)
     data = datasets.load("mnist", seed=0, data_dir=tmp_path, train_examples=50)
     assert data.description == "MNIST (50 of 60,000 training and 20 of 10,000 test images)"
+
+
+def test_the_description_names_the_classes_that_were_taken(tmp_path):
+    write_mnist(tmp_path)
+    data = replace(datasets.load("mnist", seed=0, data_dir=tmp_path), selection="first half of the classes")
+    assert data.description.endswith("20 of 10,000 test images, first half of the classes)")
+
+
+def test_a_text_is_no_set_of_images(tmp_path):
+    with pytest.raises(ValueError, match=r"gsm8k is a text, not a set of images: see language\.load"):
+        datasets.load("gsm8k", seed=0, data_dir=tmp_path)
 
 
 @pytest.fixture(scope="module")

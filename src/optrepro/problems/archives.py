@@ -1,4 +1,4 @@
-"""The public image archives: where they come from, where they lie on disk, and whether a file is what it should be.
+"""Public archives of images and texts: where they come from, where they lie, and whether a file is what it should be.
 
 Files are looked for in the folder named by the environment variable ``OPTREPRO_DATA`` first, then in the project's
 ``data/`` folder. Both have the same layout: `Archive.folder` under the root. Nothing here imports torch, so a workflow
@@ -18,6 +18,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from http import HTTPStatus
 from pathlib import Path
+from typing import Literal
 
 DATA_DIR = Path("data")
 CHECKSUMS = "SHA256SUMS"
@@ -30,7 +31,7 @@ class Archive:
     Args:
         name: the name used in configs.
         title: the name used in captions.
-        examples: number of official (training, test) images.
+        examples: number of official (training, test) images or documents.
         licence: as its authors state it.
         citation: where it was published.
         folder: where its files lie under a data folder.
@@ -39,8 +40,10 @@ class Archive:
         contents: official sha256 of each file's content (of a gzip file: uncompressed).
         downloads: official sha256 of each file as it is served.
         sources: addresses the downloads are found under, the official one first.
+        modality: what its examples are; of a text they are documents, which need no official test set.
 
-    An archive without downloads is embedded: it comes with an installed library.
+    An archive without downloads is embedded: it comes with an installed library, or with Python. The files of a text
+    that comes with Python are the names of its modules, and their contents differ between versions of Python.
     """
 
     name: str
@@ -54,6 +57,7 @@ class Archive:
     contents: dict[str, str]
     downloads: dict[str, str]
     sources: tuple[str, ...]
+    modality: Literal["image", "text"] = "image"
 
     @property
     def embedded(self) -> bool:
@@ -94,6 +98,14 @@ _IDX_TRAIN = (("train-images-idx3-ubyte.gz", "train-labels-idx1-ubyte.gz"),)
 _IDX_TEST = ("t10k-images-idx3-ubyte.gz", "t10k-labels-idx1-ubyte.gz")
 _TORONTO = "https://www.cs.toronto.edu/~kriz/"
 _KRIZHEVSKY = "A. Krizhevsky, Learning Multiple Layers of Features from Tiny Images, University of Toronto, 2009"
+
+# Modules that are one file of Python, not frozen into the interpreter, in every version of Python from 3.11 on.
+_MODULES = (
+    "argparse ast bdb calendar cmd configparser copy csv dataclasses difflib dis doctest enum fractions functools "
+    "gettext heapq inspect ipaddress locale mailbox mimetypes optparse pdb pickle pickletools platform plistlib pprint "
+    "pydoc random selectors shutil smtplib socket statistics subprocess tarfile tempfile textwrap threading tokenize "
+    "trace traceback typing uuid warnings weakref"
+)
 
 ARCHIVES: dict[str, Archive] = {
     archive.name: archive
@@ -204,6 +216,92 @@ ARCHIVES: dict[str, Archive] = {
             },
             sources=(_TORONTO,),
         ),
+        Archive(
+            name="python-docs",
+            title="the Python language reference",
+            examples=(1, 0),
+            licence="PSF License Version 2",
+            citation="Python Software Foundation, The Python Language Reference (pydoc_data.topics)",
+            folder="",
+            train=(("pydoc_data.topics",),),
+            test=(),
+            contents={},
+            downloads={},
+            sources=(),
+            modality="text",
+        ),
+        Archive(
+            name="python-source",
+            title="the Python standard library's source",
+            examples=(1, 0),
+            licence="PSF License Version 2",
+            citation="Python Software Foundation, The Python Standard Library",
+            folder="",
+            train=(tuple(_MODULES.split()),),
+            test=(),
+            contents={},
+            downloads={},
+            sources=(),
+            modality="text",
+        ),
+        Archive(
+            name="tinyshakespeare",
+            title="Tiny Shakespeare",
+            examples=(1, 0),
+            licence="public domain",
+            citation="A. Karpathy, The Unreasonable Effectiveness of Recurrent Neural Networks, 2015",
+            folder="tinyshakespeare",
+            train=(("input.txt",),),
+            test=(),
+            contents={
+                "input.txt": "86c4e6aa9db7c042ec79f339dcb96d42b0075e16b8fc2e86bf0ca57e2dc565ed",
+            },
+            downloads={
+                "input.txt": "86c4e6aa9db7c042ec79f339dcb96d42b0075e16b8fc2e86bf0ca57e2dc565ed",
+            },
+            sources=("https://raw.githubusercontent.com/karpathy/char-rnn/master/data/tinyshakespeare/",),
+            modality="text",
+        ),
+        Archive(
+            name="gsm8k",
+            title="GSM8K",
+            examples=(7_473, 1_319),
+            licence="MIT",
+            citation="K. Cobbe et al., Training Verifiers to Solve Math Word Problems, arXiv 2110.14168, 2021",
+            folder="gsm8k",
+            train=(("train.jsonl",),),
+            test=("test.jsonl",),
+            contents={
+                "train.jsonl": "17f347dc51477c50d4efb83959dbb7c56297aba886e5544ee2aaed3024813465",
+                "test.jsonl": "3730d312f6e3440559ace48831e51066acaca737f6eabec99bccb9e4b3c39d14",
+            },
+            downloads={
+                "train.jsonl": "17f347dc51477c50d4efb83959dbb7c56297aba886e5544ee2aaed3024813465",
+                "test.jsonl": "3730d312f6e3440559ace48831e51066acaca737f6eabec99bccb9e4b3c39d14",
+            },
+            sources=("https://raw.githubusercontent.com/openai/grade-school-math/master/grade_school_math/data/",),
+            modality="text",
+        ),
+        Archive(
+            name="hellaswag",
+            title="HellaSwag",
+            examples=(39_905, 10_042),
+            licence="MIT",
+            citation="R. Zellers et al., HellaSwag: Can a Machine Really Finish Your Sentence?, arXiv 1905.07830, 2019",
+            folder="hellaswag",
+            train=(("hellaswag_train.jsonl",),),
+            test=("hellaswag_val.jsonl",),
+            contents={
+                "hellaswag_train.jsonl": "dae5e69249868cb9fe4e23ff925c60b66169564cfb7072d793cd7356a2b69f8d",
+                "hellaswag_val.jsonl": "0aa3b88843990f3f10a97b9575c94d7b71fb2205240ba04ae4884d9e9c992588",
+            },
+            downloads={
+                "hellaswag_train.jsonl": "dae5e69249868cb9fe4e23ff925c60b66169564cfb7072d793cd7356a2b69f8d",
+                "hellaswag_val.jsonl": "0aa3b88843990f3f10a97b9575c94d7b71fb2205240ba04ae4884d9e9c992588",
+            },
+            sources=("https://raw.githubusercontent.com/rowanz/hellaswag/master/data/",),
+            modality="text",
+        ),
     )
 }
 
@@ -232,7 +330,7 @@ def first_at_hand(names: Sequence[str], download: bool, data_dir: Path = DATA_DI
             return name
     raise FileNotFoundError(
         f"none of the data sets {', '.join(names)} is at hand in {_listing(data_dir)}: allow downloads, put the "
-        "files there, or add 'digits', which is always at hand"
+        "files there, or add one that is always at hand: 'digits' of the images, 'python-docs' of the texts"
     )
 
 

@@ -29,7 +29,10 @@ _Examples = tuple[NDArray[np.uint8], NDArray[np.int64]]
 
 @dataclass(frozen=True)
 class Split:
-    """Examples of one role: float32 images (N, C, H, W), normalized per channel, and int64 labels (N,)."""
+    """Examples of one role: float32 images (N, C, H, W), normalized per channel, and int64 labels (N,).
+
+    Of a text, `images` are int64 tokens (N, T) and `labels` the next tokens (N, T), -100 where none is scored.
+    """
 
     images: Tensor
     labels: Tensor
@@ -54,25 +57,39 @@ class FileRecord:
 
 @dataclass(frozen=True)
 class Dataset:
-    """A data set in memory; the three splits have no example in common, and `test` is always the whole test set."""
+    """A data set in memory; the three splits have no example in common, and `test` of images is the whole test set.
+
+    Args:
+        classes: number of classes; of a text, size of the vocabulary.
+        input_shape: shape of one input: (C, H, W), or (T,) for tokens.
+        selection: which of the classes were taken, for captions; empty if all.
+    """
 
     name: str
     train: Split
     validation: Split
     test: Split
     classes: int
-    input_shape: tuple[int, int, int]
+    input_shape: tuple[int, ...]
     provenance: tuple[FileRecord, ...]
+    selection: str = ""
 
     @property
     def description(self) -> str:
-        """For captions: "CIFAR-10 (4,000 of 50,000 training and 10,000 of 10,000 test images)"."""
+        """For captions: "CIFAR-10 (4,000 of 50,000 training and 10,000 of 10,000 test images)".
+
+        Of a text: "Tiny Shakespeare (4,000 training and 500 test examples of 64 tokens)".
+        """
         archive = archives.archive(self.name)
+        if archive.modality == "text":
+            sizes = f"{len(self.train):,} training and {len(self.test):,} test examples of {self.input_shape[0]} tokens"
+            return f"{archive.title} ({sizes})"
         train, test = (
             f"{len(split):,} of {official:,}"
             for split, official in zip((self.train, self.test), archive.examples, strict=True)
         )
-        return f"{archive.title} ({train} training and {test} test images)"
+        selection = f", {self.selection}" if self.selection else ""
+        return f"{archive.title} ({train} training and {test} test images{selection})"
 
 
 def load(
@@ -103,6 +120,8 @@ def load(
     shape than the data set's, which it names; FileNotFoundError if the files are not at hand.
     """
     archive = archives.archive(name)
+    if archive.modality == "text":
+        raise ValueError(f"{name} is a text, not a set of images: see language.load")
     if (name, labels) not in _FORMATS:
         known = " or ".join(repr(each) for of, each in _FORMATS if of == name)
         raise ValueError(f"labels = {labels!r}: {name} has {known} labels")

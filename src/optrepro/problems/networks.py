@@ -5,7 +5,8 @@ Each takes images (B, C, H, W), or vectors (B, D) where it is dense, and returns
 
 import inspect
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -117,10 +118,17 @@ def build(name: str, input_shape: Sequence[int], classes: int, *, seed: int, **s
         raise ValueError(f"classes = {classes} is not at least 1")
     if name not in _DENSE and len(input_shape) != 3:
         raise ValueError(f"input_shape = {tuple(input_shape)}: {name} takes images of shape (C, H, W)")
+    with seeded(seed):
+        return network(input_shape, classes, **settings)
+
+
+@contextmanager
+def seeded(seed: int) -> Iterator[None]:
+    """Tensors made inside are made on the CPU, from this seed; the global random states stay as they were."""
     # only the CPU's generator is seeded: torch.manual_seed would reset those of all GPUs as well
     with torch.random.fork_rng(devices=[]), torch.device("cpu"):
         torch.default_generator.manual_seed(seed)
-        return network(input_shape, classes, **settings)
+        yield
 
 
 def stackable(name: str) -> bool:
