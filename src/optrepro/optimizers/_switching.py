@@ -199,11 +199,18 @@ class SwitchingOptimizer(Optimizer):
         past = {name: value if where is None else value.index_select(0, where) for name, value in record.items()}
         fixed = self._candidate_count == 1
         new = past | ({"last": torch.zeros_like(past["last"])} if fixed else self._choose(blocks, rows, past))
-        candidates = torch.arange(self._candidate_count, device=new["last"].device)
-        new["counts"] = past["counts"] + (new["last"][:, None] == candidates)
+        new["counts"] = past["counts"] + self._shares(new)
         # Out of place: whoever holds the last record keeps it as it was.
         record.update(new if where is None else {name: record[name].index_copy(0, where, new[name]) for name in new})
-        return dict.fromkeys(rows, 0) if fixed else dict(zip(rows, indices(new["last"]), strict=True))
+        return dict.fromkeys(rows, 0) if fixed else dict(zip(rows, self._decisions(new), strict=True))
+
+    def _shares(self, new: Record) -> Tensor:
+        """The part that each candidate has in this step, (rows, candidates)."""
+        return new["last"][:, None] == torch.arange(self._candidate_count, device=new["last"].device)
+
+    def _decisions(self, new: Record) -> Sequence[Index]:
+        """What `_apply` is told, for each row."""
+        return indices(new["last"])
 
     def _apply(self, block: Block, index: Index) -> None:
         self._descend(block, self._moment(block, index), pick(self._rates(block), index))
@@ -359,7 +366,7 @@ class SwitchingOptimizer(Optimizer):
         # torch moves the state of parameters only.
         device = self.param_groups[0]["params"][0].device
         record = self.state["selection"]  # type: ignore[index]
-        record.update({name: value.to(device) for name, value in record.items()})
+        record.update({name: value.to(device) for name, value in record.items() if isinstance(value, Tensor)})
 
     def __getstate__(self) -> dict[str, Any]:
         return super().__getstate__() | {"rule": self.rule}
