@@ -392,6 +392,93 @@ def test_functions_of_another_dimension_are_added_to_those_of_an_iteration(tiny_
     assert tiny_pop("studies.meta.ppo.functions.2=6").studies["meta"].ppo.functions == {2: 6}
 
 
+# Fine-tuning, shifts and diagnostics
+
+GAP_ERRORS = {
+    "a backbone of an unknown row": (
+        "studies.language.backbone=pretraining/gtp",
+        "the config: studies.language.backbone = 'pretraining/gtp' is not one of ['pretraining/gpt']",
+    ),
+    "a backbone of the other modality": (
+        "studies.language.backbone=pretraining/vit",
+        "the config: studies.language.backbone = 'pretraining/vit' is not one of ['pretraining/gpt']",
+    ),
+    "a backbone and a model of the hub": (
+        "studies.language.hub=owner/model",
+        "studies.language: exactly one of backbone = 'pretraining/gpt' and hub = 'owner/model' must be set",
+    ),
+    "neither of both": (
+        "studies.language.backbone=null",
+        "studies.language: exactly one of backbone = None and hub = None must be set",
+    ),
+    "a bad value in a task": (
+        "studies.language.task.context=1",
+        "studies.language.task.context = 1 is not allowed. Input should be greater than or equal to 2",
+    ),
+    "a misspelt key in a task": (
+        "studies.vision.task.lables=coarse",
+        "studies.vision.task.lables is not a key of the config; did you mean labels?",
+    ),
+    "an unknown modality": (
+        "studies.vision.task.modality=sound",
+        "studies.vision.task.modality = 'sound' is not allowed. Input tag 'sound' found using 'modality'",
+    ),
+    "more questions than there are": (
+        "studies.language.task.exact_match=9",
+        "studies.language: task.exact_match = 9 must be at most test_examples",
+    ),
+    "heads that do not divide the width": (
+        "studies.pretraining.backbones.gpt.architecture.heads=3",
+        "studies.pretraining.backbones.gpt.architecture: width = 8 must be a multiple of heads = 3",
+    ),
+    "patches of text": (
+        "studies.pretraining.backbones.gpt.architecture.patch=2",
+        "studies.pretraining.backbones.gpt: architecture.patch = 2 is not allowed: a task of the modality language has",
+    ),
+    "images without patches": (
+        "studies.pretraining.backbones.vit.architecture.patch=null",
+        "studies.pretraining.backbones.vit: architecture.patch = None is not allowed: a task of the modality vision",
+    ),
+    "a batch that loses its halves": (
+        "studies.shift={shift: batch_size, shifted_to: 3}",
+        "studies.shift: shifted_to = 3.0 is not allowed: a batch size is an even number from 2 on",
+    ),
+    "no noise": (
+        "studies.shift.shift=label_noise",
+        "studies.shift: shifted_to = 0.0 is not allowed: a share of random labels is in (0, 1]",
+    ),
+    "a shift between two points of the curve": (
+        "studies.shift.evaluations=3",
+        "studies.shift: steps = 12 and evaluations = 3 must be even: the curve has a point at the shift",
+    ),
+    "a workload of no training": (
+        "studies.diagnostics.workloads.gpt.study=pretraining",
+        "the config: studies.diagnostics.workloads.gpt.study = 'pretraining' is not one of ['language', 'shift',",
+    ),
+    "a workload that follows no row": (
+        "studies.diagnostics.workloads.gpt.follow=adam",
+        "the config: studies.diagnostics.workloads.gpt: 'adam' is not one of ['adamw', 'gap']",
+    ),
+}
+
+
+@pytest.mark.parametrize(("override", "message"), GAP_ERRORS.values(), ids=GAP_ERRORS)
+def test_an_error_of_fine_tuning_a_shift_or_diagnostics_is_one_line_too(
+    override: str, message: str, tiny_gap: Tiny
+) -> None:
+    with pytest.raises(ConfigError) as caught:
+        tiny_gap("seed=8", override)
+    assert str(caught.value).startswith(f"override {override}: {message}")
+    assert "\n" not in str(caught.value)
+
+
+def test_null_removes_a_backbone_or_a_workload(tiny_gap: Tiny) -> None:
+    removed = ("diagnostics.workloads.gpt", "language", "pretraining.backbones.gpt")
+    settings = tiny_gap(*(f"studies.{path}=null" for path in removed)).studies
+    assert list(settings["pretraining"].backbones) == ["vit"]
+    assert list(settings["diagnostics"].workloads) == ["softmax"]
+
+
 # Learning step rules, and comparing them
 
 LTO_ERRORS = {

@@ -24,7 +24,25 @@ from optrepro.studies.common import (
     Name,
     OptimizerConfig,
 )
-from optrepro.studies.gap import ConceptStudy, FamiliesStudy, TrainingStudy
+from optrepro.studies.finetuning import (
+    Architecture,
+    Backbone,
+    FineTuningStudy,
+    LanguageTask,
+    LoraConfig,
+    PretrainingStudy,
+    Task,
+    VisionTask,
+)
+from optrepro.studies.gap import (
+    ConceptStudy,
+    DiagnosticsStudy,
+    FamiliesStudy,
+    Recipe,
+    ShiftStudy,
+    TrainingStudy,
+    Workload,
+)
 from optrepro.studies.lto import (
     BregmanConfig,
     ImitationConfig,
@@ -53,6 +71,8 @@ from optrepro.studies.pop import (
 from optrepro.studies.vlse import FunctionsStudy, SurfacesStudy
 
 __all__ = [
+    "Architecture",
+    "Backbone",
     "BregmanConfig",
     "Collection",
     "Comparison",
@@ -60,14 +80,18 @@ __all__ = [
     "Config",
     "ConfigError",
     "ConstantRates",
+    "DiagnosticsStudy",
     "DottedPath",
     "FamiliesStudy",
+    "FineTuningStudy",
     "FunctionsStudy",
     "ImageData",
     "ImitationConfig",
     "L2LConfig",
+    "LanguageTask",
     "LearnerRow",
     "LearnerStudy",
+    "LoraConfig",
     "MetaObjective",
     "MetaTraining",
     "MirrorConfig",
@@ -81,15 +105,21 @@ __all__ = [
     "Panel",
     "PolicyRow",
     "PolicyStudy",
+    "PretrainingStudy",
     "PriorConfig",
     "PriorStudy",
+    "Recipe",
     "Reference",
+    "ShiftStudy",
     "StepPolicyConfig",
     "Study",
     "SurfacesStudy",
+    "Task",
     "TrainingStudy",
     "TransferStudy",
     "UnrolledConfig",
+    "VisionTask",
+    "Workload",
     "build",
     "load",
     "parse",
@@ -111,10 +141,14 @@ Study = Annotated[
     | PolicyStudy
     | TransferStudy
     | LearnerStudy
-    | ObjectivesStudy,
+    | ObjectivesStudy
+    | ShiftStudy
+    | PretrainingStudy
+    | FineTuningStudy
+    | DiagnosticsStudy,
     Field(discriminator="kind"),
 ]
-MetaTraining = PolicyStudy | LearnerStudy  # studies whose batches leave weights
+MetaTraining = PolicyStudy | LearnerStudy | PretrainingStudy  # studies whose batches leave weights
 
 
 class Config(Model):
@@ -129,7 +163,7 @@ class Config(Model):
 
     @model_validator(mode="after")
     def _weights_are_trained(self) -> Self:
-        rows = {f"{name}/{row}": s for name, s in self.studies.items() for row in _trained_by(s)}
+        rows = self._givers()
         for study_id, study in self.studies.items():
             for name, row in study.optimizers.items() if isinstance(study, Comparison) else ():
                 if row.trained is None:
@@ -146,6 +180,36 @@ class Config(Model):
                     raise ValueError(f"{key} is not one of {given}")
         return self
 
+    @model_validator(mode="after")
+    def _backbones_are_pretrained(self) -> Self:
+        pretraining = {path: s for path, s in self._givers().items() if isinstance(s, PretrainingStudy)}
+        rows = {path: s.backbones[path.rpartition("/")[2]] for path, s in pretraining.items()}
+        for study_id, study in self.studies.items():
+            if not isinstance(study, FineTuningStudy) or study.backbone is None:
+                continue
+            given = sorted(path for path, row in rows.items() if row.task.modality == study.task.modality)
+            if study.backbone not in given:
+                raise ValueError(f"studies.{study_id}.backbone = {study.backbone!r} is not one of {given}")
+        return self
+
+    @model_validator(mode="after")
+    def _workloads_are_there(self) -> Self:
+        for study_id, study in self.studies.items():
+            for name, workload in study.workloads.items() if isinstance(study, DiagnosticsStudy) else ():
+                key = f"studies.{study_id}.workloads.{name}"
+                source = self.studies.get(workload.study)
+                if not isinstance(source, Recipe):
+                    given = sorted(name for name, s in self.studies.items() if isinstance(s, Recipe))
+                    raise ValueError(f"{key}.study = {workload.study!r} is not one of {given}")
+                for row in (workload.follow, *workload.rules):
+                    if row not in source.optimizers:
+                        raise ValueError(f"{key}: {row!r} is not one of {sorted(source.optimizers)}")
+        return self
+
+    def _givers(self) -> dict[str, Study]:
+        """The studies that leave weights, by study/row."""
+        return {f"{name}/{row}": study for name, study in self.studies.items() for row in _trained_by(study)}
+
 
 _GIVERS: dict[type[Model], type[Model]] = {TransferStudy: PolicyStudy, ObjectivesStudy: LearnerStudy}
 
@@ -153,11 +217,13 @@ _GIVERS: dict[type[Model], type[Model]] = {TransferStudy: PolicyStudy, Objective
 def _trained_by(study: Study) -> Sequence[str]:
     if isinstance(study, PolicyStudy):
         return list(study.policies)
+    if isinstance(study, PretrainingStudy):
+        return list(study.backbones)
     return list(study.learners) if isinstance(study, LearnerStudy) else []
 
 
 Layer = tuple[str, Mapping[str, Any]]
-_ROWS = ("optimizers", "policies", "references", "collections", "learners", "panels")
+_ROWS = ("optimizers", "policies", "references", "collections", "learners", "panels", "backbones", "workloads")
 
 
 class _Loader(yaml.SafeLoader):
@@ -263,7 +329,8 @@ def _explain(layers: Sequence[Layer], problem: Any) -> tuple[str, str]:
     missing = kind in ("missing", "union_tag_not_found")
     path = _path(problem["loc"])
     if kind.startswith("union_tag"):
-        path, value = [*path, "kind"], value.get("kind")
+        tag = problem["ctx"]["discriminator"].strip("'")
+        path, value = [*path, tag], value.get(tag)
     setters = [name for name, layer in layers if _holds(layer, path[:-1] if missing else path)]
     if not setters:  # the last part is none of the file's: pydantic marks a bad key, and the types a value may have
         return _explain(layers, {**problem, "loc": problem["loc"][:-1]})
@@ -279,8 +346,10 @@ def _explain(layers: Sequence[Layer], problem: Any) -> tuple[str, str]:
 
 
 def _path(location: Sequence[Any]) -> list[Any]:
-    """The keys of a location: pydantic adds the kind of a study after its name."""
-    return [*location[:2], *location[3:]] if location[:1] == ("studies",) else list(location)
+    """The keys of a location: pydantic adds the kind of a study after its name, and a task's modality after its key."""
+    path = [*location[:2], *location[3:]] if location[:1] == ("studies",) else list(location)
+    modalities = [("task", "language"), ("task", "vision")]
+    return [part for before, part in zip([None, *path], path, strict=False) if (before, part) not in modalities]
 
 
 def _keys() -> set[str]:

@@ -16,20 +16,26 @@ from typing import Any, Literal
 from optrepro.config import (
     Comparison,
     Config,
+    DiagnosticsStudy,
+    FineTuningStudy,
     FunctionsStudy,
     ImageData,
+    LanguageTask,
     LearnerStudy,
     MetaTraining,
     ObjectivesStudy,
     Panel,
     PolicyStudy,
+    PretrainingStudy,
     Study,
+    Task,
     TrainingStudy,
     TransferStudy,
 )
 from optrepro.problems import archives
 
 Role = Literal["tune", "test"]
+Trainable = TrainingStudy | FineTuningStudy
 
 
 class MissingRunsError(RuntimeError):
@@ -85,28 +91,50 @@ def derive_seed(*parts: object) -> int:
     return int.from_bytes(digest[:8], "big") >> 1
 
 
-def dataset_of(images: ImageData | Panel, config: Config) -> str:
-    """The data set a study or a panel uses here: the first of its list that is at hand, or may be downloaded."""
-    return archives.first_at_hand(images.dataset, download=config.download)
+def dataset_of(reader: ImageData | Panel | Task, config: Config) -> str:
+    """The data set of a study, a panel or a task here: the first of its list that is at hand, or may be downloaded."""
+    wanted = reader.corpus if isinstance(reader, LanguageTask) else reader.dataset
+    return archives.first_at_hand(wanted, download=config.download)
 
 
-def datasets_of(study: ObjectivesStudy, config: Config) -> dict[str, str]:
-    """The data set of each workload of a study whose panels have data sets of their own."""
-    return {workload: dataset_of(panel, config) for workload, panel in study.workloads.items()}
+def task_of(study: Study) -> ImageData | Task | None:
+    """What a study reads one data set for, if it does."""
+    if isinstance(study, FineTuningStudy):
+        return study.task
+    return study if isinstance(study, ImageData) else None
+
+
+def tasks_of(study: Study, config: Config) -> dict[str, ImageData | Task]:
+    """What each workload of a study reads its own data set for; panels of objectives apart."""
+    if isinstance(study, PretrainingStudy):
+        return {name: backbone.task for name, backbone in study.backbones.items()}
+    if isinstance(study, DiagnosticsStudy):
+        tasks = {name: task_of(config.studies[each.study]) for name, each in study.workloads.items()}
+        return {name: task for name, task in tasks.items() if task is not None}
+    return {}
+
+
+def datasets_of(study: Study, config: Config) -> dict[str, str]:
+    """The data set of each workload of a study whose workloads have data sets of their own."""
+    panels = study.workloads if isinstance(study, ObjectivesStudy) else {}
+    return {name: dataset_of(reader, config) for name, reader in {**panels, **tasks_of(study, config)}.items()}
 
 
 def data_of(study: Study, config: Config) -> list[str]:
     """Every data set that a study reads, each once."""
-    if isinstance(study, ObjectivesStudy):
-        return list(dict.fromkeys(datasets_of(study, config).values()))
-    return [dataset_of(study, config)] if isinstance(study, ImageData) else []
+    task = task_of(study)
+    return list(dict.fromkeys(datasets_of(study, config).values() if task is None else [dataset_of(task, config)]))
 
 
 def batches(config: Config, study_id: str) -> list[Batch]:
     """The jobs of a study, in an order in which each one's needs come before it."""
     study = config.studies[study_id]
-    if isinstance(study, TrainingStudy):
+    if isinstance(study, TrainingStudy | FineTuningStudy):
         return list(_training_batches(config, study_id, study))
+    if isinstance(study, PretrainingStudy):
+        return [_pretraining_batch(config, study_id, study, name) for name in study.backbones]
+    if isinstance(study, DiagnosticsStudy):
+        return list(_diagnostics_batches(config, study_id, study))
     if isinstance(study, FunctionsStudy):
         return [_functions_batch(config, study_id, study, name) for name in study.optimizers]
     if isinstance(study, PolicyStudy):
@@ -125,10 +153,15 @@ def table(config: Config) -> list[Run]:
     return [run for study_id in config.studies for batch in batches(config, study_id) for run in batch.runs]
 
 
-def source_modules(study: Study, optimizer: str | None) -> list[str]:
-    """The modules of this package whose source determines a batch of a study: of one optimizer, or of all."""
-    rows = study.optimizers if isinstance(study, Comparison) else {}
-    classes = [row.class_ for name, row in rows.items() if optimizer in (name, None)]
+def source_modules(config: Config, batch: Batch) -> list[str]:
+    """The modules of this package whose source determines a batch: its kind's, and those of its optimizers."""
+    study = config.studies[batch.study]
+    rows = list(study.optimizers.items()) if isinstance(study, Comparison) else []
+    for workload in study.workloads.values() if isinstance(study, DiagnosticsStudy) else ():
+        source = config.studies[workload.study]
+        assert isinstance(source, Comparison)
+        rows += [(name, source.optimizers[name]) for name in (workload.follow, *workload.rules)]
+    classes = [row.class_ for name, row in rows if batch.optimizer in (name, None)]
     own = {path.rpartition(".")[0] for path in classes if path.startswith("optrepro.")}
     return [f"optrepro.experiments.{study.kind}", *sorted(own)]
 
@@ -140,13 +173,14 @@ def _single(config: Config, study_id: str, study: Study) -> Batch:
 
 
 # What no run depends on, or what it depends on through its own entry, its row or its context.
-_ELSEWHERE = {
-    *("optimizers", "settings", "learning_rates", "dataset", "test_repetitions", "runs_per_job", "gpu"),
-    *("references", "reference_count", "reference_starts"),
+_ELSEWHERE: dict[str, Any] = {
+    **dict.fromkeys(("optimizers", "settings", "learning_rates", "dataset", "test_repetitions", "runs_per_job"), True),
+    **dict.fromkeys(("references", "reference_count", "reference_starts", "gpu"), True),
+    "task": {"dataset", "corpus"},
 }
 
 
-def _settings_of(study: TrainingStudy | FunctionsStudy | TransferStudy, optimizer: str, *context: object) -> str:
+def _settings_of(study: Trainable | FunctionsStudy | TransferStudy, optimizer: str, *context: object) -> str:
     """What determines a run besides its own row: neither labels nor the other rows of the comparison."""
     shared = study.model_dump(mode="json", exclude=_ELSEWHERE)
     own = study.entry(optimizer).model_dump(mode="json", exclude={"label", "group", "learning_rates"})
@@ -220,6 +254,8 @@ def _giver(config: Config, trained: str) -> Batch:
     assert isinstance(study, MetaTraining)
     if isinstance(study, PolicyStudy):
         return _policy_batch(config, study_id, study, row)
+    if isinstance(study, PretrainingStudy):
+        return _pretraining_batch(config, study_id, study, row)
     return _learner_batch(config, study_id, study, row)
 
 
@@ -276,35 +312,71 @@ def _objectives_batch(config: Config, study_id: str, study: ObjectivesStudy, opt
     return Batch(study_id, optimizer, optimizer, tuple(runs), (), settings, weights=_address(giver))
 
 
-def _training_batches(config: Config, study_id: str, study: TrainingStudy) -> Iterator[Batch]:
+def _pretraining_batch(config: Config, study_id: str, study: PretrainingStudy, name: str) -> Batch:
+    backbone = study.backbones[name]
+    dataset = dataset_of(backbone.task, config)
+    own = backbone.model_dump(mode="json", exclude={"label": True, "task": {"dataset", "corpus"}})
+    settings = fingerprint([own, dataset, config.seed])
+    workload = f"{dataset}/{name}"
+    seed = derive_seed(config.seed, study.kind, workload)
+    run = Run(study_id, workload, name, "test", backbone.learning_rate, 0, seed, settings)
+    return Batch(study_id, name, name, (run,), (), settings)
+
+
+def _diagnostics_batches(config: Config, study_id: str, study: DiagnosticsStudy) -> Iterator[Batch]:
+    """A batch for each workload: the row that is followed first, then those whose choices are recorded."""
+    for name, workload in study.workloads.items():
+        source = config.studies[workload.study]
+        assert isinstance(source, TrainingStudy | FineTuningStudy)
+        own = workload.model_dump(mode="json", exclude={"study", "follow", "rules"})
+        window = study.model_dump(mode="json", exclude={"workloads", "repetitions", "gpu"})
+        address = _address(_backbone(config, source))
+        runs: list[Run] = []
+        for row in dict.fromkeys([workload.follow, *workload.rules]):
+            role = "follow" if row == workload.follow else "rule"
+            settings = fingerprint([_trained_settings(config, source, row), own, window, role])
+            runs += _diagnostics_runs(config, study_id, study, name, row, settings)
+        yield Batch(study_id, name, None, tuple(runs), (), fingerprint([r.settings for r in runs]), weights=address)
+
+
+def _diagnostics_runs(
+    config: Config, study_id: str, study: DiagnosticsStudy, name: str, row: str, settings: str
+) -> Iterator[Run]:
+    rate = study.workloads[name].learning_rate
+    for i in range(study.repetitions if row == study.workloads[name].follow else 1):
+        # The row is not in the seed: all rows of a workload see the same batches.
+        seed = derive_seed(config.seed, study.kind, name, i)
+        yield Run(study_id, name, row, "test", rate, i, seed, settings)
+
+
+def _training_batches(config: Config, study_id: str, study: Trainable) -> Iterator[Batch]:
     rows = {name: _training_runs(config, study_id, study, name) for name in _givers_first(study)}
-    size = study.runs_per_job
+    size, weights = study.runs_per_job, _address(_backbone(config, study))
     if size == "study":
         runs = tuple(run for tune, test in rows.values() for run in (*tune, *test))
-        yield Batch(study_id, "all", None, runs, (), fingerprint([run.settings for run in runs]))
+        yield Batch(study_id, "all", None, runs, (), fingerprint([run.settings for run in runs]), weights)
         return
     for name, (tune, test) in rows.items():
         giver, settings = study.optimizers[name].shares_of, test[0].settings
         if size == "optimizer":
-            yield Batch(study_id, name, name, (*tune, *test), (giver,) if giver else (), settings)
+            yield Batch(study_id, name, name, (*tune, *test), (giver,) if giver else (), settings, weights)
             continue
         given = tuple(_parts(giver, "test", rows[giver][1], size)) if giver else ()
         tuning = _parts(name, "tune", tune, size)
         for part, runs in tuning.items():
-            yield Batch(study_id, part, name, runs, given, settings)
+            yield Batch(study_id, part, name, runs, given, settings, weights)
         for part, runs in _parts(name, "test", test, size).items():
-            yield Batch(study_id, part, name, runs, (*tuning, *given), settings)
+            yield Batch(study_id, part, name, runs, (*tuning, *given), settings, weights)
 
 
 def _training_runs(
-    config: Config, study_id: str, study: TrainingStudy, optimizer: str
+    config: Config, study_id: str, study: Trainable, optimizer: str
 ) -> tuple[tuple[Run, ...], tuple[Run, ...]]:
     """The tuning runs and the test runs of an optimizer."""
-    dataset = dataset_of(study, config)
-    workload = f"{dataset}/{study.network}"
-    settings = _settings_of(study, optimizer, dataset, config.seed)
+    workload = _workload(config, study)
+    settings = _trained_settings(config, study, optimizer)
     if giver := study.optimizers[optimizer].shares_of:  # its test runs decide the shares
-        settings = fingerprint([settings, _settings_of(study, giver, dataset, config.seed), study.test_repetitions])
+        settings = fingerprint([settings, _trained_settings(config, study, giver), study.test_repetitions])
 
     def run(role: Role, rate: float | None, repetition: int) -> Run:
         seed = derive_seed(config.seed, workload, repetition, role)
@@ -314,11 +386,32 @@ def _training_runs(
     return tuple(tune), tuple(run("test", None, i) for i in range(study.test_repetitions))
 
 
+def _workload(config: Config, study: Trainable) -> str:
+    """Data set and network, as in fashion-mnist/perceptron."""
+    if isinstance(study, FineTuningStudy):
+        return f"{dataset_of(study.task, config)}/{study.model}"
+    return f"{dataset_of(study, config)}/{study.network}"
+
+
+def _trained_settings(config: Config, study: Trainable, optimizer: str) -> str:
+    """What determines a training run of an optimizer, its backbone included."""
+    task, giver = task_of(study), _backbone(config, study)
+    assert task is not None
+    pretrained = [giver.settings] if giver else []
+    return _settings_of(study, optimizer, dataset_of(task, config), config.seed, *pretrained)
+
+
+def _backbone(config: Config, study: Trainable) -> Batch | None:
+    """The batch that pretrains what a study fine-tunes."""
+    backbone = study.backbone if isinstance(study, FineTuningStudy) else None
+    return _giver(config, backbone) if backbone else None
+
+
 def _parts(optimizer: str, role: Role, runs: Sequence[Run], size: int) -> dict[str, tuple[Run, ...]]:
     """Parts of at most `size` runs, by the names of their batches."""
     starts = range(0, len(runs), size)
     return {f"{optimizer}.{role}{i}": tuple(runs[start : start + size]) for i, start in enumerate(starts)}
 
 
-def _givers_first(study: TrainingStudy) -> list[str]:
+def _givers_first(study: Trainable) -> list[str]:
     return sorted(study.optimizers, key=lambda name: study.optimizers[name].shares_of is not None)

@@ -75,6 +75,24 @@ def test_the_check_reports_all_problems_at_once(tiny: Tiny) -> None:
     ]
 
 
+def test_what_cannot_be_used_in_fine_tuning_is_named_too(tiny_gap: Tiny) -> None:
+    checks.check(tiny_gap())
+    with pytest.raises(ConfigError) as caught:
+        checks.check(
+            tiny_gap(
+                "studies.language.task.corpus=[digits]",
+                "studies.pretraining.backbones.vit.task.dataset=[python-docs]",
+                "studies.vision.optimizers.gap.settings.score=best",
+            )
+        )
+    backbone, task, optimizer = str(caught.value).splitlines()
+    assert backbone.startswith(
+        "studies.pretraining.backbones.vit.task: 'python-docs' does not fit the modality vision;"
+    )
+    assert task.startswith("studies.language.task: 'digits' does not fit the modality language; there are ['python-")
+    assert optimizer.startswith("studies.vision.optimizers.gap: settings = {'score': 'best'} are not allowed for")
+
+
 POP = "class: optrepro.optimizers.POP, label: x, group: policy"
 POP_PROBLEMS = {
     "studies.meta.functions=[sphere, shpere]": "studies.meta.functions: name = 'shpere' is no function",

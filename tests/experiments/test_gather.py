@@ -52,6 +52,37 @@ def test_the_facts_describe_the_study(tiny: Tiny, metrics: list[Path], tmp_path:
     assert record["official"] is True
 
 
+@pytest.mark.parametrize(
+    ("study", "criterion", "data"),
+    [
+        ("language", "loss", "the Python standard library's source (64 training and 8 test examples of 16 tokens)"),
+        ("vision", "accuracy", "scikit-learn digits"),
+    ],
+)
+def test_the_facts_of_a_fine_tuning_say_what_rates_are_tuned_by(
+    study: str, criterion: str, data: str, tiny_gap: Tiny, tmp_path: Path
+) -> None:
+    settings, out = tiny_gap(), tmp_path / "tidy.parquet"
+    gather.collect(settings, study, [written(b, tmp_path) for b in runtable.batches(settings, study)], out)
+    facts = read_study(out).facts
+    assert facts.criterion == criterion
+    assert str(facts.dataset).startswith(data)
+    assert facts.data
+
+
+@pytest.mark.parametrize("study", ["pretraining", "diagnostics"])
+def test_the_facts_of_a_study_with_several_tasks_name_the_data_of_each(
+    study: str, tiny_gap: Tiny, tmp_path: Path
+) -> None:
+    settings, out = tiny_gap(), tmp_path / "tidy.parquet"
+    gather.collect(settings, study, [written(b, tmp_path) for b in runtable.batches(settings, study)], out)
+    facts = read_study(out).facts
+    text = "the Python language reference" if study == "pretraining" else "the Python standard library's source"
+    images = "vit" if study == "pretraining" else "softmax"
+    assert facts.datasets == {"gpt": text, images: "scikit-learn digits"}
+    assert len(facts.data) >= 2
+
+
 def test_the_facts_of_a_study_with_several_data_sets_name_that_of_each_workload(
     tiny_lto: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -161,3 +161,66 @@ def test_bfloat16_computes_in_half_precision_and_keeps_weights_and_losses_whole(
 def test_dense_networks_are_stacked_and_convolutions_are_not(name: str, kind: Any) -> None:
     modules = [networks.build(name, (1, 8, 8), CLASSES, seed=0)]
     assert isinstance(models.build(name, modules), kind)
+
+
+# Sequences, and parameters that stay as they are
+
+WORDS, LENGTH = 7, 6
+
+
+def readers() -> list[nn.Module]:
+    """Networks from tokens (B, T) to logits (B, T, WORDS)."""
+    torch.manual_seed(0)
+    return [nn.Sequential(nn.Embedding(WORDS, 4), nn.Linear(4, WORDS)) for _ in range(COPIES)]
+
+
+def sentences(count: int, *more: int) -> tuple[Tensor, Tensor]:
+    """Tokens and labels, of which some are not scored, in each example another number."""
+    generator = torch.Generator().manual_seed(0)
+    tokens, labels = torch.randint(WORDS, (2, *more, count, LENGTH), generator=generator)
+    labels[torch.arange(LENGTH) < torch.randint(LENGTH, (*more, count, 1), generator=generator)] = models.IGNORED
+    return tokens, labels
+
+
+@kinds
+def test_the_loss_of_sequences_is_the_mean_over_all_labels_that_are_scored(kind: Kind) -> None:
+    tokens, labels = sentences(BATCH, COPIES)
+    losses, gradients = kind(readers(), False).gradients(tokens, labels)
+    for r, module in enumerate(readers()):
+        scored = labels[r] != models.IGNORED
+        loss = F.cross_entropy(module(tokens[r])[scored], labels[r][scored])
+        torch.testing.assert_close(losses[r], loss.detach())
+        expected = torch.autograd.grad(loss, list(module.parameters()))
+        for got, wanted in zip(gradients[r], expected, strict=True):
+            torch.testing.assert_close(got, wanted)
+
+
+@kinds
+def test_evaluation_of_sequences_averages_over_all_labels_that_are_scored(kind: Kind) -> None:
+    tokens, labels = sentences(900)  # more than one chunk
+    losses, accuracies = kind(readers(), False).evaluate(Split(tokens, labels))
+    scored = labels != models.IGNORED
+    for r, module in enumerate(readers()):
+        logits = module(tokens)[scored]
+        torch.testing.assert_close(losses[r], F.cross_entropy(logits, labels[scored]).detach())
+        torch.testing.assert_close(accuracies[r], (logits.argmax(1) == labels[scored]).float().mean())
+
+
+@kinds
+def test_names_are_those_of_the_parameters(kind: Kind) -> None:
+    several = kind(perceptrons(), False)
+    named = dict(perceptrons()[0].named_parameters())
+    assert {n: p.shape for n, p in zip(several.names, several.parameters[0], strict=True)} == {
+        name: p.shape for name, p in named.items()
+    }
+
+
+def test_what_needs_no_gradient_is_no_parameter_and_in_no_state() -> None:
+    modules = normed()
+    for module in modules:
+        module[0].requires_grad_(False)
+    several = Separate(modules, False)
+    assert several.names == ["1.weight", "1.bias", "4.weight", "4.bias"]
+    assert [len(gradients) for gradients in several.gradients(*batch())[1]] == [4] * COPIES
+    assert not any(name.startswith("0.") for name in several.state()[0])
+    assert "1.running_mean" in several.state()[0]

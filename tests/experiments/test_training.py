@@ -14,7 +14,7 @@ from torch import Tensor
 
 from optrepro import runtable
 from optrepro.config import Config, TrainingStudy
-from optrepro.experiments import data, training
+from optrepro.experiments import data, models, tasks, training
 from optrepro.experiments.checkpoint import Checkpoint, Interrupted
 from optrepro.experiments.context import Context, empty_results, no_progress
 from optrepro.problems import networks
@@ -651,3 +651,20 @@ def test_a_run_that_diverged_before_it_was_interrupted_stays_diverged(
         carry_out(settings, "x", checkpoint=keeper, progress=sigterm_at({STEPS + 8}))
     resumed = carry_out(settings, "x", checkpoint=Checkpoint(tmp_path / "state.pt"), progress=no_progress)
     pd.testing.assert_frame_equal(resumed, expected, check_exact=True)
+
+
+# Sequences
+
+
+def test_the_gradient_of_a_step_is_of_the_whole_batch_where_halves_are_scored_unequally(tiny: Tiny) -> None:
+    settings = tiny(entry("x", "torch.optim.StillWithHalves"), *SEPARATE)
+    run, study = runs_of(settings, "x", "test")[0], study_of(settings)
+    dataset, build = tasks.of(study, Context(settings.seed, torch.device("cpu"), Checkpoint(None), dataset="digits"))
+    of_halves = training.Training([run], [0.1], study, study.entry("x"), None, dataset, build)
+    images, labels = of_halves._batch(dataset.train, "order")
+    labels = labels.clone()
+    labels[0, :5] = models.IGNORED
+    losses, gradients, _ = of_halves._gradients(images, labels)
+    expected_losses, expected = of_halves.models.gradients(images, labels)
+    torch.testing.assert_close(losses, expected_losses)
+    torch.testing.assert_close(flat(gradients[0]), flat(expected[0]))

@@ -1,3 +1,5 @@
+import math
+
 import pandas as pd
 import pytest
 
@@ -66,3 +68,10 @@ def test_only_tuning_runs_and_the_metric_asked_for_are_looked_at() -> None:
 def test_without_tuning_runs_there_is_nothing_to_choose_from() -> None:
     with pytest.raises(ValueError, match="there are no tuning runs"):
         tuned_learning_rate(runs(("t", "test", 1.0, 10, "accuracy", 1.0)), "accuracy", 0)
+
+
+def test_the_lowest_loss_wins_where_less_is_better_and_a_diverged_run_never_does() -> None:
+    rows = tuning({0.1: [2.0, 1.0], 1.0: [1.1, 1.3], 10.0: [0.1]}).replace("accuracy", "loss")
+    assert tuned_learning_rate(rows, "loss", math.inf, lowest=True) == 10.0
+    rows = pd.concat([rows, runs(("d", "tune", 10.0, 5, "diverged", 1.0))])
+    assert tuned_learning_rate(rows, "loss", math.inf, lowest=True) == 1.0

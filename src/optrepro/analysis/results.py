@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pandas as pd
 
@@ -24,6 +24,7 @@ class Facts:
         expected_runs: number of runs that the run table holds, tuning included (0: the study has no run table).
         missing: ids of runs that left no result.
         datasets: title of the data set of each workload, for studies with several.
+        criterion: what learning rates are tuned by, on validation data: the highest accuracy or the lowest loss.
     """
 
     study: str
@@ -34,6 +35,7 @@ class Facts:
     expected_runs: int
     missing: tuple[str, ...]
     datasets: Mapping[str, str] = field(default_factory=dict)
+    criterion: Literal["accuracy", "loss"] = "accuracy"
 
     @property
     def optimizers(self) -> Mapping[str, Mapping[str, Any]]:

@@ -12,12 +12,16 @@ from optrepro.config import (
     Comparison,
     Config,
     ConfigError,
+    FineTuningStudy,
     ImageData,
+    LanguageTask,
     LearnerStudy,
     ObjectivesStudy,
     OptimizerConfig,
     PolicyStudy,
+    PretrainingStudy,
     Study,
+    Task,
     TrainingStudy,
     TransferStudy,
 )
@@ -26,7 +30,7 @@ from optrepro.optimizers._learned import LearnedOptimizer
 from optrepro.optimizers.l2l import L2LPolicy, L2LSettings
 from optrepro.optimizers.policy import Policy, PolicySettings
 from optrepro.optimizers.predicted_step import StepPolicy, StepPolicySettings
-from optrepro.problems import networks, shifted, vlse
+from optrepro.problems import archives, networks, shifted, vlse
 
 
 def check(config: Config) -> None:
@@ -55,6 +59,11 @@ def _attempts(study: Study, config: Config) -> list[tuple[str, Any]]:
     if isinstance(study, TrainingStudy):
         build = lambda: networks.build(study.network, (1, 32, 32), 10, seed=0, **study.network_settings)  # noqa: E731
         attempts.append(("network", build))
+    if isinstance(study, FineTuningStudy):
+        attempts.append(("task", lambda: _try_task(study.task, config)))
+    if isinstance(study, PretrainingStudy):
+        backbones = study.backbones.items()
+        attempts += [(f"backbones.{name}.task", lambda row=row: _try_task(row.task, config)) for name, row in backbones]
     if isinstance(study, PolicyStudy):
         attempts += [(f"policies.{name}", lambda name=name: _try_network(study, name)) for name in study.policies]
     if isinstance(study, LearnerStudy):
@@ -75,6 +84,13 @@ def _transfer_attempts(study: TransferStudy) -> list[tuple[str, Any]]:
         *((f"references.{name}", lambda row=row: _try_reference(row.method)) for name, row in study.references.items()),
         *((f"collections.{name}", lambda c=c: shifted.get(c.source, 0, 1, c.dim)) for name, c in shifts.items()),
     ]
+
+
+def _try_task(task: Task, config: Config) -> None:
+    name, wanted = runtable.dataset_of(task, config), "text" if isinstance(task, LanguageTask) else "image"
+    if archives.archive(name).modality != wanted:
+        there = [name for name, archive in archives.ARCHIVES.items() if archive.modality == wanted]
+        raise ConfigError(f"{name!r} does not fit the modality {task.modality}; there are {there}")
 
 
 def _try_reference(method: str) -> None:

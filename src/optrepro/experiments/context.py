@@ -9,6 +9,7 @@ from pathlib import Path
 import pandas as pd
 import torch
 
+from optrepro.config import Study
 from optrepro.experiments.checkpoint import Checkpoint
 from optrepro.experiments.tidy import COLUMNS
 
@@ -31,8 +32,9 @@ class Context:
     Args:
         seed: root of every seed that is not in the run table.
         device: where tensors live.
-        dataset: name of the data set in use, for studies that have one.
+        dataset: name of the data set of the study, or of the batch's own workload, where there is one.
         datasets: name of the data set of each workload, for studies with several.
+        studies: the config's, for studies that refer to others.
         checkpoint: where a long batch saves its state.
         earlier: tidy results of the batches that this one needs.
         weights: file of the trained weights that this batch uses.
@@ -49,3 +51,4 @@ class Context:
     weights: Path | None = None
     policy: Path | None = None
     datasets: Mapping[str, str] = field(default_factory=dict)
+    studies: Mapping[str, Study] = field(default_factory=dict)

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from optrepro import provenance, runtable
-from optrepro.config import Config, ImageData, ObjectivesStudy, Study
-from optrepro.experiments import data, tidy
+from optrepro.config import Config, FineTuningStudy, ImageData, ObjectivesStudy, Recipe, Study, Task
+from optrepro.experiments import data, tasks, tidy
 from optrepro.problems import archives
 from optrepro.runtable import MissingRunsError
 
@@ -37,6 +37,7 @@ def collect(config: Config, study_id: str, metrics: Sequence[Path], out: Path) -
         "scale": config.scale,
         "settings": study.model_dump(mode="json", by_alias=True),
         **_data_facts(study, config),
+        **({"criterion": study.criterion} if isinstance(study, Recipe) else {}),
         "expected_runs": len(expected),
         "missing": missing,
     }
@@ -48,10 +49,24 @@ def collect(config: Config, study_id: str, metrics: Sequence[Path], out: Path) -
 def _data_facts(study: Study, config: Config) -> dict[str, Any]:
     if isinstance(study, ObjectivesStudy):
         return _facts_of_several(study, config)
-    if not isinstance(study, ImageData):
+    if readers := runtable.tasks_of(study, config):
+        return _facts_of_workloads(readers, config)
+    task = runtable.task_of(study)
+    if task is None:
         return {"dataset": None, "data": []}
-    dataset = data.load(study, runtable.dataset_of(study, config), config.seed, "cpu")
+    tokenizer = tasks.tokenizer_of(study) if isinstance(study, FineTuningStudy) else None
+    dataset = tasks.load(task, runtable.dataset_of(task, config), config.seed, "cpu", tokenizer)
     return {"dataset": dataset.description, "data": [asdict(record) for record in dataset.provenance]}
+
+
+def _facts_of_workloads(readers: Mapping[str, ImageData | Task], config: Config) -> dict[str, Any]:
+    names = {workload: runtable.dataset_of(task, config) for workload, task in readers.items()}
+    loaded = {workload: tasks.load(task, names[workload], config.seed, "cpu") for workload, task in readers.items()}
+    return {
+        "dataset": ", ".join(dict.fromkeys(dataset.description for dataset in loaded.values())),
+        "data": [asdict(record) for record in dict.fromkeys(r for each in loaded.values() for r in each.provenance)],
+        "datasets": {workload: archives.archive(name).title for workload, name in names.items()},
+    }
 
 
 def _facts_of_several(study: ObjectivesStudy, config: Config) -> dict[str, Any]:

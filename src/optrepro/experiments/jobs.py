@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 
 from optrepro import layout, provenance, runtable
-from optrepro.config import Config, ConfigError, ImageData, MetaTraining, ObjectivesStudy, Study
+from optrepro.config import Config, ConfigError, MetaTraining, Study
 from optrepro.experiments import tidy
 from optrepro.experiments.checkpoint import Checkpoint
 from optrepro.experiments.context import Context, Progress, empty_results
@@ -42,10 +42,12 @@ def run_batch(
     Raises: what the study's runs raise; a diverged run raises nothing, it is recorded.
     """
     study = config.studies[batch.study]
-    dataset = runtable.dataset_of(study, config) if isinstance(study, ImageData) else None
-    datasets = runtable.datasets_of(study, config) if isinstance(study, ObjectivesStudy) else {}
+    task = runtable.task_of(study)
+    datasets = runtable.datasets_of(study, config)
+    own = datasets.get(batch.name.partition(".")[0])  # of the workload that the batch is named after
+    dataset = own if task is None else runtable.dataset_of(task, config)
     files = _files(runtable.data_of(study, config))
-    source = provenance.source_hash(*runtable.source_modules(study, batch.optimizer))
+    source = provenance.source_hash(*runtable.source_modules(config, batch))
     read = [*earlier, *([weights] if weights else [])]
     inputs = [provenance.file_hash(path) for path in [*read, *files.values()]]
     device = _device(config.device, study)
@@ -58,6 +60,7 @@ def run_batch(
         checkpoint=checkpoint,
         dataset=dataset,
         datasets=datasets,
+        studies=config.studies,
         earlier=tidy.read(earlier) if earlier else empty_results(),
         weights=weights,
     )

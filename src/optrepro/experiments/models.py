@@ -14,15 +14,23 @@ from optrepro.problems import networks
 from optrepro.problems.datasets import Split
 
 Gradients = list[list[Tensor]]
+CHUNK = 2000  # predictions made at once in an evaluation
+IGNORED = -100  # what torch's cross-entropy leaves out
 
 
 class Models(Protocol):
-    """R copies of a network. `parameters[r]` are the tensors that the optimizer of copy r steps in place."""
+    """R copies of a network. `parameters[r]` are the tensors that the optimizer of copy r steps in place.
 
+    `names` are the names of one copy's, in their order. Parameters that need no gradient are left out of both. A
+    network takes inputs (B, ...) and gives logits (B, C), or (B, T, C) for sequences; a label of `IGNORED` is not
+    scored.
+    """
+
+    names: list[str]
     parameters: list[list[Tensor]]
 
     def gradients(self, images: Tensor, labels: Tensor, probe: bool = False) -> tuple[Tensor, Gradients]:
-        """Cross-entropy (R,) and gradients of every copy; images (R, B, C, H, W), labels (R, B).
+        """Cross-entropy (R,) and gradients of every copy; inputs (R, B, ...), labels (R, B) or (R, B, T).
 
         A probe leaves the running statistics of batch norm as they are: nothing is learned from its examples.
         """
@@ -49,13 +57,14 @@ class Stacked:
         self._stack, _ = stack_module_state(list(copies))
         self._skeleton = copies[0]
         self._bfloat16 = bfloat16
+        self.names = list(self._stack)
         self.parameters = [[p.detach()[r] for p in self._stack.values()] for r in range(len(copies))]
 
     def gradients(self, images: Tensor, labels: Tensor, probe: bool = False) -> tuple[Tensor, Gradients]:
         """See `Models`; a dense network has no running statistics."""
 
         def loss(weights: dict[str, Tensor], images: Tensor, labels: Tensor) -> Tensor:
-            return F.cross_entropy(self._forward(weights, images), labels)
+            return _cross_entropy(self._forward(weights, images), labels)
 
         losses = vmap(loss)(self._stack, images, labels)
         stacked = torch.autograd.grad(losses.sum(), list(self._stack.values()))
@@ -84,20 +93,31 @@ class Stacked:
 
 
 class Separate:
-    """The copies one after the other: for batch norm, and for convolutions on a CPU, where stacking costs time."""
+    """The copies one after the other: for batch norm, and for convolutions and transformers, where stacking costs time.
 
-    def __init__(self, copies: Sequence[nn.Module], bfloat16: bool):
-        self._copies = list(copies)
+    Args:
+        copies: of one network.
+        bfloat16: compute in that precision; parameters and losses stay in float32.
+        chunk: predictions made at once in an evaluation.
+    """
+
+    def __init__(self, copies: Sequence[nn.Module], bfloat16: bool, chunk: int = CHUNK):
+        self.copies = list(copies)
         self._bfloat16 = bfloat16
-        self.parameters: list[list[Tensor]] = [list(module.parameters()) for module in self._copies]
+        self._chunk = chunk
+        trained = [[(n, p) for n, p in module.named_parameters() if p.requires_grad] for module in self.copies]
+        self.names = [name for name, _ in trained[0]]
+        every = self.copies[0].named_parameters(remove_duplicate=False)
+        self._frozen = {name for name, p in every if not p.requires_grad}
+        self.parameters: list[list[Tensor]] = [[p for _, p in of_copy] for of_copy in trained]
 
     def gradients(self, images: Tensor, labels: Tensor, probe: bool = False) -> tuple[Tensor, Gradients]:
         """See `Models`."""
         losses, gradients = [], []
-        for r, module in enumerate(self._copies):
+        for r, module in enumerate(self.copies):
             module.train()
             _keep_statistics(module, not probe)
-            loss = F.cross_entropy(self._forward(module, images[r]), labels[r])
+            loss = _cross_entropy(self._forward(module, images[r]), labels[r])
             gradients.append(list(torch.autograd.grad(loss, self.parameters[r])))
             losses.append(loss.detach())
         return torch.stack(losses), gradients
@@ -105,19 +125,21 @@ class Separate:
     @torch.no_grad()
     def evaluate(self, split: Split) -> tuple[Tensor, Tensor]:
         """See `Models`."""
-        for module in self._copies:
+        for module in self.copies:
             module.eval()
             _keep_statistics(module, True)
-        return _averages(lambda images: torch.stack([self._forward(m, images) for m in self._copies]), split)
+        return _averages(
+            lambda images: torch.stack([self._forward(m, images) for m in self.copies]), split, self._chunk
+        )
 
     def state(self) -> Any:
-        """See `Models`."""
-        return [module.state_dict() for module in self._copies]
+        """See `Models`; what is frozen is left out."""
+        return [{k: v for k, v in m.state_dict().items() if k not in self._frozen} for m in self.copies]
 
     def load_state(self, state: Any) -> None:
         """See `Models`."""
-        for module, saved in zip(self._copies, state, strict=True):
-            module.load_state_dict(saved)
+        for module, saved in zip(self.copies, state, strict=True):
+            module.load_state_dict({**module.state_dict(), **saved})
 
     def _forward(self, module: nn.Module, images: Tensor) -> Tensor:
         with torch.autocast(images.device.type, torch.bfloat16, enabled=self._bfloat16):
@@ -131,16 +153,23 @@ def _keep_statistics(module: nn.Module, keep: bool) -> None:
             layer.track_running_stats = keep
 
 
-def _averages(logits_of: Any, split: Split, chunk: int = 2000) -> tuple[Tensor, Tensor]:
-    """Mean cross-entropy and accuracy (R,) over a split, from a function that gives logits (R, B, classes)."""
+def _cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
+    """Mean over the labels (B,) or (B, T) that are scored."""
+    return F.cross_entropy(logits.flatten(0, -2), labels.flatten(), ignore_index=IGNORED)
+
+
+def _averages(logits_of: Any, split: Split, chunk: int = CHUNK) -> tuple[Tensor, Tensor]:
+    """Mean cross-entropy and accuracy (R,) over a split, from a function that gives logits (R, B, ..., classes)."""
     losses: Tensor | float = 0.0
     hits: Tensor | float = 0.0
-    for images, labels in zip(torch.split(split.images, chunk), torch.split(split.labels, chunk), strict=True):
+    size = max(chunk // split.labels[0].numel(), 1)
+    for images, labels in zip(torch.split(split.images, size), torch.split(split.labels, size), strict=True):
         logits = logits_of(images)
-        targets = labels.expand(logits.shape[:2])
-        losses = losses + F.cross_entropy(logits.movedim(-1, 1), targets, reduction="none").sum(1)
-        hits = hits + (logits.argmax(-1) == targets).sum(1)
-    count = len(split.labels)
+        targets = labels.expand(logits.shape[:-1])
+        each = F.cross_entropy(logits.movedim(-1, 1), targets, reduction="none", ignore_index=IGNORED)
+        losses = losses + each.flatten(1).sum(1)
+        hits = hits + (logits.argmax(-1) == targets).flatten(1).sum(1)
+    count = int((split.labels != IGNORED).sum())
     assert isinstance(losses, Tensor)
     assert isinstance(hits, Tensor)
     return losses / count, hits / count

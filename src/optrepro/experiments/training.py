@@ -1,4 +1,4 @@
-"""Image classification: a batch of runs of one optimizer, from rows of the run table to a tidy table."""
+"""Image classification, and the loop of all trainings: batches of runs from rows of the run table to tidy tables."""
 
 from __future__ import annotations
 
@@ -12,12 +12,13 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from optrepro.config import OptimizerConfig, TrainingStudy
-from optrepro.experiments import data, instances, models
+from optrepro.config import OptimizerConfig, Recipe, TrainingStudy
+from optrepro.experiments import instances, models, tasks
 from optrepro.experiments.context import Context
+from optrepro.experiments.tasks import Build
 from optrepro.experiments.tidy import COLUMNS
 from optrepro.experiments.tuning import tuned_learning_rate
-from optrepro.problems import datasets, networks
+from optrepro.problems import datasets
 from optrepro.problems.datasets import Dataset
 from optrepro.runtable import Batch, Run, derive_seed
 
@@ -25,15 +26,33 @@ STACK = 32  # copies in one stacked program: more gains nothing and costs memory
 
 
 def run(study: TrainingStudy, batch: Batch, context: Context) -> pd.DataFrame:
-    """Tune on validation data, then train with the tuned rate: the tidy results of the batch's runs.
+    """Tune on validation data, then train with the tuned rate: the tidy results of the batch's runs, see `train`."""
+    return train(study, batch, context, *tasks.of(study, context))
+
+
+def train(
+    study: Recipe,
+    batch: Batch,
+    context: Context,
+    dataset: Dataset,
+    build: Build,
+    make: Callable[..., Training] | None = None,
+) -> pd.DataFrame:
+    """The tidy results of a batch of runs; those that name no learning rate take the tuned one.
 
     Metrics, at each evaluated step: ``train_loss`` (mean since the last one), ``validation_loss``,
     ``validation_accuracy``, and in test runs ``test_loss``, ``test_accuracy`` and ``chosen[k]``, the number of steps
     (times parameter tensors, where each chooses for itself) taken so far with candidate k. A run whose loss is not
     finite ends with one row ``diverged``.
+
+    Args:
+        study: how to train.
+        batch: runs from the run table.
+        context: their surroundings.
+        dataset: what to train on.
+        build: makes the models of runs.
+        make: `Training`, or a kind of it.
     """
-    assert context.dataset is not None
-    dataset = data.load(study, context.dataset, context.seed, context.device)
     groups = list(_groups(batch.runs, study))
     with context.checkpoint.listening():
         saved = context.checkpoint.load() or {"group": 0, "rows": [], "training": None}
@@ -44,8 +63,8 @@ def run(study: TrainingStudy, batch: Batch, context: Context) -> pd.DataFrame:
             shares = _shares(results, optimizer.shares_of)
             if optimizer.shares_of is not None and shares is None:
                 continue  # every run of the giver diverged: these runs stay missing, and are counted as such
-            rates = [_rate(run, results) for run in groups[number]]
-            training = Training(groups[number], rates, study, optimizer, shares, dataset)
+            rates = [_rate(run, results, study) for run in groups[number]]
+            training = (make or Training)(groups[number], rates, study, optimizer, shares, dataset, build)
             if saved["training"] is not None:
                 training.load_state(saved.pop("training"))
                 saved["training"] = None
@@ -53,6 +72,7 @@ def run(study: TrainingStudy, batch: Batch, context: Context) -> pd.DataFrame:
                 training.advance()
                 context.progress(number * training.steps + training.step, len(groups) * training.steps, batch.name)
                 context.checkpoint.step(lambda: {"group": number, "rows": rows, "training": training.state()})  # noqa: B023
+            training.finish()
             rows.extend(training.rows)
     return _frame(rows)
 
@@ -66,30 +86,23 @@ _SCHEDULES: dict[str, Callable[[float], float]] = {
 
 
 class Training:
-    """Copies of one network, each trained by its own optimizer; one call of `advance` is one step of all of them."""
+    """Copies of one network, each trained by its own optimizer; one call of `advance` is one step of all of them.
+
+    After a step, `models.parameters[r]` hold the gradients that run r took it with.
+    """
 
     def __init__(
         self,
         runs: Sequence[Run],
         rates: Sequence[float],
-        study: TrainingStudy,
+        study: Recipe,
         optimizer: OptimizerConfig,
         shares: Sequence[float] | None,
         dataset: Dataset,
+        build: Build,
     ):
         self.runs, self.rates, self.study, self.dataset = runs, rates, study, dataset
-        device = dataset.train.images.device
-        copies = [
-            networks.build(
-                study.network,
-                dataset.input_shape,
-                dataset.classes,
-                seed=derive_seed(run.seed, "weights"),
-                **study.network_settings,
-            ).to(device)
-            for run in runs
-        ]
-        self.models = models.build(study.network, copies, bfloat16=study.precision == "bfloat16")
+        self.models = build(runs)
         self.optimizers = [
             instances.make(optimizer, parameters, rate, seed=derive_seed(run.seed, "optimizer"), shares=shares)
             for parameters, rate, run in zip(self.models.parameters, rates, runs, strict=True)
@@ -100,9 +113,10 @@ class Training:
         self.steps = study.steps
         self.rows: list[list[Any]] = []
         self.alive = [True] * len(runs)
-        self._loss = torch.zeros(len(runs), device=device)  # summed since the last evaluation
+        self._augmented = isinstance(study, TrainingStudy) and study.augment
+        self._loss = torch.zeros(len(runs), device=dataset.train.labels.device)  # summed since the last evaluation
         self._since = 0
-        self._switch_mode("train")
+        self.switch_mode("train")
 
     @property
     def finished(self) -> bool:
@@ -123,6 +137,9 @@ class Training:
         self.step += 1
         if self._is_evaluated():
             self._evaluate()
+
+    def finish(self) -> None:
+        """What is left to do after the last step: here nothing."""
 
     def state(self) -> dict[str, Any]:
         """All that a resumed training needs to go on bit for bit."""
@@ -151,19 +168,22 @@ class Training:
                 group["lr"] = rate * factor
 
     def _batch(self, split: datasets.Split, stream: str) -> tuple[Tensor, Tensor]:
-        """Images (R, B, ...) and labels (R, B) of this step; runs with the same seed get the same batch."""
+        """Inputs (R, B, ...) and labels (R, B, ...) of this step; runs with the same seed get the same batch."""
         index = torch.stack([self._index(run.seed, len(split.labels), stream) for run in self.runs])
         index = index.to(split.labels.device)
         images = split.images[index]
-        if self.study.augment and split is self.dataset.train:
+        if self._augmented and split is self.dataset.train:
             seeds = (derive_seed(run.seed, "augment", self.step) for run in self.runs)
             images = datasets.augment(images, [torch.Generator().manual_seed(seed) for seed in seeds])
         return images, split.labels[index]
 
     def _index(self, seed: int, examples: int, stream: str) -> Tensor:
-        size = min(self.study.batch_size, examples)
-        per_epoch = examples // size
-        epoch, position = divmod(self.step, per_epoch)
+        return self._part(seed, examples, stream, self.study.batch_size, self.step)
+
+    def _part(self, seed: int, examples: int, stream: str, size: int, step: int) -> Tensor:
+        """The examples of one step of passes over shuffled examples."""
+        size = min(size, examples)
+        epoch, position = divmod(step, examples // size)
         return _order(seed, stream, epoch, examples)[position * size : (position + 1) * size]
 
     def _gradients(self, images: Tensor, labels: Tensor) -> tuple[Tensor, models.Gradients, list[dict[str, Any]]]:
@@ -172,8 +192,13 @@ class Training:
             half = images.shape[1] // 2
             losses_a, first = self.models.gradients(images[:, :half], labels[:, :half])
             losses_b, second = self.models.gradients(images[:, half:], labels[:, half:])
-            gradients = [[(a + b) / 2 for a, b in zip(*pair, strict=True)] for pair in zip(first, second, strict=True)]
-            return (losses_a + losses_b) / 2, gradients, [{"half_grads": g} for g in first]
+            scored = (labels != models.IGNORED).flatten(1)
+            x = scored[:, : scored.shape[1] // 2].sum(1) / scored.sum(1)  # share of the first half: 1/2 for images
+            gradients = [
+                [x[r] * a + (1 - x[r]) * b for a, b in zip(*pair, strict=True)]
+                for r, pair in enumerate(zip(first, second, strict=True))
+            ]
+            return x * losses_a + (1 - x) * losses_b, gradients, [{"half_grads": g} for g in first]
         losses, gradients = self.models.gradients(images, labels)
         if self.needs == "validation_grads":
             examples = self._batch(self.dataset.validation, "validation order")
@@ -192,7 +217,7 @@ class Training:
         return self.runs[0].role == "test" and passed[0] > passed[1]
 
     def _evaluate(self) -> None:
-        self._switch_mode("eval")
+        self.switch_mode("eval")
         splits = {"validation": self.dataset.validation}
         if self.runs[0].role == "test":
             splits["test"] = self.dataset.test
@@ -206,17 +231,18 @@ class Training:
             # One loss that was not finite is enough: the sum of the losses, and so train_loss, is not finite either.
             self.alive[r] = all(math.isfinite(column[r]) for column in values.values())
             if not self.alive[r]:
-                self._record(r, "diverged", 1.0)
+                self.record(r, "diverged", 1.0)
                 continue
             for metric, column in values.items():
-                self._record(r, metric, column[r])
+                self.record(r, metric, column[r])
             for k, count in enumerate(_chosen(self.optimizers[r])):
-                self._record(r, f"chosen[{k}]", count)
+                self.record(r, f"chosen[{k}]", count)
         self._loss.zero_()
         self._since = 0
-        self._switch_mode("train")
+        self.switch_mode("train")
 
-    def _record(self, r: int, metric: str, value: float) -> None:
+    def record(self, r: int, metric: str, value: float) -> None:
+        """Add a tidy row of run r at the present step."""
         run = self.runs[r]
         self.rows.append(
             [
@@ -233,7 +259,7 @@ class Training:
             ]
         )
 
-    def _switch_mode(self, mode: str) -> None:
+    def switch_mode(self, mode: str) -> None:
         """Schedule-free optimizers keep other weights for evaluation than for training."""
         for optimizer in self.optimizers:
             if hasattr(optimizer, mode):
@@ -247,19 +273,22 @@ def _order(seed: int, stream: str, epoch: int, examples: int) -> Tensor:
     return torch.randperm(examples, generator=generator)
 
 
-def _groups(runs: Sequence[Run], study: TrainingStudy) -> Iterator[Sequence[Run]]:
+def _groups(runs: Sequence[Run], study: Recipe) -> Iterator[Sequence[Run]]:
     """Runs that are trained at once: of one optimizer, tuning before testing, and no more than pays."""
-    size = STACK if networks.stackable(study.network) else 1
+    size = STACK if tasks.stackable(study) else 1
     for _, alike in groupby(runs, key=lambda run: (run.optimizer, run.role)):
         together = list(alike)
         for start in range(0, len(together), size):
             yield together[start : start + size]
 
 
-def _rate(run: Run, results: pd.DataFrame) -> float:
+def _rate(run: Run, results: pd.DataFrame, study: Recipe) -> float:
     if run.learning_rate is not None:
         return run.learning_rate
-    return tuned_learning_rate(results[results.optimizer == run.optimizer], "validation_accuracy", failed=0.0)
+    own = results[results.optimizer == run.optimizer]
+    if study.criterion == "loss":
+        return tuned_learning_rate(own, "validation_loss", failed=math.inf, lowest=True)
+    return tuned_learning_rate(own, "validation_accuracy", failed=0.0)
 
 
 def _shares(results: pd.DataFrame, giver: str | None) -> list[float] | None:

@@ -9,7 +9,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 
 Name = Annotated[str, Field(pattern=r"^[a-z0-9]+(-[a-z0-9]+)*$")]
 DottedPath = Annotated[str, Field(pattern=r"^[A-Za-z_]\w*(\.[A-Za-z_]\w*)+$")]
-TrainedPolicy = Annotated[str, Field(pattern=r"^[a-z0-9-]+/[a-z0-9-]+$")]
+TrainedRow = Annotated[str, Field(pattern=r"^[a-z0-9-]+/[a-z0-9-]+$")]
 Positive = Annotated[float, Field(gt=0)]
 Count = Annotated[int, Field(ge=1)]
 Schedule = Literal["cosine", "step", "constant"]
@@ -71,7 +71,7 @@ class OptimizerConfig(Model):
         Name | None, Field(description="Draw candidates with the shares that this other row chose them in.")
     ] = None
     trained: Annotated[
-        TrainedPolicy | None, Field(description="Take the weights of this row of a policy study, as study/row.")
+        TrainedRow | None, Field(description="Take the weights of this row of a policy study, as study/row.")
     ] = None
 
 
