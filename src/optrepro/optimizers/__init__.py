@@ -1,5 +1,6 @@
 """Optimizers to install and use: each a `torch.optim.Optimizer`, importing torch, and safetensors to read a policy."""
 
+from optrepro.optimizers.aligned_mean import AlignedMeanAdam, AlignedMeanAdamW, AlignedMeanSGD
 from optrepro.optimizers.cautious import CautiousAdamW
 from optrepro.optimizers.conjugate_gradient import ConjugateGradient
 from optrepro.optimizers.controls import MeanAdam, MeanAdamW, MeanSGD, RandomAdam, RandomAdamW, RandomSGD
@@ -12,6 +13,9 @@ from optrepro.optimizers.predicted_step import PredictedStepDescent
 __all__ = [
     "L2L",
     "POP",
+    "AlignedMeanAdam",
+    "AlignedMeanAdamW",
+    "AlignedMeanSGD",
     "CautiousAdamW",
     "ConjugateGradient",
     "GapAdam",

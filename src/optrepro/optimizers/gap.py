@@ -3,7 +3,7 @@
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Unpack, cast
+from typing import Any, Self, Unpack, cast
 
 import torch
 from torch import Tensor
@@ -49,6 +49,15 @@ class GreedyAlignment(SwitchingOptimizer):
     """The rule: take the candidate whose update is best aligned with the gradient, per unit of filter norm."""
 
     rule: AlignmentRule
+
+    def __new__(cls, *arguments: Any, candidates: str | None = None, **settings: Any) -> Self:
+        """With ``candidates="continuous"`` an object of the class that has an interval in place of candidates."""
+        if candidates is None:
+            return super().__new__(cls)
+        require(candidates == "continuous", "candidates", candidates, 'None or "continuous"')
+        from optrepro.optimizers.continuous import FORMS  # whose classes derive from these
+
+        return cast(Self, super().__new__(FORMS.get(cls, cls)))
 
     @property
     def needs(self) -> str | None:
@@ -204,6 +213,8 @@ class GapSGD(GreedyAlignment, SwitchingSGD):
         score_ema: share of the past in the smoothed score, in [0, 1); 0 does not smooth.
         hysteresis: relative margin, at least 0. The last choice is kept unless another candidate's unsmoothed score
             exceeds its score :math:`J` by more than hysteresis times :math:`|J|`. 0 follows the largest score.
+        candidates: ``"continuous"`` makes a `continuous.ContinuousSGD`, with that class's settings and defaults.
+        seed: for that class; nothing is random in this one.
         **settings: dampening, weight_decay (coupled: part of the gradient that is scored and applied), nesterov,
             lr_modulation, maximize and foreach, see `SwitchingSGD`.
 
@@ -227,6 +238,8 @@ class GapSGD(GreedyAlignment, SwitchingSGD):
         self_term: str = "previous",
         score_ema: float = 0.0,
         hysteresis: float = 0.0,
+        candidates: str | None = None,
+        seed: int = 0,
         **settings: Unpack[SGDSettings],
     ) -> None:
         require(score != "paper_literal", "score", score, 'another one: "paper_literal" is a form of Adam\'s score')
@@ -243,7 +256,7 @@ class GapAdam(GreedyAlignment, SwitchingAdam):
     of the moving average, without its bias correction.
 
     Args:
-        params, lr, select, self_term, score_ema, hysteresis: as in `GapSGD`.
+        params, lr, select, self_term, score_ema, hysteresis, candidates, seed: as in `GapSGD`.
         betas: candidates, pairs (beta1, beta2) with a common beta2. A single pair gives `torch.optim.Adam` bit for
             bit on the CPU.
         score: ``"paper"``, as above.
@@ -271,6 +284,8 @@ class GapAdam(GreedyAlignment, SwitchingAdam):
         self_term: str = "previous",
         score_ema: float = 0.0,
         hysteresis: float = 0.0,
+        candidates: str | None = None,
+        seed: int = 0,
         **settings: Unpack[AdamSettings],
     ) -> None:
         rule = AlignmentRule(select, score, self_term, score_ema, hysteresis)

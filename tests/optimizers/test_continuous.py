@@ -1,0 +1,257 @@
+"""The continuous form of GAP: a momentum on an interval, from a sketch of the gradients."""
+
+from collections.abc import Iterable, Iterator
+from itertools import islice
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from optrepro.optimizers.autocorrelation import StreamingAutocorrelation, windowed
+from optrepro.optimizers.continuous import ContinuousAdam, ContinuousAdamW, ContinuousSGD, Sketch
+from optrepro.optimizers.gap import GapAdam, GapAdamW, GapSGD
+
+BOTH = pytest.mark.parametrize("optimizer", [ContinuousSGD, ContinuousAdamW])
+
+
+def stream(rho: float, size: int, noise: float = 0.0, seed: int = 0) -> Iterator[Tensor]:
+    """Gradients (size,) with R_k proportional to rho^k, and white noise on top."""
+    generator = torch.Generator().manual_seed(seed)
+    signal = torch.randn(size, generator=generator)
+    while True:
+        yield signal + noise * torch.randn(size, generator=generator)
+        signal = rho * signal + (1 - rho**2) ** 0.5 * torch.randn(size, generator=generator)
+
+
+def autoregressive(rho: float, steps: int, size: int, noise: float = 0.0, seed: int = 0) -> Tensor:
+    """So many of them, (steps, size)."""
+    return torch.stack(list(islice(stream(rho, size, noise, seed), steps)))
+
+
+def followed(gradients: Iterable[Tensor], optimizer: Any, **settings: Any) -> tuple[Any, Tensor]:
+    """An optimizer that has seen the gradients, and the momentum of every step."""
+    param, rule, momenta = torch.zeros(()), None, []
+    for gradient in gradients:
+        if rule is None:
+            param = torch.zeros(gradient.shape, requires_grad=True)
+            rule = optimizer([param], 1e-3, **settings)
+        param.grad = gradient.clone()
+        rule.step()
+        momenta.append(rule.momentum)
+    return rule, torch.stack(momenta)
+
+
+@pytest.mark.parametrize("noise", [0.0, 0.5])
+@pytest.mark.parametrize("rho", [0.0, 0.3, 0.6, 0.8, 0.9, 0.95])
+@BOTH
+def test_momentum_settles_within_a_twentieth_of_the_autocorrelation(optimizer: Any, rho: float, noise: float) -> None:
+    _, momenta = followed(islice(stream(rho, 60_000, noise), 400), optimizer)
+    assert abs(momenta[-200:].mean() - rho) < 0.05
+
+
+def test_the_papers_score_is_drawn_to_small_momentum_by_noise_and_the_debiased_one_is_not() -> None:
+    gradients = autoregressive(0.9, 400, 20_000, noise=3.0)
+    assert followed(gradients, ContinuousSGD)[1][-100:].mean() > 0.85
+    assert followed(gradients, ContinuousSGD, score="paper")[1][-100:].mean() < 0.3
+
+
+def test_negative_autocorrelation_gives_the_lower_end() -> None:
+    _, momenta = followed(autoregressive(-0.5, 200, 20_000), ContinuousSGD, momentum=(0.3, 0.99), smoothing=0.0)
+    assert momenta[-1] == 0.3
+
+
+def test_momentum_keeps_to_its_interval() -> None:
+    _, momenta = followed(autoregressive(0.95, 200, 20_000), ContinuousSGD, momentum=(0.2, 0.7))
+    assert momenta.max() == 0.7
+    assert momenta[0] == 0.7  # the nearest to 0.9
+
+
+def test_a_sketch_keeps_inner_products_within_its_stated_error() -> None:
+    generator = torch.Generator().manual_seed(0)
+    sizes = [4000, 30, 8002]
+    total = sum(sizes)
+    x = torch.randn(total, generator=generator) ** 3  # a heavy tail
+    y = 0.5 * x + torch.randn(total, generator=generator)
+    exact, scale = torch.dot(x, y), x.norm() * y.norm()
+    estimates = []
+    for seed in range(400):
+        sketch = Sketch(sizes, 4096, 32, seed, torch.device("cpu"))
+        rows = torch.zeros(2, sketch.width)
+        for row, vector in zip(rows, (x, y), strict=True):
+            sketch.fold(sketch.sample(vector.split(sizes)), out=row)
+        estimates.append(sketch.stride * torch.dot(*rows))
+    assert sketch.stride > 1
+    assert sketch.width < total / sketch.stride
+    errors = (torch.stack(estimates) - exact) / scale
+    stated = ((1 + (exact / scale) ** 2) / sketch.width + (sketch.stride - 1) * ((x * y / scale) ** 2).sum()).sqrt()
+    assert abs(errors.mean()) < 4 * stated / 20
+    assert 0.7 * stated < errors.square().mean().sqrt() < 1.3 * stated
+
+
+def test_the_autocorrelation_agrees_with_the_exact_one_within_the_sketchs_error() -> None:
+    gradients = autoregressive(0.8, 240, 20_000)
+    rule, _ = followed(gradients, ContinuousSGD, decay=1.0)
+    exact, stream = windowed(gradients, 16), StreamingAutocorrelation(16, 1.0)
+    for gradient in gradients:
+        stream.update(gradient)
+    standard_error = (2 / rule.sketch.width + (rule.sketch.stride - 1) * 3 / 20_000) ** 0.5
+    for reference in (exact, stream.value()):
+        assert ((rule.autocorrelation - reference).abs() / reference[0]).max() < 2 * standard_error
+
+
+def test_a_sketch_of_few_coordinates_in_as_many_buckets_is_exact() -> None:
+    gradients = autoregressive(0.5, 64, 6)
+    rule, _ = followed(gradients, ContinuousSGD, decay=1.0)
+    # Sketches are looked at from the step on at which every lag has its products.
+    exact = [torch.stack([gradients[n] @ gradients[n - k] for n in range(16, 64)]).mean() for k in range(17)]
+    torch.testing.assert_close(rule.autocorrelation, torch.stack(exact))
+
+
+@pytest.mark.parametrize("sizes", [[10_000], [784 * 100, 100, 1000, 10], [256 * 64, *[64] * 10], [3 * 10**6, 1000]])
+@BOTH
+def test_state_is_at_most_a_twentieth_more_than_torchs(optimizer: Any, sizes: list[int]) -> None:
+    params = [torch.zeros(size, requires_grad=True) for size in sizes]
+    base = torch.optim.SGD(params, 1e-3, 0.9) if optimizer is ContinuousSGD else torch.optim.AdamW(params, 1e-3)
+    rule = optimizer(params, 1e-3)
+    for _ in range(2):
+        for param in params:
+            param.grad = torch.randn_like(param)
+        base.step()
+        rule.step()
+    assert held(rule.state) + rule.sketch.signs.nbytes <= 1.05 * held(base.state)
+
+
+def held(state: Any) -> int:
+    """Bytes of the tensors in an optimizer's state, those that are shared once."""
+    tensors = {id(v): v for entry in state.values() for v in entry.values() if isinstance(v, Tensor)}
+    return sum(tensor.untyped_storage().nbytes() for tensor in tensors.values())
+
+
+@pytest.mark.parametrize("momentum", [0.0, 0.9])
+@pytest.mark.parametrize("settings", [{}, {"weight_decay": 0.1, "maximize": True}])
+def test_one_momentum_is_torchs_sgd(momentum: float, settings: dict[str, Any]) -> None:
+    gradients = autoregressive(0.5, 20, 1000)
+    ours = ContinuousSGD([p := torch.ones(1000, requires_grad=True)], 0.1, momentum, **settings)
+    theirs = torch.optim.SGD([q := torch.ones(1000, requires_grad=True)], 0.1, momentum, fused=True, **settings)
+    for gradient in gradients:
+        p.grad, q.grad = gradient.clone(), gradient.clone()
+        ours.step()
+        theirs.step()
+    torch.testing.assert_close(p, q, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize(
+    ("optimizer", "reference"), [(ContinuousAdam, torch.optim.Adam), (ContinuousAdamW, torch.optim.AdamW)]
+)
+def test_one_beta1_is_torchs_adam(optimizer: Any, reference: Any) -> None:
+    gradients = autoregressive(0.5, 20, 1000)
+    for beta1 in (0.0, 0.9):
+        settings = {"betas": (beta1, 0.99), "weight_decay": 0.1}
+        ours = optimizer([p := torch.ones(1000, requires_grad=True)], 0.1, **settings)
+        theirs = reference([q := torch.ones(1000, requires_grad=True)], 0.1, fused=True, **settings)
+        for gradient in gradients:
+            p.grad, q.grad = gradient.clone(), gradient.clone()
+            ours.step()
+            theirs.step()
+        torch.testing.assert_close(p, q, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("strided", [False, True])
+def test_a_moving_momentum_gives_the_plain_recursions(strided: bool) -> None:
+    """Parameters with gaps in memory take the path that accelerators take."""
+    gradients = autoregressive(0.9, 60, 400)
+    storage = torch.ones(400, 2 if strided else 1)
+    p = storage[:, 0].requires_grad_()
+    rule = ContinuousAdamW([p], 0.01, ((0.0, 0.99), (0.95, 0.99)), every=2, lags=4, weight_decay=0.1)
+    x, first, second, product = torch.ones(400, dtype=torch.float64), 0.0, 0.0, 1.0
+    seen = set()
+    for n, gradient in enumerate(gradients.double(), 1):
+        p.grad = gradient.float()
+        rule.step()
+        beta = rule.momentum.item()
+        seen.add(beta)
+        product *= beta
+        first = beta * first + (1 - beta) * gradient
+        second = 0.99 * second + 0.01 * gradient**2
+        x = x * (1 - 0.001) - 0.01 * first / (1 - product) / ((second / (1 - 0.99**n)).sqrt() + 1e-8)
+    assert len(seen) > 10
+    torch.testing.assert_close(p.detach().double(), x, rtol=1e-5, atol=1e-5)
+
+
+def test_sgd_with_a_moving_momentum_gives_the_plain_recursion() -> None:
+    gradients = autoregressive(0.0, 120, 400)
+    rule = ContinuousSGD([p := torch.ones(400, requires_grad=True)], 0.01, every=2, lags=4)
+    x, buffer = torch.ones(400, dtype=torch.float64), 0.0
+    for gradient in gradients:
+        p.grad = gradient.clone()
+        rule.step()
+        buffer = rule.momentum.item() * buffer + gradient.double()
+        x = x - 0.01 * buffer
+    assert rule.momentum < 0.5
+    torch.testing.assert_close(p.detach().double(), x, rtol=1e-5, atol=1e-5)
+
+
+def test_equal_seeds_measure_alike_and_others_do_not() -> None:
+    gradients = autoregressive(0.6, 64, 20_000)
+    momenta = [followed(gradients, ContinuousSGD, seed=seed)[1][-1] for seed in (1, 1, 2)]
+    assert momenta[0] == momenta[1] != momenta[2]
+
+
+def test_a_parameter_without_gradient_counts_as_one_of_gradient_zero() -> None:
+    gradients = autoregressive(0.8, 64, 3000)
+
+    def run(last: Tensor | None) -> Any:
+        params = [torch.zeros(2000, requires_grad=True), torch.zeros(1000, requires_grad=True)]
+        rule = ContinuousSGD(params, 1e-3)
+        for gradient in gradients:
+            params[0].grad, params[1].grad = gradient[:2000].clone(), last
+            rule.step()
+        return rule.autocorrelation
+
+    torch.testing.assert_close(run(None), run(torch.zeros(1000)))
+
+
+def test_counts_are_of_the_momentum_in_each_step() -> None:
+    rule, momenta = followed(autoregressive(0.9, 101, 20_000), ContinuousSGD, every=8)
+    edges = torch.tensor([0.766, 0.968], dtype=torch.float64)
+    bins = torch.bucketize(momenta, edges)
+    assert rule.selection["counts"].tolist() == torch.bincount(bins, minlength=3).tolist()
+    assert rule.selection["last"] == bins[-1]
+
+
+@pytest.mark.parametrize(
+    ("optimizer", "form"), [(GapSGD, ContinuousSGD), (GapAdam, ContinuousAdam), (GapAdamW, ContinuousAdamW)]
+)
+def test_the_word_continuous_makes_the_continuous_form(optimizer: Any, form: Any) -> None:
+    params = [torch.zeros(3, requires_grad=True)]
+    rule = optimizer(params, 0.1, candidates="continuous", seed=5)
+    assert type(rule) is form
+    assert isinstance(rule, optimizer)
+    assert rule.rule.seed == 5
+    assert type(optimizer(params, 0.1)) is optimizer
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"candidates": "many"}, "candidates = 'many'"),
+        ({"candidates": "continuous", "select": "per_parameter"}, "select = 'per_parameter'"),
+        ({"candidates": "continuous", "score": "raw"}, "score = 'raw'"),
+        ({"candidates": "continuous", "momentum": (0.5, 1.0)}, r"momentum\[1\] = 1.0"),
+        ({"candidates": "continuous", "momentum": (0.5, 0.9), "nesterov": True}, "nesterov = True"),
+        ({"candidates": "continuous", "lags": 1}, "lags = 1"),
+        ({"candidates": "continuous", "decay": 0}, "decay = 0"),
+        ({"candidates": "continuous", "smoothing": 1}, "smoothing = 1"),
+        ({"candidates": "continuous", "every": 0}, "every = 0"),
+    ],
+)
+def test_a_setting_out_of_range_is_named(settings: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        GapSGD([torch.zeros(2, requires_grad=True)], 0.1, **settings)
+
+
+def test_groups_on_different_intervals_are_refused() -> None:
+    groups = [{"params": [torch.zeros(2, requires_grad=True)]}, {"params": [torch.zeros(3)], "momentum": (0.0, 0.5)}]
+    with pytest.raises(ValueError, match="on the interval of the first group"):
+        ContinuousSGD(groups, 0.1)
