@@ -311,6 +311,98 @@ def tiny_lto(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., config.C
     return lambda *overrides: config.load(path, overrides)
 
 
+TINY_GAP = """
+scale: tiny-gap
+seed: 7
+device: cpu
+studies:
+  pretraining:
+    kind: pretraining
+    backbones:
+      gpt:
+        label: small GPT
+        task: &text
+          modality: language
+          corpus: [python-docs]
+          context: 16
+          train_examples: 64
+          validation_examples: 8
+          test_examples: 8
+        architecture: {width: 8, layers: 1, heads: 2}
+        batch_size: 8
+        steps: 20
+        learning_rate: 0.01
+      vit:
+        label: small ViT
+        task: {modality: vision, dataset: [digits], classes: first half, validation_examples: 64}
+        architecture: {width: 8, layers: 1, heads: 2, patch: 4}
+        batch_size: 16
+        steps: 20
+        learning_rate: 0.01
+  language:
+    kind: finetuning
+    task: {<<: *text, corpus: [python-source]}
+    backbone: pretraining/gpt
+    lora: {rank: 2, alpha: 4}
+    batch_size: 4
+    steps: 6
+    evaluations: 2
+    learning_rates: [0.001, 0.01]
+    tuning_repetitions: 1
+    test_repetitions: 2
+    optimizers: &rows
+      adamw: {label: AdamW, group: fixed, class: torch.optim.AdamW}
+      gap: {label: GAP, group: dynamic, class: optrepro.optimizers.gap.GapAdamW, settings: {score: debiased}}
+  vision:
+    kind: finetuning
+    task: {modality: vision, dataset: [digits], classes: second half, validation_examples: 64}
+    backbone: pretraining/vit
+    lora: {rank: 2, alpha: 4}
+    batch_size: 8
+    steps: 6
+    evaluations: 2
+    learning_rates: [0.001, 0.01]
+    tuning_repetitions: 1
+    test_repetitions: 2
+    optimizers: *rows
+  shift:
+    kind: shift
+    dataset: [digits]
+    train_examples: 64
+    validation_examples: 32
+    network: softmax
+    batch_size: 16
+    steps: 12
+    schedule: constant
+    evaluations: 4
+    learning_rates: [0.01, 0.1]
+    tuning_repetitions: 1
+    test_repetitions: 2
+    shift: classes
+    optimizers:
+      sgd: {label: SGD, group: fixed, class: torch.optim.SGD, settings: {momentum: 0.9}}
+      gap: {label: GAP, group: dynamic, class: optrepro.optimizers.gap.GapSGD, settings: {score: raw}}
+  diagnostics:
+    kind: diagnostics
+    workloads:
+      softmax: {study: shift, follow: sgd, learning_rate: 0.1, rules: [gap]}
+      gpt: {study: language, follow: adamw, learning_rate: 0.01, rules: [gap]}
+    window: 4
+    lags: 2
+    blocks: 2
+    points: 3
+    repetitions: 2
+"""
+
+
+@pytest.fixture(scope="session")
+def tiny_gap(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., config.Config]:
+    """As `tiny`, with studies of pretraining, fine-tuning, a shift, and the diagnostics of two of them."""
+    path = tmp_path_factory.mktemp("config") / "tiny-gap.yaml"
+    path.write_text(TINY_GAP)
+    return lambda *overrides: config.load(path, overrides)
+
+
 GAPS = {
     ("members/ellipse", "frobenius"): {0.1: 1e-1, 1.0: 1e-4},
     ("members/ellipse", "identity"): {0.1: 1e-1, 1.0: 1e-3},
@@ -663,6 +755,144 @@ def learner_study() -> Callable[..., StudyResults]:
     return make
 
 
+SHIFTED = {  # test accuracy at the half and at the end
+    "momentum-50": (0.70, 0.76),
+    "momentum-90": (0.74, 0.72),
+    "momentum-99": (0.72, 0.60),
+    "paper": (0.70, 0.75),
+    "raw": (0.75, 0.78),
+    "random-raw": (0.73, 0.74),
+    "mean": (0.74, 0.75),
+}
+SHIFTS = {"data": ("classes", 0.0), "batch": ("batch_size", 16.0), "noise": ("label_noise", 0.4)}
+BEFORE, AFTER = (0.9, 0.1, 0.0), (0.2, 0.3, 0.5)  # shares of the candidates that the rules take
+
+
+@pytest.fixture(scope="session")
+def shift_study() -> Callable[..., StudyResults]:
+    """A function that makes a study of a shift up, "data", "batch" or "noise", of 40 steps with 8 points.
+
+    Accuracy rises evenly to SHIFTED's first number at step 20, falls to half of it at step 25, and rises evenly to the
+    second number. Validation accuracy is 0.01 higher. The seeds' effects are shared (sd 0.01), with noise of 0.0005.
+    Its arguments: `seeds`, `diverged` ((optimizer, seed) whose runs end at step 30), `missing` (the same, left out).
+    """
+
+    def make(
+        name: str,
+        *,
+        seeds: int = 8,
+        diverged: tuple[tuple[str, int], ...] = (),
+        missing: tuple[tuple[str, int], ...] = (),
+    ) -> StudyResults:
+        shift, shifted_to = SHIFTS[name]
+        study, rng, rows = f"gap-shift-{name}", np.random.default_rng(0), []
+        optimizers = {key: row for key, row in _optimizers(False).items() if key in SHIFTED}
+        effects = 0.01 * rng.standard_normal(seeds)
+        lost: list[str] = []
+        for key, (before, after) in SHIFTED.items():
+            for rate, seed in itertools.product(RATES, range(2)):
+                head = [f"{key}/tune/{rate}/{seed}", study, "made-up/perceptron", key, "tune", rate, seed, 40]
+                rows.append([*head, "validation_accuracy", after + EFFECT_OF_RATE[rate]])
+            for seed in range(seeds):
+                head = [f"{key}/test/{seed}", study, "made-up/perceptron", key, "test", 0.03, seed]
+                if (key, seed) in missing:
+                    lost.append(head[0])
+                    continue
+                effect = effects[seed] + 0.0005 * rng.standard_normal()
+                for step in range(5, 41, 5):
+                    if (key, seed) in diverged and step == 30:
+                        rows.append([*head, step, "diverged", 1.0])
+                        break
+                    rises = before * step / 20, before / 2 + (after - before / 2) * (step - 25) / 15
+                    accuracy = rises[step > 20] + effect
+                    rows += [
+                        [*head, step, "test_accuracy", accuracy],
+                        [*head, step, "validation_accuracy", accuracy + 0.01],
+                    ]
+                    if key == "mean":
+                        rows += [[*head, step, f"chosen[{k}]", 0.0] for k in range(3)]
+                    if key in ("paper", "raw"):
+                        taken = (min(step, 20) * np.array(BEFORE) + max(step - 20, 0) * np.array(AFTER)).tolist()
+                        rows += [[*head, step, f"chosen[{k}]", count] for k, count in enumerate(taken)]
+        runs = _tidy(rows)
+        settings = {
+            "kind": "shift",
+            "network": "perceptron",
+            "batch_size": 128,
+            "steps": 40,
+            "learning_rates": RATES,
+            "tuning_repetitions": 2,
+            "test_repetitions": seeds,
+            "shift": shift,
+            "shifted_to": shifted_to,
+            "optimizers": optimizers,
+        }
+        expected = runs.run.nunique() + len(lost)
+        return StudyResults(runs, Facts(study, "laptop", settings, "Made-up images", (), expected, tuple(lost)))
+
+    return make
+
+
 def _tidy(rows: list[list[Any]]) -> pd.DataFrame:
     columns = ["run", "study", "workload", "optimizer", "role", "learning_rate", "seed", "step", "metric", "value"]
     return pd.DataFrame(rows, columns=columns)
+
+
+DIAGNOSED = {
+    "kind": "diagnostics",
+    "workloads": {
+        "perceptron": {"study": "gap-sgdm", "follow": "momentum-90", "rules": ["paper", "raw-each"]},
+        "gpt": {"study": "gap-lm", "follow": "beta-90", "rules": ["paper", "raw-each"]},
+    },
+    "window": 20,
+    "lags": 6,
+    "blocks": 4,
+    "points": 3,
+    "repetitions": 2,
+}
+
+
+@pytest.fixture(scope="session")
+def diagnostics_study() -> Callable[..., StudyResults]:
+    """A function that makes a study of the diagnostics up: 2 workloads, the second with Adam's weights, of 120 steps.
+
+    All R_k with k >= 1 are scale * signal * rho^k and R_0 = scale, where scale falls by `fall` from block to block,
+    with noise of the relative size `noise`. KPSS statistics are 0.1, in windows of 80 steps 5.0. The rule paper always
+    takes 0.5; raw-each takes 0.5, 0.9 and 0.99 in the shares 0.2, 0.3 and 0.5, but for the last tensor, which takes
+    0.99 only.
+    """
+
+    def make(rho: float = 0.8, signal: float = 0.5, fall: float = 1.0, noise: float = 0.0) -> StudyResults:
+        rng = np.random.default_rng(0)
+        rows: list[list[Any]] = []
+        for workload, entry in DIAGNOSED["workloads"].items():  # type: ignore[attr-defined]
+            tensors = ["in.weight", "out.weight"]
+            sums = ["all", "preconditioned"] if workload == "gpt" else ["all"]
+            for seed in range(2):
+                head = [f"{workload}/{seed}", "gap-diagnostics", workload, entry["follow"], "test", 0.01, seed]
+                for block, layer in itertools.product(range(24), [*tensors, *sums]):
+                    scale, step = fall**block * (1 + (layer in sums)), 5 * (block + 1)
+                    known = min(step - 1, DIAGNOSED["lags"] if layer in sums else 1)  # type: ignore[type-var]
+                    values = {f"R[{k}]": scale * signal * rho**k for k in range(1, known + 1)}  # type: ignore[operator]
+                    values |= {"R[0]": scale, "halves": scale * signal}
+                    for name, value in values.items():
+                        rows.append([*head, step, f"{name}@{layer}", value + scale * noise * rng.standard_normal()])
+                for length, layer in itertools.product([20, 40, 80], [*tensors, *sums]):
+                    for end in range(length, 121, length):
+                        statistic = 5.0 if length == 80 else 0.1
+                        for metric in ("kpss_square", "kpss_lag1"):
+                            rows.append([*head, end, f"{metric}[{length}]@{layer}", statistic])
+            for rule in entry["rules"]:
+                head = [f"{workload}/{rule}", "gap-diagnostics", workload, rule, "test", 0.01, 0]
+                rows += [[*head, 0, f"candidate[{k}]", m] for k, m in enumerate((0.5, 0.9, 0.99))]
+                for step in (40, 80, 120):
+                    if rule == "paper":
+                        counts = {"all": (40, 0, 0)}
+                    else:
+                        counts = {"in.weight": (8, 12, 20), "out.weight": (0, 0, 40)}
+                    for layer, taken in counts.items():
+                        rows += [[*head, step, f"chosen[{k}]@{layer}", float(n)] for k, n in enumerate(taken)]
+        facts = Facts("gap-diagnostics", "laptop", DIAGNOSED, "Made-up", (), 8, (), {"perceptron": "A", "gpt": "B"})
+        return StudyResults(_tidy(rows), facts)
+
+    return make

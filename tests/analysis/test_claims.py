@@ -1,3 +1,4 @@
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -73,6 +74,87 @@ def test_switching_with_one_optimizer_of_two_holds_in_part(training_study):
     chosen = runs.runs.metric.str.startswith("chosen") & (runs.runs.optimizer == "paper")
     runs.runs.loc[chosen, "value"] = 1.0
     assert _judge("switches", training_study(), runs, optimizer="paper", most=0.9).verdict == "holds in part"
+
+
+def _by_loss(study):
+    return type(study)(study.runs, replace(study.facts, criterion="loss"))
+
+
+def test_matching_by_loss_is_said_in_nats_and_a_diverged_run_does_not_match(training_study):
+    found = _judge("matches-best-fixed", _by_loss(training_study(paper=0.86)), optimizers=["paper"])
+    assert found.verdict == "holds"
+    assert found.evidence.startswith("nats below momentum 0.9: GAP, paper: +0.019")
+    lost = _by_loss(training_study(paper=0.86, diverged=("paper/test/0.03/1",)))
+    found = _judge("matches-best-fixed", lost, optimizers=["paper"])
+    assert found.verdict == "fails"
+    assert found.evidence.endswith("1 diverged")
+
+
+def test_always_the_smallest_candidate_is_said_to_be_that_fixed_candidate(training_study):
+    study = training_study()
+    paper, fixed = (study.runs[study.runs.optimizer == key] for key in ("paper", "momentum-50"))
+    same = study.runs.value.copy()
+    chosen = paper.metric.str.startswith("chosen")
+    same[paper[~chosen].index] = fixed.value.to_numpy()
+    same[paper[chosen].index] = (paper[chosen].metric == "chosen[0]").astype(float)
+    study.runs["value"] = same
+    found = _judge("switches", study, optimizer="paper", most=0.9, compared=True)
+    assert found.verdict == "fails"
+    assert found.evidence.endswith(
+        "0.5 in 100.0\N{NO-BREAK SPACE}% of the choices, points above momentum 0.5: 0 (the runs are identical)"
+    )
+
+
+@pytest.mark.parametrize(
+    ("raw", "paper", "verdict"), [(0.86, 0.80, "holds"), (0.84, 0.86, "holds"), (0.80, 0.80, "fails")]
+)
+def test_one_rule_has_to_hold_its_own_in_every_study(training_study, raw, paper, verdict):
+    levels = {"debiased": 0.80, "validation": 0.80, "paper_each": 0.80}
+    studies = [
+        training_study(raw=raw, paper=paper, **levels),
+        training_study(adam=True, raw=raw, paper=paper, **levels),
+    ]
+    assert _judge("one-rule-at-every-rate", *studies).verdict == verdict
+
+
+def test_two_rules_that_hold_in_one_study_each_hold_in_part_at_most(training_study):
+    levels = {"debiased": 0.80, "validation": 0.80, "paper_each": 0.80}
+    studies = [
+        training_study(raw=0.86, paper=0.80, **levels),
+        training_study(adam=True, raw=0.80, paper=0.86, **levels),
+    ]
+    found = _judge("one-rule-at-every-rate", *studies)
+    assert found.verdict == "fails"  # each at half of the learning rates
+    assert "at 3 of 6 learning rates, the most of 5 rules" in found.evidence
+    assert "gap-sgdm 0 of 3 (below at 0.01, 0.03, 0.1), gap-adam 3 of 3" in found.evidence
+
+
+def test_a_rule_that_is_named_is_judged_alone(training_study):
+    found = _judge("one-rule-at-every-rate", training_study(), optimizers=["paper", "paper-each"])
+    assert found.verdict == "fails"
+    found = _judge("one-rule-at-every-rate", training_study(), optimizers=["continuous"])
+    assert found == ("not run", "continuous is not among the runs")
+
+
+def test_controls_have_to_be_beaten_in_every_study(training_study):
+    weak, strong = training_study(raw=0.84, adam=True), _by_loss(training_study(raw=0.87))
+    pairs = {"raw": ["random-raw", "mean"]}
+    assert _judge("beats-controls-everywhere", strong, pairs=pairs).verdict == "holds"
+    found = _judge("beats-controls-everywhere", strong, weak, pairs=pairs)
+    assert found.verdict == "holds in part"
+    assert "gap-sgdm (nats): GAP, raw: +0.0" in found.evidence
+    assert "gap-adam (points): GAP, raw: -1." in found.evidence
+
+
+@pytest.mark.parametrize(("raw", "verdict"), [(0.86, "holds"), (0.84, "fails"), (0.80, "fails")])
+def test_adapting_means_to_beat_the_fixed_candidate_that_is_best_after_the_shift(training_study, raw, verdict):
+    study = training_study(raw=raw)
+    settings = {**study.facts.settings, "shift": "label_noise", "shifted_to": 0.4}
+    found = _judge(
+        "adapts-after-shift", type(study)(study.runs, replace(study.facts, settings=settings)), optimizer="raw"
+    )
+    assert found.verdict == verdict
+    assert "40 % random labels: " in found.evidence
 
 
 # the members are compared at power 0.1, which suits the random ones best

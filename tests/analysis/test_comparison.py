@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -151,3 +153,138 @@ def test_sweep_counts_a_diverged_run_as_accuracy_0(training_study):
     cell = table[(table.optimizer == "raw") & (table.learning_rate == 0.1)].squeeze()
     assert cell.tuning_diverged == 1
     assert cell.validation_accuracy == pytest.approx(2 / 3 * 0.84, abs=0.02)
+
+
+def _by_loss(study: StudyResults) -> StudyResults:
+    return StudyResults(study.runs, replace(study.facts, criterion="loss"))
+
+
+def _with_final(study: StudyResults, metric: str, value: float, **where: object) -> StudyResults:
+    """The study with another value of a metric in some of its tuning runs."""
+    runs = study.runs.copy()
+    mask = (runs.role == "tune") & (runs.metric == metric)
+    for column, wanted in where.items():
+        mask &= runs[column] == wanted
+    assert mask.any()
+    runs.loc[mask, "value"] = value
+    return StudyResults(runs, study.facts)
+
+
+def test_loss_as_criterion_makes_less_loss_the_better_and_differences_positive(training_study):
+    study = _by_loss(training_study())
+    table = comparison.scores(study)
+    assert set(table.reference) == {"momentum-90"}
+    assert _row(table, "raw").difference == pytest.approx(0.02, abs=0.003)
+    assert _row(table, "paper").difference < 0
+    assert _row(table, "validation")["rank"] == 1
+    assert _row(table, "raw").validation_loss == pytest.approx(1.05 - 0.86, abs=0.02)
+
+
+def test_loss_and_accuracy_may_pick_different_references(training_study):
+    study = _with_final(training_study(), "validation_loss", 0.0, optimizer="momentum-99")
+    assert set(comparison.scores(study).reference) == {"momentum-90"}
+    assert set(comparison.scores(_by_loss(study)).reference) == {"momentum-99"}
+
+
+def test_a_fixed_candidate_of_which_a_tuning_run_diverged_is_no_reference_by_loss(training_study):
+    study = _by_loss(training_study(diverged=("momentum-90/tune/0.03/1",)))
+    assert set(comparison.scores(study).reference) == {"momentum-99"}
+
+
+def test_scores_count_the_tuning_runs_of_a_row(study):
+    assert set(comparison.scores(study).tuning_runs) == {9}
+
+
+def _cell(table: pd.DataFrame, optimizer: str, rate: float = 0.03) -> pd.Series:
+    return table[(table.optimizer == optimizer) & (table.learning_rate == rate)].squeeze()
+
+
+@pytest.mark.parametrize("criterion", ["accuracy", "loss"])
+def test_at_every_rate_the_verdict_says_where_the_interval_lies(training_study, criterion):
+    study = training_study(raw=0.86, debiased=0.8402, paper=0.80)
+    table = comparison.rates(StudyResults(study.runs, replace(study.facts, criterion=criterion)))
+    assert set(table.learning_rate) == {0.01, 0.03, 0.1}
+    assert set(table.best) == {"momentum-90"}
+    assert table.trains.all()
+    for rate in (0.01, 0.03, 0.1):
+        verdicts = {key: _cell(table, key, rate).verdict for key in ("momentum-90", "raw", "debiased", "paper")}
+        assert verdicts == {"momentum-90": "best", "raw": "above", "debiased": "within", "paper": "below"}
+    assert _cell(table, "raw").difference == pytest.approx(0.02, abs=0.004)
+    assert _cell(table, "raw").pairs == 3
+
+
+def test_the_best_fixed_candidate_may_be_another_at_each_rate(study):
+    table = comparison.rates(_with_final(study, "validation_accuracy", 0.9, optimizer="momentum-50", learning_rate=0.1))
+    assert table.drop_duplicates("learning_rate").set_index("learning_rate").best.to_dict() == {
+        0.01: "momentum-90",
+        0.03: "momentum-90",
+        0.1: "momentum-50",
+    }
+
+
+def test_peers_with_grids_of_their_own_have_no_cells(study):
+    assert "schedule-free" not in set(comparison.rates(study).optimizer)
+
+
+def test_a_rate_at_which_the_best_fixed_candidate_is_half_as_good_as_at_the_best_rate_trains_nothing(study):
+    worse = study
+    for key in ("momentum-50", "momentum-90", "momentum-99"):
+        worse = _with_final(worse, "validation_accuracy", 0.4, optimizer=key, learning_rate=0.1)
+    table = comparison.rates(worse)
+    assert table[~table.trains].learning_rate.unique().tolist() == [0.1]
+
+
+def test_by_loss_a_rate_trains_if_the_right_token_is_at_least_half_as_probable(study):
+    for loss, trains in ((0.85, True), (0.95, False)):  # the best cell's is about 0.21, and ln 2 is 0.69
+        worse = _by_loss(study)
+        for key in ("momentum-50", "momentum-90", "momentum-99"):
+            worse = _with_final(worse, "validation_loss", loss, optimizer=key, learning_rate=0.1)
+        assert set(comparison.rates(worse).query("learning_rate == 0.1").trains) == {trains}
+
+
+def test_a_rate_at_which_a_run_of_every_fixed_candidate_diverged_trains_nothing(training_study):
+    lost = tuple(f"momentum-{m}/tune/0.1/{seed}" for m in (50, 90, 99) for seed in range(3))
+    table = comparison.rates(_by_loss(training_study(diverged=lost)))
+    assert not table[table.learning_rate == 0.1].trains.any()
+    assert table[table.learning_rate != 0.1].trains.all()
+
+
+def test_by_loss_a_diverged_run_is_below_without_a_difference(training_study):
+    cell = _cell(comparison.rates(_by_loss(training_study(diverged=("raw/tune/0.03/1",)))), "raw")
+    assert cell.verdict == "below"
+    assert cell.failed == 1
+    assert np.isnan(cell.difference)
+
+
+def test_one_seed_leaves_the_verdict_open(study):
+    runs = study.runs[(study.runs.role == "test") | (study.runs.seed == 0)]
+    table = comparison.rates(StudyResults(runs, study.facts))
+    assert set(table.verdict) == {"best", "open"}
+
+
+def test_rates_held_are_counted_by_rule_over_optimizers_and_studies(training_study):
+    held = comparison.held(comparison.rates(training_study(), training_study(adam=True))).set_index(
+        ["optimizer", "study"]
+    )
+    for study in ("gap-sgdm", "gap-adam"):
+        assert held.loc[("raw", study), ["held", "above", "rates"]].tolist() == [3, 3, 3]
+        assert held.loc[("paper", study), ["held", "below"]].tolist() == [0, "0.01, 0.03, 0.1"]
+        assert held.loc[("momentum-90", study), ["label", "held", "worst"]].tolist() == ["fixed 0.9", 3, 0.0]
+    assert held.loc[("paper", "gap-sgdm"), "worst"] == pytest.approx(-0.04, abs=0.006)
+
+
+def test_rates_that_train_nothing_are_not_counted(training_study):
+    lost = tuple(f"momentum-{m}/tune/0.1/{seed}" for m in (50, 90, 99) for seed in range(3))
+    assert set(comparison.held(comparison.rates(training_study(diverged=lost))).rates) == {2}
+
+
+def test_a_lost_run_leaves_the_worst_difference_unknown(training_study):
+    study = _by_loss(training_study(diverged=("raw/tune/0.03/1",)))
+    held = comparison.held(comparison.rates(study)).set_index("optimizer")
+    assert held.loc["raw", ["held", "below"]].tolist() == [2, "0.03"]
+    assert np.isnan(held.worst["raw"])
+
+
+def test_the_share_of_the_smallest_candidate_is_over_the_whole_training(study):
+    shares = comparison.smallest_shares(comparison.choices(study))
+    assert shares[["paper", "raw"]].tolist() == pytest.approx([0.98, 0.2])

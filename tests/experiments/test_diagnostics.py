@@ -50,6 +50,7 @@ studies:
       adam: {study: images, follow: adamw, learning_rate: 0.005, steps: 40}
       validation: {study: images, follow: validation, learning_rate: 0.05}
       shares: {study: images, follow: sgd, learning_rate: 0.05, rules: [shares]}
+      fixed: {study: images, follow: sgd, learning_rate: 0.05, rules: [adamw]}
     window: 20
     lags: 4
     blocks: 4
@@ -204,7 +205,14 @@ def test_every_choice_is_counted_once(followed: pd.DataFrame) -> None:
             assert counts.to_dict() == {20: 20, 40: 20, 60: 20}
 
 
-@pytest.mark.parametrize(("workload", "message"), [("validation", "validation_grads"), ("shares", "shares_of = each")])
+@pytest.mark.parametrize(
+    ("workload", "message"),
+    [
+        ("validation", "validation_grads"),
+        ("shares", "shares_of = each"),
+        ("fixed", "adamw chooses among no candidates"),
+    ],
+)
 def test_rows_that_cannot_be_watched_are_named(
     carry_out: Callable[..., pd.DataFrame], workload: str, message: str
 ) -> None:

@@ -14,7 +14,7 @@ from typing import Any, Literal, NamedTuple
 import pandas as pd
 
 from optrepro import catalogue
-from optrepro.analysis import comparison, concept, families, generalization, lto
+from optrepro.analysis import comparison, concept, families, generalization, lto, shift
 from optrepro.analysis.intervals import Interval, mean_interval
 from optrepro.analysis.results import StudyResults
 from optrepro.catalogue import Claim
@@ -88,15 +88,21 @@ def rule(function: Rule) -> Rule:
 
 @rule
 def matches_best_fixed(study: StudyResults, *, optimizers: Sequence[str]) -> Verdict:
-    """Holds if every optimizer matches or is above the fixed candidate that the sweep picks; in part if some do."""
+    """Holds if every optimizer matches or is above the fixed candidate that the sweep picks; in part if some do.
+
+    Where the loss is compared, an optimizer of which a test run diverged does not match.
+    """
     table = comparison.scores(study).set_index("optimizer")
     reached, evidence = [], []
     for key in optimizers:
         row = table.loc[key]
-        reached.append(_not_below(_interval(row, "difference")))
-        evidence.append(f"{row.label}: {_points(_interval(row, 'difference'))}")
+        lost = row.diverged if study.facts.criterion == "loss" else 0
+        reached.append(_not_below(_interval(row, "difference")) and not lost)
+        evidence.append(
+            f"{row.label}: {_gain(study, _interval(row, 'difference'))}" + f", {lost} diverged" * bool(lost)
+        )
     reference = study.facts.label(table.reference.iloc[0])
-    return _all_or_some(reached, f"points above {reference}: {'; '.join(evidence)}")
+    return _all_or_some(reached, f"{_ahead_of(study)} {reference}: {'; '.join(evidence)}")
 
 
 @rule
@@ -125,6 +131,37 @@ def matches_at_every_rate(*studies: StudyResults, optimizer: str) -> Verdict:
 
 
 @rule
+def one_rule_at_every_rate(*studies: StudyResults, optimizers: Sequence[str] = (), group: str = "dynamic") -> Verdict:
+    """Holds if one rule matches the best fixed candidate in every study, wherever that candidate trains at all.
+
+    Every learning rate of the sweep counts at which `comparison.rates` says so, on validation data over the tuning
+    seeds. In part if the rule that does so most often does at more than half of these rates, else it fails. Rules are
+    the optimizers named, or all of the group that every study has.
+    """
+    table = comparison.held(comparison.rates(*studies))
+    table = table[table.optimizer.isin(optimizers) if optimizers else table.group == group]
+    for study in studies:
+        if study.facts.settings["tuning_repetitions"] < 2:
+            return Verdict(NOT_RUN, f"{study.facts.study}: one tuning seed gives no interval")
+    common = table.groupby("optimizer", sort=False).filter(lambda rows: len(rows) == len(studies))
+    if common.empty:
+        raise KeyError(" or ".join(optimizers) or group)
+    sums = common.groupby("optimizer", sort=False)[["rates", "held", "above"]].sum()
+    best = sums.sort_values(["held", "above"], ascending=False, kind="stable").index[0]
+    own: Any = common[common.optimizer == best]
+    parts = [
+        f"{row.study} {row.held} of {row.rates}" + f" (below at {row.below})" * bool(row.below)
+        for row in own.itertuples()
+    ]
+    matched, cells = int(sums.held[best]), int(sums.rates[best])
+    others = f", the most of {len(sums)} rules" if len(sums) > 1 else ""
+    evidence = f"{own.label.iloc[0]}: at {matched} of {cells} learning rates{others}: {', '.join(parts)}"
+    if matched == cells:
+        return Verdict(HOLDS, evidence)
+    return Verdict(IN_PART if matched > cells / 2 else FAILS, evidence)
+
+
+@rule
 def highest_accuracy(study: StudyResults, *, optimizer: str, among: Sequence[str]) -> Verdict:
     """Holds if the optimizer beats the best of the others; in part if it matches or is above it; else fails."""
     accuracy = comparison.final(study, "test_accuracy")
@@ -139,27 +176,47 @@ def highest_accuracy(study: StudyResults, *, optimizer: str, among: Sequence[str
 @rule
 def beats_controls(study: StudyResults, *, pairs: Mapping[str, Sequence[str]]) -> Verdict:
     """Holds if every optimizer beats each of its controls; in part if at least one optimizer does."""
-    accuracy = comparison.final(study, "test_accuracy")
-    beaten, evidence = [], []
-    for optimizer, controls in pairs.items():
-        differences = {key: mean_interval(comparison.paired_difference(accuracy, optimizer, key)) for key in controls}
-        beaten.append(all(d.low > 0 for d in differences.values()))
-        above = ", ".join(f"{_points(d)} above {study.facts.label(key)}" for key, d in differences.items())
-        evidence.append(f"{study.facts.label(optimizer)}: {above}")
-    return _all_or_some(beaten, f"points: {'; '.join(evidence)}")
+    beaten, evidence = _against_controls(study, pairs)
+    return _all_or_some(beaten, f"{_unit(study)}: {'; '.join(evidence)}")
 
 
 @rule
-def switches(*studies: StudyResults, optimizer: str, most: float) -> Verdict:
-    """Holds if the smallest candidate gets a smaller share of choices than `most` in every study; in part in some."""
+def beats_controls_everywhere(*studies: StudyResults, pairs: Mapping[str, Sequence[str]]) -> Verdict:
+    """Holds if in every study every optimizer beats each of its controls; in part if at least one does in one."""
+    beaten, evidence = [], []
+    for study in studies:
+        own, words = _against_controls(study, pairs)
+        beaten += own
+        evidence.append(f"{study.facts.study} ({_unit(study)}): {'; '.join(words)}")
+    return _all_or_some(beaten, "; ".join(evidence))
+
+
+@rule
+def switches(*studies: StudyResults, optimizer: str, most: float, compared: bool = False) -> Verdict:
+    """Holds if the smallest candidate gets a smaller share of choices than `most` in every study; in part in some.
+
+    `compared`: the evidence also says how far the rule is from that fixed candidate in the test runs.
+    """
     switched, evidence = [], []
     for study in studies:
-        table = comparison.choices(study)
-        overall = table[table.optimizer == optimizer].drop_duplicates("candidate").set_index("candidate").overall
+        overall = comparison.overall_shares(study, optimizer)
         smallest = min(overall.index, key=float)
         switched.append(bool(overall[smallest] < most))
-        evidence.append(f"{study.facts.study}: {smallest} in {100 * overall[smallest]:.1f}{NBSP}% of the choices")
+        words = f"{study.facts.study}: {smallest} in {100 * overall[smallest]:.1f}{NBSP}% of the choices"
+        evidence.append(words + _beside_fixed(study, optimizer, float(smallest)) * compared)
     return _all_or_some(switched, f"at the tuned learning rate: {'; '.join(evidence)}")
+
+
+@rule
+def adapts_after_shift(*studies: StudyResults, optimizer: str) -> Verdict:
+    """Holds if after every shift the optimizer beats the fixed candidate that is best there; in part if after some."""
+    table = shift.scores(*studies)
+    own = table[table.optimizer == optimizer]
+    if len(own) < len(studies):
+        raise KeyError(optimizer)
+    evidence = [f"{row['shift']}: {_points(_interval(row, 'after_difference'))}" for row in own.to_dict("records")]
+    text = f"{own.label.iloc[0]}, points above the best fixed candidate at the end: {'; '.join(evidence)}"
+    return _all_or_some([bool(low > 0) for low in own.after_difference_low], text)
 
 
 @rule
@@ -358,6 +415,28 @@ def descends_fastest_and_longer(study: StudyResults, *, optimizer: str, figure: 
     return Verdict(HOLDS if all(ahead) and all(falls) else IN_PART, text)
 
 
+def _against_controls(study: StudyResults, pairs: Mapping[str, Sequence[str]]) -> tuple[list[bool], list[str]]:
+    """Whether each optimizer beats all of its controls in the test runs, and by how much, in words."""
+    scores = comparison.test_scores(study)
+    beaten, evidence = [], []
+    for optimizer, controls in pairs.items():
+        differences = {key: mean_interval(comparison.paired_difference(scores, optimizer, key)) for key in controls}
+        beaten.append(all(d.low > 0 for d in differences.values()))
+        ahead = "above" if study.facts.criterion == "accuracy" else "below"
+        words = ", ".join(f"{_gain(study, d)} {ahead} {study.facts.label(key)}" for key, d in differences.items())
+        evidence.append(f"{study.facts.label(optimizer)}: {words}")
+    return beaten, evidence
+
+
+def _beside_fixed(study: StudyResults, optimizer: str, memory: float) -> str:
+    """The difference of the optimizer to the fixed candidate of this memory, in words; "" without such a candidate."""
+    fixed = [key for key in _of_group(study, "fixed") if comparison.candidate_of(study.facts.optimizers[key]) == memory]
+    if not fixed:
+        return ""
+    difference = mean_interval(comparison.paired_difference(comparison.test_scores(study), optimizer, fixed[0]))
+    return f", {_ahead_of(study)} {study.facts.label(fixed[0])}: {_gain(study, difference)}"
+
+
 def _fastest(study: StudyResults, optimizer: str, figure: str) -> tuple[list[bool], str]:
     """Panels of a figure in which the optimizer's area is smaller than every other's; the hardest other, in words.
 
@@ -453,6 +532,23 @@ def _all_or_some(reached: Sequence[bool], evidence: str) -> Verdict:
     if all(reached):
         return Verdict(HOLDS, evidence)
     return Verdict(IN_PART if any(reached) else FAILS, evidence)
+
+
+def _unit(study: StudyResults) -> str:
+    """Of differences in the study's criterion."""
+    return "points" if study.facts.criterion == "accuracy" else "nats"
+
+
+def _ahead_of(study: StudyResults) -> str:
+    """The direction in which a difference above 0 is better."""
+    return "points above" if study.facts.criterion == "accuracy" else "nats below"
+
+
+def _gain(study: StudyResults, interval: Interval) -> str:
+    """A difference in the study's criterion, above 0 where it is better: points of accuracy, or nats of loss."""
+    if study.facts.criterion == "accuracy" or interval.low == interval.high == 0:
+        return _points(interval)
+    return _signed(interval)
 
 
 def _points(interval: Interval) -> str:

@@ -1,5 +1,8 @@
 """Optimizers compared over paired seeds, each at its tuned learning rate: scores, curves, choices and the sweep.
 
+What is compared is the study's criterion: accuracy, or loss. Differences are signed so that above 0 is better: accuracy
+gained, or loss saved.
+
 A diverged run counts with accuracy 0, as in tuning, and is left out of mean losses and curves; how many diverged is a
 column of its own. Intervals are Student's t, at 95 %, over seeds.
 """
@@ -13,10 +16,14 @@ import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike
 
-from optrepro.analysis.intervals import holm, mean_interval, sign_flip_test
+from optrepro.analysis.intervals import Interval, holm, mean_interval, sign_flip_test
 from optrepro.analysis.results import StudyResults
 
 FAILED_ACCURACY = 0.0
+SIGNS = {"accuracy": 1, "loss": -1}  # of a criterion: whether more of it is better
+TRAINS = 0.5  # share of the sweep's best probability of a right answer, from which on a learning rate trains at all
+HELD = ("within", "above", "best")  # verdicts of `rates` that are not below the best fixed candidate
+CONTENDERS = ("fixed", "dynamic", "control")  # groups that share the grid of learning rates; peers may have their own
 MEMORY = ("momentum", "betas")  # settings that hold a candidate, or the candidates
 
 # Candidates of the selecting optimizers where their settings name none.
@@ -30,42 +37,46 @@ def scores(study: StudyResults) -> pd.DataFrame:
     """One row per optimizer, in the order of the config.
 
     Columns: optimizer, label, group, value (momentum or beta1 of a fixed candidate); learning_rate, on_boundary
-    (whether the tuned rate is an end of the grid, so that a better one may lie outside), validation_accuracy (tuning
-    runs at that rate); seeds, diverged, tuning_diverged (counts of runs); test_accuracy and test_loss with ``_low`` and
-    ``_high``; rank (by test accuracy, 1 is best); and the paired difference in test accuracy to two references:
+    (whether the tuned rate is an end of the grid, so that a better one may lie outside), validation_accuracy or
+    validation_loss (tuning runs at that rate); seeds, diverged, tuning_runs, tuning_diverged (counts of runs);
+    test_accuracy and test_loss with ``_low`` and ``_high``; rank (by the study's criterion on test data, 1 is best);
+    and the paired difference in that criterion to two references:
 
-    - difference, _low, _high, p, p_holm: to `reference`, the fixed candidate with the highest validation accuracy in
-      the tuning runs, which is what a manual sweep would have picked;
-    - top_difference, _low, _high: to `top`, the fixed candidate with the highest mean test accuracy: a choice that
+    - difference, _low, _high, p, p_holm: to `reference`, the fixed candidate that is best on validation data in the
+      tuning runs, which is what a manual sweep would have picked;
+    - top_difference, _low, _high: to `top`, the fixed candidate that is best on average on test data: a choice that
       looks at the test set, so it favours the fixed candidates.
 
     p is the exact sign-flip test's, p_holm adjusts it for all comparisons with the reference.
     """
-    accuracy, loss = final(study, "test_accuracy"), final(study, "test_loss")
+    accuracy, loss, compared = final(study, "test_accuracy"), final(study, "test_loss"), test_scores(study)
+    criterion = study.facts.criterion
     tuned = tuned_cells(study)
     fixed = [key for key in tuned.index if study.facts.optimizers[key]["group"] == "fixed"]
-    reference = str(tuned.validation_accuracy[fixed].idxmax()) if fixed else None
-    top = str(accuracy[fixed].mean().idxmax()) if fixed else None
+    validation = SIGNS[criterion] * tuned[f"validation_{criterion}"]
+    reference = str(validation[fixed].idxmax()) if fixed else None
+    top = str(compared[fixed].mean().idxmax()) if fixed else None
     rows = []
     for key in tuned.index:
-        difference = paired_difference(accuracy, key, reference)
+        difference = paired_difference(compared, key, reference)
         rows.append(
             {
                 **_names(study, key),
                 **tuned.loc[key],
-                "seeds": accuracy[key].count(),
+                "seeds": compared[key].count(),
                 **_interval_columns("test_accuracy", accuracy[key].dropna()),
                 **_interval_columns("test_loss", loss[key].dropna()),
                 "reference": reference,
                 **_interval_columns("difference", difference),
                 "p": sign_flip_test(difference),
                 "top": top,
-                **_interval_columns("top_difference", paired_difference(accuracy, key, top)),
+                **_interval_columns("top_difference", paired_difference(compared, key, top)),
             }
         )
     table = pd.DataFrame(rows)
     table["p_holm"] = holm(table.p.tolist())
-    table["rank"] = table.test_accuracy.rank(ascending=False, method="min")
+    table["rank"] = table[f"test_{criterion}"].rank(ascending=criterion == "loss", method="min")
+    table["tuning_runs"] = table.optimizer.map(_tuning_runs(study)).fillna(0).astype(int)
     for role, column in (("test", "diverged"), ("tune", "tuning_diverged")):
         table[column] = table.optimizer.map(_diverged(study, role).groupby("optimizer").sum()).fillna(0).astype(int)
     return table
@@ -99,6 +110,23 @@ def choices(study: StudyResults) -> pd.DataFrame:
     return pd.concat(tables, ignore_index=True)[columns] if tables else pd.DataFrame(columns=columns)
 
 
+def overall_shares(study: StudyResults, optimizer: str) -> pd.Series:
+    """The share of choices that each candidate got over the whole training, by candidate.
+
+    Raises: KeyError if the optimizer has logged no choices.
+    """
+    table = choices(study)
+    if optimizer not in set(table.optimizer):
+        raise KeyError(optimizer)
+    return table[table.optimizer == optimizer].drop_duplicates("candidate").set_index("candidate").overall
+
+
+def smallest_shares(choices: pd.DataFrame) -> pd.Series:
+    """From `choices`, by optimizer: the share of choices that the smallest of its candidates got."""
+    ascending = choices.assign(memory=choices.candidate.astype(float)).sort_values("memory", kind="stable")
+    return ascending.groupby("optimizer").overall.first()
+
+
 def sweep(study: StudyResults) -> pd.DataFrame:
     """The tuning runs as a table, one row per optimizer and learning rate.
 
@@ -124,9 +152,69 @@ def sweep(study: StudyResults) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
+def rates(*studies: StudyResults) -> pd.DataFrame:
+    """Every candidate, rule and control at every learning rate of the sweep, against the fixed candidate best there.
+
+    A row per study, optimizer and learning rate: study, criterion, optimizer, label, group, value, learning_rate; best
+    (the fixed candidate with the best validation score at that rate), trains; difference, _low, _high (paired over the
+    tuning seeds, on validation data); pairs, failed (diverged runs); and the verdict: "best" of that candidate itself,
+    "above" or "below" where the interval lies wholly on that side of 0, "within" where it holds 0, "open"
+    without an interval. With loss as criterion, where a diverged run has no difference, one of them makes it "below".
+
+    `trains`: the best fixed candidate trains at all at that rate, that is, none of its runs diverged and its
+    probability of a right answer is at least half of that in the best cell of the fixed sweep. The probability is the
+    accuracy, or exp(-loss), the geometric mean of the probability given to the right token (chosen).
+    """
+    return pd.concat([_rates(study) for study in studies], ignore_index=True)
+
+
+def held(rates: pd.DataFrame) -> pd.DataFrame:
+    """From `rates`: how many learning rates each candidate, rule and control holds its own at, in each study.
+
+    Rows of the same key are one rule, whatever optimizer it chooses for; so are fixed candidates of the same memory.
+    Only rates count at which the best fixed candidate trains at all. Columns: study, criterion, optimizer (of a fixed
+    candidate ``momentum-90``, with Adam too), label, group; rates, held (of these: "within", "above" or "best"), above;
+    below (text: the rates at which it is below); worst (the least of the mean differences; NaN if a run has none).
+    """
+    rows = []
+    for (study, criterion, key), own in rates[rates.trains].groupby(["study", "criterion", "optimizer"], sort=False):
+        memory = own.value.iloc[0]
+        fixed = memory == memory
+        rows.append(
+            {
+                "study": study,
+                "criterion": criterion,
+                "optimizer": f"momentum-{round(100 * memory)}" if fixed else key,
+                "label": f"fixed {memory:g}" if fixed else own.label.iloc[0],
+                "group": own.group.iloc[0],
+                "rates": len(own),
+                "held": int(own.verdict.isin(HELD).sum()),
+                "above": int((own.verdict == "above").sum()),
+                "below": ", ".join(f"{rate:g}" for rate in own[own.verdict == "below"].learning_rate),
+                "worst": own.difference.where(own.verdict != "best", 0.0).min(skipna=False),
+            }
+        )
+    return pd.DataFrame(rows)
+
+
 def final(study: StudyResults, metric: str) -> pd.DataFrame:
     """`metric` at the last step of the test runs: seeds by optimizers. NaN: no such run, or no loss as it diverged."""
     return _last(study, "test", metric, ["optimizer"])
+
+
+def test_scores(study: StudyResults) -> pd.DataFrame:
+    """The study's criterion at the end of the test runs, signed so that more is better: seeds by optimizers."""
+    criterion = study.facts.criterion
+    return SIGNS[criterion] * final(study, f"test_{criterion}")
+
+
+def tuning_scores(study: StudyResults) -> pd.DataFrame:
+    """The same on validation data at the end of the tuning runs: seeds by (optimizer, learning rate ascending).
+
+    A diverged run counts with accuracy 0, or an infinite loss.
+    """
+    criterion = study.facts.criterion
+    return SIGNS[criterion] * _last(study, "tune", f"validation_{criterion}", ["optimizer", "learning_rate"], np.inf)
 
 
 def tuning_accuracy(study: StudyResults) -> pd.DataFrame:
@@ -137,17 +225,19 @@ def tuning_accuracy(study: StudyResults) -> pd.DataFrame:
 def tuned_cells(study: StudyResults) -> pd.DataFrame:
     """By optimizer, in the order of the config: learning_rate (of the test runs), on_boundary, validation_accuracy.
 
-    An optimizer without test runs is left out; without tuning runs its last two columns say False and NaN.
+    The last one is validation_loss where that is the criterion. An optimizer without test runs is left out; without
+    tuning runs its last two columns say False and NaN.
     """
+    criterion = study.facts.criterion
     rates = study.runs[study.runs.role == "test"].groupby("optimizer").learning_rate.first()
-    swept = tuning_accuracy(study).mean()
+    swept = SIGNS[criterion] * tuning_scores(study).mean()
     cells = {}
     for key in (key for key in study.facts.optimizers if key in rates.index):
         own = swept[key].dropna() if key in swept.index.get_level_values(0) else pd.Series(dtype=float)
         cells[key] = {
             "learning_rate": rates[key],
             "on_boundary": len(own) > 1 and rates[key] in (own.index.min(), own.index.max()),
-            "validation_accuracy": own.get(rates[key], np.nan),
+            f"validation_{criterion}": own.get(rates[key], np.nan),
         }
     return pd.DataFrame.from_dict(cells, orient="index")
 
@@ -191,12 +281,63 @@ def _interval_columns(name: str, values: ArrayLike) -> dict[str, float]:
     return dict(zip((name, f"{name}_low", f"{name}_high"), mean_interval(values), strict=True))
 
 
-def _last(study: StudyResults, role: str, metric: str, by: list[str]) -> pd.DataFrame:
-    """Value of `metric` at the last step of each run, seeds by `by`; accuracy 0 where a run diverged."""
+def _rates(study: StudyResults) -> pd.DataFrame:
+    scores = tuning_scores(study).dropna(axis=1, how="all")
+    groups = {key: entry["group"] for key, entry in study.facts.optimizers.items()}
+    means = scores.mean()[[groups[key] == "fixed" for key in scores.columns.get_level_values("optimizer")]]
+    diverged = _diverged(study, "tune")
+    rows = []
+    for rate in sorted(means.index.unique("learning_rate")):
+        at_rate: Any = scores.xs(rate, axis=1, level="learning_rate")
+        best = str(means.xs(rate, level="learning_rate").idxmax())
+        share = _probability(study, means[best, rate]) / _probability(study, means.max())
+        for key in (key for key in study.facts.optimizers if key in at_rate and groups[key] in CONTENDERS):
+            pairs = paired_difference(at_rate, key, best)
+            failed = int(diverged.get((key, rate), 0))
+            interval = mean_interval(pairs if np.isfinite(pairs).all() else [])
+            lost = failed > 0 and study.facts.criterion == "loss"
+            rows.append(
+                {
+                    "study": study.facts.study,
+                    "criterion": study.facts.criterion,
+                    **_names(study, key),
+                    "learning_rate": rate,
+                    "best": best,
+                    "trains": (best, rate) not in diverged and share >= TRAINS,
+                    **dict(zip(("difference", "difference_low", "difference_high"), interval, strict=True)),
+                    "pairs": len(pairs),
+                    "failed": failed,
+                    "verdict": "best" if key == best else _side(interval, lost),
+                }
+            )
+    return pd.DataFrame(rows)
+
+
+def _tuning_runs(study: StudyResults) -> pd.Series:
+    """Number of tuning runs by optimizer."""
+    return study.runs[study.runs.role == "tune"].groupby("optimizer").run.nunique()
+
+
+def _probability(study: StudyResults, score: float) -> float:
+    """Probability of a right answer, from a score that is an accuracy or minus a loss."""
+    return score if study.facts.criterion == "accuracy" else float(np.exp(score))
+
+
+def _side(interval: Interval, lost: bool) -> str:
+    """On which side of 0 the interval lies."""
+    if lost or interval.high < 0:
+        return "below"
+    if np.isnan(interval.low):
+        return "open"
+    return "above" if interval.low > 0 else "within"
+
+
+def _last(study: StudyResults, role: str, metric: str, by: list[str], failed_loss: float = np.nan) -> pd.DataFrame:
+    """Value of `metric` at the last step of each run, seeds by `by`; where a run diverged accuracy 0, or the loss."""
     runs = study.runs[study.runs.role == role]
     values = runs[runs.metric == metric].sort_values("step").groupby("run").value.last()
     rows = runs.groupby("run")[["seed", *by]].first().join(values)
-    failed = FAILED_ACCURACY if metric.endswith("accuracy") else np.nan
+    failed = FAILED_ACCURACY if metric.endswith("accuracy") else failed_loss
     rows.loc[rows.index.isin(runs[runs.metric == "diverged"].run), "value"] = failed
     return rows.set_index(["seed", *by]).value.unstack(by).sort_index(axis=1)
 

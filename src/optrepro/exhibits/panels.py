@@ -20,6 +20,12 @@ ALPHA = 0.05
 CD_HEIGHT = 3.0  # of the bar above the axis of ranks, in rows of its labels
 SHOWN_RULES = ("paper", "debiased", "raw")  # dynamic rules whose curves and choices are drawn
 SHOWN_CONTROLS = ("random-raw", "mean")
+# title of a panel, label of its axis, scale
+SCORES = {
+    "test_accuracy": ("Test accuracy", "final accuracy (%)", 100),
+    "test_loss": ("Test loss", "final cross-entropy (nats)", 1),
+}
+DIFFERENCES = {"accuracy": ("percentage points", 100), "loss": ("nats saved", 1)}  # unit and scale by criterion
 
 
 def comparison_figure(material: Material, study: str) -> Figure:
@@ -81,29 +87,41 @@ def score_panels(figure: Figure, scores: pd.DataFrame, loss: bool = True) -> Non
     The band is the interval of that candidate, the one that the manual sweep picks.
     """
     panels = figure.subplots(1, 3 if loss else 2, sharey=True)
+    fill_score_panels(panels, scores, ["test_accuracy", "difference", "test_loss"][: len(panels)])
+    name_rows(panels[0], scores, row_labels(scores))
+
+
+def fill_score_panels(
+    panels: Sequence[Axes], scores: pd.DataFrame, columns: Sequence[str], criterion: str = "accuracy"
+) -> None:
+    """Draw a column of the scores in each panel; differences are in the criterion, "accuracy" or "loss"."""
     y = row_positions(scores)
     best = scores.set_index("optimizer").loc[scores.reference.iloc[0]]
     color = style.look(str(best.name)).color
-    columns = (("test_accuracy", 100), ("difference", 100), ("test_loss", 1))
-    for axes, (column, scale) in zip(panels, columns, strict=False):
+    unit, scale_of_differences = DIFFERENCES[criterion]
+    titles = {**SCORES, "difference": ("Difference to best fixed", f"{unit} (paired)", scale_of_differences)}
+    for axes, column in zip(panels, columns, strict=True):
+        title, label, scale = titles[column]
         dots(axes, scores, y, column, scale)
-        if column != "difference":
+        axes.set(title=title, xlabel=label)
+        if column == "difference":
+            axes.axvline(0, color=color, linewidth=1)
+            axes.plot(0, y[list(scores.optimizer).index(best.name)], **style.look(str(best.name)).point)
+        else:
             axes.axvspan(scale * best[f"{column}_low"], scale * best[f"{column}_high"], color=color, alpha=0.2, lw=0)
-    accuracy, difference = panels[:2]
-    accuracy.set(title="Test accuracy", xlabel="final accuracy (%)")
-    difference.set(title="Difference to best fixed", xlabel="percentage points (paired)")
-    difference.axvline(0, color=color, linewidth=1)
-    difference.plot(0, y[list(scores.optimizer).index(best.name)], **style.look(str(best.name)).point)
-    if loss:
-        panels[2].set(title="Test loss", xlabel="final cross-entropy (nats)")
-    accuracy.set_yticks(y, row_labels(scores))
-    accuracy.set_ylim(max(y) + 0.7, min(y) - 1.4)
+
+
+def name_rows(axes: Axes, scores: pd.DataFrame, labels: Sequence[str]) -> None:
+    """Label the rows to the left of a panel, under the headings of their groups."""
+    y = row_positions(scores)
+    axes.set_yticks(y, labels)
+    axes.set_ylim(max(y) + 0.7, min(y) - 1.4)
     for group, rows in scores.assign(y=y).groupby("group"):
-        heading = (style.GROUP_TITLES[str(group)], rows.y.min() - 0.85)
-        accuracy.annotate(
+        heading = (style.GROUP_TITLES.get(str(group), str(group)), rows.y.min() - 0.85)
+        axes.annotate(
             heading[0],
             (0, heading[1]),
-            xycoords=accuracy.get_yaxis_transform(),
+            xycoords=axes.get_yaxis_transform(),
             xytext=(-4, 0),
             textcoords="offset points",
             ha="right",
@@ -134,7 +152,7 @@ def dots(axes: Axes, scores: pd.DataFrame, y: Sequence[float], column: str, scal
         ends = scale * np.array([[row[f"{column}_low"]], [row[f"{column}_high"]]])
         axes.plot(np.clip(ends, scale * low, scale * high), [position] * 2, color=look.color, linewidth=1.6)
         axes.plot(scale * mean, position, **look.point, zorder=3)
-    margin = 0.06 * (high - low)
+    margin = 0.06 * (high - low) or 1e-3  # where all are equal
     axes.set_xlim(scale * (low - margin), scale * (high + margin))
     style.grid(axes, "x")
     axes.tick_params(axis="y", length=0)
@@ -154,26 +172,26 @@ def _limits(scores: pd.DataFrame, column: str) -> tuple[float, float]:
 def curve_panel(
     axes: Axes, curves: pd.DataFrame, scores: pd.DataFrame, optimizers: Sequence[str], metric: str = "test_accuracy"
 ) -> None:
-    """Mean test accuracy over training, with one standard deviation over the seeds shaded.
+    """Mean accuracy or loss over training, with one standard deviation over the seeds shaded.
 
     The axis covers what happens after the first third, where the curves can be told apart.
     """
     labels = scores.set_index("optimizer").label
     groups = scores.set_index("optimizer").group
     shown = curves[curves.optimizer.isin(optimizers) & (curves.metric == metric)]
+    title, label, scale = SCORES[metric]
     for key in (key for key in optimizers if key in set(shown.optimizer)):
         rows = shown[shown.optimizer == key].sort_values("step")
         look, spread = style.look(key), rows["std"].fillna(0)
         # wide, so that a rule that always takes one candidate does not hide it
         width = 2.6 if groups[key] == "fixed" else 1.2
-        axes.plot(rows.step, 100 * rows["mean"], **look.line, linewidth=width, label=labels[key])
-        axes.fill_between(
-            rows.step, 100 * (rows["mean"] - spread), 100 * (rows["mean"] + spread), color=look.color, alpha=0.15, lw=0
-        )
-    later = 100 * shown[shown.step >= shown.step.max() / 3]["mean"]
-    margin = 0.08 * (later.max() - later.min()) + 0.2
+        mean, spread = scale * rows["mean"], scale * spread
+        axes.plot(rows.step, mean, **look.line, linewidth=width, label=labels[key])
+        axes.fill_between(rows.step, mean - spread, mean + spread, color=look.color, alpha=0.15, lw=0)
+    later = scale * shown[shown.step >= shown.step.max() / 3]["mean"]
+    margin = 0.08 * (later.max() - later.min()) + 0.002 * scale
     axes.set_ylim(later.min() - margin, later.max() + margin)
-    axes.set(title="Test accuracy during training", xlabel="training step", ylabel="accuracy (%)")
+    axes.set(title=f"{title} during training", xlabel="training step", ylabel=label.removeprefix("final "))
     style.grid(axes)
 
 

@@ -280,6 +280,8 @@ def _seeds(facts: Facts) -> str:
     if "starts" in settings:
         others = _count(settings["tuning_starts"], "other")
         return f"{_count(settings['starts'], 'start')}, and {others} to tune on; {settings['steps']} steps each."
+    if "workloads" in settings:
+        return f"{_count(settings['repetitions'], 'seed')} on each workload."
     if "repetitions" in settings:
         return f"{_count(settings['repetitions'], 'seed')}, {settings['steps']} steps each."
     return ""

@@ -1,0 +1,82 @@
+"""What each part of the greedy rule does: its rows one change away from a score, and the same rows by batch size."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import pandas as pd
+
+from optrepro.analysis import comparison
+from optrepro.analysis.intervals import mean_interval
+from optrepro.analysis.results import StudyResults
+
+SCORE = ("score", "self_term", "candidates")  # make a rule with its class; another setting of a row is what it varies
+GLOBAL = ("select", "global")  # varies nothing: one choice for all tensors is the default of most rules
+VARIED = {
+    "select": "one choice per tensor",
+    "momentum": "number of candidates",
+    "betas": "number of candidates",
+    "score_ema": "smoothing of the score",
+    "hysteresis": "hysteresis",
+    "lr_modulation": "steps of equal power",
+}
+
+
+def variants(*studies: StudyResults) -> pd.DataFrame:
+    """A row per study and optimizer: `comparison.scores` and what is varied.
+
+    Columns besides: study; varied ("score", a value of VARIED, or the group of a row that follows no score); base
+    (the row with the same score and nothing varied, or "") and base_difference, _low, _high (paired over the test
+    seeds, NaN for the base itself); smallest (share of choices that the smallest candidate got, NaN without choices).
+    """
+    return pd.concat([_variants(study) for study in studies], ignore_index=True)
+
+
+def batch_sizes(*studies: StudyResults) -> pd.DataFrame:
+    """A row per study and optimizer: `comparison.scores`, with study, batch_size, and smallest as in `variants`."""
+    parts = []
+    for study in studies:
+        size = int(study.facts.settings["batch_size"])
+        parts.append(_with_smallest(study, comparison.scores(study)).assign(study=study.facts.study, batch_size=size))
+    return pd.concat(parts, ignore_index=True)
+
+
+def varied(entry: Mapping[str, Any]) -> str:
+    """What a row of the config varies.
+
+    Raises: ValueError for a dynamic row that changes two things at once, since its effect has no one cause.
+    """
+    if entry["group"] != "dynamic":
+        return str(entry["group"])
+    changes = [
+        VARIED.get(name, name)
+        for name, value in entry["settings"].items()
+        if name not in SCORE and (name, value) != GLOBAL
+    ]
+    if len(changes) > 1:
+        raise ValueError(f"{entry['label']} varies {' and '.join(changes)}: a row of an ablation varies one thing")
+    return changes[0] if changes else "score"
+
+
+def _variants(study: StudyResults) -> pd.DataFrame:
+    optimizers = study.facts.optimizers
+    bases = {_score(entry): key for key, entry in optimizers.items() if varied(entry) == "score"}
+    results = comparison.test_scores(study)
+    rows = []
+    for key in comparison.scores(study).optimizer:
+        base = bases.get(_score(optimizers[key]), "") if optimizers[key]["group"] == "dynamic" else ""
+        difference = mean_interval(comparison.paired_difference(results, key, base if base in results else None))
+        names = ("base_difference", "base_difference_low", "base_difference_high")
+        rows.append({"varied": varied(optimizers[key]), "base": base, **dict(zip(names, difference, strict=True))})
+    scores = _with_smallest(study, comparison.scores(study))
+    return pd.concat([scores, pd.DataFrame(rows)], axis=1).assign(study=study.facts.study)
+
+
+def _score(entry: Mapping[str, Any]) -> tuple[Any, ...]:
+    """What two rows must share to differ in one thing only: the class and the score."""
+    return (entry["class"], *(entry["settings"].get(name) for name in SCORE))
+
+
+def _with_smallest(study: StudyResults, scores: pd.DataFrame) -> pd.DataFrame:
+    return scores.assign(smallest=scores.optimizer.map(comparison.smallest_shares(comparison.choices(study))))

@@ -1,0 +1,222 @@
+"""Gradient statistics along training: their autocorrelation, whether it is stationary, how fast it drifts; choices.
+
+What the tidy results of `optrepro.experiments.diagnostics` hold is taken apart here into tables by workload. Where a
+row of Adam was followed, the statistics of a workload are those that weigh coordinates as Adam's score does.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+import pandas as pd
+from numpy.typing import ArrayLike, NDArray
+from scipy import special
+from statsmodels.stats.multitest import multipletests
+
+from optrepro.analysis.results import StudyResults
+
+LEVEL = 0.05  # false discovery rate of the tests of stationarity
+SUMS = ("all", "preconditioned")
+SERIES = {"kpss_square": "|g_n|^2", "kpss_lag1": "<g_n, g_(n-1)>"}
+RESOLVED = 2.0  # standard errors that R_0 without noise must lie above 0 for a coefficient over it
+
+Array = NDArray[np.float64]
+
+
+def lag_one(study: StudyResults) -> pd.DataFrame:
+    """The lag-1 coefficient in windows that slide by a block, of each tensor and of the sums.
+
+    Columns: workload, layer (a tensor's name, all, preconditioned), step (last one of the window); coefficient,
+    R_1 / R_0; signal, R_0 without mini-batch noise over R_0; noiseless, R_1 over R_0 without noise (NaN where that is
+    less than two standard errors, of the blocks and runs, above 0). Means over the runs are taken before the ratios.
+    """
+    blocks = int(study.facts.settings["blocks"])
+    tables = []
+    for (workload, layer), rows in _blocks(study).groupby(["workload", "layer"], sort=False):
+        windows = rows.sort_index().groupby("seed")[["R0", "R1", "halves"]].rolling(blocks)
+        means = windows.mean().groupby("step").mean()
+        variances = (windows.var().halves / blocks).groupby("step")
+        errors = variances.sum() ** 0.5 / variances.size()
+        resolved = means.halves > RESOLVED * errors
+        table = pd.DataFrame(
+            {
+                "workload": workload,
+                "layer": layer,
+                "coefficient": means.R1 / means.R0,
+                "signal": means.halves / means.R0,
+                "noiseless": (means.R1 / means.halves).where(resolved),
+            }
+        )
+        tables.append(table.dropna(subset="coefficient").reset_index())
+    return pd.concat(tables, ignore_index=True)
+
+
+def stationarity(study: StudyResults) -> pd.DataFrame:
+    """KPSS tests within windows, over all tensors of a workload and all its runs: one row per length and series.
+
+    Columns: workload, length (steps of a window), series, tests, rejected (share at a false discovery rate of 5 %,
+    Benjamini and Hochberg over the tests of the row), uncorrected (share below the level by itself), smallest (p).
+    """
+    tests = _tests(study)
+    tests = tests[~tests.layer.isin(SUMS)]
+    rows = []
+    for (workload, length, series), group in tests.groupby(["workload", "length", "series"], sort=False):
+        p = group.p.to_numpy()
+        rows.append(
+            {
+                "workload": workload,
+                "length": length,
+                "series": series,
+                "tests": len(p),
+                "rejected": multipletests(p, LEVEL, "fdr_bh")[0].mean(),
+                "uncorrected": (p < LEVEL).mean(),
+                "smallest": p.min(),
+            }
+        )
+    return pd.DataFrame(rows)
+
+
+def rejections(study: StudyResults) -> pd.DataFrame:
+    """Share of the shortest windows in which stationarity is rejected, by workload, layer and series.
+
+    Corrected over all tensors and windows of a workload as in `stationarity`, the sums by themselves.
+    """
+    tests = _tests(study)
+    tests = tests[tests.length == tests.length.min()]
+    family = tests.layer.where(tests.layer.isin(SUMS), "tensors")
+    tests["rejected"] = tests.groupby(["workload", "series", family]).p.transform(
+        lambda p: multipletests(p, LEVEL, "fdr_bh")[0]
+    )
+    shares: pd.Series = tests.groupby(["workload", "layer", "series"], sort=False).rejected.mean()
+    return shares.astype(float).reset_index()
+
+
+def kpss_p(statistic: ArrayLike) -> Array:
+    """P-values of KPSS statistics of level stationarity, from their limit law.
+
+    The limit is the integral of a squared Brownian bridge, the law of Cramér and von Mises, whose series Anderson and
+    Darling (1952) give. Tabulated p-values end at 0.01, where no correction for many tests can begin.
+    """
+    x = np.asarray(statistic, dtype=np.float64)[..., None]
+    j = np.arange(10)
+    z = (4 * j + 1) ** 2 / (16 * x)
+    weights = special.gamma(j + 0.5) * np.sqrt(4 * j + 1) / (special.gamma(0.5) * special.gamma(j + 1))
+    cumulative = (weights * np.exp(-2 * z) * special.kve(0.25, z)).sum(-1) / (np.pi * np.sqrt(x[..., 0]))
+    tail: Array = np.clip(1 - cumulative, 0.0, 1.0)
+    return tail
+
+
+def drift(study: StudyResults) -> pd.DataFrame:
+    """How far the autocorrelation moves with the distance of two windows, in steps between their starts.
+
+    Columns: workload, part (``R``: all lags; ``memory``: without R_0, which no choice by `raw` depends on), distance,
+    and over all pairs of windows at that distance, in all runs: change, the median of ||R^w - R^(w + d)|| / ||R^w||,
+    with its quartiles low and high; shape, the median of what a common factor cannot undo (the sine of the angle
+    between both): a rule that compares scores does not see a factor. Squared norms are free of the windows' sampling
+    errors, which are estimated from their blocks; a negative rest counts as 0.
+    """
+    blocks, length = int(study.facts.settings["blocks"]), block_length(study)
+    rows = []
+    for (workload, _), runs in _scored(study).groupby(["workload", "layer"], sort=False):
+        for part, first in (("R", 0), ("memory", 1)):
+            pairs = [pair for _, run in _runs(runs) for pair in _pairs(_lags(run)[:, first:], blocks)]
+            table = pd.DataFrame(pairs, columns=["distance", "change", "shape"])
+            for distance in sorted(set(table.distance)):
+                group = table[table.distance == distance]
+                low, middle, high = group.change.quantile([0.25, 0.5, 0.75])
+                rows.append([workload, part, distance * length, middle, low, high, group["shape"].median(), len(group)])
+    columns = ["workload", "part", "distance", "change", "low", "high", "shape", "pairs"]
+    return pd.DataFrame(rows, columns=columns)
+
+
+def half_distances(drifts: pd.DataFrame) -> pd.DataFrame:
+    """The first distance, in steps, at which the median change reaches one half: rows workloads, columns parts.
+
+    Between two distances it is interpolated; infinite where the change stays below one half within the training, and
+    the first distance where it already is above.
+    """
+
+    def half(group: pd.DataFrame) -> float:
+        reached = np.flatnonzero(group.change.to_numpy() >= 0.5)
+        if not len(reached):
+            return float("inf")
+        upto = group.iloc[: reached[0] + 1].tail(2)
+        return float(np.interp(0.5, upto.change, upto.distance))
+
+    halves = drifts.groupby(["workload", "part"], sort=False)[["distance", "change"]].apply(half)
+    return halves.unstack("part")
+
+
+def complete_blocks(study: StudyResults, self_term: str) -> dict[str, list[Array]]:
+    """R_0 ... R_lags of every block that has all lags, (blocks, lags + 1): a list of runs for each workload.
+
+    Args:
+        study: of the kind diagnostics.
+        self_term: R_0 as measured ("R0"), or from the halves of the batches ("halves").
+    """
+    scored = _scored(study).groupby("workload", sort=False)
+    return {
+        str(workload): [_lags(run.assign(R0=run[self_term])) for _, run in _runs(rows)] for workload, rows in scored
+    }
+
+
+def block_length(study: StudyResults) -> int:
+    """Steps of a block."""
+    settings = study.facts.settings
+    return int(settings["window"]) // int(settings["blocks"])
+
+
+def _blocks(study: StudyResults) -> pd.DataFrame:
+    """R0, R1 ... and halves by (workload, layer, seed, step): a column each."""
+    runs = study.runs
+    parts = runs.metric.str.extract(r"^(?:(?P<lag>R\[\d+\])|(?P<halves>halves))@(?P<layer>.+)$")
+    kept = parts.layer.notna()
+    names = parts.lag.str.replace(r"[\[\]]", "", regex=True).fillna(parts.halves)
+    table = runs[kept].assign(layer=parts.layer, name=names)
+    index = ["workload", "layer", "seed", "step"]
+    order = table[["workload", "layer"]].drop_duplicates()
+    wide = table.pivot_table(index=index, columns="name", values="value").reset_index()
+    return order.merge(wide, on=["workload", "layer"]).set_index("step")  # workloads and tensors in their own order
+
+
+def _runs(rows: pd.DataFrame) -> Iterator[tuple[object, pd.DataFrame]]:
+    yield from rows.groupby("seed")
+
+
+def _scored(study: StudyResults) -> pd.DataFrame:
+    """The rows of `_blocks` that hold what the score of each workload's optimizer sees."""
+    table = _blocks(study)
+    weighted = set(table[table.layer == "preconditioned"].workload)
+    wanted = table.workload.map(lambda workload: "preconditioned" if workload in weighted else "all")
+    return table[table.layer == wanted]
+
+
+def _lags(run: pd.DataFrame) -> Array:
+    """R_0 ... R_lags of the blocks of a run that have all lags, in the order of time: (blocks, lags + 1)."""
+    names = sorted((name for name in run.columns if name.startswith("R")), key=lambda name: int(name[1:]))
+    return run.sort_index()[names].dropna().to_numpy(dtype=np.float64)
+
+
+def _pairs(lags: Array, size: int) -> Iterator[tuple[int, float, float]]:
+    """Distance in blocks, change and shape (see `drift`) of all pairs of windows of `size` blocks without overlap."""
+    windows = np.lib.stride_tricks.sliding_window_view(lags, size, axis=0)
+    means, errors = windows.mean(-1), windows.var(-1, ddof=1).sum(1) / size
+    squares = np.maximum((means**2).sum(1) - errors, 0)
+    for w in range(len(means)):
+        for v in range(w + size, len(means)):
+            moved = max(((means[w] - means[v]) ** 2).sum() - errors[w] - errors[v], 0)
+            product = squares[w] * squares[v]
+            if product > 0:
+                cosine = np.clip(means[w] @ means[v] / product**0.5, -1, 1)
+                yield v - w, (moved / squares[w]) ** 0.5, (1 - cosine**2) ** 0.5
+
+
+def _tests(study: StudyResults) -> pd.DataFrame:
+    """One row per test: workload, layer, series, length, step, seed, statistic, p."""
+    runs = study.runs
+    parts = runs.metric.str.extract(r"^(?P<series>kpss_\w+)\[(?P<length>\d+)\]@(?P<layer>.+)$")
+    kept = parts.layer.notna()
+    table = runs.loc[kept, ["workload", "seed", "step", "value"]].rename(columns={"value": "statistic"})
+    table = table.join(parts[kept]).astype({"length": int})
+    return table.assign(p=kpss_p(table.statistic))

@@ -1,0 +1,143 @@
+"""Exhibit gap-ablation: what each part of the greedy rule does, and the noise of the batch."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Mapping
+from typing import Any
+
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from optrepro.exhibits import panels, style
+from optrepro.exhibits.material import Material
+
+TITLES = {"gap-ablation-sgd": "SGD", "gap-ablation-adam": "AdamW"}
+HEADINGS = {"fixed": "fixed candidates"}
+MARKERS = ("o", "s")  # of the studies, in the panel they share
+
+
+def figure(material: Material) -> Figure:
+    """Rows of variants in groups, differences to the best fixed candidate; below, the scores by batch size."""
+    variants, sizes = material.tables["gap-ablation"], material.tables["gap-batch-sizes"]
+    rows = _rows(variants)
+    height = 4.0 * (len(rows) + rows.group.nunique()) + 22
+    page = style.page(material, height=height + 68)
+    parts: Any = page.subfigures(2, 1, height_ratios=[height, 68])
+    top, bottom = parts
+    y = dict(zip(rows.optimizer, panels.row_positions(rows), strict=True))
+    *sides, shares = top.subplots(1, variants.study.nunique() + 1, sharey=True)
+    for axes, marker, (study, own) in zip(sides, MARKERS, variants.groupby("study", sort=False), strict=False):
+        own = own.assign(row=[_key(row) for row in own.to_dict("records")])
+        _differences(axes, own, y)
+        axes.set_title(TITLES.get(str(study), str(study)))
+        chosen = own.dropna(subset="smallest")
+        shares.plot(
+            100 * chosen.smallest, chosen.row.map(y), marker, color=style.INK, label=TITLES.get(str(study)), mfc="none"
+        )
+    shares.set(title="Smallest candidate", xlabel="share of choices (%)", xlim=(-4, 104))
+    shares.legend(loc="upper left", handletextpad=0.2)
+    style.grid(shares, "x")
+    shares.tick_params(axis="y", length=0)
+    panels.name_rows(sides[0], rows, list(rows.label))
+    accuracy, difference, smallest = bottom.subplots(1, 3)
+    _by_size(accuracy, sizes, "test_accuracy")
+    accuracy.set(title="Test accuracy", ylabel="final accuracy (%)")
+    _by_size(difference, sizes[sizes.group != "fixed"], "difference")
+    difference.axhline(0, color=style.MUTED, linewidth=0.8, zorder=0)
+    difference.set(title="To best fixed", ylabel="percentage points (paired)")
+    _by_size(smallest, sizes.dropna(subset="smallest"), "smallest")
+    smallest.set(title="Smallest candidate", ylabel="share of choices (%)", ylim=(-4, 104))
+    handles, labels = accuracy.get_legend_handles_labels()
+    bottom.legend(handles, labels, ncols=4, loc="outside lower center", handlelength=2.4)
+    return page
+
+
+def table(material: Material) -> pd.DataFrame:
+    """A row per variant, then one per batch size and optimizer: accuracies in %, differences in points."""
+    variants = material.tables["gap-ablation"]
+    sizes = material.tables["gap-batch-sizes"]
+    sizes = sizes.assign(varied="batch of " + sizes.batch_size.astype(str))
+    both = pd.concat([variants, sizes], ignore_index=True)
+
+    def column(name: str) -> list[str]:
+        ends = 100 * both[[name, f"{name}_low", f"{name}_high"]].to_numpy(dtype=float)
+        return [style.interval(mean, low, high, 2) for mean, low, high in ends]
+
+    return pd.DataFrame(
+        {
+            "study": both.study.map(TITLES).fillna("SGD"),
+            "varied": both.varied.replace(HEADINGS),
+            "row": both.label + both.on_boundary.map({True: " †", False: ""}),
+            "learning rate": [f"{rate:g}" for rate in both.learning_rate],
+            "test accuracy (%)": column("test_accuracy"),
+            "difference to the best fixed (points)": column("difference"),
+            "p (Holm)": [style.p_value(p) for p in both.p_holm],
+            "difference to the score alone (points)": column("base_difference"),
+            "smallest candidate (% of choices)": [style.percent(share) for share in both.smallest],
+            "seeds": both.seeds,
+            "diverged": both.diverged,
+            "diverged in tuning": both.tuning_diverged,
+        }
+    )
+
+
+def _rows(variants: pd.DataFrame) -> pd.DataFrame:
+    """The rows of all studies, each once, by what they vary: optimizer, label, group (the heading)."""
+    records = variants.to_dict("records")
+    rows = pd.DataFrame(
+        {
+            "optimizer": [_key(row) for row in records],
+            "label": [f"{row['value']:g}" if row["group"] == "fixed" else row["label"] for row in records],
+            "group": variants.varied.replace(HEADINGS),
+        }
+    ).drop_duplicates("optimizer")
+    order = {group: i for i, group in enumerate(rows.group.unique())}
+    return rows.sort_values("group", key=lambda group: group.map(order), kind="stable", ignore_index=True)
+
+
+def _key(row: Mapping[Hashable, Any]) -> str:
+    """The same for fixed candidates of the same memory, with SGD and with Adam."""
+    return f"momentum-{round(100 * row['value'])}" if row["group"] == "fixed" else str(row["optimizer"])
+
+
+def _differences(axes: Axes, variants: pd.DataFrame, y: Mapping[str, float]) -> None:
+    """Dots with intervals in the colour of their score; open where the interval holds 0, against the score alone."""
+    rows = variants.to_dict("records")
+    for row in rows:
+        look = style.look(row["base"] or row["row"])
+        if row["optimizer"] == row["reference"]:
+            axes.plot(0, y[row["row"]], "|", color=look.color, markersize=9, markeredgewidth=1.6)
+            continue
+        low, high = 100 * row["difference_low"], 100 * row["difference_high"]
+        same = row["base_difference_low"] <= 0 <= row["base_difference_high"]
+        axes.plot([low, high], [y[row["row"]]] * 2, color=look.color, linewidth=1.4)
+        axes.plot(100 * row["difference"], y[row["row"]], "o", color=look.color, mfc="white" if same else look.color)
+    axes.axvline(0, color=style.MUTED, linewidth=0.8, zorder=0)
+    axes.set_xlabel("points to the best fixed")
+    style.grid(axes, "x")
+    axes.tick_params(axis="y", length=0)
+
+
+def _by_size(axes: Axes, sizes: pd.DataFrame, column: str) -> None:
+    """A line for each optimizer over the batch sizes, with its 95 % intervals if the column has them."""
+    for key, rows in sizes.groupby("optimizer", sort=False):
+        rows, look = rows.sort_values("batch_size"), style.look(str(key))
+        width = 2.4 if rows.group.iloc[0] == "fixed" else 1.2
+        axes.plot(
+            rows.batch_size,
+            100 * rows[column],
+            **look.line,
+            marker=look.marker,
+            linewidth=width,
+            ms=3.5,
+            label=rows.label.iloc[0],
+        )
+        if f"{column}_low" in rows:
+            low, high = 100 * rows[f"{column}_low"], 100 * rows[f"{column}_high"]
+            axes.fill_between(rows.batch_size, low, high, color=look.color, alpha=0.12, lw=0)
+    ticks = sorted(sizes.batch_size.unique())
+    axes.set_xscale("log", base=2)
+    axes.set_xticks(ticks, [str(size) for size in ticks], fontsize=6)
+    axes.set_xlabel("batch size (examples)")
+    style.grid(axes)

@@ -1,0 +1,119 @@
+"""Exhibit gap-stability: what perturbed statistics cost a choice, beside the bound 2 ||R - R'||."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.ticker import NullFormatter
+
+from optrepro.analysis import stability
+from optrepro.exhibits import style, workloads
+from optrepro.exhibits.material import Material
+
+FLOOR = 1e-5  # losses below it are drawn there
+FAMILIES = {
+    "candidates": ("momenta 0.5, 0.9, 0.99", "#0072B2", "o"),
+    "interval": ("interval [0, 0.99]", "#D55E00", "^"),
+}
+DASHES: dict[str, Any] = {"paper": "-", "debiased": (0, (4, 1.5))}
+SOURCES = {
+    "gap-perturbations": ("size", "random directions", "perturbation, over $\\|R\\|$"),
+    "gap-windows": ("steps", "short windows", "length of window (steps)"),
+}
+
+
+def figure(material: Material) -> Figure:
+    """A row for each source of perturbed statistics: loss against bound for both scores, and changed choices."""
+    page = style.page(material, height=140)
+    panels: Any = page.subplots(2, 3)
+    for row, (name, (by, words, label)) in zip(panels, SOURCES.items(), strict=True):
+        points = material.tables[name]
+        for axes, score in zip(row, DASHES, strict=False):
+            _scatter(axes, points[points.score == score])
+            axes.set_title(f"{words.capitalize()}, {score}")
+        row[0].set_ylabel("loss of alignment, over $\\|R\\|$")
+        _changes(row[2], points, by)
+        row[2].set(title="Choice changed", xlabel=label, ylabel="of perturbed statistics (%)")
+    families = [
+        Line2D([], [], color=color, marker=marker, linestyle="none", markersize=4, label=words)
+        for words, color, marker in FAMILIES.values()
+    ]
+    bound = Line2D([], [], color=style.INK, label="bound $2\\,\\|R - R'\\|$")
+    scores = [Line2D([], [], color=style.MUTED, linestyle=d, label=score) for score, d in DASHES.items()]
+    handles = [*families, bound, *scores]
+    page.legend(handles=handles, ncols=len(handles), loc="outside lower center")
+    return page
+
+
+def table(material: Material) -> pd.DataFrame:
+    """A row per workload, score, family and size or window: choices that change, loss, bound, and their ratio."""
+    rows = []
+    for name, (by, words, _) in SOURCES.items():
+        summary = stability.summary(material.tables[name], ["workload", "score", "family", by])
+        for line in summary.to_dict("records"):
+            rows.append(
+                {
+                    "workload": workloads.title(line["workload"]),
+                    "score": line["score"],
+                    "family": FAMILIES[line["family"]][0],
+                    "R' from": f"{words}, {line[by]:g}" + (" ‖R‖" if by == "size" else " steps"),
+                    "pairs": line["points"],
+                    "choice changed (%)": style.percent(line["changed"]),
+                    "median loss / ‖R‖": style.number(line["loss"], 2),
+                    "median bound / ‖R‖": style.number(line["bound"], 2),
+                    "median loss / bound": style.number(line["median"], 2),
+                    "largest loss / bound": style.number(line["largest"], 2),
+                    "above the bound": "none" if line["largest"] <= 1 else "SOME",
+                }
+            )
+    return pd.DataFrame(rows)
+
+
+def _scatter(axes: Axes, points: pd.DataFrame) -> None:
+    """Every pair of statistics as a point; the line is the bound, below which all must lie. Ratios are medians."""
+    for family, (_, color, marker) in FAMILIES.items():
+        rows = points[points.family == family]
+        # As one picture: thousands of points would be a large drawing.
+        axes.plot(
+            rows.bound,
+            rows.loss.clip(lower=FLOOR),
+            marker,
+            color=color,
+            markersize=2,
+            alpha=0.35,
+            markeredgewidth=0,
+            rasterized=True,
+        )
+    ends = np.array([0.8 * points.bound.min(), 1.25 * points.bound.max()])
+    axes.plot(ends, ends, color=style.INK)
+    axes.set_xscale("log")
+    axes.set_yscale("log")
+    axes.set(xlim=(ends[0], ends[1]), ylim=(0.6 * FLOOR, 300), xlabel="bound, over $\\|R\\|$")
+    ticks = [tick for tick in (0.1, 0.3, 1, 3, 10) if ends[0] <= tick <= ends[1]]
+    axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
+    axes.xaxis.set_minor_formatter(NullFormatter())
+    ratios = (points.loss / points.bound)[points.changed]
+    middle, largest = style.number(ratios.median(), 2), style.number(ratios.max(), 2)
+    changed = style.percent(points.changed.mean(), 0)
+    note = f"changed: {changed} %; loss / bound then:\nmedian {middle}, largest {largest}"
+    axes.text(0.04, 0.97, note, transform=axes.transAxes, va="top", fontsize=6.5)
+    style.grid(axes, "both")
+
+
+def _changes(axes: Axes, points: pd.DataFrame, by: str) -> None:
+    changed = points.groupby(["score", "family", by]).changed.mean()
+    for score, dashes in DASHES.items():
+        for family, (_, color, marker) in FAMILIES.items():
+            line = 100 * changed[score, family]
+            axes.plot(line.index, line, color=color, marker=marker, markersize=3.5, linestyle=dashes)
+    axes.set_xscale("log")
+    ticks = sorted(points[by].unique())
+    axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
+    axes.minorticks_off()
+    axes.set_ylim(-4, 104)
+    style.grid(axes)
