@@ -24,7 +24,18 @@ MODELS = {  # heading in config/README.md -> the model whose keys its table expl
     "Images": config.ImageData,
     "Comparisons": config.Comparison,
     "A row under `optimizers`": config.OptimizerConfig,
+    "Recipes": config.Recipe,
     "Kind `training`": config.TrainingStudy,
+    "Kind `shift`": config.ShiftStudy,
+    "Kind `pretraining`": config.PretrainingStudy,
+    "A row under `backbones`": config.Backbone,
+    "An architecture": config.Architecture,
+    "A task of the modality `language`": config.LanguageTask,
+    "A task of the modality `vision`": config.VisionTask,
+    "Kind `finetuning`": config.FineTuningStudy,
+    "Adapters": config.LoraConfig,
+    "Kind `diagnostics`": config.DiagnosticsStudy,
+    "A row under `workloads`": config.Workload,
     "Kind `functions`": config.FunctionsStudy,
     "Kind `surfaces`": config.SurfacesStudy,
     "Kind `families`": config.FamiliesStudy,
@@ -51,7 +62,13 @@ MODELS = {  # heading in config/README.md -> the model whose keys its table expl
     "Kind `objectives`": config.ObjectivesStudy,
     "A row under `panels`": config.Panel,
 }
-ABSTRACT = {"Config", "Comparison", "ImageData", "ObjectiveConfig"}  # stand in the schema as what is made of them
+ABSTRACT = {
+    "Config",
+    "Comparison",
+    "ImageData",
+    "ObjectiveConfig",
+    "Recipe",
+}  # in the schema stands what is made of them
 
 
 def blocks(text, language):
@@ -95,7 +112,7 @@ def own_fields(model):
 
 
 def _default(value):
-    return {} if isinstance(value, config.Model) else value
+    return {} if isinstance(value, config.Model) else list(value) if isinstance(value, tuple) else value
 
 
 # --- Links, files, commands -----------------------------------------------------------------------------------------

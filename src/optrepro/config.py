@@ -38,8 +38,11 @@ from optrepro.studies.gap import (
     ConceptStudy,
     DiagnosticsStudy,
     FamiliesStudy,
+    OverheadStudy,
     Recipe,
     ShiftStudy,
+    TimedFamily,
+    TimedNetwork,
     TrainingStudy,
     Workload,
 )
@@ -101,6 +104,7 @@ __all__ = [
     "ObjectiveConfig",
     "ObjectivesStudy",
     "OptimizerConfig",
+    "OverheadStudy",
     "PPOConfig",
     "Panel",
     "PolicyRow",
@@ -115,6 +119,8 @@ __all__ = [
     "Study",
     "SurfacesStudy",
     "Task",
+    "TimedFamily",
+    "TimedNetwork",
     "TrainingStudy",
     "TransferStudy",
     "UnrolledConfig",
@@ -145,7 +151,8 @@ Study = Annotated[
     | ShiftStudy
     | PretrainingStudy
     | FineTuningStudy
-    | DiagnosticsStudy,
+    | DiagnosticsStudy
+    | OverheadStudy,
     Field(discriminator="kind"),
 ]
 MetaTraining = PolicyStudy | LearnerStudy | PretrainingStudy  # studies whose batches leave weights

@@ -24,6 +24,7 @@ from optrepro.config import (
     LearnerStudy,
     MetaTraining,
     ObjectivesStudy,
+    OverheadStudy,
     Panel,
     PolicyStudy,
     PretrainingStudy,
@@ -161,6 +162,8 @@ def source_modules(config: Config, batch: Batch) -> list[str]:
         source = config.studies[workload.study]
         assert isinstance(source, Comparison)
         rows += [(name, source.optimizers[name]) for name in (workload.follow, *workload.rules)]
+    for family in study.families.values() if isinstance(study, OverheadStudy) else ():
+        rows += family.optimizers.items()
     classes = [row.class_ for name, row in rows if batch.optimizer in (name, None)]
     own = {path.rpartition(".")[0] for path in classes if path.startswith("optrepro.")}
     return [f"optrepro.experiments.{study.kind}", *sorted(own)]

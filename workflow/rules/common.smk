@@ -8,7 +8,7 @@ from snakemake.exceptions import WorkflowError
 from snakemake.utils import validate
 
 from optrepro import catalogue, layout, provenance, runtable
-from optrepro.config import Config, ConfigError, MetaTraining, load
+from optrepro.config import Config, ConfigError, MetaTraining, OverheadStudy, load
 from optrepro.problems import archives
 
 
@@ -88,8 +88,7 @@ def settings_of(wildcards):
 
 
 def source_of(wildcards):
-    modules = runtable.source_modules(SETTINGS.studies[wildcards.study], batch_of(wildcards).optimizer)
-    return provenance.source_hash(*modules)
+    return provenance.source_hash(*runtable.source_modules(SETTINGS, batch_of(wildcards)))
 
 
 def study_of(wildcards):
@@ -115,6 +114,11 @@ def data_listing(wildcards):
 
 def asks_for_gpu(wildcards):
     return int(getattr(study_of(wildcards), "gpu", False))
+
+
+def threads_of(wildcards):
+    """One; but all where times are measured, so that nothing else runs meanwhile."""
+    return workflow.cores or 1 if isinstance(study_of(wildcards), OverheadStudy) else 1
 
 
 def tables_of(scale):

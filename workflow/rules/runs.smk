@@ -16,7 +16,7 @@ rule runs:
         study="|".join(sorted(set(SETTINGS.studies) - set(LEARNING))) or NEVER,
     conda:
         "../../environment.yml"
-    threads: 1
+    threads: threads_of
     resources:
         gpu=asks_for_gpu,
         slice_minutes=0,

@@ -18,6 +18,7 @@ from optrepro.config import (
     LearnerStudy,
     ObjectivesStudy,
     OptimizerConfig,
+    OverheadStudy,
     PolicyStudy,
     PretrainingStudy,
     Study,
@@ -25,7 +26,7 @@ from optrepro.config import (
     TrainingStudy,
     TransferStudy,
 )
-from optrepro.experiments import instances, references, transfer
+from optrepro.experiments import instances, overhead, references, transfer
 from optrepro.optimizers._learned import LearnedOptimizer
 from optrepro.optimizers.l2l import L2LPolicy, L2LSettings
 from optrepro.optimizers.policy import Policy, PolicySettings
@@ -64,6 +65,8 @@ def _attempts(study: Study, config: Config) -> list[tuple[str, Any]]:
     if isinstance(study, PretrainingStudy):
         backbones = study.backbones.items()
         attempts += [(f"backbones.{name}.task", lambda row=row: _try_task(row.task, config)) for name, row in backbones]
+    if isinstance(study, OverheadStudy):
+        attempts += _overhead_attempts(study)
     if isinstance(study, PolicyStudy):
         attempts += [(f"policies.{name}", lambda name=name: _try_network(study, name)) for name in study.policies]
     if isinstance(study, LearnerStudy):
@@ -83,6 +86,17 @@ def _transfer_attempts(study: TransferStudy) -> list[tuple[str, Any]]:
     return [
         *((f"references.{name}", lambda row=row: _try_reference(row.method)) for name, row in study.references.items()),
         *((f"collections.{name}", lambda c=c: shifted.get(c.source, 0, 1, c.dim)) for name, c in shifts.items()),
+    ]
+
+
+def _overhead_attempts(study: OverheadStudy) -> list[tuple[str, Any]]:
+    timed = [(name, key, row) for name, family in study.families.items() for key, row in overhead.timed(family).items()]
+    return [
+        *((f"networks.{name}", lambda each=each: overhead.build(each)) for name, each in study.networks.items()),
+        *(
+            (f"families.{name}.optimizers.{key}", lambda row=row: instances.make(row, [torch.zeros(2)], 1.0))
+            for name, key, row in timed
+        ),
     ]
 
 

@@ -6,7 +6,17 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, model_validator
 
-from optrepro.studies.common import Comparison, Count, ImageData, Model, Name, Positive, Schedule
+from optrepro.studies.common import (
+    Comparison,
+    Count,
+    DottedPath,
+    ImageData,
+    Model,
+    Name,
+    OptimizerConfig,
+    Positive,
+    Schedule,
+)
 
 
 class Recipe(Comparison):
@@ -143,3 +153,34 @@ class DiagnosticsStudy(Model):
         if self.window % self.blocks:
             raise ValueError(f"window = {self.window} must be a multiple of blocks = {self.blocks}")
         return self
+
+
+class TimedFamily(Model):
+    """Optimizers whose steps are compared with those of one class of torch's."""
+
+    reference: Annotated[DottedPath, Field(description="A class with the settings foreach and fused.")]
+    settings: Annotated[dict[str, Any], Field(description="Of the reference.")] = {}
+    optimizers: Annotated[
+        dict[Name, OptimizerConfig],
+        Field(min_length=1, description="Rows of the group fixed and rows with shares_of are not timed."),
+    ]
+
+
+class TimedNetwork(Model):
+    """A network for whose parameters steps are timed."""
+
+    label: str
+    network: Annotated[Name, Field(description="gpt, or a network for images of 32 x 32 pixels in 3 channels.")]
+    settings: Annotated[dict[str, Any], Field(description="Of the network; for gpt the sizes it takes.")] = {}
+    lora_rank: Annotated[Count | None, Field(description="Time the adapters' parameters; null: all parameters.")] = None
+
+
+class OverheadStudy(Model):
+    """Step time and memory of every optimizer, as ratios to torch's. Times never come out equal twice."""
+
+    kind: Literal["overhead"] = "overhead"
+    families: Annotated[dict[Name, TimedFamily], Field(min_length=1)]
+    networks: Annotated[dict[Name, TimedNetwork], Field(min_length=1)]
+    seconds: Annotated[Positive, Field(description="Time for an optimizer on a network, about.")]
+    turns: Annotated[Count, Field(description="Turns of an optimizer and its references, at least.")]
+    gpu: Annotated[bool, Field(description="Whether the job asks the cluster for a GPU.")] = False
