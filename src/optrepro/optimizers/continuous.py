@@ -15,7 +15,8 @@ from typing import Any, Unpack, cast
 
 import torch
 from torch import Tensor
-from torch.nn.functional import normalize
+from torch._utils import _flatten_dense_tensors
+from torch.nn.functional import normalize, pad
 from torch.optim.optimizer import ParamsT
 
 from optrepro.optimizers._switching import (
@@ -34,8 +35,9 @@ from optrepro.optimizers.gap import GapAdam, GapAdamW, GapSGD, GreedyAlignment
 MEMORY = 0.05  # of the state of torch's optimizer: what the sketch may take
 SMALLEST = 8  # buckets, and
 LARGEST = 1024  # buckets of a sketch: its standard error is then about 0.35 and 0.04
-SHARE = 32  # a sample is this part of the coordinates, but not
+SHARE = 64  # a sample is this part of the coordinates, but not
 FEWEST, MOST = 2**11, 2**16  # less or more coordinates: neither reading them nor their noise is to be felt
+SMALL = 2**13  # elements of a tensor on average below which joining all is faster than reading from each
 DOUBT = 2.0  # standard errors by which a score must exceed 0
 TINY = 1e-30
 START = 0.9  # momentum before anything is known of the gradients: the usual one
@@ -77,6 +79,8 @@ class Sketch:
         self.stride = _stride(-(-total // sampled), sizes)
         generator = torch.Generator().manual_seed(seed)
         position = int(torch.randint(self.stride, (), generator=generator))
+        self._first = position
+        self._are_small = device.type == "cpu" and total < SMALL * len(sizes)
         self._parts: list[tuple[int, int, int]] = []  # tensor, its first sampled coordinate, number of them
         for i, size in enumerate(sizes):
             if position < size:
@@ -93,6 +97,9 @@ class Sketch:
     def sample(self, tensors: Sequence[Tensor | None]) -> Tensor:
         """The sampled coordinates end to end, padded to full buckets; zeros for a tensor that is None."""
         zero = self._zero
+        if self._are_small and all(tensor is not None for tensor in tensors):
+            joined: Tensor = _flatten_dense_tensors(tensors)  # type: ignore[no-untyped-call]
+            return pad(joined[self._first :: self.stride].float(), (0, self._padding))
         pieces = []
         for i, start, count in self._parts:
             tensor = tensors[i]
