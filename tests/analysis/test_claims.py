@@ -126,7 +126,7 @@ def test_two_rules_that_hold_in_one_study_each_hold_in_part_at_most(training_stu
     found = _judge("one-rule-at-every-rate", *studies)
     assert found.verdict == "fails"  # each at half of the learning rates
     assert "at 3 of 6 learning rates, the most of 5 rules" in found.evidence
-    assert "gap-sgdm 0 of 3 (below at 0.01, 0.03, 0.1), gap-adam 3 of 3" in found.evidence
+    assert "gap-sgdm 0 of 3 (not at 0.01, 0.03, 0.1), gap-adam 3 of 3; by paired differences at 3" in found.evidence
 
 
 def test_a_rule_that_is_named_is_judged_alone(training_study):

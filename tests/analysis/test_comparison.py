@@ -267,7 +267,7 @@ def test_rates_held_are_counted_by_rule_over_optimizers_and_studies(training_stu
         ["optimizer", "study"]
     )
     for study in ("gap-sgdm", "gap-adam"):
-        assert held.loc[("raw", study), ["held", "above", "rates"]].tolist() == [3, 3, 3]
+        assert held.loc[("raw", study), ["inside", "held", "above", "rates"]].tolist() == [3, 3, 3, 3]
         assert held.loc[("paper", study), ["held", "below"]].tolist() == [0, "0.01, 0.03, 0.1"]
         assert held.loc[("momentum-90", study), ["label", "held", "worst"]].tolist() == ["fixed 0.9", 3, 0.0]
     assert held.loc[("paper", "gap-sgdm"), "worst"] == pytest.approx(-0.04, abs=0.006)
@@ -288,3 +288,16 @@ def test_a_lost_run_leaves_the_worst_difference_unknown(training_study):
 def test_the_share_of_the_smallest_candidate_is_over_the_whole_training(study):
     shares = comparison.smallest_shares(comparison.choices(study))
     assert shares[["paper", "raw"]].tolist() == pytest.approx([0.98, 0.2])
+
+
+def test_a_mean_inside_the_best_fixed_candidates_interval_may_still_lie_below_in_pairs(training_study):
+    runs = training_study().runs
+    cells = (runs.role == "tune") & (runs.metric == "validation_accuracy") & (runs.learning_rate == 0.03)
+    spread = runs.seed.map({0: 0.80, 1: 0.85, 2: 0.90})
+    for key, shift in (("momentum-90", 0.0), ("raw", -0.010), ("paper", -0.2)):
+        mask = cells & (runs.optimizer == key)
+        runs.loc[mask, "value"] = spread[mask] + shift + 0.0001 * runs.seed[mask]
+    study = StudyResults(runs, training_study().facts)
+    raw, paper = (_cell(comparison.rates(study), key) for key in ("raw", "paper"))
+    assert (raw.verdict, raw.inside) == ("below", True)
+    assert (paper.verdict, paper.inside) == ("below", False)

@@ -134,9 +134,10 @@ def matches_at_every_rate(*studies: StudyResults, optimizer: str) -> Verdict:
 def one_rule_at_every_rate(*studies: StudyResults, optimizers: Sequence[str] = (), group: str = "dynamic") -> Verdict:
     """Holds if one rule matches the best fixed candidate in every study, wherever that candidate trains at all.
 
-    Every learning rate of the sweep counts at which `comparison.rates` says so, on validation data over the tuning
-    seeds. In part if the rule that does so most often does at more than half of these rates, else it fails. Rules are
-    the optimizers named, or all of the group that every study has.
+    It matches where its mean lies in that candidate's 95 % interval or is better, on validation data over the tuning
+    seeds, and every learning rate of the sweep counts at which `comparison.rates` says that the candidate trains. In
+    part if the rule that does so most often does at more than half of these rates, else it fails. Rules are the
+    optimizers named, or all of the group that every study has. The evidence adds the paired differences.
     """
     table = comparison.held(comparison.rates(*studies))
     table = table[table.optimizer.isin(optimizers) if optimizers else table.group == group]
@@ -146,16 +147,17 @@ def one_rule_at_every_rate(*studies: StudyResults, optimizers: Sequence[str] = (
     common = table.groupby("optimizer", sort=False).filter(lambda rows: len(rows) == len(studies))
     if common.empty:
         raise KeyError(" or ".join(optimizers) or group)
-    sums = common.groupby("optimizer", sort=False)[["rates", "held", "above"]].sum()
-    best = sums.sort_values(["held", "above"], ascending=False, kind="stable").index[0]
+    sums = common.groupby("optimizer", sort=False)[["rates", "inside", "held", "above"]].sum()
+    best = sums.sort_values(["inside", "held", "above"], ascending=False, kind="stable").index[0]
     own: Any = common[common.optimizer == best]
     parts = [
-        f"{row.study} {row.held} of {row.rates}" + f" (below at {row.below})" * bool(row.below)
+        f"{row.study} {row.inside} of {row.rates}" + f" (not at {row.outside})" * bool(row.outside)
         for row in own.itertuples()
     ]
-    matched, cells = int(sums.held[best]), int(sums.rates[best])
+    matched, cells = int(sums.inside[best]), int(sums.rates[best])
     others = f", the most of {len(sums)} rules" if len(sums) > 1 else ""
-    evidence = f"{own.label.iloc[0]}: at {matched} of {cells} learning rates{others}: {', '.join(parts)}"
+    paired = f"by paired differences at {int(sums.held[best])}"
+    evidence = f"{own.label.iloc[0]}: at {matched} of {cells} learning rates{others}: {', '.join(parts)}; {paired}"
     if matched == cells:
         return Verdict(HOLDS, evidence)
     return Verdict(IN_PART if matched > cells / 2 else FAILS, evidence)

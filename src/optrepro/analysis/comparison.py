@@ -160,6 +160,8 @@ def rates(*studies: StudyResults) -> pd.DataFrame:
     tuning seeds, on validation data); pairs, failed (diverged runs); and the verdict: "best" of that candidate itself,
     "above" or "below" where the interval lies wholly on that side of 0, "within" where it holds 0, "open"
     without an interval. With loss as criterion, where a diverged run has no difference, one of them makes it "below".
+    `inside`: whether the mean is in the best fixed candidate's own 95 % interval over the seeds, or better than that.
+    Pairing takes the seeds' common part out of the differences, so "below" finds smaller ones than that.
 
     `trains`: the best fixed candidate trains at all at that rate, that is, none of its runs diverged and its
     probability of a right answer is at least half of that in the best cell of the fixed sweep. The probability is the
@@ -173,8 +175,9 @@ def held(rates: pd.DataFrame) -> pd.DataFrame:
 
     Rows of the same key are one rule, whatever optimizer it chooses for; so are fixed candidates of the same memory.
     Only rates count at which the best fixed candidate trains at all. Columns: study, criterion, optimizer (of a fixed
-    candidate ``momentum-90``, with Adam too), label, group; rates, held (of these: "within", "above" or "best"), above;
-    below (text: the rates at which it is below); worst (the least of the mean differences; NaN if a run has none).
+    candidate ``momentum-90``, with Adam too), label, group; rates, inside, held (of these: "within", "above" or
+    "best"), above; below (text: the rates at which it is below), outside (those at which it is not inside); worst (the
+    least of the mean differences; NaN if a run has none).
     """
     rows = []
     for (study, criterion, key), own in rates[rates.trains].groupby(["study", "criterion", "optimizer"], sort=False):
@@ -188,9 +191,11 @@ def held(rates: pd.DataFrame) -> pd.DataFrame:
                 "label": f"fixed {memory:g}" if fixed else own.label.iloc[0],
                 "group": own.group.iloc[0],
                 "rates": len(own),
+                "inside": int(own.inside.sum()),
                 "held": int(own.verdict.isin(HELD).sum()),
                 "above": int((own.verdict == "above").sum()),
-                "below": ", ".join(f"{rate:g}" for rate in own[own.verdict == "below"].learning_rate),
+                "below": _listed(own[own.verdict == "below"].learning_rate),
+                "outside": _listed(own[~own.inside].learning_rate),
                 "worst": own.difference.where(own.verdict != "best", 0.0).min(skipna=False),
             }
         )
@@ -291,6 +296,8 @@ def _rates(study: StudyResults) -> pd.DataFrame:
         at_rate: Any = scores.xs(rate, axis=1, level="learning_rate")
         best = str(means.xs(rate, level="learning_rate").idxmax())
         share = _probability(study, means[best, rate]) / _probability(study, means.max())
+        own = at_rate[best].dropna()
+        floor = mean_interval(own if np.isfinite(own).all() else []).low
         for key in (key for key in study.facts.optimizers if key in at_rate and groups[key] in CONTENDERS):
             pairs = paired_difference(at_rate, key, best)
             failed = int(diverged.get((key, rate), 0))
@@ -305,6 +312,7 @@ def _rates(study: StudyResults) -> pd.DataFrame:
                     "best": best,
                     "trains": (best, rate) not in diverged and share >= TRAINS,
                     **dict(zip(("difference", "difference_low", "difference_high"), interval, strict=True)),
+                    "inside": bool(not lost and at_rate[key].mean() >= floor),
                     "pairs": len(pairs),
                     "failed": failed,
                     "verdict": "best" if key == best else _side(interval, lost),
@@ -316,6 +324,10 @@ def _rates(study: StudyResults) -> pd.DataFrame:
 def _tuning_runs(study: StudyResults) -> pd.Series:
     """Number of tuning runs by optimizer."""
     return study.runs[study.runs.role == "tune"].groupby("optimizer").run.nunique()
+
+
+def _listed(rates: pd.Series) -> str:
+    return ", ".join(f"{rate:g}" for rate in rates)
 
 
 def _probability(study: StudyResults, score: float) -> float:

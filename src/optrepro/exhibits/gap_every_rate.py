@@ -62,12 +62,13 @@ def figure(material: Material) -> Figure:
 
 
 def table(material: Material) -> pd.DataFrame:
-    """A row per rule: at how many learning rates it holds its own, in all studies and in each, and its worst there."""
+    """A row per rule: at how many learning rates it matches, in all studies and in each, and its worst there."""
     rates = material.tables["gap-every-rate"]
     rows, held = _rows(rates), comparison.held(rates).set_index(["optimizer", "study"])
     readable: dict[str, Any] = {"optimizer": rows.label, "group": rows.group}
-    readable["learning rates held"] = [_held(row) for row in rows.to_dict("records")]
-    readable["at all of them"] = rows.everywhere.map({True: "yes", False: "no"})
+    readable["learning rates"] = rows.rates
+    readable["inside the best fixed one's interval, or better"] = rows.inside
+    readable["not below it in pairs"] = rows.held
     for study in rates.study.unique():
         readable[study] = [
             _in_words(held.loc[key, study]) if (key, study) in held.index else "–" for key in rows.optimizer
@@ -119,17 +120,18 @@ def _keys(rates: pd.DataFrame) -> pd.Series:
 
 
 def _rows(rates: pd.DataFrame) -> pd.DataFrame:
-    """One row per rule, group by group: optimizer, label, group, rates, held, everywhere (at each of them)."""
+    """One row per rule, group by group: optimizer, label, group, rates, inside, held, everywhere (inside at each)."""
     table = comparison.held(rates)
     order = {group: i for i, group in enumerate(comparison.CONTENDERS)}
     rows = table.groupby("optimizer", sort=False).agg(
         label=("label", "first"),
         group=("group", "first"),
         rates=("rates", "sum"),
+        inside=("inside", "sum"),
         held=("held", "sum"),
         studies=("study", "count"),
     )
-    rows["everywhere"] = (rows.held == rows.rates) & (rows.studies == table.study.nunique())
+    rows["everywhere"] = (rows.inside == rows.rates) & (rows.studies == table.study.nunique())
     return rows.reset_index().sort_values("group", key=lambda group: group.map(order), kind="stable", ignore_index=True)
 
 
@@ -137,13 +139,11 @@ def _sums(axes: Axes, rows: pd.DataFrame, y: Mapping[Any, float]) -> None:
     """To the right of the cells: the number of learning rates held; bold where it is all of them."""
     for row in rows.to_dict("records"):
         weight = "bold" if row["everywhere"] else "normal"
-        axes.text(0.1, y[row["optimizer"]], _held(row), va="center", fontsize=6.5, fontweight=weight)
-    axes.set_title("held", fontsize=7.5)
+        for x, count in ((0.25, row["inside"]), (0.75, row["held"])):
+            words = f"{count}/{row['rates']}"
+            axes.text(x, y[row["optimizer"]], words, ha="center", va="center", fontsize=6.5, fontweight=weight)
+    axes.set_title("inside    paired", fontsize=7)
     axes.axis("off")
-
-
-def _held(row: Mapping[Any, Any]) -> str:
-    return f"{row['held']} of {row['rates']}"
 
 
 def _in_words(row: Any) -> str:
@@ -151,4 +151,4 @@ def _in_words(row: Any) -> str:
     unit, scale = ("points", 100) if row.criterion == "accuracy" else ("nats", 1)
     digits = 2 if row.criterion == "accuracy" else 3
     worst = "a run diverged" if row.worst != row.worst else f"{scale * row.worst:+.{digits}f} {unit}"
-    return f"{row.held} of {row.rates}; worst {worst}" + (f"; below at {row.below}" if row.below else "")
+    return f"{row.inside} of {row.rates}; worst {worst}" + (f"; outside at {row.outside}" if row.outside else "")
