@@ -45,7 +45,7 @@ def figure(material: Material) -> Figure:
     keys = _keys(rates)
     page = style.page(material, height=4.6 * len(rows) + 42)
     grids = {str(study): sorted(own.learning_rate.unique()) for study, own in rates.groupby("study", sort=False)}
-    widths = [*(len(grid) for grid in grids.values()), 3]
+    widths = [*(len(grid) for grid in grids.values()), 5]
     *sides, right = page.subplots(1, len(widths), sharey=True, width_ratios=widths, squeeze=False)[0]
     y = dict(zip(rows.optimizer, panels.row_positions(rows), strict=True))
     for axes, (study, grid) in zip(sides, grids.items(), strict=True):
@@ -139,10 +139,11 @@ def _sums(axes: Axes, rows: pd.DataFrame, y: Mapping[Any, float]) -> None:
     """To the right of the cells: the number of learning rates held; bold where it is all of them."""
     for row in rows.to_dict("records"):
         weight = "bold" if row["everywhere"] else "normal"
-        for x, count in ((0.25, row["inside"]), (0.75, row["held"])):
+        for x, count in ((0.0, row["inside"]), (0.6, row["held"])):
             words = f"{count}/{row['rates']}"
-            axes.text(x, y[row["optimizer"]], words, ha="center", va="center", fontsize=6.5, fontweight=weight)
-    axes.set_title("inside    paired", fontsize=7)
+            axes.text(x, y[row["optimizer"]], words, va="center", fontsize=6.5, fontweight=weight)
+    axes.set_title("inside", loc="left", fontsize=7.5)
+    axes.text(0.6, 1, "paired", va="bottom", fontsize=7.5, fontweight="bold", transform=axes.transAxes)
     axes.axis("off")
 
 

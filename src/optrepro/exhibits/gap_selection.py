@@ -112,7 +112,7 @@ def _by_tensor(axes: Axes, rows: pd.DataFrame, norm: LogNorm) -> None:
     named = range(0, len(means), -(-len(means) // MOST))
     axes.set_yticks([i + 0.5 for i in named], [workloads.tensor(str(means.index[i])) for i in named], fontsize=5.5)
     names = [workloads.rule(str(key)).removesuffix(", per tensor") for key in means.columns]
-    axes.set_xticks([i + 0.5 for i in range(len(names))], names)
+    axes.set_xticks([i + 0.5 for i in range(len(names))], names, rotation=30, ha="right", rotation_mode="anchor")
     axes.set_xlabel("rule")
     axes.set_title("by tensor", fontweight="normal")
 
