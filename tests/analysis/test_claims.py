@@ -146,6 +146,15 @@ def test_controls_have_to_be_beaten_in_every_study(training_study):
     assert "gap-adam (points): GAP, raw: -1." in found.evidence
 
 
+def test_controls_may_have_to_be_beaten_over_all_learning_rates(training_study):
+    study, pairs = training_study(raw=0.87), {"raw": ["random-raw", "mean"]}
+    runs = study.runs
+    worse = (runs.optimizer == "raw") & (runs.role == "tune") & (runs.metric == "validation_accuracy")
+    runs.loc[worse & (runs.learning_rate == 0.1), "value"] = 0.5
+    assert _judge("beats-controls-everywhere", study, pairs=pairs).verdict == "holds"
+    assert _judge("beats-controls-everywhere", study, pairs=pairs, at="every rate").verdict == "fails"
+
+
 @pytest.mark.parametrize(("raw", "verdict"), [(0.86, "holds"), (0.84, "fails"), (0.80, "fails")])
 def test_adapting_means_to_beat_the_fixed_candidate_that_is_best_after_the_shift(training_study, raw, verdict):
     study = training_study(raw=raw)

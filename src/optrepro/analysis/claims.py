@@ -178,16 +178,20 @@ def highest_accuracy(study: StudyResults, *, optimizer: str, among: Sequence[str
 @rule
 def beats_controls(study: StudyResults, *, pairs: Mapping[str, Sequence[str]]) -> Verdict:
     """Holds if every optimizer beats each of its controls; in part if at least one optimizer does."""
-    beaten, evidence = _against_controls(study, pairs)
+    beaten, evidence = _against_controls(study, comparison.test_scores(study), pairs)
     return _all_or_some(beaten, f"{_unit(study)}: {'; '.join(evidence)}")
 
 
 @rule
-def beats_controls_everywhere(*studies: StudyResults, pairs: Mapping[str, Sequence[str]]) -> Verdict:
-    """Holds if in every study every optimizer beats each of its controls; in part if at least one does in one."""
+def beats_controls_everywhere(*studies: StudyResults, pairs: Mapping[str, Sequence[str]], at: str = "tuned") -> Verdict:
+    """Holds if in every study every optimizer beats each of its controls; in part if at least one does in one.
+
+    `at`: "tuned", in the test runs; "every rate", on average over the learning rates of the sweep, on validation data.
+    """
     beaten, evidence = [], []
     for study in studies:
-        own, words = _against_controls(study, pairs)
+        scores = comparison.test_scores(study) if at == "tuned" else comparison.over_rates(study)
+        own, words = _against_controls(study, scores, pairs)
         beaten += own
         evidence.append(f"{study.facts.study} ({_unit(study)}): {'; '.join(words)}")
     return _all_or_some(beaten, "; ".join(evidence))
@@ -417,9 +421,10 @@ def descends_fastest_and_longer(study: StudyResults, *, optimizer: str, figure: 
     return Verdict(HOLDS if all(ahead) and all(falls) else IN_PART, text)
 
 
-def _against_controls(study: StudyResults, pairs: Mapping[str, Sequence[str]]) -> tuple[list[bool], list[str]]:
-    """Whether each optimizer beats all of its controls in the test runs, and by how much, in words."""
-    scores = comparison.test_scores(study)
+def _against_controls(
+    study: StudyResults, scores: pd.DataFrame, pairs: Mapping[str, Sequence[str]]
+) -> tuple[list[bool], list[str]]:
+    """Whether each optimizer beats all of its controls by these scores, seeds by optimizers, and by how much."""
     beaten, evidence = [], []
     for optimizer, controls in pairs.items():
         differences = {key: mean_interval(comparison.paired_difference(scores, optimizer, key)) for key in controls}

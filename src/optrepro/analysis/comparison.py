@@ -222,6 +222,18 @@ def tuning_scores(study: StudyResults) -> pd.DataFrame:
     return SIGNS[criterion] * _last(study, "tune", f"validation_{criterion}", ["optimizer", "learning_rate"], np.inf)
 
 
+def over_rates(study: StudyResults) -> pd.DataFrame:
+    """Mean of `tuning_scores` over the learning rates at which the best fixed candidate trains at all.
+
+    Seeds by optimizers; only those that share the grid of learning rates, and in which no run diverged by loss.
+    """
+    table = _rates(study)
+    rates = table[table.trains].learning_rate.unique()
+    scores = tuning_scores(study)
+    means = {key: scores[key].reindex(columns=rates).mean(axis=1, skipna=False) for key in table.optimizer.unique()}
+    return pd.DataFrame(means).replace(-np.inf, np.nan)
+
+
 def tuning_accuracy(study: StudyResults) -> pd.DataFrame:
     """Validation accuracy at the last step of the tuning runs: seeds by (optimizer, learning rate ascending)."""
     return _last(study, "tune", "validation_accuracy", ["optimizer", "learning_rate"])

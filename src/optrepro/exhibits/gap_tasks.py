@@ -39,7 +39,9 @@ def figure(material: Material) -> Figure:
     if len(chosen):
         panels.choice_panels(right, chosen, scores, rules)
         for axes in right.axes:
-            axes.set_title(axes.get_title("left").replace(", ", ",\n", 1), fontsize=7, fontweight="normal")
+            axes.set_title(
+                axes.get_title("left").removeprefix("GAP, ").replace(", ", ",\n"), fontsize=7, fontweight="normal"
+            )
     return page
 
 
