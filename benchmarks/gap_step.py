@@ -1,4 +1,4 @@
-"""GAP's steps against torch's on ResNet-18: the step alone, and within a whole training step. Prints a table.
+"""GAP's steps against torch's: the step alone, and on ResNet-18 within a whole training step. Prints a table.
 
 Both optimizers take turns in one process, so that a machine that gets slower or faster does so for both; a ratio is
 the median over the turns.
@@ -27,6 +27,16 @@ PAIRS = {
         lambda params: torch.optim.AdamW(params, RATE, foreach=True),
         {"cpu": 2.0, "cuda": 2.0},
     ),
+    "GapSGD, continuous / SGD with momentum": (
+        lambda params: GapSGD(params, RATE, (0.0, 0.99), candidates="continuous"),
+        lambda params: torch.optim.SGD(params, RATE, momentum=0.9, foreach=True),
+        {"cpu": 1.3, "cuda": 1.3},
+    ),
+    "GapAdamW, continuous / AdamW": (
+        lambda params: GapAdamW(params, RATE, ((0.0, 0.999), (0.99, 0.999)), candidates="continuous"),
+        lambda params: torch.optim.AdamW(params, RATE, foreach=True),
+        {"cpu": 1.3, "cuda": 1.3},
+    ),
 }
 WITHIN_TRAINING = 1.05
 
@@ -43,20 +53,25 @@ def main() -> None:
     torch.set_num_threads(arguments.threads)
     training_turns = arguments.training_steps or (5 if device.type == "cpu" else 40)
 
-    print(f"ResNet-18 for CIFAR-100 on {device.type}, threads: {arguments.threads}, batch: {arguments.batch}\n")
+    print(f"ResNet-18 for CIFAR-100 and a perceptron on {device.type}")
+    print(f"threads: {arguments.threads}, batch: {arguments.batch}\n")
     print("| what | torch | GAP | ratio | asked |")
     print("|---|---|---|---|---|")
     for name, (ours, theirs, bound) in PAIRS.items():
         sides = [Side(make, device, arguments.batch) for make in (ours, theirs)]
         report(f"step: {name}", [side.step for side in sides], arguments.steps, bound[device.type])
         report(f"training step: {name}", [side.train for side in sides], training_turns, WITHIN_TRAINING)
+        small = [Side(make, device, arguments.batch, "perceptron") for make in (ours, theirs)]
+        report(f"perceptron, step: {name}", [side.steps for side in small], arguments.steps, bound[device.type])
 
 
 class Side:
     """A network, a batch and an optimizer."""
 
-    def __init__(self, make: Callable[..., torch.optim.Optimizer], device: torch.device, batch: int) -> None:
-        self.network = networks.build("resnet18", (3, 32, 32), 100, seed=0).to(device)
+    def __init__(
+        self, make: Callable[..., torch.optim.Optimizer], device: torch.device, batch: int, network: str = "resnet18"
+    ) -> None:
+        self.network = networks.build(network, (3, 32, 32), 100, seed=0).to(device)
         self.images = torch.rand(batch, 3, 32, 32, device=device)
         self.labels = torch.arange(batch, device=device) % 100
         self.optimizer = make(self.network.parameters())
@@ -75,6 +90,10 @@ class Side:
     def step(self) -> float:
         """Seconds of a step on the last gradients."""
         return seconds(self.optimizer.step, self.images.device)
+
+    def steps(self) -> float:
+        """Seconds of 16 steps: some rules do more work at every so many."""
+        return seconds(lambda: [self.optimizer.step() for _ in range(16)], self.images.device)
 
 
 def seconds(work: Callable[[], object], device: torch.device) -> float:

@@ -896,3 +896,34 @@ def diagnostics_study() -> Callable[..., StudyResults]:
         return StudyResults(_tidy(rows), facts)
 
     return make
+
+
+@pytest.fixture(scope="session")
+def overhead_study() -> Callable[..., StudyResults]:
+    """A study of step times: twice torch's for several buffers, 1.2 times for one, three times the state."""
+    rows = {
+        "paper": ("GAP, paper", "dynamic", {}),
+        "paper-each": ("GAP, paper, per tensor", "dynamic", {"select": "per_parameter"}),
+        "continuous": ("GAP, continuous", "dynamic", {"candidates": "continuous"}),
+    }
+    truth = {"foreach": 1.0, "fused": 0.5, "paper": 2.0, "paper-each": 3.0, "continuous": 1.2}
+    state = {"foreach": 1.0, "fused": 1.0, "paper": 3.0, "paper-each": 3.0, "continuous": 1.04}
+    optimizers = {k: {"label": label, "group": g, "settings": s} for k, (label, g, s) in rows.items()}
+    settings = {
+        "families": {"sgd": {"optimizers": optimizers}},
+        "networks": {"perceptron": {"label": "perceptron"}, "gpt": {"label": "GPT"}},
+    }
+
+    def make(turns: int = 9) -> StudyResults:
+        table = []
+        for network in settings["networks"]:
+            for key, ratio in truth.items():
+                common = ["", "gap-overhead", f"{network}/sgd", key, "test", 1e-6]
+                table += [[*common, 0, 0, "state_ratio", state[key]], [*common, 0, 0, "parameters", 1000.0]]
+                for turn in range(turns):
+                    spread = 1 + 0.01 * (turn - turns // 2)
+                    table.append([*common, turn, 0, "step_seconds", 1e-3 * ratio * spread])
+                    table.append([*common, turn, 0, "step_ratio", ratio * (spread if key != "foreach" else 1)])
+        return StudyResults(_tidy(table), Facts("gap-overhead", "smoke", settings, None, (), 0, ()))
+
+    return make

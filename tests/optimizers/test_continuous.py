@@ -46,8 +46,8 @@ def followed(gradients: Iterable[Tensor], optimizer: Any, **settings: Any) -> tu
 @pytest.mark.parametrize("rho", [0.0, 0.3, 0.6, 0.8, 0.9, 0.95])
 @BOTH
 def test_momentum_settles_within_a_twentieth_of_the_autocorrelation(optimizer: Any, rho: float, noise: float) -> None:
-    _, momenta = followed(islice(stream(rho, 60_000, noise), 400), optimizer)
-    assert abs(momenta[-200:].mean() - rho) < 0.05
+    _, momenta = followed(islice(stream(rho, 120_000, noise), 400), optimizer)
+    assert abs(momenta[-240:].mean() - rho) < 0.05
 
 
 def test_the_papers_score_is_drawn_to_small_momentum_by_noise_and_the_debiased_one_is_not() -> None:

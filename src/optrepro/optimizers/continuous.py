@@ -37,8 +37,8 @@ SMALLEST = 8  # buckets, and
 LARGEST = 1024  # buckets of a sketch: its standard error is then about 0.35 and 0.04
 SHARE = 64  # a sample is this part of the coordinates, but not
 FEWEST, MOST = 2**11, 2**16  # less or more coordinates: neither reading them nor their noise is to be felt
-SMALL = 2**13  # elements of a tensor on average below which joining all is faster than reading from each
-DOUBT = 2.0  # standard errors by which a score must exceed 0
+SMALL = 2**12  # elements of a tensor on average below which joining all is faster than reading from each
+DOUBT = 3.0  # standard errors by which a score must exceed 0
 TINY = 1e-30
 START = 0.9  # momentum before anything is known of the gradients: the usual one
 POINTS = 128  # momenta at which the score is evaluated, closer together towards 1
@@ -62,8 +62,8 @@ class Sketch:
 
     Args:
         sizes: number of elements of each tensor.
-        memory: bytes that the signs and `rows` sketches in float32 may take, half each. A sketch never has less than
-            8 buckets, nor fewer than 8 coordinates to each, or all: below some 8,000 elements it takes more.
+        memory: bytes that the signs, of one byte each and at most half of it, and `rows` sketches in float32 may take.
+            A sketch never has fewer than 8 buckets and 64 coordinates, or all: below some 8,000 elements it takes more.
         rows: sketches that are kept.
         seed: of signs and first coordinate.
         device: where the sketches are made.
@@ -73,9 +73,9 @@ class Sketch:
 
     def __init__(self, sizes: Sequence[int], memory: float, rows: int, seed: int, device: torch.device) -> None:
         total = sum(sizes)
-        self.width = min(LARGEST, max(SMALLEST, int(memory / 2 / (4 * rows))), total)
         most = min(MOST, max(FEWEST, total // SHARE))
-        sampled = min(most, max(8 * self.width, int(memory / 2)), total)
+        sampled = min(most, max(8 * SMALLEST, int(memory / 2)), total)
+        self.width = min(LARGEST, max(SMALLEST, int((memory - sampled) / (4 * rows))), sampled)
         self.stride = _stride(-(-total // sampled), sizes)
         generator = torch.Generator().manual_seed(seed)
         position = int(torch.randint(self.stride, (), generator=generator))
@@ -400,7 +400,7 @@ class ContinuousSGD(Continuous, GapSGD):
 
     Shape: parameters of any shape and floating dtype; state is one buffer shaped like the parameter, and for all of
         them together signs, 32 sketches and a few numbers, at most 5 % of the buffers from some 8,000 elements on and
-        at most 0.15 MB. (A table of 10 KB is shared by all optimizers of a process.) On an accelerator no step waits.
+        at most 0.2 MB. (A table of 10 KB is shared by all optimizers of a process.) On an accelerator no step waits.
     Raises: as `GapSGD`, and ValueError for nesterov, dampening or lr_modulation.
     Source: the principle is that of arXiv 2512.06370; estimate and maximizer are chosen here.
     """
