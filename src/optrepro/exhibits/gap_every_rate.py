@@ -143,7 +143,7 @@ def _sums(axes: Axes, rows: pd.DataFrame, y: Mapping[Any, float]) -> None:
             words = f"{count}/{row['rates']}"
             axes.text(x, y[row["optimizer"]], words, va="center", fontsize=6.5, fontweight=weight)
     axes.set_title("inside", loc="left", fontsize=7.5)
-    axes.text(0.6, 1, "paired", va="bottom", fontsize=7.5, fontweight="bold", transform=axes.transAxes)
+    axes.set_title("paired", loc="right", fontsize=7.5)
     axes.axis("off")
 
 

@@ -18,7 +18,7 @@ TARGETS = {
     ("sgd", "continuous"): 1.3,
     ("adamw", "continuous"): 1.3,
 }
-TICKS = (0.25, 0.5, 1, 2, 4, 8, 16, 32)
+TICKS = (0.25, 1, 4, 16)
 
 
 def figure(material: Material) -> Figure:
@@ -91,7 +91,7 @@ def _memory(axes: Axes, ratios: pd.DataFrame, keys: list[str]) -> None:
         axes.plot([state.min(), state.max()], [y, y], color=look.color, lw=1.3)
         axes.plot(state.median(), y, **look.point)
     axes.set(title="memory", xlabel="state", xlim=(0.8, 1.15 * ratios.state.max()))
-    _ratio_axis(axes)
+    _ratio_axis(axes, ticks=(1, 2, 3, 4))
 
 
 def _form(key: str, group: str) -> str:
@@ -101,10 +101,10 @@ def _form(key: str, group: str) -> str:
     return "continuous" if key == "continuous" else "switching"
 
 
-def _ratio_axis(axes: Axes) -> None:
+def _ratio_axis(axes: Axes, ticks: tuple[float, ...] = TICKS) -> None:
     axes.set_xscale("log")
     low, high = axes.get_xlim()
-    axes.set_xticks([tick for tick in TICKS if low <= tick <= high])
+    axes.set_xticks([tick for tick in ticks if low <= tick <= high])
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     axes.xaxis.set_minor_formatter(NullFormatter())
     axes.tick_params(which="minor", length=0)
