@@ -2,17 +2,15 @@
 
 import pytest
 from matplotlib.lines import Line2D
-from matplotlib.text import Text
 
-from optrepro.analysis import overhead
-from optrepro.exhibits import gap_overhead, style
-from optrepro.exhibits.material import Material
+from optrepro.exhibits import gap_overhead
+from tests.exhibits import drawing
 
 
 @pytest.fixture(scope="module")
 def material(overhead_study):
     study = overhead_study()
-    return Material({"gap-overhead": overhead.ratios(study)}, {"gap-overhead": study.facts})
+    return drawing.material("gap-overhead", {study.facts.study: study})
 
 
 @pytest.fixture(scope="module")
@@ -23,14 +21,11 @@ def figure(material):
 
 
 def test_figure_fits_the_page_and_nothing_sticks_out(figure):
-    page, drawn = figure.bbox_inches, figure.get_tightbbox()
-    assert page.width * 25.4 == pytest.approx(style.PAGE_WIDTH)
-    assert page.x0 - 0.01 <= drawn.x0 < drawn.x1 <= page.x1 + 0.01
-    assert page.y0 - 0.01 <= drawn.y0 < drawn.y1 <= page.y1 + 0.01
+    drawing.assert_fits_the_page(figure)
 
 
 def test_every_optimizer_and_network_is_named(figure):
-    texts = {text.get_text() for text in figure.findobj(Text)}
+    texts = set(drawing.shown(figure))
     assert {"GAP, paper", "GAP, continuous", "torch, foreach", "perceptron", "GPT", "memory"} <= texts
 
 

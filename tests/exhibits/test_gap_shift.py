@@ -1,26 +1,9 @@
 """The exhibit gap-shift, drawn from made-up studies through the catalogue."""
 
-import importlib
-from pathlib import Path
-
 import pytest
-from matplotlib.axes import Axes
-from matplotlib.text import Text
 
-from optrepro import catalogue
 from optrepro.exhibits import gap_shift, style
-from optrepro.exhibits.material import Material
-
-CATALOGUE = catalogue.load(Path(__file__).parents[2] / "config")
-
-
-def material(studies):
-    tables = {}
-    for name in CATALOGUE.exhibits["gap-shift"].tables:
-        module, _, function = CATALOGUE.tables[name].function.rpartition(".")
-        made = [studies[study] for study in CATALOGUE.tables[name].studies]
-        tables[name] = getattr(importlib.import_module(module), function)(*made)
-    return Material(tables, {name: studies[name].facts for name in CATALOGUE.studies_of("gap-shift")})
+from tests.exhibits import drawing
 
 
 @pytest.fixture(scope="module")
@@ -30,7 +13,7 @@ def studies(shift_study):
 
 @pytest.fixture(scope="module")
 def whole(studies):
-    return material(studies)
+    return drawing.material("gap-shift", studies)
 
 
 @pytest.fixture(scope="module")
@@ -40,42 +23,33 @@ def figure(whole):
     return figure
 
 
-def shown(figure):
-    return [text.get_text() for text in figure.findobj(Text) if text.get_text().strip()]
-
-
 def test_figure_fits_the_page_and_nothing_sticks_out(figure):
-    page, drawn = figure.bbox_inches, figure.get_tightbbox()
-    assert page.width * 25.4 == pytest.approx(style.PAGE_WIDTH)
-    assert page.height * 25.4 < 297
-    assert page.x0 - 0.01 <= drawn.x0 < drawn.x1 <= page.x1 + 0.01
-    assert page.y0 - 0.01 <= drawn.y0 < drawn.y1 <= page.y1 + 0.01
+    drawing.assert_fits_the_page(figure)
 
 
 def test_axes_with_ticks_are_labelled(figure):
-    assert all(axes.get_xlabel() or not axes.axison for axes in figure.findobj(Axes))
+    drawing.assert_axes_are_labelled(figure)
 
 
 def test_every_shift_has_a_strip_with_every_optimizer(figure, whole):
-    texts = shown(figure)
+    texts = drawing.shown(figure)
     assert {"Labels moved on by one class", "Batch size 128 to 16", "40 % random labels"} <= set(texts)
     for label in whole.tables["gap-shift-scores"].label.unique():
         assert sum(text.startswith(label) for text in texts) >= 3
 
 
 def test_a_row_far_behind_is_an_arrow(figure):
-    assert shown(figure).count("◂ -16") == 3
+    assert drawing.shown(figure).count("◂ -16") == 3
 
 
 def test_runs_that_do_not_recover_are_counted(figure):
-    assert shown(figure).count("0 % ▸") == 3 * 2  # momentum 0.9 and 0.99
+    assert drawing.shown(figure).count("0 % ▸") == 3 * 2  # momentum 0.9 and 0.99
 
 
 def test_the_table_has_a_row_for_each_shift_and_optimizer_without_holes(whole):
     table = gap_shift.table(whole)
     assert len(table) == 3 * 7
-    assert not table.isna().any().any()
-    assert not table.astype(str).isin(["nan", "None"]).any().any()
+    drawing.assert_is_whole(table)
 
 
 def test_the_table_says_which_candidate_is_best_in_which_phase_and_who_recovers(whole):
@@ -92,11 +66,12 @@ def test_the_table_says_which_candidate_is_best_in_which_phase_and_who_recovers(
 
 def test_a_missing_run_marks_the_figure_as_partial(shift_study, studies):
     partial = studies | {"gap-shift-noise": shift_study("noise", missing=(("raw", 0),))}
-    assert any(text.startswith("PARTIAL: 1 of") for text in shown(gap_shift.figure(material(partial))))
+    texts = drawing.shown(gap_shift.figure(drawing.material("gap-shift", partial)))
+    assert any(text.startswith("PARTIAL: 1 of") for text in texts)
 
 
 def test_the_caption_counts_what_diverged(shift_study, studies):
     some = studies | {"gap-shift-data": shift_study("data", diverged=(("raw", 0), ("mean", 1)))}
-    caption = style.caption(CATALOGUE.exhibits["gap-shift"].caption, material(some))
+    caption = style.caption(drawing.CATALOGUE.exhibits["gap-shift"].caption, drawing.material("gap-shift", some))
     assert "Diverged test runs: 2." in caption
     assert "8 paired test seeds" in caption

@@ -1,19 +1,14 @@
 """The exhibits gap-lm, gap-vit, gap-cifar100, gap-every-rate and gap-ablation, drawn from made-up studies."""
 
-import importlib
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 from matplotlib.axes import Axes
 from matplotlib.text import Text
 
-from optrepro import catalogue
 from optrepro.analysis.results import StudyResults
-from optrepro.exhibits import style
-from optrepro.exhibits.material import Material
+from tests.exhibits import drawing
 
-CATALOGUE = catalogue.load(Path(__file__).parents[2] / "config")
 EXHIBITS = ["gap-lm", "gap-vit", "gap-cifar100", "gap-every-rate", "gap-ablation"]
 ABLATION = {
     "paper": {"score": "paper"},
@@ -49,31 +44,14 @@ def studies(training_study):
     return {study.facts.study: study for study in made}
 
 
-def _material(exhibit, studies):
-    tables = {}
-    for name in CATALOGUE.exhibits[exhibit].tables:
-        entry = CATALOGUE.tables[name]
-        module, _, function = entry.function.rpartition(".")
-        tables[name] = getattr(importlib.import_module(module), function)(*(studies[study] for study in entry.studies))
-    return Material(tables, {name: studies[name].facts for name in CATALOGUE.studies_of(exhibit)})
-
-
-def _module(exhibit):
-    return importlib.import_module(CATALOGUE.exhibits[exhibit].module)
-
-
-def _shown(figure):
-    return [text.get_text() for text in figure.findobj(Text) if text.get_text().strip()]
-
-
 @pytest.fixture(scope="module")
 def materials(studies):
-    return {exhibit: _material(exhibit, studies) for exhibit in EXHIBITS}
+    return {exhibit: drawing.material(exhibit, studies) for exhibit in EXHIBITS}
 
 
 @pytest.fixture(scope="module")
 def figures(materials):
-    figures = {exhibit: _module(exhibit).figure(material) for exhibit, material in materials.items()}
+    figures = {exhibit: drawing.module(exhibit).figure(material) for exhibit, material in materials.items()}
     for figure in figures.values():
         figure.draw_without_rendering()
     return figures
@@ -81,25 +59,17 @@ def figures(materials):
 
 @pytest.mark.parametrize("exhibit", EXHIBITS)
 def test_figure_fits_the_page_and_nothing_sticks_out(exhibit, figures):
-    page, drawn = figures[exhibit].bbox_inches, figures[exhibit].get_tightbbox()
-    assert page.width * 25.4 == pytest.approx(style.PAGE_WIDTH)
-    assert page.height * 25.4 < 297
-    assert page.x0 - 0.01 <= drawn.x0 < drawn.x1 <= page.x1 + 0.01
-    assert page.y0 - 0.01 <= drawn.y0 < drawn.y1 <= page.y1 + 0.01
+    drawing.assert_fits_the_page(figures[exhibit])
 
 
 @pytest.mark.parametrize("exhibit", EXHIBITS)
 def test_axes_with_ticks_are_labelled(exhibit, figures):
-    for axes in figures[exhibit].findobj(Axes):
-        assert axes.get_xlabel() or not axes.axison
+    drawing.assert_axes_are_labelled(figures[exhibit])
 
 
 @pytest.mark.parametrize("exhibit", EXHIBITS)
 def test_table_has_no_holes(exhibit, materials):
-    table = _module(exhibit).table(materials[exhibit])
-    assert len(table) > 0
-    assert not table.isna().any().any()
-    assert not table.astype(str).isin(["nan", "None"]).any().any()
+    drawing.assert_is_whole(drawing.module(exhibit).table(materials[exhibit]))
 
 
 @pytest.mark.parametrize(("exhibit", "title"), [("gap-lm", "Test loss"), ("gap-vit", "Test accuracy")])
@@ -110,17 +80,17 @@ def test_a_task_shows_what_it_is_judged_by(exhibit, title, figures):
 
 
 def test_a_task_counts_what_the_sweep_and_each_rule_take(materials, figures):
-    table = _module("gap-lm").table(materials["gap-lm"]).set_index("optimizer")
+    table = drawing.module("gap-lm").table(materials["gap-lm"]).set_index("optimizer")
     assert table["tuning (runs)"]["GAP, raw"] == "9"
     assert table["tuning (runs)"]["β₁ = 0.9"] == "9 (the sweep: 27)"
     assert table["best fixed"].to_dict()["β₁ = 0.9"] == "yes"
     assert (table["best fixed"] == "yes").sum() == 1
-    assert _shown(figures["gap-lm"]).count("27 runs") == 1
+    assert drawing.shown(figures["gap-lm"]).count("27 runs") == 1
 
 
 def test_every_cell_of_the_learning_rates_has_its_sign(materials, figures):
     rates = materials["gap-vit"].tables["gap-vit-rates"]
-    signs = [text[0] for text in _shown(figures["gap-vit"]) if text[0] in "▲●▼★"]
+    signs = [text[0] for text in drawing.shown(figures["gap-vit"]) if text[0] in "▲●▼★"]
     for verdict, sign in {"above": "▲", "within": "●", "below": "▼", "best": "★"}.items():
         assert signs.count(sign) == (rates.verdict == verdict).sum() + 1  # and one in the legend
 
@@ -128,15 +98,15 @@ def test_every_cell_of_the_learning_rates_has_its_sign(materials, figures):
 def test_a_rate_at_which_nothing_trains_has_no_sign(training_study):
     lost = tuple(f"momentum-{m}/tune/0.1/{seed}" for m in (50, 90, 99) for seed in range(3))
     study = _named(training_study(diverged=lost), "gap-cifar100")
-    material = _material("gap-cifar100", {"gap-cifar100": study})
-    assert sum(text == "★" for text in _shown(_module("gap-cifar100").figure(material))) == 2
-    table = _module("gap-cifar100").table(material).set_index("optimizer")
+    material = drawing.material("gap-cifar100", {"gap-cifar100": study})
+    assert sum(text == "★" for text in drawing.shown(drawing.module("gap-cifar100").figure(material))) == 2
+    table = drawing.module("gap-cifar100").table(material).set_index("optimizer")
     assert table["learning rates held"]["GAP, raw"] == "2 of 2"
 
 
 def test_a_diverged_tuning_run_has_no_difference_by_loss(training_study):
     study = _named(training_study(diverged=("raw/tune/0.03/0",)), "gap-lm", "loss")
-    assert "▼ div." in _shown(_module("gap-lm").figure(_material("gap-lm", {"gap-lm": study})))
+    assert "▼ div." in drawing.shown(drawing.module("gap-lm").figure(drawing.material("gap-lm", {"gap-lm": study})))
 
 
 def test_a_rule_that_always_takes_the_smallest_candidate_is_marked(training_study):
@@ -144,11 +114,11 @@ def test_a_rule_that_always_takes_the_smallest_candidate_is_marked(training_stud
     runs = study.runs
     always = (runs.optimizer == "paper") & runs.metric.str.startswith("chosen")
     runs.loc[always, "value"] = (runs[always].metric == "chosen[0]") * runs[always].step.astype(float)
-    material = _material("gap-cifar100", {"gap-cifar100": _named(study, "gap-cifar100")})
-    shown = _shown(_module("gap-cifar100").figure(material))
+    material = drawing.material("gap-cifar100", {"gap-cifar100": _named(study, "gap-cifar100")})
+    shown = drawing.shown(drawing.module("gap-cifar100").figure(material))
     assert "GAP, paper ‡" in shown
     assert "GAP, raw" in shown
-    table = _module("gap-cifar100").table(material).set_index("optimizer")
+    table = drawing.module("gap-cifar100").table(material).set_index("optimizer")
     assert table["smallest candidate (% of choices)"]["GAP, paper"] == "100.0"
 
 
@@ -156,14 +126,14 @@ def test_missing_test_runs_are_counted_and_diverged_ones_are_not_missing(trainin
     gone, lost = ("raw/test/0.03/2",), ("mean/test/0.03/1",)
     for criterion in ("accuracy", "loss"):
         study = _named(training_study(missing=gone, diverged=lost), "gap-lm", criterion)
-        table = _module("gap-lm").table(_material("gap-lm", {"gap-lm": study})).set_index("optimizer")
+        table = drawing.module("gap-lm").table(drawing.material("gap-lm", {"gap-lm": study})).set_index("optimizer")
         assert table.missing["GAP, raw"] == 1
         assert table.missing["mean of the buffers"] == 0
         assert table.diverged["mean of the buffers"] == 1
 
 
 def test_one_rule_is_one_row_for_all_tasks(materials):
-    table = _module("gap-every-rate").table(materials["gap-every-rate"]).set_index("optimizer")
+    table = drawing.module("gap-every-rate").table(materials["gap-every-rate"]).set_index("optimizer")
     counts = ["learning rates", "inside the best fixed one's interval, or better", "not below it in pairs"]
     assert table.loc["GAP, raw", counts].tolist() == [15, 15, 15]
     assert table.loc["GAP, paper", counts].tolist() == [15, 0, 0]
@@ -174,10 +144,10 @@ def test_one_rule_is_one_row_for_all_tasks(materials):
 def test_a_rule_that_some_task_leaves_out_is_not_set_in_bold(studies):
     cifar = studies["gap-cifar100"]
     fewer = StudyResults(cifar.runs[cifar.runs.optimizer != "raw"], cifar.facts)
-    material = _material("gap-every-rate", {**studies, "gap-cifar100": fewer})
-    table = _module("gap-every-rate").table(material).set_index("optimizer")
+    material = drawing.material("gap-every-rate", {**studies, "gap-cifar100": fewer})
+    table = drawing.module("gap-every-rate").table(material).set_index("optimizer")
     assert table.loc["GAP, raw", ["learning rates", "not below it in pairs"]].tolist() == [12, 12]
-    figure = _module("gap-every-rate").figure(material)
+    figure = drawing.module("gap-every-rate").figure(material)
     bold = {text.get_text() for text in figure.findobj(Text) if text.get_fontweight() == "bold"}
     assert "12/12" not in bold
     assert "15/15" in bold
@@ -185,9 +155,9 @@ def test_a_rule_that_some_task_leaves_out_is_not_set_in_bold(studies):
 
 
 def test_the_ablation_shows_each_variant_under_what_it_varies(figures, materials):
-    shown = _shown(figures["gap-ablation"])
+    shown = drawing.shown(figures["gap-ablation"])
     assert {"score", "one choice per tensor", "smoothing of the score", "fixed candidates"} <= set(shown)
-    table = _module("gap-ablation").table(materials["gap-ablation"])
+    table = drawing.module("gap-ablation").table(materials["gap-ablation"])
     assert set(table[table.varied == "batch of 64"].study) == {"SGD"}
     smoothed = table[(table.varied == "smoothing of the score") & (table.study == "AdamW")].squeeze()
     assert float(smoothed["difference to the score alone (points)"].split()[0]) == pytest.approx(1.0, abs=0.3)

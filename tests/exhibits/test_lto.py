@@ -9,6 +9,7 @@ from optrepro.analysis import lto
 from optrepro.analysis.results import StudyResults
 from optrepro.exhibits import lto_ablation, lto_metatraining, lto_panels, lto_robustness, lto_table, style
 from optrepro.exhibits.material import Material
+from tests.exhibits import drawing
 
 KEEP = ("fig1-grey", "fig1-cifar10", "fig3-grey", "fig5-grey", "adagrad", "adam", "l2l", "psd", "psd-bregman")
 EXHIBITS = [lto_panels, lto_table, lto_robustness, lto_ablation, lto_metatraining]
@@ -63,10 +64,7 @@ def test_the_figure_fits_the_page_and_is_the_same_each_time(exhibit, material, t
     for name in ("first", "second"):
         figure = exhibit.figure(material[exhibit])
         style.save(figure, tmp_path / name)
-    page, tight = figure.bbox_inches, figure.get_tightbbox()
-    assert page.width * 25.4 == pytest.approx(style.PAGE_WIDTH)
-    assert page.x0 - 0.01 <= tight.x0 < tight.x1 <= page.x1 + 0.01
-    assert page.y0 - 0.01 <= tight.y0 < tight.y1 <= page.y1 + 0.01
+    drawing.assert_fits_the_page(figure)
     first, second = ((tmp_path / f"{name}.svg").read_text() for name in ("first", "second"))
     # The name of a clip path is a hash of the axes' place with all its digits, of which the layout may move the last.
     assert re.sub(r"p[0-9a-f]{10}", "", first) == re.sub(r"p[0-9a-f]{10}", "", second)
@@ -88,9 +86,7 @@ def test_partial_results_are_drawn(exhibit, objectives_study, learner_study, tmp
 @pytest.mark.parametrize("exhibit", EXHIBITS, ids=NAMES)
 def test_every_cell_of_the_table_is_filled(exhibit, material, diverging):
     for made in (material, diverging):
-        table = exhibit.table(made[exhibit])
-        assert not table.isna().any(axis=None)
-        assert not table.astype(str).isin(["nan", "None"]).any(axis=None)
+        drawing.assert_is_whole(exhibit.table(made[exhibit]))
 
 
 @pytest.mark.parametrize("exhibit", EXHIBITS, ids=NAMES)

@@ -11,8 +11,9 @@ from matplotlib.text import Text
 
 from optrepro.analysis import comparison
 from optrepro.analysis.results import Facts, StudyResults
-from optrepro.exhibits import pop_networks, style
+from optrepro.exhibits import pop_networks
 from optrepro.exhibits.material import Material
+from tests.exhibits import drawing
 
 ACCURACY = {"pop": 0.90, "momentum": 0.93, "adam": 0.92}
 COLUMNS = ["run", "study", "workload", "optimizer", "role", "learning_rate", "seed", "step", "metric", "value"]
@@ -78,10 +79,7 @@ def texts(figure: Figure) -> set[str]:
 
 def test_figure_fits_the_page_and_every_axis_is_labelled() -> None:
     figure = drawn(material(study("pop-digits"), study("pop-mnist")))
-    page, tight = figure.bbox_inches, figure.get_tightbbox()
-    assert page.width * 25.4 == pytest.approx(style.PAGE_WIDTH)
-    assert page.x0 - 0.01 <= tight.x0 < tight.x1 <= page.x1 + 0.01
-    assert page.y0 - 0.01 <= tight.y0 < tight.y1 <= page.y1 + 0.01
+    drawing.assert_fits_the_page(figure)
     panels = figure.findobj(Axes)
     assert len(panels) == 6
     assert all(axes.get_xlabel() for axes in panels)

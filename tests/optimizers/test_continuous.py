@@ -255,3 +255,12 @@ def test_groups_on_different_intervals_are_refused() -> None:
     groups = [{"params": [torch.zeros(2, requires_grad=True)]}, {"params": [torch.zeros(3)], "momentum": (0.0, 0.5)}]
     with pytest.raises(ValueError, match="on the interval of the first group"):
         ContinuousSGD(groups, 0.1)
+
+
+def test_empty_parameters_are_no_obstacle() -> None:
+    params = [torch.zeros(0, requires_grad=True), torch.zeros(50_000, requires_grad=True)]
+    optimizer = ContinuousSGD(params, 0.1)
+    for param in params:
+        param.grad = torch.ones_like(param)
+    optimizer.step()
+    assert (params[1] == -0.1).all()

@@ -71,6 +71,7 @@ scale: mini
 studies:
   gap-adam: null
   gap-concept: null
+  gap-diagnostics: null
   gap-families: null
   vlse: null
   vlse-surfaces: null

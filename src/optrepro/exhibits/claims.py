@@ -28,9 +28,9 @@ LOOKS = {
     "fails": (style.WARNING, "✕"),
     "not run": ("#8C8C8C", "○"),
 }
-LINE, FONT = 2.75, 6.3  # mm and points
-COLUMNS = {"statement": 24.0, "evidence": 101.0}  # left edges, mm
-WIDTH = 60  # characters in a line
+LINE, FONT = 2.5, 6.0  # mm and points
+COLUMNS = {"statement": 24.0, "evidence": 93.0}  # left edges, mm
+WIDTHS = {"statement": 55, "evidence": 72}  # characters in a line
 
 
 def figure(material: Material) -> Figure:
@@ -67,12 +67,12 @@ def _section(claims: pd.DataFrame) -> pd.Series:
     return claims.system.map(SYSTEMS) + own.map({True: ": controls of this project", False: ""})
 
 
-def _lines(text: str) -> list[str]:
-    return textwrap.wrap(text, WIDTH) or [""]
+def _lines(claim: Mapping[Any, Any], name: str) -> list[str]:
+    return textwrap.wrap(claim[name], WIDTHS[name]) or [""]
 
 
 def _height(claim: Mapping[Any, Any]) -> float:
-    return max(len(_lines(claim[name])) for name in COLUMNS) * LINE + 1.6
+    return max(len(_lines(claim, name)) for name in COLUMNS) * LINE + 1.4
 
 
 def _heading(axes: Axes, y: float, title: str, section: pd.DataFrame) -> None:
@@ -80,7 +80,7 @@ def _heading(axes: Axes, y: float, title: str, section: pd.DataFrame) -> None:
     axes.text(0, y + 1, title, fontsize=8, fontweight="bold", va="top")
     for number, (verdict, (color, sign)) in enumerate(LOOKS.items()):
         count = int((section.verdict == verdict).sum())
-        x = COLUMNS["evidence"] + 15 * number
+        x = 104 + 15 * number
         axes.text(x, y + 1, f"{sign} {count}", color=color, fontsize=8, fontweight="bold", va="top")
 
 
@@ -89,5 +89,5 @@ def _row(axes: Axes, y: float, claim: Mapping[Any, Any]) -> None:
     axes.axhline(y - 0.5, color=style.FAINT, linewidth=0.5)
     axes.text(0, y, f"{sign} {claim['verdict']}", color=color, fontweight="bold", va="top", fontsize=FONT)
     for name, left in COLUMNS.items():
-        for number, line in enumerate(_lines(claim[name])):
+        for number, line in enumerate(_lines(claim, name)):
             axes.text(left, y + number * LINE, line, va="top", fontsize=FONT)

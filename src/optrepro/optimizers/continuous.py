@@ -610,7 +610,8 @@ def _stride(least: int, sizes: Sequence[int]) -> int:
     """1, or the smallest prime from `least` on that divides no size, so that it falls in step with no layer."""
     if least <= 1:
         return 1
-    while any(least % d == 0 for d in range(2, math.isqrt(least) + 1)) or any(size % least == 0 for size in sizes):
+    filled = [size for size in sizes if size]
+    while any(least % d == 0 for d in range(2, math.isqrt(least) + 1)) or any(size % least == 0 for size in filled):
         least += 1
     return least
 

@@ -1,0 +1,69 @@
+"""What tests of exhibits share: the way from made-up studies to an exhibit, and what holds for each of them."""
+
+import importlib
+from collections.abc import Mapping
+from pathlib import Path
+from types import ModuleType
+
+import pandas as pd
+import pytest
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.text import Text
+
+from optrepro import catalogue
+from optrepro.analysis.results import StudyResults
+from optrepro.exhibits import style
+from optrepro.exhibits.material import Material
+
+ROOT = Path(__file__).parents[2]
+CATALOGUE = catalogue.load(ROOT / "config")
+A4_HEIGHT = 297  # mm
+
+
+def material(exhibit: str, studies: Mapping[str, StudyResults]) -> Material:
+    """What the catalogue hands an exhibit, made from studies by id.
+
+    Raises: KeyError for a study of the exhibit that is not there; the claims alone take whatever there is.
+    """
+    used = [name for name in CATALOGUE.studies_of(exhibit) if name in studies or exhibit != "claims"]
+    tables = {}
+    for name in CATALOGUE.exhibits[exhibit].tables:
+        entry = CATALOGUE.tables[name]
+        path, _, function = entry.function.rpartition(".")
+        files = {"files": [ROOT / file for file in entry.files]} if entry.files else {}
+        made = [studies[study] for study in entry.studies if study in used]
+        tables[name] = getattr(importlib.import_module(path), function)(*made, **files)
+    return Material(tables, {name: studies[name].facts for name in used})
+
+
+def module(exhibit: str) -> ModuleType:
+    """The module of an exhibit, with its ``figure`` and ``table``."""
+    return importlib.import_module(CATALOGUE.exhibits[exhibit].module)
+
+
+def shown(figure: Figure) -> list[str]:
+    """Every text of a figure that is not blank."""
+    return [text.get_text() for text in figure.findobj(Text) if text.get_text().strip()]
+
+
+def assert_fits_the_page(figure: Figure) -> None:
+    """A figure, laid out, is as wide as a page, no higher than A4, and nothing sticks out of it by 0.01 in."""
+    page, drawn = figure.bbox_inches, figure.get_tightbbox()
+    assert page.width * 25.4 == pytest.approx(style.PAGE_WIDTH)
+    assert page.height * 25.4 < A4_HEIGHT
+    assert page.x0 - 0.01 <= drawn.x0 < drawn.x1 <= page.x1 + 0.01
+    assert page.y0 - 0.01 <= drawn.y0 < drawn.y1 <= page.y1 + 0.01
+
+
+def assert_axes_are_labelled(figure: Figure) -> None:
+    """All axes that are shown say what their x-axis is."""
+    for axes in figure.findobj(Axes):
+        assert axes.get_xlabel() or not axes.axison
+
+
+def assert_is_whole(table: pd.DataFrame) -> None:
+    """A table has rows, and no cell is missing or says "nan" or "None"."""
+    assert len(table) > 0
+    assert not table.isna().any(axis=None)
+    assert not table.astype(str).isin(["nan", "None"]).any(axis=None)
