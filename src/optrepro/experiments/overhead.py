@@ -102,6 +102,7 @@ class _Side:
 
     @classmethod
     def of(cls, optimizer: torch.optim.Optimizer, parameters: Sequence[Tensor]) -> _Side:
+        """An optimizer with all that its step asks for, made from the gradients that are there."""
         needs = getattr(optimizer, "needs", None)
         given = [parameter.grad.clone() for parameter in parameters if parameter.grad is not None]
         loss = torch.ones((), device=given[0].device)
