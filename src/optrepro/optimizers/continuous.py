@@ -15,8 +15,7 @@ from typing import Any, Unpack, cast
 
 import torch
 from torch import Tensor
-from torch._utils import _flatten_dense_tensors
-from torch.nn.functional import normalize, pad
+from torch.nn.functional import normalize
 from torch.optim.optimizer import ParamsT
 
 from optrepro.optimizers._switching import (
@@ -31,96 +30,15 @@ from optrepro.optimizers._switching import (
     require,
 )
 from optrepro.optimizers.gap import GapAdam, GapAdamW, GapSGD, GreedyAlignment
+from optrepro.optimizers.sketch import Sketch
 
 MEMORY = 0.05  # of the state of torch's optimizer: what the sketch may take
-SMALLEST = 8  # buckets, and
-LARGEST = 1024  # buckets of a sketch: its standard error is then about 0.35 and 0.04
-SHARE = 64  # a sample is this part of the coordinates, but not
-FEWEST, MOST = 2**11, 2**16  # less or more coordinates: neither reading them nor their noise is to be felt
-SMALL = 2**12  # elements of a tensor on average below which joining all is faster than reading from each
 DOUBT = 3.0  # standard errors by which a score must exceed 0
 TINY = 1e-30
 START = 0.9  # momentum before anything is known of the gradients: the usual one
 POINTS = 128  # momenta at which the score is evaluated, closer together towards 1
 # Where the rule would pass from one to the next of the momenta 0.5, 0.9 and 0.99, were they its candidates.
 EDGES = (0.766, 0.968)
-
-
-class Sketch:
-    r"""A seeded random projection :math:`S` of the gradient to a few numbers that keeps inner products.
-
-    Every `stride`-th coordinate, from a random one on, gets a random sign, and the coordinates are added up in `width`
-    buckets, in turn. Over the seeds :math:`E\langle Sx, Sy\rangle = \langle x, y\rangle`, and the standard error of an
-    inner product, relative to :math:`\lVert x\rVert\lVert y\rVert`, is about
-
-    .. math:: \sqrt{(1 + c^2)/d + (s - 1)\, q},\quad
-        c = \frac{\langle x, y\rangle}{\lVert x\rVert\lVert y\rVert},\quad
-        q = \frac{\sum_i x_i^2 y_i^2}{\lVert x\rVert^2\lVert y\rVert^2}
-
-    for the width d and the stride s, if neither buckets nor stride fall in step with the coordinates. (q is the
-    kurtosis over the number of coordinates for x = y.) The stride is 1 or a prime that divides no tensor's size.
-
-    Args:
-        sizes: number of elements of each tensor.
-        memory: bytes that the signs, of one byte each and at most half of it, and `rows` sketches in float32 may take.
-            A sketch never has fewer than 8 buckets and 64 coordinates, or all: below some 8,000 elements it takes more.
-        rows: sketches that are kept.
-        seed: of signs and first coordinate.
-        device: where the sketches are made.
-
-    Source: count sketch of Charikar et al. 2002, with equal buckets; the sample is chosen here.
-    """
-
-    def __init__(self, sizes: Sequence[int], memory: float, rows: int, seed: int, device: torch.device) -> None:
-        total = sum(sizes)
-        most = min(MOST, max(FEWEST, total // SHARE))
-        sampled = min(most, max(8 * SMALLEST, int(memory / 2)), total)
-        self.width = min(LARGEST, max(SMALLEST, int((memory - sampled) / (4 * rows))), sampled)
-        self.stride = _stride(-(-total // sampled), sizes)
-        generator = torch.Generator().manual_seed(seed)
-        position = int(torch.randint(self.stride, (), generator=generator))
-        self._first = position
-        self._are_small = device.type == "cpu" and total < SMALL * len(sizes)
-        self._parts: list[tuple[int, int, int]] = []  # tensor, its first sampled coordinate, number of them
-        for i, size in enumerate(sizes):
-            if position < size:
-                count = -(-(size - position) // self.stride)
-                self._parts.append((i, position, count))
-                position += count * self.stride
-            position -= size
-        count = sum(count for *_, count in self._parts)
-        self._padding = -count % self.width
-        signs = torch.randint(2, (count + self._padding,), generator=generator, dtype=torch.int8) * 2 - 1
-        self.signs = signs.to(device)
-        self._zero = torch.zeros(1, device=device)
-
-    def sample(self, tensors: Sequence[Tensor | None]) -> Tensor:
-        """The sampled coordinates end to end, padded to full buckets; zeros for a tensor that is None."""
-        zero = self._zero
-        if self._are_small and all(tensor is not None for tensor in tensors):
-            joined: Tensor = _flatten_dense_tensors(tensors)  # type: ignore[no-untyped-call]
-            return pad(joined[self._first :: self.stride].float(), (0, self._padding))
-        pieces = []
-        for i, start, count in self._parts:
-            tensor = tensors[i]
-            pieces.append(zero.expand(count) if tensor is None else _every(tensor, start, self.stride, count))
-        if self._padding:
-            pieces.append(zero.expand(self._padding))
-        if zero.device.type != "cpu":  # parameters may lie on several
-            pieces = [piece.to(zero.device, non_blocking=True) for piece in pieces]
-        return torch.cat(pieces).float()
-
-    def spread(self, values: Sequence[float]) -> float | Tensor:
-        """A number for each tensor, over its sampled coordinates; just the number where all have the same."""
-        if len(set(values)) == 1:
-            return values[0]
-        numbers = torch.tensor([*(values[i] for i, *_ in self._parts), values[0]])
-        counts = torch.tensor([*(count for *_, count in self._parts), self._padding])
-        return numbers.repeat_interleave(counts).to(self.signs.device)
-
-    def fold(self, sample: Tensor, out: Tensor) -> None:
-        """Write the sketch of a sample, (width,), without the factor sqrt(stride)."""
-        torch.sum(sample.mul_(self.signs).view(-1, self.width), 0, out=out)
 
 
 @dataclass(frozen=True)
@@ -606,28 +524,14 @@ class ContinuousAdamW(ContinuousAdam, GapAdamW):
 FORMS: dict[type, type] = {GapSGD: ContinuousSGD, GapAdam: ContinuousAdam, GapAdamW: ContinuousAdamW}
 
 
-def _stride(least: int, sizes: Sequence[int]) -> int:
-    """1, or the smallest prime from `least` on that divides no size, so that it falls in step with no layer."""
-    if least <= 1:
-        return 1
-    filled = [size for size in sizes if size]
-    while any(least % d == 0 for d in range(2, math.isqrt(least) + 1)) or any(size % least == 0 for size in filled):
-        least += 1
-    return least
-
-
-def _every(tensor: Tensor, start: int, stride: int, count: int) -> Tensor:
-    """The elements start, start + stride, ... of a tensor in the order of its indices, (count,)."""
-    if tensor.is_contiguous():
-        return tensor.as_strided((count,), (stride,), tensor.storage_offset() + start)
-    index = torch.arange(start, start + count * stride, stride, device=tensor.device)
-    return torch.take(tensor, index)
-
-
 def _fits_kernel(params: list[Tensor], grads: list[Tensor], buffers: list[Tensor]) -> bool:
     """Whether a CPU's fused kernel, which goes through memory in order, finds the same coordinates everywhere."""
     return params[0].device.type == "cpu" and all(
-        param.stride() == grad.stride() == buffer.stride() and param.dtype == grad.dtype
+        param.dtype == grad.dtype
+        and (
+            (param.is_contiguous() and grad.is_contiguous() and buffer.is_contiguous())  # quicker to ask
+            or param.stride() == grad.stride() == buffer.stride()
+        )
         for param, grad, buffer in zip(params, grads, buffers, strict=True)
     )
 
