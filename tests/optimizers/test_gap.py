@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from optrepro.optimizers import _switching
+from optrepro.optimizers.aligned_mean import AlignedMeanSGD
 from optrepro.optimizers.gap import GapAdam, GapAdamW, GapSGD
 
 MOMENTA = (0.5, 0.9, 0.99)
@@ -248,6 +249,19 @@ def test_the_literal_factor_of_adam_takes_the_smallest_candidate_even_where_the_
     optimizer = GapAdam([torch.zeros(4000, requires_grad=True)], 1e-6, score="paper_literal")
     assert best(0.98) == 2
     assert choices(optimizer, stream, last=600) == {0}
+
+
+@pytest.mark.parametrize("optimizer", [GapSGD, AlignedMeanSGD])
+def test_the_gain_of_steps_of_equal_power_is_the_score_of_unit_norm(optimizer: Any) -> None:
+    param = torch.zeros(6, dtype=torch.float64, requires_grad=True)
+    unit_norm = GapSGD([param], 0.0, MOMENTA, score="paper")
+    settings = {"score": "raw"} if optimizer is GapSGD else {"select": "global"}
+    power = optimizer([param], 0.0, MOMENTA, lr_modulation=True, **settings)
+    for grad in autoregressive(0.7, 12, 6):
+        feed(unit_norm, [grad])
+        feed(power, [grad])
+        ratio = power.state["selection"]["scores"] / unit_norm.state["selection"]["scores"]
+        torch.testing.assert_close(ratio, torch.full_like(ratio, (1 - MOMENTA[0] ** 2) ** -0.5))
 
 
 def test_each_parameter_chooses_for_itself() -> None:

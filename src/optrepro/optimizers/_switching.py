@@ -216,15 +216,16 @@ class SwitchingOptimizer(Optimizer):
         self._descend(block, self._moment(block, index), pick(self._rates(block), index))
 
     def _rates(self, block: Block) -> list[Number]:
-        """The factor of each candidate's filtered gradient.
-
-        With `lr_modulation` it gives every candidate's step the power of the first one's.
-        """
+        """The factor of each candidate's filtered gradient."""
         rates = [block.group["lr"] / correction for correction in self._bias_corrections(block)]
         if not block.group["lr_modulation"]:
             return rates
-        norms = [candidate.norm for candidate in self._candidates(block.group)]
-        return [rate * norms[0] / norm for rate, norm in zip(rates, norms, strict=True)]
+        return [rate * factor for rate, factor in zip(rates, self._modulations(block.group), strict=True)]
+
+    def _modulations(self, group: Group) -> list[float]:
+        """The factors that give every candidate's step the power of the first one's."""
+        norms = [candidate.norm for candidate in self._candidates(group)]
+        return [norms[0] / norm for norm in norms]
 
     # Blocks and their state.
 

@@ -162,7 +162,10 @@ class GreedyAlignment(SwitchingOptimizer):
     def _gains(self, group: Group) -> tuple[list[float], list[float]]:
         """The candidates' weights of R_0 and of the alignment with their buffers."""
         candidates = self._candidates(group)
-        factors = [self._factor(candidate) for candidate in candidates]
+        if self.rule.score == "raw" and group["lr_modulation"]:
+            factors = self._modulations(group)
+        else:
+            factors = [self._factor(candidate) for candidate in candidates]
         new = [factor * candidate.new for factor, candidate in zip(factors, candidates, strict=True)]
         old = [factor * candidate.old for factor, candidate in zip(factors, candidates, strict=True)]
         return new, old
@@ -204,7 +207,8 @@ class GapSGD(GreedyAlignment, SwitchingSGD):
         select: ``"global"`` (one choice for all parameters, from the sum of their scores) or ``"per_parameter"``.
         score: ``"paper"``, as above, :math:`c_m` the inverse of the filter's norm, with Nesterov and dampening too.
             ``"debiased"``, the same with an :math:`R_0` free of mini-batch noise, see `self_term`.
-            ``"raw"``, :math:`c_m = 1`, the gain really applied; this leaves the paper's family of unit norm.
+            ``"raw"``, :math:`c_m = 1`, the gain really applied; this leaves the paper's family of unit norm. With
+            lr_modulation, which gives all steps one power, it is the paper's again.
             ``"validation"``, the paper's with the gradient on other data, :math:`\langle g_{val}, b_m\rangle`, which
             `step` is given as ``validation_grads``. It moves the choice, never the update.
         self_term: for ``"debiased"``. ``"previous"``: :math:`R_0 = \langle g_n, g_{n-1}\rangle`, which keeps the last
