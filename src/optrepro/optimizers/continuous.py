@@ -85,11 +85,11 @@ class Continuous(GreedyAlignment):
 
     @property
     def autocorrelation(self) -> Tensor:
-        """The estimate of R_0 ... R_lags, (lags + 1,), as of the last look; NaN before the first."""
+        """The estimate of R_0 ... R_lags, (lags + 1,), as of the last look; NaN for lags of no products so far."""
         record = self._record()
-        if not record.get("weight"):
+        if "sketches" not in record:
             return torch.full((self.rule.lags + 1,), math.nan, device=record["momentum"].device)
-        return cast(Tensor, record["products"] * (self.sketch.stride / record["weight"]))
+        return cast(Tensor, record["products"] * self.sketch.stride / record["weight"])
 
     @property
     def selection(self) -> Record:
@@ -198,7 +198,7 @@ class Continuous(GreedyAlignment):
         """What the gradients are seen through."""
         if self._sketch is None:
             params, _ = self._all_params()
-            rows, small = self.rule.lags + self.rule.every, 8 * (self.rule.lags + 8)
+            rows, small = self.rule.lags + self.rule.every, 16 * (self.rule.lags + 8)
             memory = MEMORY * self._state_size() - small
             self._sketch = Sketch([param.numel() for param in params], memory, rows, self.rule.seed, params[0].device)
         return self._sketch
@@ -209,21 +209,27 @@ class Continuous(GreedyAlignment):
         record["sketches"] = torch.zeros(self.rule.lags + self.rule.every, sketch.width, device=device)
         record["products"] = torch.zeros(self.rule.lags + 1, device=device)
         record["squares"] = torch.zeros((), device=device)
-        record.update(weight=0.0, since=record["age"] - 1)
+        record["weight"] = torch.zeros(self.rule.lags + 1, device=device)
+        record["since"] = record["age"] - 1
 
     def _refresh(self, record: dict[str, Any]) -> None:
         """Take the last sketches into the autocorrelation, and move the momentum towards its maximizer."""
         lags, every, sketches = self.rule.lags, self.rule.every, record["sketches"]
-        if record["age"] - record["since"] >= lags + every:  # before, not every lag has its products
-            # A row of the product holds a sketch's inner products with all; those with itself and the ones before it
-            # lie one place further right in each row.
-            rows = (sketches[lags:] @ sketches.T).as_strided((every, lags + 1), (lags + every + 1, 1))
-            forget = self.rule.decay**every
-            record["products"] = torch.add(rows.sum(0).flip(0), record["products"], alpha=forget)
-            record["squares"] = torch.add(rows[:, :lags].square().sum(), record["squares"], alpha=forget**2)
-            record["weight"] = every + forget * record["weight"]
-            self._settle(record)
+        # A row of the product holds a sketch's inner products with all; those with itself and the ones before it lie
+        # one place further right in each row.
+        rows = (sketches[lags:] @ sketches.T).as_strided((every, lags + 1), (lags + every + 1, 1))
+        forget = self.rule.decay**every
+        record["products"] = torch.add(rows.sum(0).flip(0), record["products"], alpha=forget)
+        record["squares"] = torch.add(rows[:, :lags].square().sum(), record["squares"], alpha=forget**2)
+        record["weight"] = torch.add(self._products(record), record["weight"], alpha=forget)
+        self._settle(record)
         sketches[:lags] = sketches[every:].clone()
+
+    def _products(self, record: dict[str, Any]) -> Tensor:
+        """How many of the last products each lag has: the first gradients have none before them."""
+        known: int = record["age"] - record["since"]
+        missing = torch.arange(self.rule.lags + 1, device=record["weight"].device)
+        return (known - missing).clamp(0, self.rule.every)
 
     def _count(self, record: dict[str, Any], age: int) -> None:
         """Count the steps until then, since the last count; all of them had the present momentum."""
@@ -309,7 +315,7 @@ class ContinuousSGD(Continuous, GapSGD):
         decay: weight of the past in the average over steps that estimates :math:`R_k`, per step, in (0, 1].
         smoothing: share of the past in the momentum, per step, in [0, 1).
         every: steps between two looks at the estimate. Until the first look the momentum is 0.9, or what of the
-            interval is nearest to it; `every` gradients are known then.
+            interval is nearest to it. Long lags have fewer products in that look, and so less of a say.
         seed: of the sketch; two optimizers of equal seeds and parameters measure alike.
         **settings: weight_decay (coupled), maximize and foreach, see `SwitchingSGD`.
 
