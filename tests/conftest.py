@@ -1,8 +1,9 @@
 """Studies made up for tests: tidy tables whose truth is known, with their facts; and a config that runs in a second."""
 
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -774,8 +775,14 @@ def shift_study() -> Callable[..., StudyResults]:
 
     Accuracy rises evenly to SHIFTED's first number at step 20, falls to half of it at step 25, and rises evenly to the
     second number. Validation accuracy is 0.01 higher. The seeds' effects are shared (sd 0.01), with noise of 0.0005.
-    Its arguments: `seeds`, `diverged` ((optimizer, seed) whose runs end at step 30), `missing` (the same, left out).
+    In tuning runs the rate has an effect instead; rate 0.03 is best.
+    Its arguments: `seeds`, `diverged` ((optimizer, seed) whose test runs end at step 30), `missing` (the same, left
+    out), `lost_in_tuning` (optimizers whose tuning runs end at step 30), `tuning` (numbers in place of SHIFTED's).
     """
+
+    def accuracy(levels: tuple[float, float], step: int) -> float:
+        before, after = levels
+        return before * step / 20 if step <= 20 else before / 2 + (after - before / 2) * (step - 25) / 15
 
     def make(
         name: str,
@@ -783,16 +790,23 @@ def shift_study() -> Callable[..., StudyResults]:
         seeds: int = 8,
         diverged: tuple[tuple[str, int], ...] = (),
         missing: tuple[tuple[str, int], ...] = (),
+        lost_in_tuning: tuple[str, ...] = (),
+        tuning: Mapping[str, tuple[float, float]] = MappingProxyType({}),
     ) -> StudyResults:
         shift, shifted_to = SHIFTS[name]
         study, rng, rows = f"gap-shift-{name}", np.random.default_rng(0), []
         optimizers = {key: row for key, row in _optimizers(False).items() if key in SHIFTED}
         effects = 0.01 * rng.standard_normal(seeds)
         lost: list[str] = []
-        for key, (before, after) in SHIFTED.items():
+        for key, levels in SHIFTED.items():
             for rate, seed in itertools.product(RATES, range(2)):
-                head = [f"{key}/tune/{rate}/{seed}", study, "made-up/perceptron", key, "tune", rate, seed, 40]
-                rows.append([*head, "validation_accuracy", after + EFFECT_OF_RATE[rate]])
+                head = [f"{key}/tune/{rate}/{seed}", study, "made-up/perceptron", key, "tune", rate, seed]
+                own = tuning.get(key, levels)
+                for step in range(5, 41, 5):
+                    if key in lost_in_tuning and step == 30:
+                        rows.append([*head, step, "diverged", 1.0])
+                        break
+                    rows.append([*head, step, "validation_accuracy", accuracy(own, step) + EFFECT_OF_RATE[rate]])
             for seed in range(seeds):
                 head = [f"{key}/test/{seed}", study, "made-up/perceptron", key, "test", 0.03, seed]
                 if (key, seed) in missing:
@@ -803,11 +817,10 @@ def shift_study() -> Callable[..., StudyResults]:
                     if (key, seed) in diverged and step == 30:
                         rows.append([*head, step, "diverged", 1.0])
                         break
-                    rises = before * step / 20, before / 2 + (after - before / 2) * (step - 25) / 15
-                    accuracy = rises[step > 20] + effect
+                    value = accuracy(levels, step) + effect
                     rows += [
-                        [*head, step, "test_accuracy", accuracy],
-                        [*head, step, "validation_accuracy", accuracy + 0.01],
+                        [*head, step, "test_accuracy", value],
+                        [*head, step, "validation_accuracy", value + 0.01],
                     ]
                     if key == "mean":
                         rows += [[*head, step, f"chosen[{k}]", 0.0] for k in range(3)]

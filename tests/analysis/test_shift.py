@@ -21,6 +21,32 @@ def test_each_phase_has_its_own_best_fixed_candidate(scores):
     assert set(scores.overall_reference) == {"momentum-90"}
 
 
+def test_the_best_fixed_candidates_are_chosen_in_the_tuning_runs_not_in_those_reported(shift_study):
+    swapped = {"momentum-50": (0.74, 0.72), "momentum-90": (0.70, 0.76)}
+    table = shift.scores(shift_study("data", tuning=swapped))
+    for chosen, picks in (
+        ("reference", ("momentum-50", "momentum-90", "momentum-50")),
+        ("hindsight", ("momentum-90", "momentum-50", "momentum-90")),
+    ):
+        assert tuple(table[f"{phase}_{chosen}"].unique().item() for phase in shift.PHASES) == picks
+    assert row(table, "raw")["after_difference"] == pytest.approx(0.78 - 0.72, abs=0.001)
+
+
+def test_the_best_fixed_candidates_are_chosen_at_their_tuned_rates(shift_study):
+    study = shift_study("data")
+    of_others = (study.runs.role == "tune") & (study.runs.learning_rate != 0.03)
+    study.runs.loc[of_others & (study.runs.optimizer == "momentum-99"), "value"] = 0.9
+    assert set(shift.scores(study).before_reference) == {"momentum-90"}
+
+
+def test_a_tuning_run_that_diverges_after_the_shift_counts_with_zero_from_then_on(shift_study):
+    table = shift.scores(shift_study("data", lost_in_tuning=("momentum-90",)))
+    assert set(table.before_reference) == {"momentum-90"}
+    assert set(table.overall_reference) == {"momentum-50"}
+    assert set(table.overall_hindsight) == {"momentum-90"}
+    assert row(table, "momentum-90")["tuning_diverged"] == 6
+
+
 def test_accuracies_are_those_at_the_half_at_the_end_and_over_the_curve(scores):
     raw = row(scores, "raw")
     effect = np.random.default_rng(0).standard_normal(8).mean() * 0.01

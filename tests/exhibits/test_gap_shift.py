@@ -64,6 +64,19 @@ def test_the_table_says_which_candidate_is_best_in_which_phase_and_who_recovers(
     assert first["choices after (%)"]["momentum 0.9"] == first["choices after (%)"]["mean of the buffers"] == "–"
 
 
+def test_the_table_says_where_another_candidate_is_best_in_the_test_runs(shift_study, studies):
+    other = shift_study("data", tuning={"momentum-50": (0.74, 0.76), "momentum-90": (0.70, 0.72)})
+    table = gap_shift.table(drawing.material("gap-shift", studies | {"gap-shift-data": other}))
+    for name, tuning, test in (
+        ("labels moved on by one class", ["before, after, overall", "–"], ["after", "before, overall"]),
+        ("40 % random labels", ["after", "before, overall"], ["after", "before, overall"]),
+    ):
+        fixed = table[(table["shift"] == name) & (table.group == "fixed")][:2]  # momentum 0.5 and 0.9
+        assert fixed["best fixed in tuning"].tolist() == tuning
+        assert fixed["best fixed in test runs"].tolist() == test
+    assert set(table[table.group == "dynamic"]["best fixed in tuning"]) == {"–"}
+
+
 def test_a_missing_run_marks_the_figure_as_partial(shift_study, studies):
     partial = studies | {"gap-shift-noise": shift_study("noise", missing=(("raw", 0),))}
     texts = drawing.shown(gap_shift.figure(drawing.material("gap-shift", partial)))

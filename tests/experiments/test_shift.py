@@ -86,6 +86,28 @@ def test_before_after_and_overall_are_those_of_the_curve(kind: str, tiny_gap: Ti
     assert not results[results.role == "tune"].metric.isin(["before", "after", "overall"]).any()
 
 
+def test_tuning_runs_have_the_points_of_the_curve_on_validation_data_alone(tiny_gap: Tiny) -> None:
+    results = carry_out(of(tiny_gap, "classes"), "sgd")
+    points = results[results.metric == "validation_accuracy"].groupby(["role", "run"]).step.apply(list)
+    assert points.tune.tolist() == points.test.tolist() == [[3, 6, 9, 12]] * 2
+    assert not results[results.role == "tune"].metric.str.startswith("test").any()
+
+
+def test_the_points_of_the_curve_change_nothing_that_is_trained(tiny_gap: Tiny) -> None:
+    tables = [carry_out(of(tiny_gap, "classes", f"studies.shift.evaluations={n}"), "sgd") for n in (2, 12)]
+    seldom, often = (table[(table.step == 12) & table.metric.str.endswith("accuracy")].value for table in tables)
+    assert len(seldom) == 2 + 2 * 2
+    assert seldom.tolist() == often.tolist()
+
+
+def test_the_tuned_rate_is_the_best_one_at_the_end(tiny_gap: Tiny) -> None:
+    results = carry_out(of(tiny_gap, "classes"), "sgd")
+    tuning = results[(results.role == "tune") & (results.metric == "validation_accuracy")]
+    last = tuning[tuning.step == 12].set_index("learning_rate").value
+    assert set(results[results.role == "test"].learning_rate) == {last.idxmax()}
+    assert last.nunique() == 2
+
+
 def test_after_a_shift_of_the_classes_every_image_has_another_label(tiny_gap: Tiny) -> None:
     settings = of(tiny_gap, "classes")
     dataset, _ = tasks.of(study_of(settings), surroundings(settings))

@@ -1,10 +1,12 @@
 """The settling test: training in which something changes sharply after half of the steps, before and after.
 
 Accuracies are those of the test data in force. A run that diverged counts with accuracy 0 from then on. Each optimizer
-keeps the learning rate that it was tuned to, by validation accuracy at the end of training through the same shift.
+keeps the learning rate that it was tuned to, by validation accuracy at the end of training through the same shift: the
+question is how well it learns what comes after. Before the shift another rate may be better.
 
-The best fixed candidate of a phase is the one with the highest mean validation accuracy in that phase, in the runs that
-are reported. It may be another one before than after: a sweep that knew of the shift, which favours the fixed ones.
+The best fixed candidate of a phase is the one with the highest mean validation accuracy in that phase, in the tuning
+runs at its tuned rate. It may be another one before than after: a sweep that knew of the shift, which favours the fixed
+ones. As tuning seeds are few, the one that the same rule picks in the runs that are reported stands beside it.
 """
 
 from __future__ import annotations
@@ -25,11 +27,12 @@ def scores(*studies: StudyResults) -> pd.DataFrame:
     """One row per study and optimizer, in the order of the config.
 
     Columns: study, shift (in words), optimizer, label, group, value (momentum of a fixed candidate), learning_rate,
-    on_boundary; for each of PHASES the accuracy (``before``, ...), ``_reference`` (the best fixed candidate of that
-    phase) and ``_difference``, paired over the seeds, to it (NaN for itself), all with ``_low`` and ``_high``
-    (Student's t, 95 %); recovery, the median number of steps after the shift until a run reaches the accuracy again
-    that the best fixed candidate had with that seed before the shift (infinite if half of the runs do not), recovered,
-    the share of the runs that do, and remaining, the steps there are; seeds, diverged, tuning_diverged.
+    on_boundary; for each of PHASES the accuracy (``before``, ...) and its ``_difference``, paired over the seeds, to
+    ``_reference`` (NaN for itself), both with ``_low`` and ``_high`` (Student's t, 95 %); ``_reference``, the best
+    fixed candidate of that phase in the tuning runs, and ``_hindsight``, the one in the test runs, both on validation
+    data; recovery, the median number of steps after the shift until a run reaches the accuracy again that the reference
+    had with that seed before the shift (infinite if half of the runs do not), recovered, the share of the runs that do,
+    and remaining, the steps there are; seeds, diverged, tuning_diverged.
     """
     return pd.concat([_scores(study) for study in studies], ignore_index=True)
 
@@ -45,10 +48,9 @@ def choices(*studies: StudyResults) -> pd.DataFrame:
 
 
 def _scores(study: StudyResults) -> pd.DataFrame:
-    test, validation = (_phases(study, f"{split}_accuracy") for split in ("test", "validation"))
+    test = _phases(study, "test", "test_accuracy")
+    references, hindsight = (_best_fixed(study, role) for role in ("tune", "test"))
     tuned = comparison.tuned_cells(study)
-    fixed = [key for key in tuned.index if study.facts.optimizers[key]["group"] == "fixed"]
-    references: dict[str, str] = {phase: str(validation[phase].mean()[fixed].idxmax()) for phase in PHASES if fixed}
     reached = _recovery(study, test["before"].get(references.get("before")))
     rows = []
     for key in tuned.index:
@@ -57,8 +59,8 @@ def _scores(study: StudyResults) -> pd.DataFrame:
         for phase in PHASES:
             values = test[phase]
             difference = comparison.paired_difference(values, key, references.get(phase))
-            row |= _interval(phase, values[key].dropna()) | {f"{phase}_reference": references.get(phase)}
-            row |= _interval(f"{phase}_difference", difference)
+            row |= _interval(phase, values[key].dropna()) | _interval(f"{phase}_difference", difference)
+            row |= {f"{phase}_reference": references.get(phase), f"{phase}_hindsight": hindsight.get(phase)}
         rows.append(row | reached[key] | {"seeds": int(test["after"][key].count())})
     table = pd.DataFrame(rows)
     for role, column in (("test", "diverged"), ("tune", "tuning_diverged")):
@@ -78,17 +80,26 @@ def in_words(settings: Any) -> str:
     return words[settings["shift"]]
 
 
-def _phases(study: StudyResults, metric: str) -> dict[str, pd.DataFrame]:
-    """By phase: a metric of the test runs, seeds by optimizers."""
-    curve = _curve(study, metric)
+def _best_fixed(study: StudyResults, role: str) -> dict[str, str]:
+    """By phase: the fixed candidate with the highest mean validation accuracy in the runs of a role; empty if none."""
+    fixed = [key for key, entry in study.facts.optimizers.items() if entry["group"] == "fixed"]
+    phases = _phases(study, role, "validation_accuracy").items()
+    means = {phase: values.mean().reindex(fixed).dropna() for phase, values in phases}
+    return {phase: str(own.idxmax()) for phase, own in means.items() if len(own)}
+
+
+def _phases(study: StudyResults, role: str, metric: str) -> dict[str, pd.DataFrame]:
+    """By phase: an accuracy of the runs of a role, seeds by optimizers."""
+    curve = _curve(study, role, metric)
     half = _half(study)
     columns = {"before": curve[half], "after": curve[curve.columns.max()], "overall": curve.mean(axis=1)}
     return {phase: values.unstack("optimizer") for phase, values in columns.items()}
 
 
-def _curve(study: StudyResults, metric: str) -> pd.DataFrame:
-    """An accuracy of the test runs, (optimizer, seed) by step; 0 from where a run diverged."""
-    runs = study.runs[study.runs.role == "test"]
+def _curve(study: StudyResults, role: str, metric: str) -> pd.DataFrame:
+    """An accuracy of the runs of a role at the tuned rates, (optimizer, seed) by step; 0 from where a run diverged."""
+    tuned = study.runs[study.runs.role == "test"].groupby("optimizer").learning_rate.first()
+    runs = study.runs[(study.runs.role == role) & (study.runs.learning_rate == study.runs.optimizer.map(tuned))]
     curve = runs[runs.metric == metric].pivot_table(index=["optimizer", "seed"], columns="step", values="value")
     diverged = pd.MultiIndex.from_frame(runs[runs.metric == "diverged"][["optimizer", "seed"]])
     curve = curve.reindex(curve.index.union(diverged))
@@ -104,7 +115,7 @@ def _half(study: StudyResults) -> int:
 def _recovery(study: StudyResults, level: pd.Series | None) -> dict[str, dict[str, float]]:
     """By optimizer: recovery, recovered and remaining, see `scores`; `level` is the accuracy to reach, by seed."""
     half, steps = _half(study), int(study.facts.settings["steps"])
-    curve = _curve(study, "test_accuracy")
+    curve = _curve(study, "test", "test_accuracy")
     later = curve[[step for step in curve.columns.astype(int) if step > half]]
     found: dict[str, dict[str, float]] = {}
     for key, own in later.groupby("optimizer"):

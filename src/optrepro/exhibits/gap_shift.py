@@ -10,7 +10,6 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
-from optrepro.analysis import shift
 from optrepro.exhibits import panels, style
 from optrepro.exhibits.material import Material
 
@@ -46,13 +45,15 @@ def table(material: Material) -> pd.DataFrame:
         "group": scores.group,
         "learning rate": [f"{rate:g}" for rate in scores.learning_rate],
     }
-    for phase in shift.PHASES:
+    for phase in TITLES:
         columns[f"{phase} (%)"] = _texts(scores, phase)
         best = scores.optimizer == scores[f"{phase}_reference"]
         differences = _texts(scores, f"{phase}_difference")
         columns[f"{phase}: difference to best fixed (points)"] = [
             "best fixed" if is_best else text for is_best, text in zip(best, differences, strict=True)
         ]
+    for runs, kind in (("tuning", "reference"), ("test runs", "hindsight")):
+        columns[f"best fixed in {runs}"] = [_phases(row, kind) for row in scores.to_dict("records")]
     columns["recovery (steps)"] = [_steps(row) for row in scores.to_dict("records")]
     columns["recovered (% of runs)"] = [style.percent(share, 0) for share in scores.recovered]
     for phase in ("before", "after"):
@@ -77,12 +78,12 @@ def _columns(figure: Figure, scores: pd.DataFrame, choices: pd.DataFrame) -> Non
     """Panels that share their rows."""
     *phases, recovery, chosen = figure.subplots(1, 5, sharey=True, width_ratios=[1, 1, 1, 0.9, 0.9])
     y = panels.row_positions(scores)
-    for axes, phase in zip(phases, shift.PHASES, strict=True):
+    for axes, (phase, title) in zip(phases, TITLES.items(), strict=True):
         _differences(axes, scores, y, phase)
         for key in {scores[f"{phase}_reference"].iloc[0]} & set(scores.optimizer):
             axes.axvline(0, color=style.look(key).color, linewidth=1)
             axes.plot(0, y[list(scores.optimizer).index(key)], **style.look(key).point)
-        axes.set_title(TITLES[phase], fontsize=7.5)
+        axes.set_title(title, fontsize=7.5)
         axes.set_xlabel("points", fontsize=7)
     _recovery(recovery, scores, y)
     _bars(chosen, scores, choices, y)
@@ -152,6 +153,11 @@ def _legend(figure: Figure, strip: Figure, choices: pd.DataFrame) -> None:
 def _texts(scores: pd.DataFrame, name: str) -> list[str]:
     ends = 100 * scores[[name, f"{name}_low", f"{name}_high"]].to_numpy(dtype=float)
     return [style.interval(mean, low, high, 2) for mean, low, high in ends]
+
+
+def _phases(row: dict[Any, Any], kind: str) -> str:
+    """The phases whose ``_reference`` or ``_hindsight`` the row's optimizer is, or a dash."""
+    return ", ".join(phase for phase in TITLES if row[f"{phase}_{kind}"] == row["optimizer"]) or "–"
 
 
 def _steps(row: dict[Any, Any]) -> str:

@@ -21,7 +21,8 @@ def run(study: ShiftStudy, batch: Batch, context: Context) -> pd.DataFrame:
     """Tune on validation data, then train with the tuned rate, both through the shift: the tidy results of the runs.
 
     Metrics are those of `training.train`, and at the last step of test runs, from the test accuracies of the curve:
-    ``before``, the last one before the shift, ``after``, the last one of all, and ``overall``, their mean.
+    ``before``, the last one before the shift, ``after``, the last one of all, and ``overall``, the mean of all. Tuning
+    runs have the same points of the curve, on validation data; the tuned rate is the best one at the end.
     """
     return train(study, batch, context, *tasks.of(study, context), Shifted)
 
@@ -51,6 +52,11 @@ class Shifted(Training):
 
     def _has_shifted(self) -> bool:
         return self.step >= self.steps // 2
+
+    def _is_evaluated(self) -> bool:
+        """Tuning runs have the whole curve too: in them the best fixed candidate of each phase is chosen."""
+        points = self.study.evaluations
+        return self.step * points // self.steps > (self.step - 1) * points // self.steps
 
     def _index(self, seed: int, examples: int, stream: str) -> Tensor:
         if self.shift.shift != "batch_size" or not self._has_shifted():
