@@ -222,6 +222,22 @@ def test_the_best_fixed_candidate_may_be_another_at_each_rate(study):
     }
 
 
+def test_a_rate_is_held_where_the_verdict_is_not_below(training_study):
+    table = comparison.rates(training_study(raw=0.86, debiased=0.8402, paper=0.80))
+    assert set(table[table.held].verdict) == {"within", "above", "best"}
+    assert set(table[~table.held].verdict) == {"below"}
+
+
+def test_fixed_candidates_of_the_same_memory_are_one_rule_with_adam_too(training_study):
+    table = comparison.rates(training_study(), training_study(adam=True))
+    memories = table.groupby("rule").value.unique()
+    assert {rule: list(values) for rule, values in memories.items() if rule.startswith("momentum")} == {
+        "momentum-50": [0.5],
+        "momentum-90": [0.9],
+        "momentum-99": [0.99],
+    }
+
+
 def test_peers_with_grids_of_their_own_have_no_cells(study):
     assert "schedule-free" not in set(comparison.rates(study).optimizer)
 
@@ -263,9 +279,7 @@ def test_one_seed_leaves_the_verdict_open(study):
 
 
 def test_rates_held_are_counted_by_rule_over_optimizers_and_studies(training_study):
-    held = comparison.held(comparison.rates(training_study(), training_study(adam=True))).set_index(
-        ["optimizer", "study"]
-    )
+    held = comparison.held(training_study(), training_study(adam=True)).set_index(["rule", "study"])
     for study in ("gap-sgdm", "gap-adam"):
         assert held.loc[("raw", study), ["inside", "held", "above", "rates"]].tolist() == [3, 3, 3, 3]
         assert held.loc[("paper", study), ["held", "below"]].tolist() == [0, "0.01, 0.03, 0.1"]
@@ -275,19 +289,20 @@ def test_rates_held_are_counted_by_rule_over_optimizers_and_studies(training_stu
 
 def test_rates_that_train_nothing_are_not_counted(training_study):
     lost = tuple(f"momentum-{m}/tune/0.1/{seed}" for m in (50, 90, 99) for seed in range(3))
-    assert set(comparison.held(comparison.rates(training_study(diverged=lost))).rates) == {2}
+    assert set(comparison.held(training_study(diverged=lost)).rates) == {2}
 
 
 def test_a_lost_run_leaves_the_worst_difference_unknown(training_study):
     study = _by_loss(training_study(diverged=("raw/tune/0.03/1",)))
-    held = comparison.held(comparison.rates(study)).set_index("optimizer")
+    held = comparison.held(study).set_index("rule")
     assert held.loc["raw", ["held", "below"]].tolist() == [2, "0.03"]
     assert np.isnan(held.worst["raw"])
 
 
 def test_the_share_of_the_smallest_candidate_is_over_the_whole_training(study):
-    shares = comparison.smallest_shares(comparison.choices(study))
+    shares = comparison.scores(study).set_index("optimizer").smallest
     assert shares[["paper", "raw"]].tolist() == pytest.approx([0.98, 0.2])
+    assert np.isnan(shares["momentum-50"])
 
 
 def test_a_mean_inside_the_best_fixed_candidates_interval_may_still_lie_below_in_pairs(training_study):

@@ -42,8 +42,7 @@ def test_perturbations_have_their_size_and_stay_under_the_bound(diagnostics_stud
 
 
 def test_larger_perturbations_change_more_choices(diagnostics_study):
-    summary = stability.summary(stability.perturbations(diagnostics_study()), ["family", "size"])
-    changed = summary.set_index(["family", "size"]).changed
+    changed = stability.perturbations(diagnostics_study()).groupby(["family", "size"]).changed.mean()
     assert changed["interval"].is_monotonic_increasing
     assert changed["interval", 1.0] > changed["candidates", 1.0]
 
@@ -57,6 +56,17 @@ def test_windows_of_statistics_that_stand_still_cost_nothing(diagnostics_study):
 def test_longer_windows_are_closer_to_the_statistics_of_their_phase(diagnostics_study):
     bounds = stability.windows(diagnostics_study(noise=0.3)).groupby(["score", "steps"]).bound.median()
     assert all(bounds[score].is_monotonic_decreasing for score in ("paper", "debiased"))
+
+
+def test_the_summary_is_of_the_points_of_each_source(diagnostics_study):
+    study = diagnostics_study(noise=0.3)
+    summary = stability.summary(study).set_index(["source", "workload", "score", "family", "amount"])
+    points = {"perturbations": stability.perturbations(study), "windows": stability.windows(study)}
+    assert summary.groupby("source").points.sum().to_dict() == {name: len(table) for name, table in points.items()}
+    own = points["perturbations"].query("workload == 'gpt' and score == 'paper' and family == 'interval' and size == 1")
+    row = summary.loc["perturbations", "gpt", "paper", "interval", 1.0]
+    assert (row.changed, row.loss) == pytest.approx((own.changed.mean(), own.loss.median()))
+    assert row.largest == pytest.approx((own.loss / own.bound).max())
 
 
 def test_no_two_filters_are_further_apart_than_the_diameter(diagnostics_study):

@@ -4,6 +4,7 @@ import pytest
 from matplotlib.axes import Axes
 
 from optrepro.exhibits import panels
+from optrepro.exhibits.material import Material
 from tests.exhibits import drawing
 
 EXHIBITS = ["gap-concept", "gap-families", "gap-sgdm", "gap-adam", "gap-sweep", "gap-validation", "claims"]
@@ -96,6 +97,27 @@ def test_a_missing_run_marks_the_figure_as_partial(training_study, whole, exhibi
     study = training_study(missing=("raw/test/0.03/2",))
     figure = drawing.module(exhibit).figure(drawing.material(exhibit, {**whole, "gap-sgdm": study}))
     assert figure.get_suptitle().startswith("PARTIAL: 1 of ")
+
+
+@pytest.fixture(scope="module")
+def wordy(materials):
+    """The claims with more evidence than anyone reads in a figure."""
+    claims = materials["claims"].tables["claims"]
+    return Material({"claims": claims.assign(evidence="points above the best: +0.5 [+0.3, +0.7]; " * 20)}, {})
+
+
+def test_the_claims_fit_a_page_however_long_their_evidence(wordy):
+    figure = drawing.module("claims").figure(wordy)
+    figure.draw_without_rendering()
+    drawing.assert_fits_the_page(figure)
+    assert figure.bbox_inches.height * 25.4 <= 250
+
+
+def test_evidence_is_cut_in_the_figure_and_whole_in_the_table(wordy):
+    shown = drawing.shown(drawing.module("claims").figure(wordy))
+    claims = wordy.tables["claims"]
+    assert sum(text.endswith(" …") for text in shown) == len(claims)
+    assert list(drawing.module("claims").table(wordy).evidence) == list(claims.evidence)
 
 
 def test_a_failed_claim_is_printed_as_failed(materials, figures):

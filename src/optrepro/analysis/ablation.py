@@ -28,17 +28,17 @@ def variants(*studies: StudyResults) -> pd.DataFrame:
 
     Columns besides: study; varied ("score", a value of VARIED, or the group of a row that follows no score); base
     (the row with the same score and nothing varied, or "") and base_difference, _low, _high (paired over the test
-    seeds, NaN for the base itself); smallest (share of choices that the smallest candidate got, NaN without choices).
+    seeds, NaN for the base itself).
     """
     return pd.concat([_variants(study) for study in studies], ignore_index=True)
 
 
 def batch_sizes(*studies: StudyResults) -> pd.DataFrame:
-    """A row per study and optimizer: `comparison.scores`, with study, batch_size, and smallest as in `variants`."""
+    """A row per study and optimizer: `comparison.scores`, with study and batch_size."""
     parts = []
     for study in studies:
         size = int(study.facts.settings["batch_size"])
-        parts.append(_with_smallest(study, comparison.scores(study)).assign(study=study.facts.study, batch_size=size))
+        parts.append(comparison.scores(study).assign(study=study.facts.study, batch_size=size))
     return pd.concat(parts, ignore_index=True)
 
 
@@ -64,19 +64,15 @@ def _variants(study: StudyResults) -> pd.DataFrame:
     bases = {_score(entry): key for key, entry in optimizers.items() if varied(entry) == "score"}
     results = comparison.test_scores(study)
     rows = []
-    for key in comparison.scores(study).optimizer:
+    scores = comparison.scores(study)
+    for key in scores.optimizer:
         base = bases.get(_score(optimizers[key]), "") if optimizers[key]["group"] == "dynamic" else ""
         difference = mean_interval(comparison.paired_difference(results, key, base if base in results else None))
         names = ("base_difference", "base_difference_low", "base_difference_high")
         rows.append({"varied": varied(optimizers[key]), "base": base, **dict(zip(names, difference, strict=True))})
-    scores = _with_smallest(study, comparison.scores(study))
     return pd.concat([scores, pd.DataFrame(rows)], axis=1).assign(study=study.facts.study)
 
 
 def _score(entry: Mapping[str, Any]) -> tuple[Any, ...]:
     """What two rows must share to differ in one thing only: the class and the score."""
     return (entry["class"], *(entry["settings"].get(name) for name in SCORE))
-
-
-def _with_smallest(study: StudyResults, scores: pd.DataFrame) -> pd.DataFrame:
-    return scores.assign(smallest=scores.optimizer.map(comparison.smallest_shares(comparison.choices(study))))

@@ -139,17 +139,17 @@ def one_rule_at_every_rate(*studies: StudyResults, optimizers: Sequence[str] = (
     part if the rule that does so most often does at more than half of these rates, else it fails. Rules are the
     optimizers named, or all of the group that every study has. The evidence adds the paired differences.
     """
-    table = comparison.held(comparison.rates(*studies))
-    table = table[table.optimizer.isin(optimizers) if optimizers else table.group == group]
+    table = comparison.held(*studies)
+    table = table[table.rule.isin(optimizers) if optimizers else table.group == group]
     for study in studies:
         if study.facts.settings["tuning_repetitions"] < 2:
             return Verdict(NOT_RUN, f"{study.facts.study}: one tuning seed gives no interval")
-    common = table.groupby("optimizer", sort=False).filter(lambda rows: len(rows) == len(studies))
+    common = table.groupby("rule", sort=False).filter(lambda rows: len(rows) == len(studies))
     if common.empty:
         raise KeyError(" or ".join(optimizers) or group)
-    sums = common.groupby("optimizer", sort=False)[["rates", "inside", "held", "above"]].sum()
+    sums = common.groupby("rule", sort=False)[["rates", "inside", "held", "above"]].sum()
     best = sums.sort_values(["inside", "held", "above"], ascending=False, kind="stable").index[0]
-    own: Any = common[common.optimizer == best]
+    own: Any = common[common.rule == best]
     parts = [
         f"{row.study} {row.inside} of {row.rates}" + f" (not at {row.outside})" * bool(row.outside)
         for row in own.itertuples()
@@ -215,7 +215,7 @@ def switches(*studies: StudyResults, optimizer: str, most: float, compared: bool
 
 @rule
 def adapts_after_shift(*studies: StudyResults, optimizer: str) -> Verdict:
-    """Holds if after every shift the optimizer beats the fixed candidate that is best there; in part if after some."""
+    """Holds if after each shift the optimizer beats the fixed candidate best there in tuning; in part if after some."""
     table = shift.scores(*studies)
     own = table[table.optimizer == optimizer]
     if len(own) < len(studies):

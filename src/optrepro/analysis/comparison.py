@@ -40,7 +40,8 @@ def scores(study: StudyResults) -> pd.DataFrame:
     (whether the tuned rate is an end of the grid, so that a better one may lie outside), validation_accuracy or
     validation_loss (tuning runs at that rate); seeds, diverged, tuning_runs, tuning_diverged (counts of runs);
     test_accuracy and test_loss with ``_low`` and ``_high``; rank (by the study's criterion on test data, 1 is best);
-    and the paired difference in that criterion to two references:
+    smallest (share of the choices that the smallest candidate got, NaN without choices); and the paired difference in
+    that criterion to two references:
 
     - difference, _low, _high, p, p_holm: to `reference`, the fixed candidate that is best on validation data in the
       tuning runs, which is what a manual sweep would have picked;
@@ -76,6 +77,7 @@ def scores(study: StudyResults) -> pd.DataFrame:
     table = pd.DataFrame(rows)
     table["p_holm"] = holm(table.p.tolist())
     table["rank"] = table[f"test_{criterion}"].rank(ascending=criterion == "loss", method="min")
+    table["smallest"] = table.optimizer.map(_smallest_shares(study)).astype(float)
     table["tuning_runs"] = table.optimizer.map(_tuning_runs(study)).fillna(0).astype(int)
     for role, column in (("test", "diverged"), ("tune", "tuning_diverged")):
         table[column] = table.optimizer.map(_diverged(study, role).groupby("optimizer").sum()).fillna(0).astype(int)
@@ -121,12 +123,6 @@ def overall_shares(study: StudyResults, optimizer: str) -> pd.Series:
     return table[table.optimizer == optimizer].drop_duplicates("candidate").set_index("candidate").overall
 
 
-def smallest_shares(choices: pd.DataFrame) -> pd.Series:
-    """From `choices`, by optimizer: the share of choices that the smallest of its candidates got."""
-    ascending = choices.assign(memory=choices.candidate.astype(float)).sort_values("memory", kind="stable")
-    return ascending.groupby("optimizer").overall.first()
-
-
 def sweep(study: StudyResults) -> pd.DataFrame:
     """The tuning runs as a table, one row per optimizer and learning rate.
 
@@ -155,13 +151,17 @@ def sweep(study: StudyResults) -> pd.DataFrame:
 def rates(*studies: StudyResults) -> pd.DataFrame:
     """Every candidate, rule and control at every learning rate of the sweep, against the fixed candidate best there.
 
-    A row per study, optimizer and learning rate: study, criterion, optimizer, label, group, value, learning_rate; best
-    (the fixed candidate with the best validation score at that rate), trains; difference, _low, _high (paired over the
-    tuning seeds, on validation data); pairs, failed (diverged runs); and the verdict: "best" of that candidate itself,
-    "above" or "below" where the interval lies wholly on that side of 0, "within" where it holds 0, "open"
+    A row per study, optimizer and learning rate: study, criterion, optimizer, rule, label, group, value, learning_rate;
+    best (the fixed candidate with the best validation score at that rate), trains; difference, _low, _high (paired over
+    the tuning seeds, on validation data); pairs, failed (diverged runs); and the verdict: "best" of that candidate
+    itself, "above" or "below" where the interval lies wholly on that side of 0, "within" where it holds 0, "open"
     without an interval. With loss as criterion, where a diverged run has no difference, one of them makes it "below".
+    `held`: whether the verdict is "within", "above" or "best".
     `inside`: whether the mean is in the best fixed candidate's own 95 % interval over the seeds, or better than that.
     Pairing takes the seeds' common part out of the differences, so "below" finds smaller ones than that.
+
+    Rows of the same `rule` are one, whatever optimizer it chooses for: the rule is the optimizer's key, and of a fixed
+    candidate its memory (``momentum-90``, with Adam too).
 
     `trains`: the best fixed candidate trains at all at that rate, that is, none of its runs diverged and its
     probability of a right answer is at least half of that in the best cell of the fixed sweep. The probability is the
@@ -170,29 +170,27 @@ def rates(*studies: StudyResults) -> pd.DataFrame:
     return pd.concat([_rates(study) for study in studies], ignore_index=True)
 
 
-def held(rates: pd.DataFrame) -> pd.DataFrame:
-    """From `rates`: how many learning rates each candidate, rule and control holds its own at, in each study.
+def held(*studies: StudyResults) -> pd.DataFrame:
+    """How many learning rates each candidate, rule and control of `rates` holds its own at, in each study.
 
-    Rows of the same key are one rule, whatever optimizer it chooses for; so are fixed candidates of the same memory.
-    Only rates count at which the best fixed candidate trains at all. Columns: study, criterion, optimizer (of a fixed
-    candidate ``momentum-90``, with Adam too), label, group; rates, inside, held (of these: "within", "above" or
-    "best"), above; below (text: the rates at which it is below), outside (those at which it is not inside); worst (the
-    least of the mean differences; NaN if a run has none).
+    Only rates count at which the best fixed candidate trains at all. Columns: study, criterion, rule, label, group;
+    rates, and of these inside, held, above; below (text: the rates at which it is below), outside (those at which it
+    is not inside); worst (the least of the mean differences; NaN if a run has none).
     """
+    table = rates(*studies)
     rows = []
-    for (study, criterion, key), own in rates[rates.trains].groupby(["study", "criterion", "optimizer"], sort=False):
+    for (study, criterion, rule), own in table[table.trains].groupby(["study", "criterion", "rule"], sort=False):
         memory = own.value.iloc[0]
-        fixed = memory == memory
         rows.append(
             {
                 "study": study,
                 "criterion": criterion,
-                "optimizer": f"momentum-{round(100 * memory)}" if fixed else key,
-                "label": f"fixed {memory:g}" if fixed else own.label.iloc[0],
+                "rule": rule,
+                "label": own.label.iloc[0] if np.isnan(memory) else f"fixed {memory:g}",
                 "group": own.group.iloc[0],
                 "rates": len(own),
                 "inside": int(own.inside.sum()),
-                "held": int(own.verdict.isin(HELD).sum()),
+                "held": int(own.held.sum()),
                 "above": int((own.verdict == "above").sum()),
                 "below": _listed(own[own.verdict == "below"].learning_rate),
                 "outside": _listed(own[~own.inside].learning_rate),
@@ -315,11 +313,13 @@ def _rates(study: StudyResults) -> pd.DataFrame:
             failed = int(diverged.get((key, rate), 0))
             interval = mean_interval(pairs if np.isfinite(pairs).all() else [])
             lost = failed > 0 and study.facts.criterion == "loss"
+            verdict = "best" if key == best else _side(interval, lost)
             rows.append(
                 {
                     "study": study.facts.study,
                     "criterion": study.facts.criterion,
                     **_names(study, key),
+                    "rule": _rule(study, key),
                     "learning_rate": rate,
                     "best": best,
                     "trains": (best, rate) not in diverged and share >= TRAINS,
@@ -327,10 +327,24 @@ def _rates(study: StudyResults) -> pd.DataFrame:
                     "inside": bool(not lost and at_rate[key].mean() >= floor),
                     "pairs": len(pairs),
                     "failed": failed,
-                    "verdict": "best" if key == best else _side(interval, lost),
+                    "verdict": verdict,
+                    "held": verdict in HELD,
                 }
             )
     return pd.DataFrame(rows)
+
+
+def _rule(study: StudyResults, key: str) -> str:
+    """The rule that an optimizer follows, see `rates`."""
+    memory = candidate_of(study.facts.optimizers[key])
+    return key if np.isnan(memory) else f"momentum-{round(100 * memory)}"
+
+
+def _smallest_shares(study: StudyResults) -> pd.Series:
+    """By optimizer: the share of choices that the smallest of its candidates got over the whole training."""
+    table = choices(study)
+    ascending = table.assign(memory=table.candidate.astype(float)).sort_values("memory", kind="stable")
+    return ascending.groupby("optimizer").overall.first()
 
 
 def _tuning_runs(study: StudyResults) -> pd.Series:

@@ -130,22 +130,24 @@ def drift(study: StudyResults) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=columns)
 
 
-def half_distances(drifts: pd.DataFrame) -> pd.DataFrame:
-    """The first distance, in steps, at which the median change reaches one half: rows workloads, columns parts.
+def half_distances(study: StudyResults) -> pd.DataFrame:
+    """`half_distance` of the drift of each workload: columns workload, part, distance."""
+    drifts = drift(study).groupby(["workload", "part"], sort=False)
+    rows = [[workload, part, half_distance(rows)] for (workload, part), rows in drifts]
+    return pd.DataFrame(rows, columns=["workload", "part", "distance"])
+
+
+def half_distance(drifts: pd.DataFrame) -> float:
+    """The first distance, in steps, at which the median change reaches one half.
 
     Between two distances it is interpolated; infinite where the change stays below one half within the training, and
     the first distance where it already is above.
     """
-
-    def half(group: pd.DataFrame) -> float:
-        reached = np.flatnonzero(group.change.to_numpy() >= 0.5)
-        if not len(reached):
-            return float("inf")
-        upto = group.iloc[: reached[0] + 1].tail(2)
-        return float(np.interp(0.5, upto.change, upto.distance))
-
-    halves = drifts.groupby(["workload", "part"], sort=False)[["distance", "change"]].apply(half)
-    return halves.unstack("part")
+    reached = np.flatnonzero(drifts.change.to_numpy() >= 0.5)
+    if not len(reached):
+        return float("inf")
+    upto = drifts.iloc[: reached[0] + 1].tail(2)
+    return float(np.interp(0.5, upto.change, upto.distance))
 
 
 def complete_blocks(study: StudyResults, self_term: str) -> dict[str, list[Array]]:

@@ -96,17 +96,30 @@ def diameters(study: StudyResults) -> dict[str, float]:
     return {name: float(pdist(filters(momenta, lags)).max()) for name, momenta in FAMILIES.items()}
 
 
-def summary(points: pd.DataFrame, by: list[str]) -> pd.DataFrame:
-    """By some columns: points, changed (share), loss and bound (medians), median and largest (loss over bound)."""
-    grouped = points.assign(ratio=points.loss / points.bound).groupby(by, sort=False)
-    return grouped.agg(
-        points=("loss", "size"),
-        changed=("changed", "mean"),
-        loss=("loss", "median"),
-        bound=("bound", "median"),
-        median=("ratio", "median"),
-        largest=("ratio", "max"),
-    ).reset_index()
+def summary(study: StudyResults) -> pd.DataFrame:
+    """`perturbations`, then `windows`, in brief: one row per workload, score, family and amount.
+
+    Columns: source (perturbations, windows), workload, score, family, amount (the size, or the steps); points, changed
+    (share), loss and bound (medians), median and largest (loss over bound).
+    """
+    sources = {
+        "perturbations": perturbations(study).rename(columns={"size": "amount"}),
+        "windows": windows(study).rename(columns={"steps": "amount"}),
+    }
+    points = pd.concat(sources, names=["source"]).reset_index("source")
+    points["ratio"] = points.loss / points.bound
+    return (
+        points.groupby(["source", "workload", "score", "family", "amount"], sort=False)
+        .agg(
+            points=("loss", "size"),
+            changed=("changed", "mean"),
+            loss=("loss", "median"),
+            bound=("bound", "median"),
+            median=("ratio", "median"),
+            largest=("ratio", "max"),
+        )
+        .reset_index()
+    )
 
 
 def _windows(run: Array, size: int) -> Array:

@@ -28,16 +28,17 @@ LOOKS = {
     "fails": (style.WARNING, "✕"),
     "not run": ("#8C8C8C", "○"),
 }
-LINE, FONT = 2.5, 6.0  # mm and points
-COLUMNS = {"statement": 24.0, "evidence": 93.0}  # left edges, mm
-WIDTHS = {"statement": 55, "evidence": 72}  # characters in a line
+LINE, GAP, HEADING, FONT = 2.4, 1.0, 5.2, 6.0  # mm, and points
+COLUMNS = {"statement": 20.0, "evidence": 97.0}  # left edges, mm
+WIDTHS = {"statement": 66, "evidence": 75}  # characters in a line
+MOST = {"evidence": 2}  # lines
 
 
 def figure(material: Material) -> Figure:
-    """A table drawn line by line: verdict, claim, evidence; the systems one under the other, own controls apart."""
+    """A table drawn line by line: verdict, claim, evidence in short; system by system, own controls apart."""
     claims = material.tables["claims"]
     sections = dict(list(claims.groupby(_section(claims), sort=False)))
-    height = sum(_height(claim) for claim in claims.to_dict("records")) + 7.5 * len(sections) + 1
+    height = sum(_height(claim) for claim in claims.to_dict("records")) + (HEADING + GAP) * len(sections) + GAP
     page = style.page(material, height)
     axes = page.subplots()
     axes.set(xlim=(0, style.PAGE_WIDTH), ylim=(height, 0))
@@ -45,11 +46,11 @@ def figure(material: Material) -> Figure:
     y = 0.0
     for title, section in sections.items():
         _heading(axes, y, str(title), section)
-        y += 6.0
+        y += HEADING
         for claim in section.to_dict("records"):
             _row(axes, y, claim)
             y += _height(claim)
-        y += 1.5
+        y += GAP
     return page
 
 
@@ -68,11 +69,14 @@ def _section(claims: pd.DataFrame) -> pd.Series:
 
 
 def _lines(claim: Mapping[Any, Any], name: str) -> list[str]:
-    return textwrap.wrap(claim[name], WIDTHS[name]) or [""]
+    """The lines of a cell, with an ellipsis where there is more than may be shown."""
+    return textwrap.wrap(
+        claim[name], WIDTHS[name], max_lines=MOST.get(name), placeholder=" …", break_on_hyphens=False
+    ) or [""]
 
 
 def _height(claim: Mapping[Any, Any]) -> float:
-    return max(len(_lines(claim, name)) for name in COLUMNS) * LINE + 1.4
+    return max(len(_lines(claim, name)) for name in COLUMNS) * LINE + GAP
 
 
 def _heading(axes: Axes, y: float, title: str, section: pd.DataFrame) -> None:

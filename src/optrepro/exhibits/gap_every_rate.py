@@ -10,7 +10,6 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure, FigureBase
 from matplotlib.patches import Patch, Rectangle
 
-from optrepro.analysis import comparison
 from optrepro.exhibits import panels, style
 from optrepro.exhibits.material import Material
 
@@ -41,16 +40,15 @@ WORDS = {
 def figure(material: Material) -> Figure:
     """Rows are candidates, rules and controls, columns the learning rates of each study, cells the verdicts."""
     rates = material.tables["gap-every-rate"]
-    rows = _rows(rates)
-    keys = _keys(rates)
+    rows = _rows(material.tables["gap-held"])
     page = style.page(material, height=4.6 * len(rows) + 42)
     grids = {str(study): sorted(own.learning_rate.unique()) for study, own in rates.groupby("study", sort=False)}
     widths = [*(len(grid) for grid in grids.values()), 5]
     *sides, right = page.subplots(1, len(widths), sharey=True, width_ratios=widths, squeeze=False)[0]
-    y = dict(zip(rows.optimizer, panels.row_positions(rows), strict=True))
+    y = dict(zip(rows.rule, panels.row_positions(rows), strict=True))
     for axes, (study, grid) in zip(sides, grids.items(), strict=True):
-        for key, cell in zip(keys[rates.study == study], rates[rates.study == study].to_dict("records"), strict=True):
-            verdict_cell(axes, grid.index(cell["learning_rate"]), y[key] - 0.5, cell, text=False)
+        for cell in rates[rates.study == study].to_dict("records"):
+            verdict_cell(axes, grid.index(cell["learning_rate"]), y[cell["rule"]] - 0.5, cell, text=False)
         axes.set_xticks([i + 0.5 for i in range(len(grid))], [f"{rate:g}" for rate in grid], rotation=90)
         axes.set(xlim=(0, len(grid)), xlabel="rate")
         axes.set_title(TITLES.get(study, study), fontsize=7.5)
@@ -63,15 +61,15 @@ def figure(material: Material) -> Figure:
 
 def table(material: Material) -> pd.DataFrame:
     """A row per rule: at how many learning rates it matches, in all studies and in each, and its worst there."""
-    rates = material.tables["gap-every-rate"]
-    rows, held = _rows(rates), comparison.held(rates).set_index(["optimizer", "study"])
+    held = material.tables["gap-held"]
+    rows, cells = _rows(held), held.set_index(["rule", "study"])
     readable: dict[str, Any] = {"optimizer": rows.label, "group": rows.group}
     readable["learning rates"] = rows.rates
     readable["inside the best fixed one's interval, or better"] = rows.inside
     readable["not below it in pairs"] = rows.held
-    for study in rates.study.unique():
+    for study in material.tables["gap-every-rate"].study.unique():
         readable[study] = [
-            _in_words(held.loc[key, study]) if (key, study) in held.index else "–" for key in rows.optimizer
+            _in_words(cells.loc[rule, study]) if (rule, study) in cells.index else "–" for rule in rows.rule
         ]
     return pd.DataFrame(readable)
 
@@ -83,7 +81,7 @@ def verdict_cell(axes: Axes, x: float, y: float, cell: Mapping[Any, Any], *, tex
         axes: to draw in.
         x: left edge.
         y: upper edge.
-        cell: a row of `comparison.rates`.
+        cell: a row of a table of `rates`, as gap-every-rate or gap-lm-rates.
         text: whether the difference is written beside the sign.
     """
     color, sign = VERDICTS[cell["verdict"]] if cell["trains"] else ("#F7F7F7", "")
@@ -112,18 +110,10 @@ def _amount(difference: float, criterion: str) -> str:
     return f"{scale * difference:+.1f}" if criterion == "accuracy" else f"{difference:+.3f}".replace("0.", ".", 1)
 
 
-def _keys(rates: pd.DataFrame) -> pd.Series:
-    """The rule that each row of `rates` belongs to: fixed candidates of the same memory are one, with Adam too."""
-    return rates.optimizer.where(
-        rates.value.isna(), "momentum-" + (100 * rates.value.fillna(0)).round().astype(int).astype(str)
-    )
-
-
-def _rows(rates: pd.DataFrame) -> pd.DataFrame:
-    """One row per rule, group by group: optimizer, label, group, rates, inside, held, everywhere (inside at each)."""
-    table = comparison.held(rates)
-    order = {group: i for i, group in enumerate(comparison.CONTENDERS)}
-    rows = table.groupby("optimizer", sort=False).agg(
+def _rows(held: pd.DataFrame) -> pd.DataFrame:
+    """One row per rule, group by group: rule, label, group, rates, inside, held, everywhere (inside at each)."""
+    order = {group: i for i, group in enumerate(style.GROUP_TITLES)}
+    rows = held.groupby("rule", sort=False).agg(
         label=("label", "first"),
         group=("group", "first"),
         rates=("rates", "sum"),
@@ -131,7 +121,7 @@ def _rows(rates: pd.DataFrame) -> pd.DataFrame:
         held=("held", "sum"),
         studies=("study", "count"),
     )
-    rows["everywhere"] = (rows.inside == rows.rates) & (rows.studies == table.study.nunique())
+    rows["everywhere"] = (rows.inside == rows.rates) & (rows.studies == held.study.nunique())
     return rows.reset_index().sort_values("group", key=lambda group: group.map(order), kind="stable", ignore_index=True)
 
 
@@ -141,7 +131,7 @@ def _sums(axes: Axes, rows: pd.DataFrame, y: Mapping[Any, float]) -> None:
         weight = "bold" if row["everywhere"] else "normal"
         for x, count in ((0.0, row["inside"]), (0.6, row["held"])):
             words = f"{count}/{row['rates']}"
-            axes.text(x, y[row["optimizer"]], words, va="center", fontsize=6.5, fontweight=weight)
+            axes.text(x, y[row["rule"]], words, va="center", fontsize=6.5, fontweight=weight)
     axes.set_title("inside", loc="left", fontsize=7.5)
     axes.set_title("paired", loc="right", fontsize=7.5)
     axes.axis("off")

@@ -13,50 +13,51 @@ from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
-from optrepro.analysis import selection
 from optrepro.exhibits import style, workloads
 from optrepro.exhibits.material import Material
 
-ROW, LEGEND = 3.1, 17.0  # mm of a row in a panel, and of the legend
+ROW = ["workload", "optimizer", "layer"]  # what a row of the table stands for
+LINE, LEGEND = 3.1, 17.0  # mm of a row in a panel, and of the legend
 MOST = 28  # tensors that are named; of more, every second or third ...
 
 
 def figure(material: Material) -> Figure:
     """A block for each workload: shares over the training, memory over time, and memory by tensor."""
-    choices = material.tables["gap-selection"]
-    blocks = [(str(name), rows) for name, rows in choices.groupby("workload", sort=False)]
-    heights = [ROW * max(rows.optimizer.nunique(), min(rows.layer.nunique() - 1, MOST)) + 17 for _, rows in blocks]
+    shares, summary, course = _tables(material)
+    blocks = [(str(name), rows) for name, rows in summary.groupby("workload", sort=False)]
+    heights = [LINE * max(rows.optimizer.nunique(), min(rows.layer.nunique() - 1, MOST)) + 17 for _, rows in blocks]
     page = style.page(material, height=sum(heights) + LEGEND)
-    momenta = sorted(choices.candidate.unique())
+    momenta = sorted(shares.candidate.unique())
     norm = LogNorm(*(1 / (1 - momenta[end]) for end in (0, -1)))
     parts: Any = page.subfigures(len(blocks) + 1, 1, height_ratios=[*heights, LEGEND])
     for part, (name, rows) in zip(parts, blocks, strict=False):
-        shares, times, tensors = part.subplots(1, 3, width_ratios=[1.25, 0.8, 0.8])
-        _shares(shares, rows)
-        shares.set_title(workloads.title(name))
-        _over_time(times, rows, norm)
-        _by_tensor(tensors, rows, norm)
+        left, middle, right = part.subplots(1, 3, width_ratios=[1.25, 0.8, 0.8])
+        whole = rows[rows.layer == "all"]
+        _shares(left, whole, shares[(shares.workload == name) & (shares.layer == "all")])
+        left.set_title(workloads.title(name))
+        _over_time(middle, course[course.workload == name], norm)
+        _by_tensor(right, rows[rows.layer != "all"], norm)
     _legend(parts[-1], momenta, norm)
     return page
 
 
 def table(material: Material) -> pd.DataFrame:
     """A row for each workload and rule, then one for each tensor of the rules that choose by tensor."""
-    choices = material.tables["gap-selection"]
-    each = choices[choices.layer != "all"]
-    whole = selection.summary(choices).assign(layer="all")
-    rows = pd.concat([whole, selection.summary(each, ("layer",))]) if len(each) else whole
-    momenta = sorted(choices.candidate.unique())
-    shown = pd.DataFrame(
+    shares, rows, _ = _tables(material)
+    columns = shares.pivot(index=ROW, columns="candidate", values="share").reindex(pd.MultiIndex.from_frame(rows[ROW]))
+    return pd.DataFrame(
         {
             "workload": [workloads.title(name) for name in rows.workload],
             "rule": [workloads.rule(key) for key in rows.optimizer],
             "tensor": [workloads.tensor(layer) for layer in rows.layer],
-            **{f"{m:g} (% of choices)": [style.percent(share) for share in rows[m]] for m in momenta},
+            **{f"{m:g} (% of choices)": [style.percent(share) for share in own] for m, own in columns.items()},
             "constant": rows.constant,
         }
     )
-    return shown.reset_index(drop=True)
+
+
+def _tables(material: Material) -> tuple[pd.DataFrame, ...]:
+    return tuple(material.tables[f"gap-selection-{kind}"] for kind in ("shares", "summary", "course"))
 
 
 def _legend(part: Any, momenta: list[float], norm: LogNorm) -> None:
@@ -72,27 +73,26 @@ def _legend(part: Any, momenta: list[float], norm: LogNorm) -> None:
     bar.set_label("mean memory of the choices (steps)")
 
 
-def _shares(axes: Axes, rows: pd.DataFrame) -> None:
-    """A bar for each rule, in the colours of the candidates; beside it, whether it is constant."""
-    summary = selection.summary(rows)
-    momenta = sorted(rows.candidate.unique())
-    left = np.zeros(len(summary))
-    y = np.arange(len(summary))
-    for momentum in momenta:
-        width = 100 * summary[momentum].to_numpy(dtype=float)
+def _shares(axes: Axes, rows: pd.DataFrame, shares: pd.DataFrame) -> None:
+    """A bar for each rule, in the colours of the candidates; in it, whether the rule is constant."""
+    left = np.zeros(len(rows))
+    y = np.arange(len(rows))
+    for momentum in sorted(shares.candidate.unique()):
+        own = shares[shares.candidate == momentum].set_index("optimizer").share
+        width = 100 * own.reindex(rows.optimizer, fill_value=0).to_numpy(dtype=float)
         axes.barh(y, width, left=left, height=0.8, color=style.candidate_color(momentum))
         left = left + width
-    for position, constant in enumerate(summary.constant):
+    for position, constant in enumerate(rows.constant):
         if constant != "no":
             axes.text(2, position, constant, va="center", fontsize=6.2, color=style.INK, fontweight="bold")
-    axes.set_yticks(y, [workloads.rule(key) for key in summary.optimizer], fontsize=6.5)
+    axes.set_yticks(y, [workloads.rule(key) for key in rows.optimizer], fontsize=6.5)
     axes.set(xlim=(0, 100), ylim=(len(y) - 0.5, -0.5), xlabel="share of choices (%)")
     axes.tick_params(axis="y", length=0)
 
 
 def _over_time(axes: Axes, rows: pd.DataFrame, norm: LogNorm) -> None:
-    means = selection.memory(rows, ["optimizer", "step"]).unstack("step")
-    _cells(axes, means.reindex(rows.optimizer.unique()), norm)
+    means = rows.pivot(index="optimizer", columns="step", values="memory").reindex(rows.optimizer.unique())
+    _cells(axes, means, norm)
     steps = list(means.columns)
     axes.set_yticks([])
     shown = [0, len(steps) // 2 - 1, len(steps) - 1]
@@ -102,12 +102,11 @@ def _over_time(axes: Axes, rows: pd.DataFrame, norm: LogNorm) -> None:
 
 
 def _by_tensor(axes: Axes, rows: pd.DataFrame, norm: LogNorm) -> None:
-    each = rows[rows.layer != "all"]
-    if each.empty:
+    if rows.empty:
         axes.set_axis_off()
         return
-    means = selection.memory(each, ["layer", "optimizer"]).unstack("optimizer")
-    means = means.reindex(index=each.layer.unique(), columns=each.optimizer.unique())
+    means = rows.pivot(index="layer", columns="optimizer", values="memory")
+    means = means.reindex(index=rows.layer.unique(), columns=rows.optimizer.unique())
     _cells(axes, means, norm)
     named = range(0, len(means), -(-len(means) // MOST))
     axes.set_yticks([i + 0.5 for i in named], [workloads.tensor(str(means.index[i])) for i in named], fontsize=5.5)

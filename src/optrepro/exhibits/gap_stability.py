@@ -11,7 +11,6 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import NullFormatter
 
-from optrepro.analysis import stability
 from optrepro.exhibits import style, workloads
 from optrepro.exhibits.material import Material
 
@@ -22,8 +21,8 @@ FAMILIES = {
 }
 DASHES: dict[str, Any] = {"paper": "-", "debiased": (0, (4, 1.5))}
 SOURCES = {
-    "gap-perturbations": ("size", "random directions", "perturbation, over $\\|R\\|$"),
-    "gap-windows": ("steps", "short windows", "length of window (steps)"),
+    "perturbations": ("size", "random directions", "perturbation, over $\\|R\\|$"),
+    "windows": ("steps", "short windows", "length of window (steps)"),
 }
 
 
@@ -32,7 +31,7 @@ def figure(material: Material) -> Figure:
     page = style.page(material, height=140)
     panels: Any = page.subplots(2, 3)
     for row, (name, (by, words, label)) in zip(panels, SOURCES.items(), strict=True):
-        points = material.tables[name]
+        points = material.tables[f"gap-{name}"]
         for axes, score in zip(row, DASHES, strict=False):
             _scatter(axes, points[points.score == score])
             axes.set_title(f"{words.capitalize()}, {score}")
@@ -53,24 +52,23 @@ def figure(material: Material) -> Figure:
 def table(material: Material) -> pd.DataFrame:
     """A row per workload, score, family and size or window: choices that change, loss, bound, and their ratio."""
     rows = []
-    for name, (by, words, _) in SOURCES.items():
-        summary = stability.summary(material.tables[name], ["workload", "score", "family", by])
-        for line in summary.to_dict("records"):
-            rows.append(
-                {
-                    "workload": workloads.title(line["workload"]),
-                    "score": line["score"],
-                    "family": FAMILIES[line["family"]][0],
-                    "R' from": f"{words}, {line[by]:g}" + (" ‖R‖" if by == "size" else " steps"),
-                    "pairs": line["points"],
-                    "choice changed (%)": style.percent(line["changed"]),
-                    "median loss / ‖R‖": style.number(line["loss"], 2),
-                    "median bound / ‖R‖": style.number(line["bound"], 2),
-                    "median loss / bound": style.number(line["median"], 2),
-                    "largest loss / bound": style.number(line["largest"], 2),
-                    "above the bound": "none" if line["largest"] <= 1 else "SOME",
-                }
-            )
+    for line in material.tables["gap-stability"].to_dict("records"):
+        by, words, _ = SOURCES[line["source"]]
+        rows.append(
+            {
+                "workload": workloads.title(line["workload"]),
+                "score": line["score"],
+                "family": FAMILIES[line["family"]][0],
+                "R' from": f"{words}, {line['amount']:g}" + (" ‖R‖" if by == "size" else " steps"),
+                "pairs": line["points"],
+                "choice changed (%)": style.percent(line["changed"]),
+                "median loss / ‖R‖": style.number(line["loss"], 2),
+                "median bound / ‖R‖": style.number(line["bound"], 2),
+                "median loss / bound": style.number(line["median"], 2),
+                "largest loss / bound": style.number(line["largest"], 2),
+                "above the bound": "none" if line["largest"] <= 1 else "SOME",
+            }
+        )
     return pd.DataFrame(rows)
 
 

@@ -10,7 +10,6 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from optrepro.analysis.diagnostics import half_distances
 from optrepro.exhibits import style, workloads
 from optrepro.exhibits.material import Material
 
@@ -46,7 +45,7 @@ def table(material: Material) -> pd.DataFrame:
     """A row per workload and tensor: the lag-1 coefficient early, halfway and late, tests, and drift."""
     lag_one, drift = material.tables["gap-lag-one"], material.tables["gap-drift"]
     rejected = material.tables["gap-kpss-tensors"].set_index(["workload", "layer", "series"]).rejected
-    half = half_distances(drift)
+    half = material.tables["gap-half-distances"].set_index(["workload", "part"]).distance.to_dict()
     first = {str(workload): float(rows.distance.min()) for workload, rows in drift.groupby("workload")}
     weighted = set(lag_one[lag_one.layer == "preconditioned"].workload)
     tests, rows = material.tables["gap-kpss"], []
@@ -65,7 +64,7 @@ def table(material: Material) -> pd.DataFrame:
                 rejected.get((name, layer, series), float("nan")), 0
             )
         for part, title in (("R", "R"), ("memory", "R without R_0")):
-            steps = distance_in_words(half[part].to_dict()[name], first[str(name)]) if whole else ""
+            steps = distance_in_words(half[name, part], first[str(name)]) if whole else ""
             row[f"{title} changes by half in (steps)"] = steps
         row["rejected of all tensors' windows, by length (steps: %)"] = _by_length(tests, str(name)) if whole else ""
         rows.append(row)

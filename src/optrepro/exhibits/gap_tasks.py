@@ -8,7 +8,6 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from optrepro.analysis import comparison
 from optrepro.analysis.results import Facts
 from optrepro.exhibits import panels, style
 from optrepro.exhibits.gap_every_rate import verdict_cell, verdict_legend
@@ -27,7 +26,7 @@ def figure(material: Material) -> Figure:
     metric = f"test_{facts.criterion}"
     panels.fill_score_panels([measured, differences], scores, [metric, "difference"], facts.criterion)
     differences.set(title="To best fixed", xlabel=panels.DIFFERENCES[facts.criterion][0])
-    panels.name_rows(measured, scores, _labels(scores, choices))
+    panels.name_rows(measured, scores, _labels(scores))
     _rate_panel(cells, scores, rates)
     verdict_legend(top)
     left, right = bottom.subfigures(1, 2, width_ratios=[1.1, 1])
@@ -48,7 +47,7 @@ def figure(material: Material) -> Figure:
 def table(material: Material) -> pd.DataFrame:
     """A row per optimizer: scores, differences, learning rates held, choices, and what tuning the row takes in runs."""
     (facts,) = material.facts.values()
-    scores, rates, _, choices = _tables(material)
+    scores, rates, _, _ = _tables(material)
     unit, scale = panels.DIFFERENCES[facts.criterion]
     best = scores.optimizer == scores.reference
     sweep = int(scores[scores.group == "fixed"].tuning_runs.sum())
@@ -62,9 +61,7 @@ def table(material: Material) -> pd.DataFrame:
         f"{runs} (the sweep: {sweep})" if group == "fixed" else str(runs)
         for runs, group in zip(scores.tuning_runs, scores.group, strict=True)
     ]
-    held = rates[rates.trains].assign(held=rates.verdict.isin(comparison.HELD)).groupby("optimizer").held
-    counts = held.agg(["sum", "count"]).reindex(scores.optimizer)
-    shares = comparison.smallest_shares(choices).reindex(scores.optimizer)
+    held = rates[rates.trains].groupby("optimizer").held.agg(["sum", "count"]).reindex(scores.optimizer)
     return pd.DataFrame(
         {
             "optimizer": panels.row_labels(scores),
@@ -77,8 +74,8 @@ def table(material: Material) -> pd.DataFrame:
             f"difference to the best fixed ({unit})": column("difference", scale, digits),
             "p (Holm)": [style.p_value(p) for p in scores.p_holm],
             f"difference to the fixed one best on test ({unit})": column("top_difference", scale, digits),
-            "learning rates held": ["–" if n != n else f"{k:.0f} of {n:.0f}" for k, n in counts.to_numpy(dtype=float)],
-            "smallest candidate (% of choices)": [style.percent(share) for share in shares],
+            "learning rates held": ["–" if n != n else f"{k:.0f} of {n:.0f}" for k, n in held.to_numpy(dtype=float)],
+            "smallest candidate (% of choices)": [style.percent(share) for share in scores.smallest],
             "tuning (runs)": tuning,
             "seeds": scores.seeds,
             "diverged": scores.diverged,
@@ -118,11 +115,10 @@ def _costs(axes: Axes, scores: pd.DataFrame, y: dict[Any, float], right: int) ->
         axes.text(right + 0.25, y[row["optimizer"]], f"{row['tuning_runs']} runs", va="center", fontsize=6.5)
 
 
-def _labels(scores: pd.DataFrame, choices: pd.DataFrame) -> list[str]:
+def _labels(scores: pd.DataFrame) -> list[str]:
     """The rows' labels; ‡ marks a rule that took the smallest candidate in every step."""
-    always = comparison.smallest_shares(choices) == 1
-    marked = [bool(always.get(key, False)) for key in scores.optimizer]
-    return [label + " ‡" * mark for label, mark in zip(panels.row_labels(scores), marked, strict=True)]
+    always = scores.smallest == 1
+    return [label + " ‡" * mark for label, mark in zip(panels.row_labels(scores), always, strict=True)]
 
 
 def _shown_rules(scores: pd.DataFrame) -> list[str]:
