@@ -19,20 +19,20 @@ from optrepro.optimizers._switching import (
     Block,
     Index,
     Record,
+    Rule,
     SGDSettings,
     SwitchingAdam,
     SwitchingSGD,
     require,
     vector,
 )
-from optrepro.optimizers.gap import AlignmentRule, GreedyAlignment
+from optrepro.optimizers.gap import Alignment
 
 
 @dataclass(frozen=True)
-class EvidenceRule(AlignmentRule):
+class EvidenceRule(Rule):
     """Settings of the weights, see `AlignedMeanSGD`."""
 
-    score: str = "raw"
     decay: float = 0.8
 
     def __post_init__(self) -> None:
@@ -40,7 +40,7 @@ class EvidenceRule(AlignmentRule):
         require(0 <= self.decay < 1, "decay", self.decay, "in [0, 1)")
 
 
-class AlignedMean(GreedyAlignment):
+class AlignedMean(Alignment):
     """The rule: weights by the odds that each candidate gains over the one before it."""
 
     rule: EvidenceRule

@@ -12,7 +12,6 @@ from torch.optim.optimizer import ParamsT
 from optrepro.optimizers._switching import (
     AdamSettings,
     Block,
-    Candidate,
     Group,
     Probes,
     Record,
@@ -45,7 +44,58 @@ class AlignmentRule(Rule):
         require(self.hysteresis >= 0, "hysteresis", self.hysteresis, "at least 0")
 
 
-class GreedyAlignment(SwitchingOptimizer):
+class Alignment(SwitchingOptimizer):
+    """What the candidates' steps are worth: the drop in loss that their alignment with the gradient promises."""
+
+    def _fresh_record(self, rows: int, device: torch.device) -> Record:
+        unknown = torch.full((rows, self._candidate_count), math.nan, dtype=torch.float64, device=device)
+        return super()._fresh_record(rows, device) | {"scores": unknown}
+
+    def _align(self, block: Block) -> None:
+        """Measure R_0, (), and the alignment of a gradient with the buffers before the update, (candidates,)."""
+        if self._candidate_count > 1:
+            probe = precondition(block, self._direction(block))
+            block.alignment = self._self_term(block, probe), inner_products(block.state[self.buffers], probe)
+
+    def _direction(self, block: Block) -> Tensor:
+        """The gradient that alignment is measured with, (n,)."""
+        return block.gradient
+
+    def _self_term(self, block: Block, probe: Tensor) -> Tensor:
+        """R_0, the alignment of the gradient with its own share of the update."""
+        return dot(probe, block.gradient)
+
+    def _scores(self, blocks: list[Block], rows: list[int], device: torch.device) -> Tensor:
+        """J_j = c_j (new_j R_0 + old_j <g, h_j>), summed over the blocks of a row, (rows, candidates)."""
+        measured = [cast(tuple[Tensor, Tensor], block.alignment) for block in blocks]
+        self_terms = torch.stack([self_term.to(device, non_blocking=True) for self_term, _ in measured])
+        memories = torch.stack([memory.to(device, non_blocking=True) for _, memory in measured])
+        kinds = blocks[:1] if alike(blocks) else blocks
+        gains = vector([self._gains(block.group) for block in kinds], device)
+        scores = gains[:, 0] * self_terms[:, None] + gains[:, 1] * memories
+        if self._corrects_bias:
+            scores = scores / torch.stack([vector(self._bias_corrections(block), device) for block in kinds])
+        if len(rows) == 1:
+            return scores.sum(0, keepdim=True)
+        position = {row: i for i, row in enumerate(rows)}
+        where = vector([position[block.row] for block in blocks], device, torch.int64)
+        return scores.new_zeros((len(rows), scores.shape[1])).index_add_(0, where, scores)
+
+    def _gains(self, group: Group) -> tuple[list[float], list[float]]:
+        """The candidates' weights of R_0 and of the alignment with their buffers."""
+        pairs = list(zip(self._factors(group), self._candidates(group), strict=True))
+        return [factor * candidate.new for factor, candidate in pairs], [factor * c.old for factor, c in pairs]
+
+    def _factors(self, group: Group) -> list[float]:
+        """c_j: what the score makes of the size of a candidate's step, but for its bias correction; here all of it."""
+        return self._modulations(group) if group["lr_modulation"] else [1.0] * self._candidate_count
+
+    @property
+    def _corrects_bias(self) -> bool:
+        return True
+
+
+class GreedyAlignment(Alignment):
     """The rule: take the candidate whose update is best aligned with the gradient, per unit of filter norm."""
 
     rule: AlignmentRule
@@ -114,19 +164,10 @@ class GreedyAlignment(SwitchingOptimizer):
     def _state_rows(self, group: Group) -> dict[str, int]:
         return super()._state_rows(group) | ({"previous_grad": 1} if self._keeps_gradient else {})
 
-    def _fresh_record(self, rows: int, device: torch.device) -> dict[str, Tensor]:
-        unknown = torch.full((rows, self._candidate_count), math.nan, dtype=torch.float64, device=device)
-        return super()._fresh_record(rows, device) | {"scores": unknown}
-
-    def _align(self, block: Block) -> None:
-        """Measure R_0, (), and the alignment of a gradient with the buffers before the update, (candidates,)."""
-        if self._candidate_count > 1:
-            gradient = cast(Tensor, block.probe) if self.rule.score == "validation" else block.gradient
-            probe = precondition(block, gradient)
-            block.alignment = self._self_term(block, probe), inner_products(block.state[self.buffers], probe)
+    def _direction(self, block: Block) -> Tensor:
+        return cast(Tensor, block.probe) if self.rule.score == "validation" else block.gradient
 
     def _self_term(self, block: Block, probe: Tensor) -> Tensor:
-        """R_0, the alignment of the gradient with its own share of the update."""
         if self._keeps_gradient:
             previous = block.state["previous_grad"][0]
             alignment = dot(probe, previous)
@@ -135,7 +176,7 @@ class GreedyAlignment(SwitchingOptimizer):
         if self.needs == "half_grads":
             half = cast(Tensor, block.probe)
             return dot(precondition(block, half), 2 * block.gradient - half)
-        return dot(probe, block.gradient)
+        return super()._self_term(block, probe)
 
     def _choose(self, blocks: list[Block], rows: list[int], past: Record) -> Record:
         scores, ema = self._scores(blocks, rows, past["last"].device), self.rule.score_ema
@@ -143,40 +184,17 @@ class GreedyAlignment(SwitchingOptimizer):
         choice = eligible(smooth).argmax(-1)
         return {"last": self._with_hysteresis(choice, eligible(scores), past["last"]), "scores": smooth}
 
-    def _scores(self, blocks: list[Block], rows: list[int], device: torch.device) -> Tensor:
-        """J_j = c_j (new_j R_0 + old_j <g, h_j>), summed over the blocks of a row, (rows, candidates)."""
-        measured = [cast(tuple[Tensor, Tensor], block.alignment) for block in blocks]
-        self_terms = torch.stack([self_term.to(device, non_blocking=True) for self_term, _ in measured])
-        memories = torch.stack([memory.to(device, non_blocking=True) for _, memory in measured])
-        kinds = blocks[:1] if alike(blocks) else blocks
-        gains = vector([self._gains(block.group) for block in kinds], device)
-        scores = gains[:, 0] * self_terms[:, None] + gains[:, 1] * memories
-        if self.rule.score in ("raw", "paper_literal"):
-            scores = scores / torch.stack([vector(self._bias_corrections(block), device) for block in kinds])
-        if len(rows) == 1:
-            return scores.sum(0, keepdim=True)
-        position = {row: i for i, row in enumerate(rows)}
-        where = vector([position[block.row] for block in blocks], device, torch.int64)
-        return scores.new_zeros((len(rows), scores.shape[1])).index_add_(0, where, scores)
-
-    def _gains(self, group: Group) -> tuple[list[float], list[float]]:
-        """The candidates' weights of R_0 and of the alignment with their buffers."""
-        candidates = self._candidates(group)
-        if self.rule.score == "raw" and group["lr_modulation"]:
-            factors = self._modulations(group)
-        else:
-            factors = [self._factor(candidate) for candidate in candidates]
-        new = [factor * candidate.new for factor, candidate in zip(factors, candidates, strict=True)]
-        old = [factor * candidate.old for factor, candidate in zip(factors, candidates, strict=True)]
-        return new, old
-
-    def _factor(self, candidate: Candidate) -> float:
-        """c_j: what the score makes of the size of the candidate's update, but for its bias correction."""
+    def _factors(self, group: Group) -> list[float]:
         if self.rule.score == "raw":
-            return 1.0
+            return super()._factors(group)
+        candidates = self._candidates(group)
         if self.rule.score == "paper_literal":
-            return math.sqrt(1 - candidate.old**2)
-        return 1 / candidate.norm
+            return [math.sqrt(1 - candidate.old**2) for candidate in candidates]
+        return [1 / candidate.norm for candidate in candidates]
+
+    @property
+    def _corrects_bias(self) -> bool:
+        return self.rule.score in ("raw", "paper_literal")
 
     def _with_hysteresis(self, choice: Tensor, scores: Tensor, last: Tensor) -> Tensor:
         """Keep the last choice unless the unsmoothed score of another exceeds its score by the relative margin."""
