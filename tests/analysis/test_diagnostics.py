@@ -18,6 +18,14 @@ def test_the_lag_one_coefficient_is_signal_times_rho_and_rho_without_noise(diagn
 def test_a_coefficient_over_what_is_not_told_from_zero_is_left_out(diagnostics_study):
     table = diagnostics.lag_one(diagnostics_study(signal=0.0, noise=0.1))
     assert table.noiseless.isna().mean() > 0.8
+    assert table.excess.isna().equals(table.noiseless.isna())
+
+
+def test_the_excess_of_lag_one_is_in_standard_errors(diagnostics_study):
+    equal = diagnostics.lag_one(diagnostics_study(rho=1.0, noise=0.1)).excess
+    assert abs(equal.mean()) < 0.5
+    assert 0.6 < equal.std() < 2
+    assert diagnostics.lag_one(diagnostics_study(rho=0.5, noise=0.01)).excess.max() < -5
 
 
 @pytest.mark.parametrize(("statistic", "p"), [(0.347, 0.10), (0.463, 0.05), (0.574, 0.025), (0.739, 0.01)])
@@ -51,8 +59,28 @@ def test_statistics_that_stand_still_do_not_drift_however_noisy_the_windows(diag
     exact = diagnostics_study()
     assert diagnostics.drift(exact).change.to_numpy() == pytest.approx(0, abs=1e-6)
     noisy = diagnostics.drift(diagnostics_study(noise=0.2))
-    assert noisy[noisy.part == "R"].change.median() < 0.1  # the windows differ by 0.2 * sqrt(14 / 4) / ||R|| = 0.3
+    for _, windows in noisy[noisy.part == "R"].groupby("window"):
+        assert windows.change.median() < 0.1  # they differ by 0.2 * sqrt(14 / 4) / ||R|| = 0.3, the short ones by 0.4
     assert set(diagnostics.half_distances(exact).distance) == {np.inf}
+
+
+def test_short_windows_stand_in_where_the_others_would_overlap(diagnostics_study):
+    table = diagnostics.drift(diagnostics_study(fall=0.95))
+    distances = table[table.workload == "gpt"].groupby(["part", "window"]).distance.agg(["min", "max"])
+    assert distances.loc[("R", 10)].tolist() == [10, 15]
+    assert distances.loc[("R", 20)].tolist() == [20, 95]  # 23 blocks have all lags, 20 windows
+
+
+def test_short_windows_of_noise_alone_tell_nothing(diagnostics_study):
+    table = diagnostics.drift(diagnostics_study(signal=0.0, noise=0.2))
+    short = table[table.window == 10].set_index("part")
+    assert short.loc["memory", ["change", "low", "high", "shape"]].isna().all(axis=None)
+    assert short.loc["R"].change.median() < 0.1
+
+
+def test_the_half_distance_is_that_of_whole_windows(diagnostics_study):
+    study = diagnostics_study(fall=0.5)
+    assert set(diagnostics.half_distances(study).distance) == {20}
 
 
 def test_a_factor_moves_the_statistics_and_not_their_shape(diagnostics_study):

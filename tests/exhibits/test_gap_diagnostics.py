@@ -59,6 +59,27 @@ def test_no_pair_of_statistics_is_above_the_bound(materials):
     assert set(drawing.module("gap-stability").table(materials["gap-stability"])["above the bound"]) == {"none"}
 
 
+def test_panels_of_stability_say_for_each_family_what_changed_and_what_lies_on_the_floor(materials, figures):
+    points = materials["gap-stability"].tables["gap-perturbations"].query("score == 'paper' and family == 'interval'")
+    shown = drawing.shown(figures["gap-stability"])
+    assert shown.count("on floor") == 4
+    assert {f"{100 * points.changed.mean():.0f} %", f"{100 * (points.loss < 1e-5).mean():.0f} %"} <= set(shown)
+
+
+def test_the_change_in_short_windows_is_in_the_table_or_said_not_to_be_resolved(diagnostics_study):
+    study = diagnostics_study(fall=0.97, signal=0.0, noise=0.05)
+    table = drawing.module("gap-stationarity").table(drawing.material("gap-stationarity", {study.facts.study: study}))
+    row = table[table.tensor == "all tensors"].iloc[0]
+    assert row["R without R_0 changes at the shortest distance by"] == "not resolved in 10 steps"
+    change, _, steps = row["R changes at the shortest distance by"].partition(" in ")
+    assert 0 < float(change) < 0.2
+    assert steps == "10 steps"
+
+
+def test_short_windows_are_named_by_their_length(figures):
+    assert "windows of 10 steps" in drawing.shown(figures["gap-stationarity"])
+
+
 def test_a_half_reached_within_the_first_distance_is_an_upper_bound(diagnostics_study):
     steps = drawing.module("gap-stationarity").distance_in_words
     assert [steps(d, 20) for d in (20, 47.2, float("inf"))] == ["at most 20", "47", "not in the training"]

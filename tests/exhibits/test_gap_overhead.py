@@ -1,6 +1,7 @@
 """The exhibit gap-overhead, drawn from a made-up study."""
 
 import pytest
+from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 
 from optrepro.exhibits import gap_overhead
@@ -27,6 +28,11 @@ def test_figure_fits_the_page_and_nothing_sticks_out(figure):
 def test_every_optimizer_and_network_is_named(figure):
     texts = set(drawing.shown(figure))
     assert {"GAP, paper", "GAP, continuous", "torch, foreach", "perceptron", "GPT", "memory"} <= texts
+
+
+def test_axes_say_what_the_ratios_are_to(figure):
+    labels = {axes.get_xlabel() for axes in figure.findobj(Axes)}
+    assert labels == {"step time\n(× torch foreach)", "state\n(× torch foreach)"}
 
 
 def test_ratios_are_drawn_where_they_are(figure):

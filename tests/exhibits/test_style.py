@@ -94,6 +94,43 @@ def test_caption_says_what_is_not_official(training_study):
     assert "not the official files; a note" in caption
 
 
+def test_caption_says_that_labels_are_coarse_where_the_data_set_has_such(training_study):
+    facts = training_study().facts
+    facts = dataclasses.replace(facts, settings={**facts.settings, "labels": "coarse"})
+    assert "coarse" not in style.caption("", Material({}, {"a": facts}))
+    facts = dataclasses.replace(facts, dataset="CIFAR-100 (10,000 images)")
+    assert "CIFAR-100 (10,000 images); coarse labels, 20 classes in all." in style.caption(
+        "", Material({}, {"a": facts})
+    )
+
+
+@pytest.mark.parametrize(
+    ("model", "said"),
+    [
+        (
+            {"backbone": "gap-pretraining/gpt", "hub": None},
+            "Data: GSM8K; tokens are bytes, all scored, those of questions too. "
+            "Network: gpt, pretrained by gap-pretraining, with LoRA of rank 4, 50 steps of 8 examples.",
+        ),
+        (
+            {"backbone": None, "hub": "someone/model"},
+            "Data: GSM8K; of questions, only the answers are scored. "
+            "Network: someone/model with LoRA of rank 4, 50 steps of 8 examples.",
+        ),
+    ],
+)
+def test_caption_says_what_is_fine_tuned_and_what_is_scored(training_study, model, said):
+    settings = {
+        "kind": "finetuning",
+        "task": {"modality": "language"},
+        "lora": {"rank": 4},
+        "steps": 50,
+        "batch_size": 8,
+    }
+    facts = dataclasses.replace(training_study().facts, settings=settings | model, dataset="GSM8K")
+    assert said in style.caption("", Material({}, {"a": facts}))
+
+
 def test_caption_tells_studies_with_different_protocols_apart(training_study, families_study, concept_study):
     facts = {"gap-sgdm": training_study().facts, "gap-adam": training_study(adam=True).facts}
     assert "Of gap" not in style.caption("", Material({}, facts))

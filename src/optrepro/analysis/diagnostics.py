@@ -20,6 +20,8 @@ LEVEL = 0.05  # false discovery rate of the tests of stationarity
 SUMS = ("all", "preconditioned")
 SERIES = {"kpss_square": "|g_n|^2", "kpss_lag1": "<g_n, g_(n-1)>"}
 RESOLVED = 2.0  # standard errors that R_0 without noise must lie above 0 for a coefficient over it
+SHORT = 2  # blocks of a short window: with fewer there is no sampling error
+GIVEN = 0.9  # share of the pairs of short windows whose R must be above its sampling error
 
 Array = NDArray[np.float64]
 
@@ -29,16 +31,18 @@ def lag_one(study: StudyResults) -> pd.DataFrame:
 
     Columns: workload, layer (a tensor's name, all, preconditioned), step (last one of the window); coefficient,
     R_1 / R_0; signal, R_0 without mini-batch noise over R_0; noiseless, R_1 over R_0 without noise (NaN where that is
-    less than two standard errors, of the blocks and runs, above 0). Means over the runs are taken before the ratios.
+    less than two standard errors, of the blocks and runs, above 0); excess, R_1 less R_0 without noise in standard
+    errors, where there is a noiseless one. Means over the runs are taken before the ratios.
     """
     blocks = int(study.facts.settings["blocks"])
     tables = []
     for (workload, layer), rows in _blocks(study).groupby(["workload", "layer"], sort=False):
-        windows = rows.sort_index().groupby("seed")[["R0", "R1", "halves"]].rolling(blocks)
+        rows = rows.assign(excess=rows.R1 - rows.halves).sort_index()
+        windows = rows.groupby("seed")[["R0", "R1", "halves", "excess"]].rolling(blocks)
         means = windows.mean().groupby("step").mean()
-        variances = (windows.var().halves / blocks).groupby("step")
-        errors = variances.sum() ** 0.5 / variances.size()
-        resolved = means.halves > RESOLVED * errors
+        variances = (windows.var() / blocks).groupby("step")
+        errors = variances.sum().div(variances.size() ** 2, axis=0) ** 0.5
+        resolved = means.halves > RESOLVED * errors.halves
         table = pd.DataFrame(
             {
                 "workload": workload,
@@ -46,6 +50,7 @@ def lag_one(study: StudyResults) -> pd.DataFrame:
                 "coefficient": means.R1 / means.R0,
                 "signal": means.halves / means.R0,
                 "noiseless": (means.R1 / means.halves).where(resolved),
+                "excess": (means.excess / errors.excess).where(resolved),
             }
         )
         tables.append(table.dropna(subset="coefficient").reset_index())
@@ -110,29 +115,36 @@ def kpss_p(statistic: ArrayLike) -> Array:
 def drift(study: StudyResults) -> pd.DataFrame:
     """How far the autocorrelation moves with the distance of two windows, in steps between their starts.
 
-    Columns: workload, part (``R``: all lags; ``memory``: without R_0, which no choice by `raw` depends on), distance,
-    and over all pairs of windows at that distance, in all runs: change, the median of ||R^w - R^(w + d)|| / ||R^w||,
-    with its quartiles low and high; shape, the median of what a common factor cannot undo (the sine of the angle
-    between both): a rule that compares scores does not see a factor. Squared norms are free of the windows' sampling
-    errors, which are estimated from their blocks; a negative rest counts as 0.
+    Columns: workload, part (``R``: all lags; ``memory``: without R_0, which no choice by `raw` depends on), window
+    (steps), distance, and over all pairs of windows at that distance, in all runs: change, the median of
+    ||R^w - R^(w + d)|| / ||R^w||, with its quartiles low and high; shape, the median of what a common factor cannot
+    undo (the sine of the angle between both): a rule that compares scores does not see a factor; pairs, their number.
+    Squared norms are free of the windows' sampling errors, which are estimated from their blocks; a negative rest
+    counts as 0, and a pair with an R of norm 0 is left out.
+
+    At distances at which the study's windows would overlap, windows of two blocks stand in. Values there are NaN if
+    more than a tenth of the pairs had to be left out: the others are those that sampling errors made large.
     """
     blocks, length = int(study.facts.settings["blocks"]), block_length(study)
-    rows = []
-    for (workload, _), runs in _scored(study).groupby(["workload", "layer"], sort=False):
+    tables = []
+    for (workload, _), rows in _scored(study).groupby(["workload", "layer"], sort=False):
+        lags = [_lags(run) for _, run in _runs(rows)]
         for part, first in (("R", 0), ("memory", 1)):
-            pairs = [pair for _, run in _runs(runs) for pair in _pairs(_lags(run)[:, first:], blocks)]
-            table = pd.DataFrame(pairs, columns=["distance", "change", "shape"])
-            for distance in sorted(set(table.distance)):
-                group = table[table.distance == distance]
-                low, middle, high = group.change.quantile([0.25, 0.5, 0.75])
-                rows.append([workload, part, distance * length, middle, low, high, group["shape"].median(), len(group)])
-    columns = ["workload", "part", "distance", "change", "low", "high", "shape", "pairs"]
-    return pd.DataFrame(rows, columns=columns)
+            runs = [run[:, first:] for run in lags]
+            short, whole = _moves(runs, SHORT), _moves(runs, blocks)
+            short = short[short.distance < blocks]
+            short.loc[short.given < GIVEN, ["change", "low", "high", "shape"]] = np.nan
+            table = pd.concat([short.assign(window=SHORT), whole[whole.pairs > 0].assign(window=blocks)])
+            tables.append(table.assign(workload=str(workload), part=part))
+    table = pd.concat(tables, ignore_index=True)
+    table[["distance", "window"]] *= length
+    return table[["workload", "part", "window", "distance", "change", "low", "high", "shape", "pairs"]]
 
 
 def half_distances(study: StudyResults) -> pd.DataFrame:
-    """`half_distance` of the drift of each workload: columns workload, part, distance."""
-    drifts = drift(study).groupby(["workload", "part"], sort=False)
+    """`half_distance` of the drift of each workload, in the study's windows: columns workload, part, distance."""
+    drifts = drift(study)
+    drifts = drifts[drifts.window == drifts.window.max()].groupby(["workload", "part"], sort=False)
     rows = [[workload, part, half_distance(rows)] for (workload, part), rows in drifts]
     return pd.DataFrame(rows, columns=["workload", "part", "distance"])
 
@@ -200,18 +212,43 @@ def _lags(run: pd.DataFrame) -> Array:
     return run.sort_index()[names].dropna().to_numpy(dtype=np.float64)
 
 
+def _moves(runs: list[Array], size: int) -> pd.DataFrame:
+    """`_pairs` of all runs in brief, a row for each distance in blocks: columns of `drift`, and given.
+
+    Given is the share of the pairs whose R are both above their sampling errors.
+    """
+    pairs = [pair for run in runs for pair in _pairs(run, size)]
+    table = pd.DataFrame(pairs, columns=["distance", "change", "shape"])
+    return (
+        table.groupby("distance")
+        .agg(
+            change=("change", "median"),
+            low=("change", lambda changes: changes.quantile(0.25)),
+            high=("change", lambda changes: changes.quantile(0.75)),
+            shape=("shape", "median"),
+            pairs=("change", "count"),
+            given=("change", lambda changes: changes.notna().mean()),
+        )
+        .reset_index()
+    )
+
+
 def _pairs(lags: Array, size: int) -> Iterator[tuple[int, float, float]]:
-    """Distance in blocks, change and shape (see `drift`) of all pairs of windows of `size` blocks without overlap."""
+    """Distance in blocks, change and shape (see `drift`) of all pairs of windows of `size` blocks without overlap.
+
+    Change and shape are NaN where a squared norm is not above 0.
+    """
     windows = np.lib.stride_tricks.sliding_window_view(lags, size, axis=0)
     means, errors = windows.mean(-1), windows.var(-1, ddof=1).sum(1) / size
-    squares = np.maximum((means**2).sum(1) - errors, 0)
+    squares = (means**2).sum(1) - errors
     for w in range(len(means)):
         for v in range(w + size, len(means)):
+            if min(squares[w], squares[v]) <= 0:
+                yield v - w, np.nan, np.nan
+                continue
             moved = max(((means[w] - means[v]) ** 2).sum() - errors[w] - errors[v], 0)
-            product = squares[w] * squares[v]
-            if product > 0:
-                cosine = np.clip(means[w] @ means[v] / product**0.5, -1, 1)
-                yield v - w, (moved / squares[w]) ** 0.5, (1 - cosine**2) ** 0.5
+            cosine = np.clip(means[w] @ means[v] / (squares[w] * squares[v]) ** 0.5, -1, 1)
+            yield v - w, (moved / squares[w]) ** 0.5, (1 - cosine**2) ** 0.5
 
 
 def _tests(study: StudyResults) -> pd.DataFrame:

@@ -19,6 +19,7 @@ TARGETS = {
     ("adamw", "continuous"): 1.3,
 }
 TICKS = (0.25, 1, 4, 16)
+UNIT = "(× torch foreach)"
 
 
 def figure(material: Material) -> Figure:
@@ -26,8 +27,8 @@ def figure(material: Material) -> Figure:
     ratios = material.tables["gap-overhead"]
     families = list(ratios.family.unique())
     rows = [ratios[ratios.family == family].optimizer.nunique() for family in families]
-    page = style.page(material, height=18 * len(families) + 4.6 * sum(rows))
-    heights = [count + 4 for count in rows]
+    page = style.page(material, height=22 * len(families) + 4.6 * sum(rows))
+    heights = [count + 5 for count in rows]
     blocks = page.subfigures(len(families), 1, height_ratios=heights, squeeze=False)[:, 0]
     for block, family in zip(blocks, families, strict=True):
         _block(block, ratios[ratios.family == family], family)
@@ -64,7 +65,7 @@ def _block(block: Figure, ratios: pd.DataFrame, family: str) -> None:
         rows = ratios[ratios.network == network].set_index("optimizer")
         axes.set_xlim(spread.min() / 1.25, spread.max() * 1.25)
         _times(axes, rows, keys, family)
-        axes.set(title=rows.network_label.iloc[0], xlabel="step time")
+        axes.set(title=rows.network_label.iloc[0], xlabel=f"step time\n{UNIT}")
     _memory(panels[-1], ratios, keys)
     labels = ratios.drop_duplicates("optimizer").set_index("optimizer").label
     panels[0].set_yticks(range(len(keys)), [labels[key] for key in keys])
@@ -90,7 +91,7 @@ def _memory(axes: Axes, ratios: pd.DataFrame, keys: list[str]) -> None:
         state, look = ratios[ratios.optimizer == key].state, style.look(key)
         axes.plot([state.min(), state.max()], [y, y], color=look.color, lw=1.3)
         axes.plot(state.median(), y, **look.point)
-    axes.set(title="memory", xlabel="state", xlim=(0.8, 1.15 * ratios.state.max()))
+    axes.set(title="memory", xlabel=f"state\n{UNIT}", xlim=(0.8, 1.15 * ratios.state.max()))
     _ratio_axis(axes, ticks=(1, 2, 3, 4))
 
 

@@ -17,7 +17,7 @@ from optrepro.exhibits.material import Material
 FLOOR = 1e-5  # losses below it are drawn there
 FAMILIES = {
     "candidates": ("momenta 0.5, 0.9, 0.99", "#0072B2", "o"),
-    "interval": ("interval [0, 0.99]", "#D55E00", "^"),
+    "interval": ("100 momenta in [0, 0.99]", "#D55E00", "^"),
 }
 DASHES: dict[str, Any] = {"paper": "-", "debiased": (0, (4, 1.5))}
 SOURCES = {
@@ -28,13 +28,14 @@ SOURCES = {
 
 def figure(material: Material) -> Figure:
     """A row for each source of perturbed statistics: loss against bound for both scores, and changed choices."""
-    page = style.page(material, height=140)
+    page = style.page(material, height=156)
     panels: Any = page.subplots(2, 3)
     for row, (name, (by, words, label)) in zip(panels, SOURCES.items(), strict=True):
         points = material.tables[f"gap-{name}"]
         for axes, score in zip(row, DASHES, strict=False):
             _scatter(axes, points[points.score == score])
-            axes.set_title(f"{words.capitalize()}, {score}")
+            _describe(axes, points[points.score == score])
+            axes.set_title(f"{words.capitalize()}, {score}", pad=31)
         row[0].set_ylabel("loss of alignment, over $\\|R\\|$")
         _changes(row[2], points, by)
         row[2].set(title="Choice changed", xlabel=label, ylabel="of perturbed statistics (%)")
@@ -73,7 +74,7 @@ def table(material: Material) -> pd.DataFrame:
 
 
 def _scatter(axes: Axes, points: pd.DataFrame) -> None:
-    """Every pair of statistics as a point; the line is the bound, below which all must lie. Ratios are medians."""
+    """Every pair of statistics as a point; the line is the bound, below which all must lie."""
     for family, (_, color, marker) in FAMILIES.items():
         rows = points[points.family == family]
         # As one picture: thousands of points would be a large drawing.
@@ -91,16 +92,30 @@ def _scatter(axes: Axes, points: pd.DataFrame) -> None:
     axes.plot(ends, ends, color=style.INK)
     axes.set_xscale("log")
     axes.set_yscale("log")
-    axes.set(xlim=(ends[0], ends[1]), ylim=(0.6 * FLOOR, 300), xlabel="bound, over $\\|R\\|$")
+    axes.set(xlim=(ends[0], ends[1]), ylim=(0.6 * FLOOR, 10), xlabel="bound, over $\\|R\\|$")
     ticks = [tick for tick in (0.1, 0.3, 1, 3, 10) if ends[0] <= tick <= ends[1]]
     axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
     axes.xaxis.set_minor_formatter(NullFormatter())
-    ratios = (points.loss / points.bound)[points.changed]
-    middle, largest = style.number(ratios.median(), 2), style.number(ratios.max(), 2)
-    changed = style.percent(points.changed.mean(), 0)
-    note = f"changed: {changed} %; loss / bound then:\nmedian {middle}, largest {largest}"
-    axes.text(0.04, 0.97, note, transform=axes.transAxes, va="top", fontsize=6.5)
     style.grid(axes, "both")
+
+
+def _describe(axes: Axes, points: pd.DataFrame) -> None:
+    """Above the panel, a line for each family: choices changed, loss over bound of these, points on the floor."""
+    lines = {style.MUTED: ("changed", "median", "largest", "on floor")}
+    for family, (_, color, _) in FAMILIES.items():
+        rows = points[points.family == family]
+        ratios = (rows.loss / rows.bound)[rows.changed]
+        changed, floor = (f"{style.percent(share, 0)} %" for share in (rows.changed.mean(), (rows.loss < FLOOR).mean()))
+        lines[color] = (changed, style.number(ratios.median(), 2), style.number(ratios.max(), 2), floor)
+    for i, (color, words) in enumerate(lines.items()):
+        for x, word in zip((0.25, 0.5, 0.75, 1.0), words, strict=True):
+            place: dict[str, Any] = {
+                "xytext": (0, 21 - 8 * i),
+                "textcoords": "offset points",
+                "ha": "right",
+                "fontsize": 6.5,
+            }
+            axes.annotate(word, (x, 1), xycoords="axes fraction", color=color, **place)
 
 
 def _changes(axes: Axes, points: pd.DataFrame, by: str) -> None:

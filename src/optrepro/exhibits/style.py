@@ -7,7 +7,7 @@ apart within the family by lightness, marker and dashes, so that no message hang
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -255,11 +255,26 @@ def _data(facts: Facts) -> str:
     if not all(record.get("official", True) for record in facts.data):
         parts.append("not the official files")
     parts += dict.fromkeys(record["note"] for record in facts.data if record.get("note"))
+    task = facts.settings.get("task", facts.settings)
+    if task.get("labels") == "coarse" and facts.dataset.startswith("CIFAR-100"):
+        parts.append("coarse labels, 20 classes in all")
+    if task.get("modality") == "language":
+        hub = "of questions, only the answers are scored"
+        parts.append(hub if facts.settings["hub"] else "tokens are bytes, all scored, those of questions too")
     sentence = f"Data: {'; '.join(parts)}."
-    if network := facts.settings.get("network"):
+    if network := facts.settings.get("network") or _backbone(facts.settings):
         batch, steps = facts.settings.get("batch_size"), facts.settings["steps"]
         sentence += f" Network: {network}" + (f", {steps} steps of {batch} examples." if batch else ".")
     return sentence
+
+
+def _backbone(settings: Mapping[str, Any]) -> str | None:
+    """What is fine-tuned, by name, if anything: a model of the hub, or one that another study has pretrained."""
+    if settings.get("kind") != "finetuning":
+        return None
+    study, _, network = (settings["backbone"] or "").partition("/")
+    name = settings["hub"] or f"{network}, pretrained by {study},"
+    return f"{name} with LoRA of rank {settings['lora']['rank']}"
 
 
 def _seeds(facts: Facts) -> str:

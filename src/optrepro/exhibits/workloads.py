@@ -50,9 +50,12 @@ def rule(optimizer: str) -> str:
 
 
 def mark_memories(axes: Axes, high: float) -> None:
-    """Vertical lines at the memories of the candidates, in steps, named above the panel."""
+    """Vertical lines at the memories of the candidates, in steps, named above the panel, as far as its x-axis goes."""
+    left, right = axes.get_xlim()
     for momentum in MEMORIES:
         steps = 1 / (1 - momentum)
+        if not left <= steps <= right:
+            continue
         axes.axvline(steps, color=style.candidate_color(momentum), linewidth=1, linestyle=(0, (2, 1.5)), zorder=1)
         axes.annotate(
             f"{momentum:g}",
