@@ -35,8 +35,15 @@ def at(tree: Any, path: tuple[str, ...]) -> Any:
     return tree
 
 
-def test_there_are_four_scales() -> None:
-    assert [path.stem for path in SCALES] == ["gpu", "laptop", "paper", "smoke"]
+def test_there_are_four_scales_and_the_paper_has_variants() -> None:
+    assert [path.stem for path in SCALES] == ["gpu", "laptop", "paper-commonsense", "paper-dino", "paper", "smoke"]
+
+
+@pytest.mark.parametrize(("variant", "study"), [("paper-commonsense", "gap-lm"), ("paper-dino", "gap-vit")])
+def test_a_variant_of_the_paper_differs_in_one_fine_tuning(variant: str, study: str) -> None:
+    paper, other = (config.load(ROOT / "config" / f"{name}.yaml") for name in ("paper", variant))
+    assert {name for name in paper.studies if paper.studies[name] != other.studies[name]} == {study}
+    assert list(paper.studies) == list(other.studies)
 
 
 @scales
@@ -427,6 +434,10 @@ GAP_ERRORS = {
         "studies.language.task.exact_match=9",
         "studies.language: task.exact_match = 9 must be at most test_examples",
     ),
+    "questions without a number to match": (
+        "studies.language.task={corpus: [gsm8k, hellaswag], exact_match: 2}",
+        "studies.language: task.exact_match = 2 is not allowed with the corpus hellaswag: only the answers of gsm8k",
+    ),
     "heads that do not divide the width": (
         "studies.pretraining.backbones.gpt.architecture.heads=3",
         "studies.pretraining.backbones.gpt.architecture: width = 8 must be a multiple of heads = 3",
@@ -470,6 +481,12 @@ def test_an_error_of_fine_tuning_a_shift_or_diagnostics_is_one_line_too(
         tiny_gap("seed=8", override)
     assert str(caught.value).startswith(f"override {override}: {message}")
     assert "\n" not in str(caught.value)
+
+
+def test_a_row_that_a_scale_adds_to_a_fine_tuning_stands_with_those_of_its_group(tiny_gap: Tiny) -> None:
+    assert list(tiny_gap().studies["language"].optimizers) == ["adamw", "gap"]
+    settings = tiny_gap("studies.language.optimizers.sgd={label: SGD, group: fixed, class: torch.optim.SGD}")
+    assert list(settings.studies["language"].optimizers) == ["adamw", "sgd", "gap"]
 
 
 def test_null_removes_a_backbone_or_a_workload(tiny_gap: Tiny) -> None:

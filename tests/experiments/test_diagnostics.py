@@ -10,11 +10,11 @@ from torch import Tensor
 
 from optrepro import config, runtable
 from optrepro.analysis.diagnostics import kpss_p
-from optrepro.config import Config, DiagnosticsStudy
-from optrepro.experiments import diagnostics, tidy
+from optrepro.config import Config, DiagnosticsStudy, TrainingStudy
+from optrepro.experiments import diagnostics, models, tasks, tidy
 from optrepro.experiments.checkpoint import TIME_IS_UP, Checkpoint, Interrupted
 from optrepro.experiments.context import Context
-from optrepro.experiments.diagnostics import Trace, correlations, kpss, stationarity
+from optrepro.experiments.diagnostics import Followed, Trace, correlations, kpss, stationarity
 from optrepro.optimizers.autocorrelation import windowed
 
 LAGS = 4
@@ -189,6 +189,24 @@ def test_a_rule_that_takes_halves_can_be_followed_and_chooses(carry_out: Callabl
     table = carry_out("halves")
     assert len(values(table, "R[0]@all", "halves")) == 12
     assert len(values(table, "chosen[0]@all", "halves")) == 3
+
+
+def test_the_halves_that_are_followed_are_the_gradients_of_either_where_they_are_scored_unequally(
+    settings: Config,
+) -> None:
+    study = settings.studies["images"]
+    assert isinstance(study, TrainingStudy)
+    run = next(run for batch in runtable.batches(settings, "images") for run in batch.runs if run.optimizer == "halves")
+    context = Context(settings.seed, torch.device("cpu"), Checkpoint(None), dataset="digits")
+    dataset, build = tasks.of(study, context)
+    followed = Followed([run], [0.05], study, study.entry("halves"), None, dataset, build)
+    images, labels = followed._batch(dataset.train, "order")
+    labels = labels.clone()
+    labels[0, :5] = models.IGNORED
+    followed._gradients(images, labels)
+    for half, found in zip((slice(0, 8), slice(8, 16)), followed.halves[0], strict=True):
+        _, [expected] = followed.models.gradients(images[:, half], labels[:, half])
+        torch.testing.assert_close(list(found), expected)
 
 
 def test_adam_is_measured_with_its_weights_too(carry_out: Callable[..., pd.DataFrame]) -> None:

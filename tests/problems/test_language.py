@@ -243,7 +243,7 @@ def test_a_gpt_learns_a_text_by_heart():
         optimizer.zero_grad()
         nn.functional.cross_entropy(module(data[:, :-1]).flatten(0, 1), data[:, 1:].flatten()).backward()
         optimizer.step()
-    assert language.generate(module, [list(b"ab"), list(b"abc")], 4, end=0) == [list(b"cdef"), list(b"defg")]
+    assert module.generate([list(b"ab"), list(b"abc")], 4, end=0) == [list(b"cdef"), list(b"defg")]
 
 
 @pytest.mark.parametrize(
@@ -281,51 +281,70 @@ class Scripted:
     """A model that has read the scripts: whatever text one of them begins with, it goes on as the script does."""
 
     def __init__(self, *scripts):
-        self.scripts = [[*script.encode(), 0] for script in scripts]
+        self.scripts = scripts
+        self.asked = []
 
-    def __call__(self, tokens):
-        logits = torch.zeros(*tokens.shape, 256)
-        for b, row in enumerate(tokens.tolist()):
-            for position in range(len(row)):
-                for script in self.scripts:
-                    if script[: position + 1] == row[: position + 1] and position + 1 < len(script):
-                        logits[b, position, script[position + 1]] = 1.0
-        return logits
+    def generate(self, prompts, new_tokens, end):
+        self.asked += prompts
+        texts = [bytes(prompt).decode() for prompt in prompts]
+        rests = [next(script[len(text) :] for script in self.scripts if script.startswith(text)) for text in texts]
+        return [list(rest.encode())[:new_tokens] for rest in rests]
 
 
-def test_greedy_generation_goes_on_from_prompts_of_different_lengths():
-    model = Scripted("one is 1", "a longer prompt: 22")
-    answers = language.generate(model, [list(b"one is"), list(b"a longer prompt:")], 6, end=0)
-    assert [bytes(answer) for answer in answers] == [b" 1", b" 22"]
+def read_again_for_every_token(module, prompt, new_tokens, end):
+    tokens = list(prompt)
+    for _ in range(new_tokens):
+        tokens.append(int(module(torch.tensor([tokens]))[0, -1].argmax()))
+    answer = tokens[len(prompt) :]
+    return answer[: answer.index(end)] if end in answer else answer
 
 
-def test_generation_stops_after_the_longest_answer():
-    assert language.generate(Scripted("abcdef"), [list(b"a")], 3, end=0) == [list(b"bcd")]
+@pytest.mark.parametrize("end", [0, 70])
+def test_cached_generation_of_many_is_plain_generation_of_each(end):
+    module = language.gpt(256, 24, 32, 2, 2, seed=3).eval()
+    with torch.no_grad():
+        for parameter in module.parameters():
+            parameter.mul_(4)  # sharp logits, so that answers differ and no two tokens are equally likely
+    prompts = [list(b"a"), list(b"a longer one"), list(b"another"), [0, 5, 0], list(b"a")]
+    answers = module.generate(prompts, 12, end)
+    assert answers == [read_again_for_every_token(module, prompt, 12, end) for prompt in prompts]
+    assert len({tuple(answer) for answer in answers}) == 4
+
+
+def test_generation_stops_at_the_end_of_a_text():
+    module = language.gpt(256, 24, 32, 2, 2, seed=3).eval()
+    [answer] = module.generate([list(b"ab")], 12, end=0)
+    for position, token in enumerate(answer):
+        assert module.generate([list(b"ab")], 12, end=token)[0] == answer[: answer.index(token)]
+        assert module.generate([list(b"ab")], position + 1, end=0) == [answer[: position + 1]]
+
+
+def test_what_a_model_says_of_sampling_changes_no_answer():
+    from transformers import GenerationConfig
+
+    module = language.gpt(256, 24, 32, 2, 2, seed=3).eval()
+    expected = module.generate([list(b"ab")], 12, end=0)
+    module.network.generation_config = GenerationConfig(do_sample=True, temperature=9.0, repetition_penalty=5.0)
+    assert module.generate([list(b"ab")], 12, end=0) == expected
 
 
 def test_a_model_that_knows_the_answers_matches_all_and_one_that_knows_half_matches_half():
     asked = [Question(f"Question: {n}?\nAnswer:", f" so it is {n},000\n#### {n},000") for n in range(1, 5)]
     known = [f"Question: {n}?\nAnswer: by another way\n#### {n}000" for n in range(1, 5)]
     wrong = [known[0], known[1], known[2] + "0", "Question: 4?\nAnswer: 4000"]
-    assert language.exact_match(Scripted(*known), asked, context=120, batch_size=3) == 1.0
-    assert language.exact_match(Scripted(*wrong), asked, context=120, batch_size=3) == 0.5
+    assert language.exact_matches(Scripted(*known), asked, context=120) == 4
+    assert language.exact_matches(Scripted(*wrong), asked, context=120) == 2
 
 
 def test_a_long_question_keeps_its_last_tokens():
-    asked = [Question("x" * 100 + "ab", " c\n#### 7")]
-    seen = []
-
-    def model(tokens):
-        seen.append(tokens.shape[1])
-        return torch.zeros(*tokens.shape, 256)
-
-    assert language.exact_match(model, asked, context=20, new_tokens=50) == 0.0
-    assert max(seen) <= 20
+    module = Scripted("x" * 8 + "ab")
+    assert language.exact_matches(module, [Question("x" * 100 + "ab", "\n#### 7")], context=20, new_tokens=50) == 0
+    assert module.asked == [list(b"xxxxxxxxab")]
 
 
 def test_a_question_without_a_number_to_find_is_an_error():
     with pytest.raises(ValueError, match="holds no '#### number'"):
-        language.exact_match(Scripted("a"), [Question("a", " b")], context=8)
+        language.exact_matches(Scripted("a"), [Question("a", " b")], context=8)
 
 
 def test_only_questions_can_be_asked(gsm8k, shakespeare):

@@ -103,9 +103,9 @@ class Followed(Training):
         shares = scored[:, : scored.shape[1] // 2].sum(1) / scored.sum(1)  # of the first half in the batch's mean
         self.halves = []
         for x, whole, argument in zip(shares, gradients, arguments, strict=True):
-            first = argument["half_grads"]
-            second = [(g - x * a) / (1 - x) for g, a in zip(whole, first, strict=True)]
-            self.halves.append((first, second))
+            doubled = argument["half_grads"]  # 2 x times the gradient of the first half
+            second = [(2 * g - a) / (2 * (1 - x)) for g, a in zip(whole, doubled, strict=True)]
+            self.halves.append(([a / (2 * x) for a in doubled], second))
         return losses, gradients, arguments if self._passes_halves else [{} for _ in arguments]
 
 

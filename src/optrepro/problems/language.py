@@ -146,6 +146,24 @@ class LanguageModel(nn.Module):
         logits: Tensor = self.network(input_ids=tokens, use_cache=False).logits
         return logits
 
+    @torch.no_grad()
+    def generate(self, prompts: Sequence[Sequence[int]], new_tokens: int, end: int) -> list[list[int]]:
+        """The likeliest next token, again and again: what follows each prompt, up to and without the token `end`."""
+        from transformers import GenerationConfig
+
+        width = max(map(len, prompts))
+        padded = torch.tensor([[end] * (width - len(prompt)) + list(prompt) for prompt in prompts])
+        read = torch.tensor([[0] * (width - len(prompt)) + [1] * len(prompt) for prompt in prompts])
+        # All of the settings, because what a model of the hub brings along fills in those that a call leaves out.
+        network: Any = self.network
+        network.generation_config = GenerationConfig(  # type: ignore[no-untyped-call]
+            max_new_tokens=new_tokens, do_sample=False, use_cache=True, eos_token_id=end, pad_token_id=end
+        )
+        device = next(self.parameters()).device
+        both = network.generate(padded.to(device), attention_mask=read.to(device))
+        written: list[list[int]] = both[:, width:].tolist()
+        return [answer[: answer.index(end)] if end in answer else answer for answer in written]
+
 
 def gpt(vocabulary: int, context: int, width: int, layers: int, heads: int, seed: int) -> nn.Module:
     """GPT-2 of any size on the CPU, without dropout; its initial weights depend on these arguments alone.
@@ -170,6 +188,7 @@ def gpt(vocabulary: int, context: int, width: int, layers: int, heads: int, seed
         n_embd=width,
         n_layer=layers,
         n_head=heads,
+        activation_function="gelu_pytorch_tanh",  # "gelu_new", in one pass: a fifth less time on a CPU
         resid_pdrop=0.0,
         embd_pdrop=0.0,
         attn_pdrop=0.0,
@@ -216,69 +235,35 @@ def hub(name: str, timeout: float = backbones.TIMEOUT) -> tuple[nn.Module, Token
     return LanguageModel(network), HubTokenizer(tokenizer)
 
 
-@torch.no_grad()
-def exact_match(
-    module: Callable[[Tensor], Tensor],
+def exact_matches(
+    module: LanguageModel,
     asked: Sequence[Question],
     *,
     context: int,
     tokenizer: Tokenizer | None = None,
     new_tokens: int = 256,
-    batch_size: int = 64,
-    device: torch.device | str = "cpu",
-) -> float:
-    """Share of the questions whose answer, generated greedily, ends in the right number.
+) -> int:
+    """How many questions get an answer, generated greedily, that ends in the right number.
 
     Args:
-        module: tokens (B, T) -> logits (B, T, vocabulary).
+        module: what is asked, all questions side by side.
         asked: questions whose answers end in "#### number", as GSM8K's do.
         context: the most tokens the module can read; a longer question keeps its last tokens.
         tokenizer: of the module; by default bytes.
         new_tokens: the longest answer; at most half of the context.
-        batch_size: questions that are answered side by side.
-        device: of the module.
 
     Raises ValueError for a question whose own answer holds no such number.
     """
     reader: Tokenizer = tokenizer or Bytes()
     new_tokens = min(new_tokens, context // 2)
+    prompts = [[*reader.start, *reader.encode(each.prompt)][new_tokens - context :] for each in asked]
     right = 0
-    for start in range(0, len(asked), batch_size):
-        together = asked[start : start + batch_size]
-        prompts = [[*reader.start, *reader.encode(each.prompt)][new_tokens - context :] for each in together]
-        answers = generate(module, prompts, new_tokens, reader.end, device)
-        for question, answer in zip(together, answers, strict=True):
-            wanted = final_number(question.answer)
-            if wanted is None:
-                raise ValueError(f"the answer {question.answer!r} holds no '#### number'")
-            right += final_number(reader.decode(answer)) == wanted
-    return right / len(asked)
-
-
-@torch.no_grad()
-def generate(
-    module: Callable[[Tensor], Tensor],
-    prompts: Sequence[Sequence[int]],
-    new_tokens: int,
-    end: int,
-    device: torch.device | str = "cpu",
-) -> list[list[int]]:
-    """The likeliest next token, again and again: what follows each prompt, up to and without the token `end`."""
-    lengths = torch.tensor([len(prompt) for prompt in prompts], device=device)
-    tokens = torch.full((len(prompts), int(lengths.max()) + new_tokens), end, device=device)
-    for row, prompt in enumerate(prompts):
-        tokens[row, : len(prompt)] = torch.tensor(prompt, device=device)
-    rows, ended = torch.arange(len(prompts), device=device), torch.zeros(len(prompts), dtype=torch.bool, device=device)
-    for position in range(new_tokens):
-        # what is right of a row's last token has no part in a causal model's logits at that token
-        logits = module(tokens[:, : int(lengths.max()) + position])
-        following = logits[rows, lengths + position - 1].argmax(-1)
-        ended |= following == end
-        if ended.all():
-            break
-        tokens[rows, lengths + position] = torch.where(ended, end, following)
-    written = [tokens[r, length : length + new_tokens].tolist() for r, length in enumerate(lengths.tolist())]
-    return [answer[: answer.index(end)] if end in answer else answer for answer in written]
+    for question, answer in zip(asked, module.generate(prompts, new_tokens, reader.end), strict=True):
+        wanted = final_number(question.answer)
+        if wanted is None:
+            raise ValueError(f"the answer {question.answer!r} holds no '#### number'")
+        right += final_number(reader.decode(answer)) == wanted
+    return right
 
 
 def final_number(answer: str) -> Decimal | None:

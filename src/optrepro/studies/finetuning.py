@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from typing import Annotated, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
-from optrepro.studies.common import Count, ImageData, Model, Name, Positive, TrainedRow
+from optrepro.studies.common import Count, ImageData, Model, Name, OptimizerConfig, Positive, TrainedRow
 from optrepro.studies.gap import Recipe
+
+NUMBERED = ("gsm8k",)  # corpora of questions whose answers end in "#### number"
 
 
 class LanguageTask(Model):
@@ -97,12 +99,30 @@ class FineTuningStudy(Recipe):
     hub: Annotated[str | None, Field(description="Name of a pretrained model of the hub.")] = None
     lora: LoraConfig
 
+    @field_validator("optimizers")
+    @classmethod
+    def _grouped(cls, rows: dict[Name, OptimizerConfig]) -> dict[Name, OptimizerConfig]:
+        """Rows of a group one after the other: those that a scale adds to the ones it inherits come last."""
+        groups = list(dict.fromkeys(row.group for row in rows.values()))
+        return dict(sorted(rows.items(), key=lambda item: groups.index(item[1].group)))
+
     @model_validator(mode="after")
     def _one_backbone(self) -> Self:
         if (self.backbone is None) == (self.hub is None):
             raise ValueError(f"exactly one of backbone = {self.backbone!r} and hub = {self.hub!r} must be set")
         if isinstance(self.task, LanguageTask) and self.task.exact_match > self.task.test_examples:
             raise ValueError(f"task.exact_match = {self.task.exact_match} must be at most test_examples")
+        return self
+
+    @model_validator(mode="after")
+    def _answers_are_numbers(self) -> Self:
+        if not isinstance(self.task, LanguageTask) or self.task.exact_match == 0:
+            return self
+        if others := [name for name in self.task.corpus if name not in NUMBERED]:
+            raise ValueError(
+                f"task.exact_match = {self.task.exact_match} is not allowed with the corpus {', '.join(others)}: only "
+                f"the answers of {', '.join(NUMBERED)} end in a number to match"
+            )
         return self
 
     @property
