@@ -136,7 +136,7 @@ def test_editing_what_runs_leaves_every_exhibit_alone(part: str, copy: Path) -> 
 def test_editing_how_a_table_is_computed_leaves_every_exhibit_alone(copy: Path) -> None:
     modules = [f"optrepro.exhibits.{path.stem}" for path in (copy / "exhibits").glob("*.py")]
     before = provenance.source_hash(*modules)
-    edit(path for path in (copy / "analysis").glob("*.py") if path.name != "results.py")
+    edit(path for path in (copy / "analysis").rglob("*.py") if path.name != "results.py")
     assert provenance.source_hash(*modules) == before
 
 

@@ -1,10 +1,13 @@
 from dataclasses import replace
 from pathlib import Path
 
+import pandas as pd
 import pytest
 
 from optrepro import catalogue
-from optrepro.analysis import claims
+from optrepro.analysis.claims import judging
+from optrepro.analysis.claims import verdict as words
+from optrepro.analysis.intervals import Interval
 from optrepro.catalogue import Claim
 
 CLAIMS = Path(__file__).parents[2] / "config" / "claims.yaml"
@@ -13,7 +16,7 @@ EXHIBITS = CLAIMS.parent
 
 def _judge(rule, *studies, **settings):
     settings["studies"] = [study.facts.study for study in studies]
-    return claims.judge(_claim(rule, settings), {study.facts.study: study for study in studies})
+    return judging.judge(_claim(rule, settings), {study.facts.study: study for study in studies})
 
 
 def _claim(rule, settings):
@@ -39,11 +42,24 @@ def test_the_sweep_is_not_needed_if_the_rule_keeps_up_at_every_rate(training_stu
     assert found.verdict == verdict
 
 
-def test_one_tuning_seed_judges_no_sweep(training_study):
+@pytest.mark.parametrize(
+    ("seed", "rule", "settings"),
+    [
+        ("tuning", "matches-at-every-rate", {"optimizer": "raw"}),
+        ("tuning", "one-rule-at-every-rate", {}),
+        ("tuning", "beats-controls-everywhere", {"pairs": {"raw": ["mean"]}, "at": "every rate"}),
+        ("test", "beats-controls-everywhere", {"pairs": {"raw": ["mean"]}}),
+        ("test", "beats-controls", {"pairs": {"raw": ["mean"]}}),
+        ("test", "matches-best-fixed", {"optimizers": ["raw"]}),
+        ("test", "highest-accuracy", {"optimizer": "raw", "among": ["mean"]}),
+    ],
+)
+def test_one_seed_judges_nothing(training_study, seed, rule, settings):
     study = training_study()
-    runs = study.runs[(study.runs.role == "test") | (study.runs.seed == 0)]
-    found = _judge("matches-at-every-rate", type(study)(runs, study.facts), optimizer="paper")
-    assert found.verdict == "not run"
+    role = {"tuning": "tune", "test": "test"}[seed]
+    runs = study.runs[(study.runs.role != role) | (study.runs.seed == 0)]
+    found = _judge(rule, type(study)(runs, study.facts), **settings)
+    assert found == ("not run", f"gap-sgdm: one {seed} seed gives no interval")
 
 
 @pytest.mark.parametrize(("level", "verdict"), [(0.87, "holds"), (0.84, "holds in part"), (0.83, "fails")])
@@ -87,7 +103,25 @@ def test_matching_by_loss_is_said_in_nats_and_a_diverged_run_does_not_match(trai
     lost = _by_loss(training_study(paper=0.86, diverged=("paper/test/0.03/1",)))
     found = _judge("matches-best-fixed", lost, optimizers=["paper"])
     assert found.verdict == "fails"
-    assert found.evidence.endswith("1 diverged")
+    assert found.evidence.endswith("of the choices, 1 diverged")
+
+
+def test_matching_says_what_was_taken_and_how_far_the_fixed_candidate_that_is_best_on_test_is(training_study):
+    study = training_study(paper=0.86)
+    runs = study.runs
+    runs.loc[(runs.optimizer == "momentum-99") & (runs.metric == "test_accuracy"), "value"] += 0.1
+    paper = (runs.optimizer == "paper") & runs.metric.str.startswith("chosen")
+    found = _judge("matches-best-fixed", study, optimizers=["paper", "raw"])
+    assert "0.5 in 98.0\N{NO-BREAK SPACE}% of the choices; GAP, raw" in found.evidence
+    assert "; points above momentum 0.99, the best on test data: GAP, paper: -" in found.evidence
+    runs.loc[paper, "value"] = (runs[paper].metric == "chosen[0]").astype(float)
+    assert "], always took 0.5; GAP, raw" in _judge("matches-best-fixed", study, optimizers=["paper", "raw"]).evidence
+
+
+def test_no_number_of_the_evidence_is_a_signed_zero_or_loses_its_side_of_zero():
+    tiny = words.signed(Interval(-6e-06, -0.35, 1e-20))
+    assert tiny == "-6e-06\N{NO-BREAK SPACE}[-0.350,\N{NO-BREAK SPACE}0.000]"
+    assert words.points(Interval(0.01, -0.001, -0.00001)).endswith("-0.001]")
 
 
 def test_always_the_smallest_candidate_is_said_to_be_that_fixed_candidate(training_study):
@@ -127,6 +161,7 @@ def test_two_rules_that_hold_in_one_study_each_hold_in_part_at_most(training_stu
     assert found.verdict == "fails"  # each at half of the learning rates
     assert "at 3 of 6 learning rates, the most of 5 rules" in found.evidence
     assert "gap-sgdm 0 of 3 (not at 0.01, 0.03, 0.1), gap-adam 3 of 3; by paired differences at 3" in found.evidence
+    assert "random switching at 2, mean of the buffers at 6; at 2 of the 4 where one of these is not" in found.evidence
 
 
 def test_a_rule_that_is_named_is_judged_alone(training_study):
@@ -210,9 +245,60 @@ def test_another_autocorrelation_does_not(concept_study):
     assert _judge("decay-rate-predicts-choice", study).verdict == "fails"
 
 
-def test_a_choice_persists_if_it_is_the_same_throughout(concept_study):
-    assert _judge("choice-persists", concept_study()).verdict == "holds"
-    assert _judge("choice-persists", concept_study(rho={"late": 0.2})).verdict == "fails"
+def _with_long_memory(study):
+    """The study with a candidate 0.99 too, which is never the best."""
+    runs = study.runs
+    worst = runs[runs.optimizer == "momentum-0.9"].assign(optimizer="momentum-0.99", value=-10.0)
+    return type(study)(pd.concat([runs, worst], ignore_index=True), study.facts)
+
+
+def _calm(study, length, statistic):
+    """The study with other KPSS statistics in its longest windows, whose length is said to be another."""
+    longest = study.runs.metric.str.contains("[80]", regex=False)
+    study.runs.loc[longest, "value"] = statistic
+    study.runs["metric"] = study.runs.metric.str.replace("[80]", f"[{length}]", regex=False)
+    return study
+
+
+def test_stationary_is_a_lasting_choice_and_a_gradient_that_stands_still_over_every_memory(
+    concept_study, diagnostics_study
+):
+    still = _calm(diagnostics_study(), 100, 0.1)
+    found = _judge("stationary-over-memories", _with_long_memory(concept_study()), still)
+    assert found.verdict == "holds"
+    assert "of 0.99 (100 steps) in 2 of 2 workloads" in found.evidence
+    assert (
+        _judge("stationary-over-memories", _with_long_memory(concept_study(rho={"late": 0.2})), still).verdict
+        == "holds in part"
+    )
+
+
+@pytest.mark.parametrize(
+    ("length", "statistic", "fall", "words"),
+    [
+        (100, 5.0, 1.0, "of 100 steps up to 100\N{NO-BREAK SPACE}%"),
+        (80, 0.1, 1.0, "of 100 steps none (not tested)"),
+        (100, 0.1, 0.95, "of 0.99 (100 steps) in 0 of 2 workloads"),
+    ],
+)
+def test_the_gradient_has_to_stand_still_over_the_longest_memory_too(
+    concept_study, diagnostics_study, length, statistic, fall, words
+):
+    study = _calm(diagnostics_study(fall=fall), length, statistic)
+    found = _judge("stationary-over-memories", _with_long_memory(concept_study()), study)
+    assert found.verdict == "holds in part"
+    assert words in found.evidence
+
+
+def test_a_change_within_the_shortest_distance_measured_is_not_compared_with_shorter_memories(
+    concept_study, diagnostics_study
+):
+    study = diagnostics_study(fall=0.5)
+    study.runs.loc[study.runs.metric.str.startswith("kpss"), "value"] = 5.0
+    found = _judge("stationary-over-memories", _with_long_memory(concept_study(rho={"late": 0.2})), study)
+    assert found.verdict == "fails"
+    assert "of 0.9 (10 steps) not resolved" in found.evidence
+    assert "perceptron at most 20" in found.evidence
 
 
 @pytest.mark.parametrize(("noise", "verdict"), [({16: 20.0, 512: 0.0}, "holds"), ({16: 0.0, 512: 0.0}, "fails")])
@@ -370,8 +456,8 @@ def test_a_panel_or_optimizer_that_the_scale_leaves_out_is_not_run(objectives_st
 
 def test_a_missing_study_or_run_is_not_run(training_study):
     claim = _claim("matches-best-fixed", {"studies": ["gap-sgdm"], "optimizers": ["paper"]})
-    assert claims.judge(claim, {}) == ("not run", "gap-sgdm has not been run")
-    found = claims.judge(claim, {"gap-sgdm": training_study(missing=("raw/test/0.03/2",))})
+    assert judging.judge(claim, {}) == ("not run", "gap-sgdm has not been run")
+    found = judging.judge(claim, {"gap-sgdm": training_study(missing=("raw/test/0.03/2",))})
     assert found.verdict == "not run"
     assert "1 of " in found.evidence
 
@@ -391,9 +477,9 @@ def test_every_claim_of_the_config_gets_a_verdict(
 ):
     own = (concept_study(), families_study(), transfer_study(), policy_study({"scaling-none": 1.0}))
     own = (*own, objectives_study(keep=FEW))
-    table = claims.verdicts(training_study(), training_study(adam=True), *own, files=[CLAIMS])
+    table = judging.verdicts(training_study(), training_study(adam=True), *own, files=[CLAIMS])
     assert len(table) == len(catalogue.claims(CLAIMS))
-    assert set(table.verdict) <= set(claims.VERDICTS)
+    assert set(table.verdict) <= set(words.VERDICTS)
     assert (table.evidence.str.len() > 0).all()
     judged = table[table.verdict != "not run"]
     assert set(judged.system) == {"gap", "pop", "lto"}
@@ -407,7 +493,7 @@ def test_claims_name_existing_exhibits_and_rules():
     for claim in catalogue.claims(CLAIMS):
         assert (claim.exhibit is None) == (claim.rule is None)
         assert claim.exhibit is None or claim.exhibit in known
-        assert claim.rule is None or claim.rule in claims._RULES
+        assert claim.rule is None or claim.rule in judging.RULES
 
 
 def test_claim_ids_are_unique():

@@ -55,10 +55,26 @@ def test_the_reference_is_not_compared_with_itself(study):
     assert np.isnan(reference.p_holm)
 
 
-def test_holm_adjusts_for_every_comparison_with_the_reference(study):
-    table = comparison.scores(study)
+def test_holm_adjusts_for_every_comparison_with_the_reference(training_study):
+    table = comparison.scores(training_study(seeds=10))
     smallest = table.p.min()
-    assert table.p_holm.min() == pytest.approx(min(1.0, smallest * (len(table) - 1)))
+    assert table.p_holm.min() == pytest.approx(smallest * (len(table) - 1))
+
+
+def test_no_adjusted_p_is_given_where_the_seeds_are_too_few_for_any_difference_to_be_found(training_study):
+    compared = len(comparison.scores(training_study(seeds=2))) - 1
+    enough = int(np.ceil(np.log2(2 * compared / 0.05)))
+    assert comparison.scores(training_study(seeds=enough)).p_holm.notna().sum() == compared
+    assert comparison.scores(training_study(seeds=enough - 1)).p_holm.isna().all()
+
+
+def test_answers_that_match_exactly_are_scored_where_questions_were_asked(study):
+    assert "exact_match" not in comparison.scores(study)
+    ends = study.runs[(study.runs.role == "test") & (study.runs.metric == "test_accuracy") & (study.runs.step == 40)]
+    asked = pd.concat([study.runs, ends.assign(metric="exact_match", value=ends.seed / 10)], ignore_index=True)
+    row = _row(comparison.scores(StudyResults(asked, study.facts)), "raw")
+    assert row.exact_match == pytest.approx(0.35)
+    assert row.exact_match_low < 0.35 < row.exact_match_high
 
 
 @pytest.mark.parametrize(("rates", "on_boundary"), [([0.01, 0.03, 0.1], False), ([0.03, 0.1], True)])
@@ -276,6 +292,23 @@ def test_one_seed_leaves_the_verdict_open(study):
     runs = study.runs[(study.runs.role == "test") | (study.runs.seed == 0)]
     table = comparison.rates(StudyResults(runs, study.facts))
     assert set(table.verdict) == {"best", "open"}
+    assert table[["inside", "held"]].isna().all(axis=None)
+    held = comparison.held(StudyResults(runs, study.facts))
+    assert set(held.rule) == set(table.rule)
+    assert not held[["rates", "inside", "held"]].any(axis=None)
+    assert (held.outside == "").all()
+
+
+def test_a_rate_tells_where_a_control_that_looks_at_nothing_is_not_inside(training_study):
+    study = training_study(random=0.87, mean=0.87)
+    blind = study.runs.optimizer.isin(["random", "mean"]) & (study.runs.role == "tune")
+    study.runs.loc[blind & (study.runs.learning_rate == 0.1), "value"] = 0.5
+    study.runs.loc[(study.runs.optimizer == "raw") & (study.runs.learning_rate == 0.1), "value"] = 0.5
+    table = comparison.rates(study)
+    assert table[table.tells].learning_rate.unique().tolist() == [0.1]
+    held = comparison.held(study).set_index("rule")
+    assert held.loc["raw", ["rates", "inside", "telling", "told"]].tolist() == [3, 2, 1, 0]
+    assert held.loc["momentum-90", ["telling", "told"]].tolist() == [1, 1]
 
 
 def test_rates_held_are_counted_by_rule_over_optimizers_and_studies(training_study):

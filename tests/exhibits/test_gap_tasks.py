@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 
+import pandas as pd
 import pytest
 from matplotlib.axes import Axes
 from matplotlib.text import Text
@@ -10,6 +11,8 @@ from optrepro.analysis.results import StudyResults
 from tests.exhibits import drawing
 
 EXHIBITS = ["gap-lm", "gap-vit", "gap-cifar100", "gap-every-rate", "gap-ablation"]
+TOLD = "inside where random switching or the mean of the buffers is not"
+PAIRED = "not below it in pairs"
 ABLATION = {
     "paper": {"score": "paper"},
     "paper-each": {"score": "paper", "select": "per_parameter"},
@@ -134,10 +137,17 @@ def test_missing_test_runs_are_counted_and_diverged_ones_are_not_missing(trainin
 
 def test_one_rule_is_one_row_for_all_tasks(materials):
     table = drawing.module("gap-every-rate").table(materials["gap-every-rate"]).set_index("optimizer")
-    counts = ["learning rates", "inside the best fixed one's interval, or better", "not below it in pairs"]
-    assert table.loc["GAP, raw", counts].tolist() == [15, 15, 15]
-    assert table.loc["GAP, paper", counts].tolist() == [15, 0, 0]
-    assert table.loc["fixed 0.9", counts].tolist() == [15, 15, 15]
+    counts = [
+        "inside the best fixed one's interval, or better",
+        TOLD,
+        PAIRED,
+    ]
+    # random switching, at 0.83, is outside the interval of fixed 0.9, at 0.84, at two of the three learning rates
+    for part, rates, telling in (("three tasks", 9, 6), ("SGD and AdamW", 6, 4)):
+        columns = [f"{part}: {count}" for count in counts]
+        assert table.loc["GAP, raw", columns].tolist() == [f"{k} of {k}" for k in (rates, telling, rates)]
+        assert table.loc["GAP, paper", columns].tolist() == [f"0 of {k}" for k in (rates, telling, rates)]
+        assert table.loc["fixed 0.9", columns].tolist() == [f"{k} of {k}" for k in (rates, telling, rates)]
     assert table.loc["GAP, paper", "gap-lm"].startswith("0 of 3; worst -0.04")
 
 
@@ -146,12 +156,57 @@ def test_a_rule_that_some_task_leaves_out_is_not_set_in_bold(studies):
     fewer = StudyResults(cifar.runs[cifar.runs.optimizer != "raw"], cifar.facts)
     material = drawing.material("gap-every-rate", {**studies, "gap-cifar100": fewer})
     table = drawing.module("gap-every-rate").table(material).set_index("optimizer")
-    assert table.loc["GAP, raw", ["learning rates", "not below it in pairs"]].tolist() == [12, 12]
+    assert table.loc["GAP, raw", f"three tasks: {PAIRED}"] == "6 of 6"
     figure = drawing.module("gap-every-rate").figure(material)
     bold = {text.get_text() for text in figure.findobj(Text) if text.get_fontweight() == "bold"}
-    assert "12/12" not in bold
-    assert "15/15" in bold
+    drawn = {text.get_text() for text in figure.findobj(Text)}
+    assert "6/6" in drawn
+    assert "9/9" in bold
     assert table.loc["GAP, raw", "gap-cifar100"] == "–"
+
+
+def test_one_tuning_seed_is_a_dash_and_not_counted(studies):
+    vit = studies["gap-vit"]
+    runs = vit.runs[(vit.runs.role == "test") | (vit.runs.seed == 0)]
+    made = {**studies, "gap-vit": StudyResults(runs, vit.facts)}
+    table = drawing.module("gap-every-rate").table(drawing.material("gap-every-rate", made)).set_index("optimizer")
+    assert table.loc["fixed 0.9", [f"three tasks: {PAIRED}", "gap-vit"]].tolist() == ["6 of 6", "–"]
+    scores = drawing.module("gap-vit").table(drawing.material("gap-vit", made))
+    assert set(scores["learning rates held"]) == {"–"}
+
+
+def test_tasks_with_one_tuning_seed_each_are_drawn_without_counts(studies):
+    made = {
+        name: StudyResults(study.runs[(study.runs.role == "test") | (study.runs.seed == 0)], study.facts)
+        for name, study in studies.items()
+    }
+    figure = drawing.module("gap-every-rate").figure(drawing.material("gap-every-rate", made))
+    figure.draw_without_rendering()
+    drawn = {text.get_text() for text in figure.findobj(Text)}
+    assert {"inside", "–", "★"} <= drawn
+    assert not any("/" in text for text in drawn)
+
+
+def test_exact_matches_are_shown_where_questions_were_asked(studies, materials):
+    lm = studies["gap-lm"]
+    assert "exact match (%)" not in drawing.module("gap-lm").table(materials["gap-lm"])
+    ends = lm.runs[(lm.runs.role == "test") & (lm.runs.metric == "test_accuracy") & (lm.runs.step == 40)]
+    asked = StudyResults(pd.concat([lm.runs, ends.assign(metric="exact_match", value=0.25)]), lm.facts)
+    table = drawing.module("gap-lm").table(drawing.material("gap-lm", {"gap-lm": asked}))
+    assert set(table["exact match (%)"]) == {"25.00 [25.00, 25.00]"}
+
+
+def test_no_interval_of_a_batch_size_hides_another(figures):
+    [accuracy] = (axes for axes in figures["gap-ablation"].findobj(Axes) if axes.get_title("left") == "Test accuracy")
+    bars = [path.vertices[0, 0] for bar in accuracy.collections for path in bar.get_paths()]
+    assert len(set(bars)) == len(bars) > len(accuracy.lines)
+
+
+def test_adjusted_p_values_that_cannot_reject_are_left_out(studies, materials, training_study):
+    for exhibit in ("gap-vit", "gap-ablation"):
+        assert "p (Holm)" not in drawing.module(exhibit).table(materials[exhibit])
+    many = _named(training_study(adam=True, seeds=10), "gap-vit")
+    assert "p (Holm)" in drawing.module("gap-vit").table(drawing.material("gap-vit", {"gap-vit": many}))
 
 
 def test_the_ablation_shows_each_variant_under_what_it_varies(figures, materials):

@@ -20,10 +20,13 @@ from optrepro.analysis.intervals import Interval, holm, mean_interval, sign_flip
 from optrepro.analysis.results import StudyResults
 
 FAILED_ACCURACY = 0.0
+MEASURES = ("test_accuracy", "test_loss", "exact_match")
+ALPHA = 0.05  # level that a p-value must be able to reach to be given
 SIGNS = {"accuracy": 1, "loss": -1}  # of a criterion: whether more of it is better
 TRAINS = 0.5  # share of the sweep's best probability of a right answer, from which on a learning rate trains at all
 HELD = ("within", "above", "best")  # verdicts of `rates` that are not below the best fixed candidate
 CONTENDERS = ("fixed", "dynamic", "control")  # groups that share the grid of learning rates; peers may have their own
+BLIND = ("random", "mean")  # controls that look at nothing
 MEMORY = ("momentum", "betas")  # settings that hold a candidate, or the candidates
 
 # Candidates of the selecting optimizers where their settings name none.
@@ -39,18 +42,20 @@ def scores(study: StudyResults) -> pd.DataFrame:
     Columns: optimizer, label, group, value (momentum or beta1 of a fixed candidate); learning_rate, on_boundary
     (whether the tuned rate is an end of the grid, so that a better one may lie outside), validation_accuracy or
     validation_loss (tuning runs at that rate); seeds, diverged, tuning_runs, tuning_diverged (counts of runs);
-    test_accuracy and test_loss with ``_low`` and ``_high``; rank (by the study's criterion on test data, 1 is best);
-    smallest (share of the choices that the smallest candidate got, NaN without choices); and the paired difference in
-    that criterion to two references:
+    test_accuracy and test_loss, and exact_match where questions were asked, with ``_low`` and ``_high``; rank (by the
+    study's criterion on test data, 1 is best); smallest (share of the choices that the smallest candidate got, NaN
+    without choices); and the paired difference in that criterion to two references:
 
     - difference, _low, _high, p, p_holm: to `reference`, the fixed candidate that is best on validation data in the
       tuning runs, which is what a manual sweep would have picked;
     - top_difference, _low, _high: to `top`, the fixed candidate that is best on average on test data: a choice that
       looks at the test set, so it favours the fixed candidates.
 
-    p is the exact sign-flip test's, p_holm adjusts it for all comparisons with the reference.
+    p is the exact sign-flip test's, p_holm adjusts it for all comparisons with the reference; NaN throughout where the
+    seeds are too few for that many comparisons: the least p that n pairs can give is 2 / 2^n.
     """
-    accuracy, loss, compared = final(study, "test_accuracy"), final(study, "test_loss"), test_scores(study)
+    measures = {name: final(study, name) for name in MEASURES if (study.runs.metric == name).any()}
+    compared = test_scores(study)
     criterion = study.facts.criterion
     tuned = tuned_cells(study)
     fixed = [key for key in tuned.index if study.facts.optimizers[key]["group"] == "fixed"]
@@ -65,8 +70,7 @@ def scores(study: StudyResults) -> pd.DataFrame:
                 **_names(study, key),
                 **tuned.loc[key],
                 "seeds": compared[key].count(),
-                **_interval_columns("test_accuracy", accuracy[key].dropna()),
-                **_interval_columns("test_loss", loss[key].dropna()),
+                **_measured(measures, key),
                 "reference": reference,
                 **_interval_columns("difference", difference),
                 "p": sign_flip_test(difference),
@@ -75,7 +79,8 @@ def scores(study: StudyResults) -> pd.DataFrame:
             }
         )
     table = pd.DataFrame(rows)
-    table["p_holm"] = holm(table.p.tolist())
+    attainable = table.p.count() * 2.0 ** (1 - table.seeds.max())
+    table["p_holm"] = holm(table.p.tolist()) if attainable <= ALPHA else np.nan
     table["rank"] = table[f"test_{criterion}"].rank(ascending=criterion == "loss", method="min")
     table["smallest"] = table.optimizer.map(_smallest_shares(study)).astype(float)
     table["tuning_runs"] = table.optimizer.map(_tuning_runs(study)).fillna(0).astype(int)
@@ -158,6 +163,8 @@ def rates(*studies: StudyResults) -> pd.DataFrame:
     without an interval. With loss as criterion, where a diverged run has no difference, one of them makes it "below".
     `held`: whether the verdict is "within", "above" or "best".
     `inside`: whether the mean is in the best fixed candidate's own 95 % interval over the seeds, or better than that.
+    Both are missing where that candidate has no interval, for want of seeds or as one of its runs diverged.
+    `tells`: whether a control of BLIND is not inside. Where both are, to be inside says nothing for a rule.
     Pairing takes the seeds' common part out of the differences, so "below" finds smaller ones than that.
 
     Rows of the same `rule` are one, whatever optimizer it chooses for: the rule is the optimizer's key, and of a fixed
@@ -173,9 +180,10 @@ def rates(*studies: StudyResults) -> pd.DataFrame:
 def held(*studies: StudyResults) -> pd.DataFrame:
     """How many learning rates each candidate, rule and control of `rates` holds its own at, in each study.
 
-    Only rates count at which the best fixed candidate trains at all. Columns: study, criterion, rule, label, group;
-    rates, and of these inside, held, above; below (text: the rates at which it is below), outside (those at which it
-    is not inside); worst (the least of the mean differences; NaN if a run has none).
+    Only rates count at which the best fixed candidate trains at all, and has an interval: none with one tuning seed.
+    Columns: study, criterion, rule, label, group; rates, and of these inside, held, above; telling (the rates that
+    tell), and of these told (inside); below (text: the rates at which it is below), outside (those at which it is not
+    inside); worst (the least of the mean differences; NaN if a run has none).
     """
     table = rates(*studies)
     rows = []
@@ -188,12 +196,14 @@ def held(*studies: StudyResults) -> pd.DataFrame:
                 "rule": rule,
                 "label": own.label.iloc[0] if np.isnan(memory) else f"fixed {memory:g}",
                 "group": own.group.iloc[0],
-                "rates": len(own),
+                "rates": int(own.inside.count()),
                 "inside": int(own.inside.sum()),
                 "held": int(own.held.sum()),
                 "above": int((own.verdict == "above").sum()),
+                "telling": int(own.tells.sum()),
+                "told": int((own.tells & own.inside).sum()),
                 "below": _listed(own[own.verdict == "below"].learning_rate),
-                "outside": _listed(own[~own.inside].learning_rate),
+                "outside": _listed(own[~own.inside.fillna(True)].learning_rate),
                 "worst": own.difference.where(own.verdict != "best", 0.0).min(skipna=False),
             }
         )
@@ -296,6 +306,14 @@ def _interval_columns(name: str, values: ArrayLike) -> dict[str, float]:
     return dict(zip((name, f"{name}_low", f"{name}_high"), mean_interval(values), strict=True))
 
 
+def _measured(measures: Mapping[str, pd.DataFrame], key: str) -> dict[str, float]:
+    """Mean and interval of each measure over the test seeds of an optimizer."""
+    columns: dict[str, float] = {}
+    for name, values in measures.items():
+        columns |= _interval_columns(name, values[key].dropna())
+    return columns
+
+
 def _rates(study: StudyResults) -> pd.DataFrame:
     scores = tuning_scores(study).dropna(axis=1, how="all")
     groups = {key: entry["group"] for key, entry in study.facts.optimizers.items()}
@@ -308,6 +326,7 @@ def _rates(study: StudyResults) -> pd.DataFrame:
         share = _probability(study, means[best, rate]) / _probability(study, means.max())
         own = at_rate[best].dropna()
         floor = mean_interval(own if np.isfinite(own).all() else []).low
+        judged = not np.isnan(floor)
         for key in (key for key in study.facts.optimizers if key in at_rate and groups[key] in CONTENDERS):
             pairs = paired_difference(at_rate, key, best)
             failed = int(diverged.get((key, rate), 0))
@@ -324,14 +343,16 @@ def _rates(study: StudyResults) -> pd.DataFrame:
                     "best": best,
                     "trains": (best, rate) not in diverged and share >= TRAINS,
                     **dict(zip(("difference", "difference_low", "difference_high"), interval, strict=True)),
-                    "inside": bool(not lost and at_rate[key].mean() >= floor),
+                    "inside": bool(not lost and at_rate[key].mean() >= floor) if judged else None,
                     "pairs": len(pairs),
                     "failed": failed,
                     "verdict": verdict,
-                    "held": verdict in HELD,
+                    "held": verdict in HELD if judged else None,
                 }
             )
-    return pd.DataFrame(rows)
+    table = pd.DataFrame(rows).astype({"inside": "boolean", "held": "boolean"})
+    blind_outside = table[table.rule.isin(BLIND) & ~table.inside.fillna(True)]
+    return table.assign(tells=table.learning_rate.isin(blind_outside.learning_rate))
 
 
 def _rule(study: StudyResults, key: str) -> str:

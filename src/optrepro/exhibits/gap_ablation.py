@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Hashable, Mapping
 from typing import Any
 
+import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -15,6 +16,7 @@ from optrepro.exhibits.material import Material
 TITLES = {"gap-ablation-sgd": "SGD", "gap-ablation-adam": "AdamW"}
 HEADINGS = {"fixed": "fixed candidates"}
 MARKERS = ("o", "s")  # of the studies, in the panel they share
+SPREAD = 0.35  # octaves of batch size that the lines lie apart, to either side
 
 
 def figure(material: Material) -> Figure:
@@ -64,6 +66,7 @@ def table(material: Material) -> pd.DataFrame:
         ends = 100 * both[[name, f"{name}_low", f"{name}_high"]].to_numpy(dtype=float)
         return [style.interval(mean, low, high, 2) for mean, low, high in ends]
 
+    corrected = {"p (Holm)": [style.p_value(p) for p in both.p_holm]} if both.p_holm.notna().any() else {}
     return pd.DataFrame(
         {
             "study": both.study.map(TITLES).fillna("SGD"),
@@ -72,7 +75,7 @@ def table(material: Material) -> pd.DataFrame:
             "learning rate": [f"{rate:g}" for rate in both.learning_rate],
             "test accuracy (%)": column("test_accuracy"),
             "difference to the best fixed (points)": column("difference"),
-            "p (Holm)": [style.p_value(p) for p in both.p_holm],
+            **corrected,
             "difference to the score alone (points)": column("base_difference"),
             "smallest candidate (% of choices)": [style.percent(share) for share in both.smallest],
             "seeds": both.seeds,
@@ -120,12 +123,17 @@ def _differences(axes: Axes, variants: pd.DataFrame, y: Mapping[str, float]) -> 
 
 
 def _by_size(axes: Axes, sizes: pd.DataFrame, column: str) -> None:
-    """A line for each optimizer over the batch sizes, with its 95 % intervals if the column has them."""
-    for key, rows in sizes.groupby("optimizer", sort=False):
+    """A line for each optimizer over the batch sizes, with its 95 % intervals if the column has them.
+
+    The lines lie side by side, since bars in one place would hide each other.
+    """
+    places = np.linspace(-SPREAD, SPREAD, sizes.optimizer.nunique())
+    for place, (key, rows) in zip(places, sizes.groupby("optimizer", sort=False), strict=True):
         rows, look = rows.sort_values("batch_size"), style.look(str(key))
+        x = rows.batch_size * 2**place
         width = 2.4 if rows.group.iloc[0] == "fixed" else 1.2
         axes.plot(
-            rows.batch_size,
+            x,
             100 * rows[column],
             **look.line,
             marker=look.marker,
@@ -134,10 +142,10 @@ def _by_size(axes: Axes, sizes: pd.DataFrame, column: str) -> None:
             label=rows.label.iloc[0],
         )
         if f"{column}_low" in rows:
-            low, high = 100 * rows[f"{column}_low"], 100 * rows[f"{column}_high"]
-            axes.fill_between(rows.batch_size, low, high, color=look.color, alpha=0.12, lw=0)
+            axes.vlines(x, 100 * rows[f"{column}_low"], 100 * rows[f"{column}_high"], color=look.color, lw=0.7)
     ticks = sorted(sizes.batch_size.unique())
     axes.set_xscale("log", base=2)
     axes.set_xticks(ticks, [str(size) for size in ticks], fontsize=6)
+    axes.minorticks_off()
     axes.set_xlabel("batch size (examples)")
     style.grid(axes)

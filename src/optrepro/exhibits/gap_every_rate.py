@@ -28,6 +28,19 @@ TITLES = {
     "gap-sgdm": "SGD",
     "gap-adam": "AdamW",
 }
+PARTS = {  # studies that are counted together: those of the claims, and the older ones
+    "three tasks": ("gap-lm", "gap-vit", "gap-cifar100"),
+    "SGD and AdamW": ("gap-sgdm", "gap-adam"),
+}
+SUMS = 7.5  # width of their sums, in cells
+HEAD = 1.005  # height of what heads them, in axes
+DRAWN = {"inside": "inside", "told": "telling", "held": "paired"}
+TABLED = {
+    "inside": "inside the best fixed one's interval, or better",
+    "told": "inside where random switching or the mean of the buffers is not",
+    "held": "not below it in pairs",
+}
+COUNTS = {"inside": "rates", "told": "telling", "held": "rates"}  # what is counted, and of how many
 WORDS = {
     "above": "above the best fixed candidate",
     "within": "within the interval",
@@ -39,34 +52,34 @@ WORDS = {
 
 def figure(material: Material) -> Figure:
     """Rows are candidates, rules and controls, columns the learning rates of each study, cells the verdicts."""
-    rates = material.tables["gap-every-rate"]
-    rows = _rows(material.tables["gap-held"])
+    rates, held = material.tables["gap-every-rate"], material.tables["gap-held"]
+    rows = _rows(held)
     page = style.page(material, height=4.6 * len(rows) + 42)
-    grids = {str(study): sorted(own.learning_rate.unique()) for study, own in rates.groupby("study", sort=False)}
-    widths = [*(len(grid) for grid in grids.values()), 5]
-    *sides, right = page.subplots(1, len(widths), sharey=True, width_ratios=widths, squeeze=False)[0]
     y = dict(zip(rows.rule, panels.row_positions(rows), strict=True))
-    for axes, (study, grid) in zip(sides, grids.items(), strict=True):
-        for cell in rates[rates.study == study].to_dict("records"):
-            verdict_cell(axes, grid.index(cell["learning_rate"]), y[cell["rule"]] - 0.5, cell, text=False)
-        axes.set_xticks([i + 0.5 for i in range(len(grid))], [f"{rate:g}" for rate in grid], rotation=90)
-        axes.set(xlim=(0, len(grid)), xlabel="rate")
-        axes.set_title(TITLES.get(study, study), fontsize=7.5)
-        panels.bare(axes)
+    grids = {str(study): sorted(own.learning_rate.unique()) for study, own in rates.groupby("study", sort=False)}
+    columns = [column for part, studies in _parts(held).items() for column in (*studies, part)]
+    widths = [len(grids[column]) if column in grids else SUMS for column in columns]
+    sides = page.subplots(1, len(widths), sharey=True, width_ratios=widths, squeeze=False)[0]
+    for axes, column in zip(sides, columns, strict=True):
+        if column in grids:
+            _cells(axes, rates[rates.study == column], grids[column], y)
+            axes.set_title(TITLES[column], fontsize=7.5)
+        else:
+            _sums(axes, _counts(held, column), y)
     panels.name_rows(sides[0], rows, list(rows.label))
-    _sums(right, rows, y)
     verdict_legend(page)
     return page
 
 
 def table(material: Material) -> pd.DataFrame:
-    """A row per rule: at how many learning rates it matches, in all studies and in each, and its worst there."""
+    """A row per rule: at how many learning rates it matches, in each part and in each study, and its worst there."""
     held = material.tables["gap-held"]
     rows, cells = _rows(held), held.set_index(["rule", "study"])
     readable: dict[str, Any] = {"optimizer": rows.label, "group": rows.group}
-    readable["learning rates"] = rows.rates
-    readable["inside the best fixed one's interval, or better"] = rows.inside
-    readable["not below it in pairs"] = rows.held
+    for part in _parts(held):
+        counts = _counts(held, part)
+        for name, title in TABLED.items():
+            readable[f"{part}: {title}"] = [_of(counts, rule, name) for rule in rows.rule]
     for study in material.tables["gap-every-rate"].study.unique():
         readable[study] = [
             _in_words(cells.loc[rule, study]) if (rule, study) in cells.index else "–" for rule in rows.rule
@@ -111,34 +124,66 @@ def _amount(difference: float, criterion: str) -> str:
 
 
 def _rows(held: pd.DataFrame) -> pd.DataFrame:
-    """One row per rule, group by group: rule, label, group, rates, inside, held, everywhere (inside at each)."""
+    """One row per rule, group by group: rule, label, group."""
     order = {group: i for i, group in enumerate(style.GROUP_TITLES)}
-    rows = held.groupby("rule", sort=False).agg(
-        label=("label", "first"),
-        group=("group", "first"),
-        rates=("rates", "sum"),
-        inside=("inside", "sum"),
-        held=("held", "sum"),
-        studies=("study", "count"),
-    )
-    rows["everywhere"] = (rows.inside == rows.rates) & (rows.studies == held.study.nunique())
-    return rows.reset_index().sort_values("group", key=lambda group: group.map(order), kind="stable", ignore_index=True)
+    rows = held.drop_duplicates("rule")[["rule", "label", "group"]]
+    return rows.sort_values("group", key=lambda group: group.map(order), kind="stable", ignore_index=True)
 
 
-def _sums(axes: Axes, rows: pd.DataFrame, y: Mapping[Any, float]) -> None:
-    """To the right of the cells: the number of learning rates held; bold where it is all of them."""
-    for row in rows.to_dict("records"):
-        weight = "bold" if row["everywhere"] else "normal"
-        for x, count in ((0.0, row["inside"]), (0.6, row["held"])):
-            words = f"{count}/{row['rates']}"
-            axes.text(x, y[row["rule"]], words, va="center", fontsize=6.5, fontweight=weight)
-    axes.set_title("inside", loc="left", fontsize=7.5)
-    axes.set_title("paired", loc="right", fontsize=7.5)
+def _parts(held: pd.DataFrame) -> dict[str, list[str]]:
+    """The studies at hand of each part that has some."""
+    at_hand = {part: [study for study in studies if study in set(held.study)] for part, studies in PARTS.items()}
+    return {part: studies for part, studies in at_hand.items() if studies}
+
+
+def _counts(held: pd.DataFrame, part: str) -> pd.DataFrame:
+    """Sums over the studies of a part, by rule."""
+    return held[held.study.isin(PARTS[part])].groupby("rule", sort=False)[list({*COUNTS, *COUNTS.values()})].sum()
+
+
+def _of(counts: pd.DataFrame, rule: str, name: str) -> str:
+    """A count as "6 of 14"; a dash where nothing could be counted."""
+    if rule not in counts.index or not counts[COUNTS[name]][rule]:
+        return "–"
+    return f"{counts[name][rule]} of {counts[COUNTS[name]][rule]}"
+
+
+def _cells(axes: Axes, rates: pd.DataFrame, grid: list[float], y: Mapping[Any, float]) -> None:
+    """The verdicts of one study; the learning rates that tell are bold."""
+    for cell in rates.to_dict("records"):
+        verdict_cell(axes, grid.index(cell["learning_rate"]), y[cell["rule"]] - 0.5, cell, text=False)
+    axes.set_xticks([i + 0.5 for i in range(len(grid))], [f"{rate:g}" for rate in grid], rotation=90)
+    telling = set(rates[rates.trains & rates.tells].learning_rate)
+    for rate, tick in zip(grid, axes.get_xticklabels(), strict=True):
+        tick.set_fontweight("bold" if rate in telling else "normal")
+    axes.set(xlim=(0, len(grid)), xlabel="rate")
+    panels.bare(axes)
+
+
+def _sums(axes: Axes, counts: pd.DataFrame, y: Mapping[Any, float]) -> None:
+    """Beside the cells of a part: its counts; bold at every rate of every study."""
+    for x, (name, title) in enumerate(DRAWN.items()):
+        axes.text((x + 0.5) / len(DRAWN), HEAD, title, ha="center", va="bottom", fontsize=6, transform=axes.transAxes)
+        for rule in counts.index:
+            words = _of(counts, rule, name).replace(" of ", "/")
+            whole = counts[name][rule] == counts[COUNTS[name]].max() > 0
+            axes.text(
+                (x + 0.5) / len(DRAWN),
+                y[rule],
+                words,
+                ha="center",
+                va="center",
+                fontsize=6.5,
+                fontweight="bold" if whole else "normal",
+                transform=axes.get_yaxis_transform(),
+            )
     axes.axis("off")
 
 
 def _in_words(row: Any) -> str:
-    """Learning rates held, and the worst mean difference, in one study."""
+    """Learning rates held, and the worst mean difference, in one study; a dash where none could be judged."""
+    if not row.rates:
+        return "–"
     unit, scale = ("points", 100) if row.criterion == "accuracy" else ("nats", 1)
     digits = 2 if row.criterion == "accuracy" else 3
     worst = "a run diverged" if row.worst != row.worst else f"{scale * row.worst:+.{digits}f} {unit}"

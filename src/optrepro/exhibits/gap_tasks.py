@@ -61,7 +61,9 @@ def table(material: Material) -> pd.DataFrame:
         f"{runs} (the sweep: {sweep})" if group == "fixed" else str(runs)
         for runs, group in zip(scores.tuning_runs, scores.group, strict=True)
     ]
-    held = rates[rates.trains].groupby("optimizer").held.agg(["sum", "count"]).reindex(scores.optimizer)
+    held = rates[rates.trains].groupby("optimizer").held.agg(["sum", "count"]).reindex(scores.optimizer, fill_value=0)
+    exact = {"exact match (%)": column("exact_match", 100, 2)} if "exact_match" in scores else {}
+    corrected = {"p (Holm)": [style.p_value(p) for p in scores.p_holm]} if scores.p_holm.notna().any() else {}
     return pd.DataFrame(
         {
             "optimizer": panels.row_labels(scores),
@@ -69,12 +71,13 @@ def table(material: Material) -> pd.DataFrame:
             "learning rate": [f"{rate:g}" for rate in scores.learning_rate],
             "test accuracy (%)": column("test_accuracy", 100, 2),
             "test loss": column("test_loss", 1, 4),
+            **exact,
             "rank": [style.number(rank) for rank in scores["rank"]],
             "best fixed": best.map({True: "yes", False: ""}),
             f"difference to the best fixed ({unit})": column("difference", scale, digits),
-            "p (Holm)": [style.p_value(p) for p in scores.p_holm],
+            **corrected,
             f"difference to the fixed one best on test ({unit})": column("top_difference", scale, digits),
-            "learning rates held": ["–" if n != n else f"{k:.0f} of {n:.0f}" for k, n in held.to_numpy(dtype=float)],
+            "learning rates held": [f"{k} of {n}" if n else "–" for k, n in held.to_numpy()],
             "smallest candidate (% of choices)": [style.percent(share) for share in scores.smallest],
             "tuning (runs)": tuning,
             "seeds": scores.seeds,

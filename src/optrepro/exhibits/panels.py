@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-import scikit_posthocs
 from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -236,6 +235,8 @@ def critical_difference(axes: Axes, ranks: pd.DataFrame, tests: pd.DataFrame, bo
         tests: first, second, p_holm of every pair.
         bold: optimizers that stand out.
     """
+    import scikit_posthocs  # takes half a second, and only such a diagram needs it
+
     labels = dict(zip(ranks.optimizer, ranks.label, strict=True))
     p = pd.DataFrame(1.0, index=ranks.label, columns=ranks.label)
     for row in tests.to_dict("records"):

@@ -103,7 +103,8 @@ class AlignedMeanSGD(AlignedMean, SwitchingSGD):
     \Phi(-t_j)`, :math:`\Phi` the normal distribution function, and weights that sum to 1.
 
     Without evidence (all t are 0) this is the mean of the candidates, `controls.MeanSGD`; gradients that keep their
-    direction lead to the largest momentum, gradients that turn against the buffers to the smallest.
+    direction lead to the largest momentum, gradients that turn against the buffers to the smallest. It is not always
+    alignment that makes it good: on a perceptron random switching with its shares, and the mean, are ahead of it.
 
     Args:
         params, lr, momentum: as in `gap.GapSGD`; candidates in ascending order.

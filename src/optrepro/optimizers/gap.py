@@ -131,7 +131,8 @@ class GreedyAlignment(Alignment):
         Args:
             closure: computes the gradients anew and returns the loss.
             half_grads: gradients of the mean loss over one half of the batch, in the order of the parameters and in
-                the scale of their gradients (unscaled under AMP). The gradients themselves are the mean of both halves.
+                the scale of their gradients (unscaled under AMP). The gradients themselves are the mean of both halves:
+                where one weighs 2x of 2, as with more tokens that count, it is 2x times the gradient of its mean loss.
             validation_grads: gradients on data that is independent of the batch, in the same form.
 
         Returns: the closure's loss, or None.
