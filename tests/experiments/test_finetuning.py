@@ -3,6 +3,7 @@
 import os
 import signal
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -114,13 +115,58 @@ def test_the_first_loss_is_that_of_the_backbone_and_training_lowers_it(tiny_gap:
     assert final[0.01] < final[1e-9] - 0.02
 
 
-def test_questions_are_asked_at_the_end_of_test_runs_alone(
-    tiny_gap: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    asked = [Question("1 + 1?", " #### 2")]
-    monkeypatch.setattr(language, "questions", lambda name, count: asked * count)
-    results = carry_out(tiny_gap("studies.language.task.exact_match=2"), "language", "adamw", tmp_path)
+ASKING = ("download=true", "studies.language.task.corpus=[gsm8k]")  # which is planned with, and nothing is loaded
+
+
+@pytest.fixture
+def asking(tiny_gap: Tiny, monkeypatch: pytest.MonkeyPatch) -> Config:
+    """A study of a language model that answers five made-up questions, two at a time; some are answered right."""
+    digits = [f"{n}\n#### {n % 2}" for n in range(5)]
+    monkeypatch.setattr(language, "questions", lambda name, count: [Question(each[0], each[1:]) for each in digits])
+    monkeypatch.setattr(finetuning, "TOGETHER", 2)
+
+    def odd_ones_are_right(module: Any, asked: Any, **settings: Any) -> int:
+        assert not module.training
+        assert len(asked) <= 2
+        return sum(question.answer.endswith("1") for question in asked)
+
+    monkeypatch.setattr(language, "exact_matches", odd_ones_are_right)
+    return tiny_gap(*ASKING, "studies.language.task.exact_match=5")
+
+
+def test_questions_are_asked_at_the_end_of_test_runs_alone(asking: Config, tmp_path: Path) -> None:
+    results = carry_out(asking, "language", "adamw", tmp_path)
     told = results[results.metric == "exact_match"]
     assert told.role.tolist() == ["test", "test"]
     assert told.step.unique().tolist() == [6]
-    assert told.value.between(0, 1).all()
+    assert told.value.tolist() == [2 / 5, 2 / 5]
+
+
+def test_answers_are_kept_where_a_time_slice_ends_and_no_question_is_asked_twice(
+    asking: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    expected = carry_out(asking, "language", "adamw", tmp_path)
+    answer, asked, resumed, slices = language.exact_matches, [], None, 0
+
+    def noted(module: Any, questions: Any, **settings: Any) -> int:
+        asked.extend(question.prompt for question in questions)
+        return answer(module, questions, **settings)
+
+    monkeypatch.setattr(language, "exact_matches", noted)
+    while resumed is None:
+        keeper = Checkpoint(tmp_path / "state.pt", time_slice=0)
+        slices += 1
+        with suppress(Interrupted):
+            resumed = carry_out(asking, "language", "adamw", tmp_path, checkpoint=keeper)
+    pd.testing.assert_frame_equal(resumed, expected, check_exact=True)
+    assert asked == [*"01234"] * 2
+    runs = expected.drop_duplicates("run")
+    assert slices == 6 * len(runs) + 3 * (runs.role == "test").sum() + 1
+
+
+def test_the_tuned_model_answers_by_generation(tiny_gap: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = [Question("1 + 1?", " #### 2")] * 2
+    monkeypatch.setattr(language, "questions", lambda name, count: asked)
+    settings = tiny_gap(*ASKING, "studies.language.task.exact_match=2", "studies.language.precision=bfloat16")
+    results = carry_out(settings, "language", "adamw", tmp_path)
+    assert results[results.metric == "exact_match"].value.between(0, 1).all()

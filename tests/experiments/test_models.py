@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from optrepro.experiments import models
 from optrepro.experiments.models import Models, Separate, Stacked
-from optrepro.problems import networks
+from optrepro.problems import adapters, language, networks
 from optrepro.problems.datasets import Split
 
 KINDS = {"stacked": Stacked, "separate": Separate}
@@ -117,7 +117,7 @@ def test_a_state_holds_the_statistics_of_batch_norm() -> None:
     assert all(map(torch.equal, statistics(modules), expected))
 
 
-def test_training_moves_the_statistics_of_batch_norm_and_evaluation_does_not() -> None:
+def test_training_moves_the_statistics_of_batch_norm_before_and_after_an_evaluation_that_does_not() -> None:
     modules = normed()
     several = Separate(modules, False)
     fresh = statistics(modules)
@@ -126,6 +126,8 @@ def test_training_moves_the_statistics_of_batch_norm_and_evaluation_does_not() -
     assert not any(torch.equal(a, b) for a, b in zip(fresh, trained, strict=True))
     several.evaluate(split(50))
     assert all(map(torch.equal, statistics(modules), trained))
+    several.gradients(*batch())
+    assert not any(torch.equal(a, b) for a, b in zip(trained, statistics(modules), strict=True))
 
 
 def test_a_probe_gives_the_same_gradients_and_leaves_the_statistics_of_batch_norm() -> None:
@@ -155,6 +157,18 @@ def test_bfloat16_computes_in_half_precision_and_keeps_weights_and_losses_whole(
     assert all(g.dtype == torch.float32 for of_copy in half[1] for g in of_copy)
     assert not torch.equal(full[0], half[0])
     torch.testing.assert_close(full[0], half[0], rtol=0.02, atol=0)
+
+
+def test_every_part_is_in_training_mode_for_gradients_and_none_for_evaluations() -> None:
+    modules = normed()
+    for module in modules:
+        module[1].eval()
+    several = Separate(modules, False)
+    for _ in range(2):
+        several.gradients(*batch())
+        assert all(part.training for module in modules for part in module.modules())
+        several.evaluate(split(50))
+        assert not any(part.training for module in modules for part in module.modules())
 
 
 @pytest.mark.parametrize(("name", "kind"), [("softmax", Stacked), ("perceptron", Stacked), ("cnn", Separate)])
@@ -224,3 +238,32 @@ def test_what_needs_no_gradient_is_no_parameter_and_in_no_state() -> None:
     assert [len(gradients) for gradients in several.gradients(*batch())[1]] == [4] * COPIES
     assert not any(name.startswith("0.") for name in several.state()[0])
     assert "1.running_mean" in several.state()[0]
+
+
+# Backbones with adapters
+
+
+def adapted() -> list[nn.Module]:
+    """Small language models whose adapters are not zero."""
+    modules = [adapters.lora(language.gpt(WORDS, LENGTH, 8, 1, 1, 0), 2, 4.0, None, seed=r) for r in range(COPIES)]
+    torch.manual_seed(0)
+    with torch.no_grad():
+        for parameter in (p for module in modules for p in adapters.trainable(module).values()):
+            parameter.normal_(0, 0.3)
+    return modules
+
+
+def test_adapters_merged_or_not_give_the_same_gradients_and_evaluations() -> None:
+    tokens, labels = sentences(BATCH, COPIES)
+    merged, apart = models.Adapted(adapted(), False), Separate(adapted(), False)
+    for got, wanted in zip(merged.gradients(tokens, labels), apart.gradients(tokens, labels), strict=True):
+        torch.testing.assert_close(got, wanted, rtol=1e-4, atol=1e-6)
+    data = Split(*sentences(BATCH))
+    torch.testing.assert_close(merged.evaluate(data), apart.evaluate(data))
+
+
+def test_in_bfloat16_adapters_stay_apart_from_weights_that_would_swallow_them() -> None:
+    examples = sentences(BATCH, COPIES)
+    first, second = (kind(adapted(), True).gradients(*examples) for kind in (models.Adapted, Separate))
+    assert torch.equal(first[0], second[0])
+    assert all(map(torch.equal, sum(first[1], []), sum(second[1], [])))  # noqa: RUF017

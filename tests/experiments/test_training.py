@@ -668,3 +668,30 @@ def test_the_gradient_of_a_step_is_of_the_whole_batch_where_halves_are_scored_un
     expected_losses, expected = of_halves.models.gradients(images, labels)
     torch.testing.assert_close(losses, expected_losses)
     torch.testing.assert_close(flat(gradients[0]), flat(expected[0]))
+
+
+def test_of_pure_noise_the_product_of_halves_is_zero_where_they_are_scored_unequally(
+    tiny: Tiny, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = tiny(entry("x", "torch.optim.StillWithHalves"), *SEPARATE)
+    run, study = runs_of(settings, "x", "test")[0], study_of(settings)
+    dataset, build = tasks.of(study, Context(settings.seed, torch.device("cpu"), Checkpoint(None), dataset="digits"))
+    of_halves = training.Training([run], [0.1], study, study.entry("x"), None, dataset, build)
+    images, labels = of_halves._batch(dataset.train, "order")
+    labels = labels.clone()
+    labels[0, :5] = models.IGNORED
+    generator = torch.Generator().manual_seed(0)
+
+    def noise(images: Tensor, labels: Tensor) -> tuple[Tensor, models.Gradients]:
+        scored = (labels != models.IGNORED).sum()
+        return torch.zeros(1), [[torch.randn(10_000, generator=generator) / scored**0.5]]
+
+    monkeypatch.setattr(of_halves.models, "gradients", noise)
+    products = []
+    for _ in range(50):
+        _, [[whole]], [arguments] = of_halves._gradients(images, labels)
+        [half] = arguments["half_grads"]
+        products.append(float(half @ (2 * whole - half)))  # as an optimizer takes it, see GapSGD
+    error = torch.tensor(products).std() / 50**0.5
+    assert abs(sum(products) / 50) < 4 * error
+    assert error < 0.02 * float(whole @ whole)

@@ -95,6 +95,22 @@ def test_training_changes_the_adapters_and_leaves_the_backbone():
     assert changed == set(trained)
 
 
+@pytest.mark.parametrize(("make", "head"), [(gpt, None), (vit, vision.HEAD)])
+def test_adapters_merged_into_the_weights_give_the_same_outputs_and_gradients(make, head):
+    module = adapters.lora(make(), 4, 8.0, None, seed=0, head=head)
+    inputs = TOKENS if make is gpt else torch.randn(3, 1, 8, 8)
+    trained = list(adapters.trainable(module).values())
+    with torch.no_grad():
+        for p in trained:
+            p.normal_(0, 0.1)
+    apart, merged = module(inputs), adapters.merged_call(module, inputs)
+    torch.testing.assert_close(merged, apart)
+    assert not torch.allclose(apart, make()(inputs), atol=0.01)  # that there is something to merge
+    for a, b in zip(*(torch.autograd.grad(out.square().mean(), trained) for out in (merged, apart)), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-6)
+    assert torch.equal(module(inputs), apart)
+
+
 @pytest.mark.parametrize("make", [gpt, vit])
 def test_the_weights_of_a_backbone_come_back(make, tmp_path):
     adapters.save(make(seed=1), tmp_path / "weights.safetensors")

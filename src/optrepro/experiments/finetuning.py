@@ -6,6 +6,7 @@ from functools import partial
 from typing import Any
 
 import pandas as pd
+import torch
 
 from optrepro.config import FineTuningStudy, LanguageTask
 from optrepro.experiments import tasks
@@ -14,6 +15,8 @@ from optrepro.experiments.models import Separate
 from optrepro.experiments.training import Training, train
 from optrepro.problems import language
 from optrepro.runtable import Batch
+
+TOGETHER = 64  # questions that are answered side by side, between two chances to save
 
 
 def run(study: FineTuningStudy, batch: Batch, context: Context) -> pd.DataFrame:
@@ -28,31 +31,57 @@ def run(study: FineTuningStudy, batch: Batch, context: Context) -> pd.DataFrame:
 
 
 class Asked(Training):
-    """A fine-tuning of language models that answer test questions at the end."""
+    """A fine-tuning of language models whose test runs answer questions after the last step, some in each advance."""
 
     def __init__(self, context: Context, *arguments: Any):
         super().__init__(*arguments)
-        self.context = context
+        assert isinstance(self.study, FineTuningStudy)
+        assert isinstance(self.study.task, LanguageTask)
+        assert context.dataset is not None
+        count = self.study.task.exact_match
+        self.questions = language.questions(context.dataset, count) if self.runs[0].role == "test" else []
+        self.tokenizer = tasks.tokenizer_of(self.study)
+        self.device = context.device
+        self.answered = 0
+        self.right = [0] * len(self.runs)
 
-    def finish(self) -> None:
-        """Answer the questions, in test runs only."""
-        if self.runs[0].role == "tune":
-            return
+    @property
+    def finished(self) -> bool:
+        """See `Training`; and whether every question has been answered."""
+        return super().finished and (self.answered >= len(self.questions) or not any(self.alive))
+
+    def advance(self) -> None:
+        """See `Training`; after the last step the next questions are answered."""
+        if super().finished:
+            self._answer()
+        else:
+            super().advance()
+
+    def state(self) -> dict[str, Any]:
+        """See `Training`."""
+        return {**super().state(), "answered": self.answered, "right": self.right}
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        """See `Training`."""
+        super().load_state(state)
+        self.answered, self.right = state["answered"], state["right"]
+
+    def _answer(self) -> None:
         study, models = self.study, self.models
         assert isinstance(study, FineTuningStudy)
         assert isinstance(study.task, LanguageTask)
         assert isinstance(models, Separate)
-        assert self.context.dataset is not None
-        asked = language.questions(self.context.dataset, study.task.exact_match)
+        asked = self.questions[self.answered : self.answered + TOGETHER]
+        self.answered += len(asked)
         self.switch_mode("eval")
         for r, module in enumerate(models.copies):
-            if self.alive[r]:
-                share = language.exact_match(
-                    module.eval(),
-                    asked,
-                    context=study.task.context,
-                    tokenizer=tasks.tokenizer_of(study),
-                    device=self.context.device,
+            if not self.alive[r]:
+                continue
+            assert isinstance(module, language.LanguageModel)
+            with torch.autocast(self.device.type, torch.bfloat16, enabled=study.precision == "bfloat16"):
+                self.right[r] += language.exact_matches(
+                    module.eval(), asked, context=study.task.context, tokenizer=self.tokenizer
                 )
-                self.record(r, "exact_match", share)
+            if self.answered == len(self.questions):
+                self.record(r, "exact_match", self.right[r] / self.answered)
         self.switch_mode("train")

@@ -114,7 +114,7 @@ def _fine_tuning(study: FineTuningStudy, context: Context) -> tuple[Dataset, Bui
 
     def build(runs: Sequence[Run]) -> Models:
         chunk = HUB_IMAGES if study.hub and head else models.CHUNK
-        return models.Separate([adapted(run) for run in runs], study.precision == "bfloat16", chunk)
+        return models.Adapted([adapted(run) for run in runs], study.precision == "bfloat16", chunk)
 
     return dataset, build
 

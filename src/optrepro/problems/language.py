@@ -188,7 +188,7 @@ def gpt(vocabulary: int, context: int, width: int, layers: int, heads: int, seed
         n_embd=width,
         n_layer=layers,
         n_head=heads,
-        activation_function="gelu_pytorch_tanh",  # "gelu_new", in one pass: a fifth less time on a CPU
+        activation_function="gelu_pytorch_tanh",  # "gelu_new" in one operation: 15 % faster on a CPU
         resid_pdrop=0.0,
         embd_pdrop=0.0,
         attn_pdrop=0.0,
