@@ -11,7 +11,7 @@ all: $(VENV)/.ready
 	snakemake --cores all --configfile config/$(SCALE).yaml
 
 test: $(VENV)/.ready-dev lint
-	pytest -n 2 --dist loadfile
+	pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 lint: $(VENV)/.ready-dev
 	ruff check .
