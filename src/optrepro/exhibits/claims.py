@@ -30,7 +30,7 @@ LOOKS = {
 }
 LINE, GAP, HEADING, FONT = 2.4, 1.0, 5.2, 6.0  # mm, and points
 COLUMNS = {"statement": 20.0, "evidence": 97.0}  # left edges, mm
-WIDTHS = {"statement": 66, "evidence": 75}  # characters in a line
+WIDTHS = {"statement": 63, "evidence": 75}  # characters in a line
 MOST = {"evidence": 2}  # lines
 
 

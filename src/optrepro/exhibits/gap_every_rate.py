@@ -25,8 +25,8 @@ TITLES = {
     "gap-lm": "language",
     "gap-vit": "vision",
     "gap-cifar100": "CIFAR-100",
-    "gap-sgdm": "SGD",
-    "gap-adam": "AdamW",
+    "gap-sgdm": "images,\nSGD",
+    "gap-adam": "images,\nAdamW",
 }
 PARTS = {  # studies that are counted together: those of the claims, and the older ones
     "three tasks": ("gap-lm", "gap-vit", "gap-cifar100"),
@@ -67,6 +67,7 @@ def figure(material: Material) -> Figure:
         else:
             _sums(axes, _counts(held, column), y)
     panels.name_rows(sides[0], rows, list(rows.label))
+    page.align_xlabels(sides)
     verdict_legend(page)
     return page
 
