@@ -29,8 +29,8 @@ LOOKS = {
     "not run": ("#8C8C8C", "○"),
 }
 LINE, GAP, HEADING, FONT = 2.4, 1.0, 5.2, 6.0  # mm, and points
-COLUMNS = {"statement": 20.0, "evidence": 97.0}  # left edges, mm
-WIDTHS = {"statement": 63, "evidence": 75}  # characters in a line
+COLUMNS = {"statement": 20.0, "evidence": 98.5}  # left edges, mm
+WIDTHS = {"statement": 66, "evidence": 74}  # characters in a line
 MOST = {"evidence": 2}  # lines
 
 
