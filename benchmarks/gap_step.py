@@ -92,8 +92,8 @@ class Side:
         return seconds(self.optimizer.step, self.images.device)
 
     def steps(self) -> float:
-        """Seconds of 16 steps: some rules do more work at every so many."""
-        return seconds(lambda: [self.optimizer.step() for _ in range(16)], self.images.device)
+        """Seconds of 64 steps, in which the continuous form watches and rests once."""
+        return seconds(lambda: [self.optimizer.step() for _ in range(64)], self.images.device)
 
 
 def seconds(work: Callable[[], object], device: torch.device) -> float:

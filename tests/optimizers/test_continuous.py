@@ -80,9 +80,17 @@ def test_the_autocorrelation_agrees_with_the_exact_one_within_the_sketchs_error(
 
 def test_a_sketch_of_few_coordinates_in_as_many_buckets_is_exact() -> None:
     gradients = autoregressive(0.5, 64, 6)
-    rule, _ = followed(gradients, ContinuousSGD, decay=1.0)
-    exact = [torch.stack([gradients[n] @ gradients[n - k] for n in range(k, 64)]).mean() for k in range(17)]
+    rule, _ = followed(gradients, ContinuousSGD, decay=1.0, rest=7)
+    spells = (range(32), range(39, 55))  # of the second the first half has been looked at
+    pairs = [[(n, n - k) for spell in spells for n in spell[k:]] for k in range(17)]
+    exact = [torch.stack([gradients[n] @ gradients[m] for n, m in of_lag]).mean() for of_lag in pairs]
     torch.testing.assert_close(rule.autocorrelation, torch.stack(exact))
+
+
+def test_the_momentum_stays_between_spells() -> None:
+    _, momenta = followed(autoregressive(0.6, 150, 20_000), ContinuousSGD)
+    moved = torch.nonzero(momenta.diff()).flatten() + 2  # the number of the step
+    assert moved.tolist() == [16, 32, 80, 96, 144]
 
 
 @pytest.mark.parametrize("sizes", [[10_000], [784 * 100, 100, 1000, 10], [256 * 64, *[64] * 10], [3 * 10**6, 1000]])
@@ -140,7 +148,7 @@ def test_a_moving_momentum_gives_the_plain_recursions(strided: bool) -> None:
     gradients = autoregressive(0.9, 60, 400)
     storage = torch.ones(400, 2 if strided else 1)
     p = storage[:, 0].requires_grad_()
-    rule = ContinuousAdamW([p], 0.01, ((0.0, 0.99), (0.95, 0.99)), every=2, lags=4, weight_decay=0.1)
+    rule = ContinuousAdamW([p], 0.01, ((0.0, 0.99), (0.95, 0.99)), every=2, lags=4, rest=3, weight_decay=0.1)
     x, first, second, product = torch.ones(400, dtype=torch.float64), 0.0, 0.0, 1.0
     seen = set()
     for n, gradient in enumerate(gradients.double(), 1):
@@ -158,7 +166,7 @@ def test_a_moving_momentum_gives_the_plain_recursions(strided: bool) -> None:
 
 def test_sgd_with_a_moving_momentum_gives_the_plain_recursion() -> None:
     gradients = autoregressive(0.0, 120, 400)
-    rule = ContinuousSGD([p := torch.ones(400, requires_grad=True)], 0.01, every=2, lags=4)
+    rule = ContinuousSGD([p := torch.ones(400, requires_grad=True)], 0.01, every=2, lags=4, rest=3)
     x, buffer = torch.ones(400, dtype=torch.float64), 0.0
     for gradient in gradients:
         p.grad = gradient.clone()
@@ -221,6 +229,7 @@ def test_the_word_continuous_makes_the_continuous_form(optimizer: Any, form: Any
         ({"candidates": "continuous", "decay": 0}, "decay = 0"),
         ({"candidates": "continuous", "smoothing": 1}, "smoothing = 1"),
         ({"candidates": "continuous", "every": 0}, "every = 0"),
+        ({"candidates": "continuous", "rest": -1}, "rest = -1"),
     ],
 )
 def test_a_setting_out_of_range_is_named(settings: dict[str, Any], message: str) -> None:

@@ -25,8 +25,8 @@ from optrepro.runtable import Batch
 RATE = 1e-6  # small: the work is the same at any rate, and the parameters must stay finite
 VERSIONS = ("foreach", "fused")  # of torch's optimizer; ratios are to the first
 MOST_TURNS = 40  # more say nothing new
-STEPS = 16  # of a turn at most, as some rules do more work at every so many steps
-TURN = 0.02  # seconds: a turn of small steps has several
+STEPS = 64  # of a turn at most: in as many the continuous form watches and rests once
+TURN = 0.05  # seconds: a turn of small steps has several
 IMAGES, CLASSES = (3, 32, 32), 100
 
 

@@ -47,9 +47,10 @@ class ContinuousRule(Rule):
 
     score: str = "debiased"
     lags: int = 16
-    decay: float = 0.98
+    decay: float = 0.99
     smoothing: float = 0.9
     every: int = 16
+    rest: int = 32
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -59,6 +60,12 @@ class ContinuousRule(Rule):
         require(0 < self.decay <= 1, "decay", self.decay, "in (0, 1]")
         require(0 <= self.smoothing < 1, "smoothing", self.smoothing, "in [0, 1)")
         require(self.every >= 1, "every", self.every, "at least 1")
+        require(self.rest >= 0, "rest", self.rest, "at least 0")
+
+    @property
+    def spell(self) -> int:
+        """Steps whose gradients are watched one after the other: in the last look every lag has products."""
+        return self.lags + self.every
 
 
 class Continuous(GreedyAlignment):
@@ -177,14 +184,12 @@ class Continuous(GreedyAlignment):
         record = self._record()
         record["age"] += 1
         if self._moves:
-            sketch = self.sketch
             if "sketches" not in record:
-                self._start(record, sketch)
-            params, groups = self._all_params()
-            row = (record["age"] - 1) % self.rule.every
-            sketch.fold(self._sample(sketch, params, groups), out=record["sketches"][self.rule.lags + row])
-            if row == self.rule.every - 1:
-                self._refresh(record)
+                self._start(record)
+            place = record["place"]
+            if place < self.rule.spell:
+                self._watch(record, place)
+            record["place"] = (place + 1) % (self.rule.spell + self.rule.rest)
         momentum: Tensor = record["momentum"]
         return momentum.item() if momentum.device.type == "cpu" else momentum.float()
 
@@ -198,38 +203,47 @@ class Continuous(GreedyAlignment):
         """What the gradients are seen through."""
         if self._sketch is None:
             params, _ = self._all_params()
-            rows, small = self.rule.lags + self.rule.every, 16 * (self.rule.lags + 8)
+            rows, small = self.rule.spell, 16 * (self.rule.lags + 8)
             memory = MEMORY * self._state_size() - small
             self._sketch = Sketch([param.numel() for param in params], memory, rows, self.rule.seed, params[0].device)
         return self._sketch
 
-    def _start(self, record: dict[str, Any], sketch: Sketch) -> None:
+    def _start(self, record: dict[str, Any]) -> None:
         """Begin anew with no sketches."""
-        device = sketch.signs.device
-        record["sketches"] = torch.zeros(self.rule.lags + self.rule.every, sketch.width, device=device)
+        device = self.sketch.signs.device
+        record["sketches"] = torch.zeros(self.rule.spell, self.sketch.width, device=device)
         record["products"] = torch.zeros(self.rule.lags + 1, device=device)
         record["squares"] = torch.zeros((), device=device)
         record["weight"] = torch.zeros(self.rule.lags + 1, device=device)
-        record["since"] = record["age"] - 1
+        record.update(place=0, looked=record["age"] - 1)
 
-    def _refresh(self, record: dict[str, Any]) -> None:
-        """Take the last sketches into the autocorrelation, and move the momentum towards its maximizer."""
+    def _watch(self, record: dict[str, Any], place: int) -> None:
+        """Sketch the gradients of a step of a spell, and look at the estimate at every so many of them."""
         lags, every, sketches = self.rule.lags, self.rule.every, record["sketches"]
+        if place == 0:
+            sketches.zero_()  # nothing is known of the steps before
+        params, groups = self._all_params()
+        self.sketch.fold(self._sample(self.sketch, params, groups), out=sketches[lags + place % every])
+        if (place + 1) % every == 0:
+            self._refresh(record, place + 1)
+            sketches[:lags] = sketches[every:].clone()
+
+    def _refresh(self, record: dict[str, Any], known: int) -> None:
+        """Take the last sketches into the autocorrelation, and move the momentum towards its maximizer.
+
+        Of the first gradients of a spell few are known before them, so that long lags have fewer products.
+        """
+        lags, every, sketches = self.rule.lags, self.rule.every, record["sketches"]
+        elapsed, record["looked"] = record["age"] - record["looked"], record["age"]
         # A row of the product holds a sketch's inner products with all; those with itself and the ones before it lie
         # one place further right in each row.
         rows = (sketches[lags:] @ sketches.T).as_strided((every, lags + 1), (lags + every + 1, 1))
-        forget = self.rule.decay**every
+        counts = (known - torch.arange(lags + 1, device=rows.device)).clamp(0, every)
+        forget = self.rule.decay**elapsed
         record["products"] = torch.add(rows.sum(0).flip(0), record["products"], alpha=forget)
         record["squares"] = torch.add(rows[:, :lags].square().sum(), record["squares"], alpha=forget**2)
-        record["weight"] = torch.add(self._products(record), record["weight"], alpha=forget)
-        self._settle(record)
-        sketches[:lags] = sketches[every:].clone()
-
-    def _products(self, record: dict[str, Any]) -> Tensor:
-        """How many of the last products each lag has: the first gradients have none before them."""
-        known: int = record["age"] - record["since"]
-        missing = torch.arange(self.rule.lags + 1, device=record["weight"].device)
-        return (known - missing).clamp(0, self.rule.every)
+        record["weight"] = torch.add(counts, record["weight"], alpha=forget)
+        self._settle(record, elapsed)
 
     def _count(self, record: dict[str, Any], age: int) -> None:
         """Count the steps until then, since the last count; all of them had the present momentum."""
@@ -239,8 +253,8 @@ class Continuous(GreedyAlignment):
             record["counts"] = record["counts"].index_add(0, place, torch.full_like(place, steps))
             record["counted"] = age
 
-    def _settle(self, record: dict[str, Any]) -> None:
-        """The smoothed maximizer of the score."""
+    def _settle(self, record: dict[str, Any], elapsed: int) -> None:
+        """The smoothed maximizer of the score, so many steps after the last."""
         products = record["products"] if self.rule.score == "paper" else record["products"][1:]
         low, high = self.interval
         grid, filters = _filters(low, high, len(products), products.device)
@@ -249,7 +263,7 @@ class Continuous(GreedyAlignment):
         variance = record["squares"] / self.rule.lags
         beyond_doubt = best * best.abs() > DOUBT**2 * variance
         target = torch.where(beyond_doubt, grid.index_select(0, index[None])[0], low)
-        keep = self.rule.smoothing**self.rule.every
+        keep = self.rule.smoothing**elapsed
         self._count(record, record["age"] - 1)
         record["momentum"] = torch.lerp(target, record["momentum"], keep).clamp_(low, high)
 
@@ -315,7 +329,9 @@ class ContinuousSGD(Continuous, GapSGD):
         decay: weight of the past in the average over steps that estimates :math:`R_k`, per step, in (0, 1].
         smoothing: share of the past in the momentum, per step, in [0, 1).
         every: steps between two looks at the estimate. Until the first look the momentum is 0.9, or what of the
-            interval is nearest to it. Long lags have fewer products in that look, and so less of a say.
+            interval is nearest to it.
+        rest: gradients are watched in spells of lags + every steps; in so many steps between two spells the momentum
+            stays. Long lags have fewer products in a spell, and so less of a say.
         seed: of the sketch; two optimizers of equal seeds and parameters measure alike.
         **settings: weight_decay (coupled), maximize and foreach, see `SwitchingSGD`.
 
@@ -341,13 +357,14 @@ class ContinuousSGD(Continuous, GapSGD):
         candidates: str = "continuous",
         score: str = "debiased",
         lags: int = 16,
-        decay: float = 0.98,
+        decay: float = 0.99,
         smoothing: float = 0.9,
         every: int = 16,
+        rest: int = 32,
         seed: int = 0,
         **settings: Unpack[SGDSettings],
     ) -> None:
-        rule = ContinuousRule(select, score, lags, decay, smoothing, every, seed)
+        rule = ContinuousRule(select, score, lags, decay, smoothing, every, rest, seed)
         SwitchingSGD.__init__(self, params, lr, momentum, rule, **settings)
 
     def _momenta(self, group: Group) -> Sequence[float]:
@@ -393,7 +410,7 @@ class ContinuousAdam(Continuous, GapAdam):
         params, lr: as in `GapAdam`.
         betas: pairs (beta1, beta2) with a common beta2, whose smallest and largest beta1 are the ends of the interval.
             A single pair is `torch.optim.Adam` bit for bit on the CPU.
-        select, score, lags, decay, smoothing, every, seed: as in `ContinuousSGD`.
+        select, score, lags, decay, smoothing, every, rest, seed: as in `ContinuousSGD`.
         **settings: eps, weight_decay (coupled), maximize and foreach, see `SwitchingAdam`.
 
     Shape: as `ContinuousSGD`; state is a first and a second moment.
@@ -412,13 +429,14 @@ class ContinuousAdam(Continuous, GapAdam):
         candidates: str = "continuous",
         score: str = "debiased",
         lags: int = 16,
-        decay: float = 0.98,
+        decay: float = 0.99,
         smoothing: float = 0.9,
         every: int = 16,
+        rest: int = 32,
         seed: int = 0,
         **settings: Unpack[AdamSettings],
     ) -> None:
-        rule = ContinuousRule(select, score, lags, decay, smoothing, every, seed)
+        rule = ContinuousRule(select, score, lags, decay, smoothing, every, rest, seed)
         SwitchingAdam.__init__(self, params, lr, betas, rule, **settings)
 
     def _momenta(self, group: Group) -> Sequence[float]:
