@@ -656,7 +656,8 @@ def test_a_run_that_diverged_before_it_was_interrupted_stays_diverged(
 # Sequences
 
 
-def test_the_gradient_of_a_step_is_of_the_whole_batch_where_halves_are_scored_unequally(tiny: Tiny) -> None:
+def scored_unequally(tiny: Tiny) -> tuple[training.Training, Tensor, Tensor]:
+    """A training that splits its batches, and a batch with more examples that count in the second half."""
     settings = tiny(entry("x", "torch.optim.StillWithHalves"), *SEPARATE)
     run, study = runs_of(settings, "x", "test")[0], study_of(settings)
     dataset, build = tasks.of(study, Context(settings.seed, torch.device("cpu"), Checkpoint(None), dataset="digits"))
@@ -664,6 +665,11 @@ def test_the_gradient_of_a_step_is_of_the_whole_batch_where_halves_are_scored_un
     images, labels = of_halves._batch(dataset.train, "order")
     labels = labels.clone()
     labels[0, :5] = models.IGNORED
+    return of_halves, images, labels
+
+
+def test_the_gradient_of_a_step_is_of_the_whole_batch_where_halves_are_scored_unequally(tiny: Tiny) -> None:
+    of_halves, images, labels = scored_unequally(tiny)
     losses, gradients, _ = of_halves._gradients(images, labels)
     expected_losses, expected = of_halves.models.gradients(images, labels)
     torch.testing.assert_close(losses, expected_losses)
@@ -673,13 +679,7 @@ def test_the_gradient_of_a_step_is_of_the_whole_batch_where_halves_are_scored_un
 def test_of_pure_noise_the_product_of_halves_is_zero_where_they_are_scored_unequally(
     tiny: Tiny, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    settings = tiny(entry("x", "torch.optim.StillWithHalves"), *SEPARATE)
-    run, study = runs_of(settings, "x", "test")[0], study_of(settings)
-    dataset, build = tasks.of(study, Context(settings.seed, torch.device("cpu"), Checkpoint(None), dataset="digits"))
-    of_halves = training.Training([run], [0.1], study, study.entry("x"), None, dataset, build)
-    images, labels = of_halves._batch(dataset.train, "order")
-    labels = labels.clone()
-    labels[0, :5] = models.IGNORED
+    of_halves, images, labels = scored_unequally(tiny)
     generator = torch.Generator().manual_seed(0)
 
     def noise(images: Tensor, labels: Tensor) -> tuple[Tensor, models.Gradients]:
