@@ -71,7 +71,7 @@ class BaseOptimizer(Optimizer):
 
     # What users call.
 
-    @torch._disable_dynamo
+    @torch._disable_dynamo  # type: ignore[attr-defined]
     def add_param_group(self, param_group: Group) -> None:
         """Add parameters, with settings of their own where given.
 

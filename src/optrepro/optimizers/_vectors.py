@@ -8,6 +8,7 @@ several parameters are worked on as one vector, and their state is kept as vecto
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 
 import torch
 from torch import Tensor
@@ -37,7 +38,7 @@ class Vectors:
         ends = [0]
         for size in self.sizes:
             ends.append(ends[-1] + size)
-        self.bounds = list(zip(ends[:-1], ends[1:], strict=True))
+        self.bounds = list(pairwise(ends))
         self.size = ends[-1]
         self._are_contiguous = all(part.is_contiguous() for part in parts)
 
