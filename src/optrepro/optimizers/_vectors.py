@@ -42,14 +42,17 @@ class Vectors:
         self.size = ends[-1]
         self._are_contiguous = all(part.is_contiguous() for part in parts)
 
-    def join(self, tensors: Sequence[Tensor]) -> Tensor:
-        """Tensors shaped like this rank's parts of the parameters as one vector, (n,); a view where there is one."""
+    def join(self, tensors: Sequence[Tensor], first: int = 0) -> Tensor:
+        """Tensors shaped like the parts of neighbours, from `first` on, as one vector (n,); a view where there is one.
+
+        Shaped like this rank's parts of the parameters, that is.
+        """
         if len(tensors) == 1:
-            return self.flat(0, tensors[0])
+            return self.flat(first, tensors[0])
         if self._are_contiguous:
             joined: Tensor = _flatten_dense_tensors(tensors)  # type: ignore[no-untyped-call]
             return joined
-        return torch.cat([self.flat(i, tensor) for i, tensor in enumerate(tensors)])
+        return torch.cat([self.flat(i, tensor) for i, tensor in enumerate(tensors, first)])
 
     def flat(self, index: int, tensor: Tensor) -> Tensor:
         """A tensor shaped like the part of parameter `index` as a vector, in the order of that parameter."""
@@ -61,6 +64,10 @@ class Vectors:
             .copy_(tensor)
             .as_strided((self.sizes[index],), (1,))
         )
+
+    def shaped(self, index: int, flat: Tensor) -> Tensor:
+        """A vector with the elements of parameter `index` as a view shaped like it."""
+        return flat.as_strided(self.shapes[index], self.strides[index])
 
     def views(self, rows: Tensor) -> list[Tensor]:
         """Of a vector (n,), or of several (*k, n): views (*k, *shape) for each parameter, in its memory's order."""

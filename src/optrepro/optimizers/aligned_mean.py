@@ -5,28 +5,34 @@ the candidates' steps are averaged, as in aggregated momentum, and neighbours ar
 memory descends faster, as far as the alignment of the last steps tells it from chance.
 """
 
+from __future__ import annotations
+
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Unpack, cast
+from typing import Any, Unpack
 
 import torch
 from torch import Tensor
 from torch.nn.functional import pad
 from torch.optim.optimizer import ParamsT
 
+from optrepro.optimizers._base import Group, require
+from optrepro.optimizers._candidates import momenta, pairs
 from optrepro.optimizers._switching import (
     AdamSettings,
     Block,
-    Index,
     Record,
     Rule,
     SGDSettings,
     SwitchingAdam,
     SwitchingSGD,
-    require,
     vector,
+    views_of,
 )
 from optrepro.optimizers.gap import Alignment
+
+TOLERATED = 1000.0  # times its root mean square: a larger gain is cut to it, so that it is forgotten as others are
+SETTLED = 5  # steps after which a root mean square is known
 
 
 @dataclass(frozen=True)
@@ -46,24 +52,26 @@ class AlignedMean(Alignment):
     rule: EvidenceRule
 
     def _fresh_record(self, rows: int, device: torch.device) -> Record:
-        numbers = (rows, self._candidate_count)
-        zeros = torch.zeros(numbers, dtype=torch.float64, device=device)
-        gains = zeros[:, 1:]
-        fresh = {"counts": zeros, "weights": zeros, "mean_gain": gains, "mean_square": gains, "seen": zeros[:, 0]}
-        return super()._fresh_record(rows, device) | fresh
+        def zeros(*shape: int) -> Tensor:
+            return torch.zeros(shape, dtype=torch.float64, device=device)
+
+        count = self._candidate_count
+        gains = {"mean_gain": zeros(rows, count - 1), "mean_square": zeros(rows, count - 1)}
+        weights = {"counts": zeros(rows, count), "weights": zeros(rows, count), "seen": zeros(rows)}
+        return super()._fresh_record(rows, device) | weights | gains
 
     def _choose(self, blocks: list[Block], rows: list[int], past: Record) -> Record:
-        scores = self._scores(blocks, rows, past["last"].device).double()
-        gain, decay = scores[:, 1:] - scores[:, :-1], self.rule.decay
-        mean = decay * past["mean_gain"] + (1 - decay) * gain
-        square = decay * past["mean_square"] + (1 - decay) * gain**2
-        # The first step has no past: all candidates are equal in it, and it says nothing.
-        seen = past["seen"] + 1
-        steps = (seen - 1).clamp(max=(1 + decay) / (1 - decay))[:, None]
-        weight = (1 - decay**seen)[:, None]
-        statistic = mean / (square * weight).sqrt().clamp(min=torch.finfo(torch.float64).tiny) * steps.sqrt()
-        log_odds = torch.special.log_ndtr(statistic) - torch.special.log_ndtr(-statistic)
-        weights = pad(log_odds.cumsum(-1), (1, 0)).softmax(-1)
+        scores = self._scores(blocks, rows, past["last"].device)
+        decay, seen = self.rule.decay, past["seen"]
+        # Scores that overflowed say nothing: what is known stays, and the step is taken with it.
+        is_known = scores.isfinite().all(-1)
+        gain = self._within_bounds(scores.diff(dim=-1), past)
+        mean = torch.lerp(gain, past["mean_gain"], decay)
+        square = torch.lerp(gain.square(), past["mean_square"], decay)
+        mean = torch.where(is_known[:, None], mean, past["mean_gain"])
+        square = torch.where(is_known[:, None], square, past["mean_square"])
+        seen = seen + is_known
+        weights = self._weights_of(mean, square, seen)
         return {
             "last": weights.argmax(-1),
             "scores": scores,
@@ -73,23 +81,58 @@ class AlignedMean(Alignment):
             "seen": seen,
         }
 
+    def _weights_of(self, mean: Tensor, square: Tensor, seen: Tensor) -> Tensor:
+        """Weights (rows, candidates) from averages (rows, candidates - 1) over so many steps (rows,)."""
+        decay = self.rule.decay
+        # The first step has no past: all candidates are equal in it, and it says nothing.
+        steps = (seen - 1).clamp_(0, (1 + decay) / (1 - decay))
+        bias = 1 - decay**seen
+        scale = (square * bias[:, None]).sqrt_().clamp_(min=torch.finfo(torch.float64).tiny)
+        statistic = mean / scale * steps.sqrt_()[:, None]
+        log_odds = torch.special.log_ndtr(statistic) - torch.special.log_ndtr(-statistic)
+        return pad(log_odds.cumsum(-1), (1, 0)).softmax(-1)
+
+    def _within_bounds(self, gain: Tensor, past: Record) -> Tensor:
+        bias = 1 - self.rule.decay ** past["seen"][:, None]
+        most = TOLERATED * (past["mean_square"] / bias).sqrt_()
+        most = torch.where((past["seen"][:, None] >= SETTLED) & (most > 0), most, torch.inf)
+        return torch.maximum(torch.minimum(gain, most), -most)
+
     def _shares(self, new: Record) -> Tensor:
-        return new["weights"] if self._candidate_count > 1 else torch.ones_like(new["counts"])
+        return (
+            new["weights"] if self._candidate_count > 1 else torch.ones_like(new["last"], dtype=torch.float64)[:, None]
+        )
 
-    def _decisions(self, new: Record) -> Sequence[Index]:
-        return new["weights"].unbind()
+    def _decisions(self, new: Record) -> Sequence[Any]:
+        weights = new["weights"]
+        wide = any(param.dtype is torch.float64 for param in self._all_params())
+        return (weights if wide else weights.float()).unbind()
 
-    def _apply(self, block: Block, index: Index) -> None:
-        if isinstance(index, int):  # a single candidate
-            super()._apply(block, index)
+    def _apply(self, block: Block, choice: Sequence[Any]) -> None:
+        if self._candidate_count == 1:
+            super()._apply(block, choice)
             return
-        rows = block.state[self.buffers]
-        steps = index.to(rows.device) * vector(self._rates(block), rows.device)
-        moment = torch.mv(rows.t(), steps.to(rows.dtype))
+        rows, mine = block.state[self.buffers], self._choice_of(block, choice)
+        weights, rate = mine[0].to(rows.device)[None], block.group["lr"]
+        if self.rule.select == "per_parameter" and len(mine) > 1:
+            sizes = block.bundle.vectors.sizes[block.first : block.last]
+            weights = torch.stack([row.to(rows.device) for row in mine]).repeat_interleave(
+                vector(sizes, rows.device, torch.int64), 0, output_size=rows.shape[1]
+            )
+        if not self._have_one_rate(block.group):
+            weights, rate = weights * vector(self._rates(block), rows.device), 1.0
+        moment = weighted_sum(rows, weights)
         if block.group.get("nesterov"):
-            momenta = vector(block.group[self.family], rows.device)
-            moment = torch.mv(rows.t(), (steps * momenta).to(rows.dtype)) + block.gradient * steps.sum()
-        self._descend(block, moment, 1.0)
+            moment = weighted_sum(rows, weights * vector(momenta(block.group), rows.device))
+            moment += (self._gradient(block) * weights.sum(-1)).to(moment.dtype)
+        self._descend(block, views_of(block, moment), rate)
+
+
+def weighted_sum(rows: Tensor, weights: Tensor) -> Tensor:
+    """Sum of rows (k, n) with weights (1, k), the same for all elements, or (n, k), their own; (n,)."""
+    if len(weights) == 1 and rows.dtype.itemsize >= 4:
+        return torch.mv(rows.t(), weights[0].to(rows.dtype))
+    return (rows * weights.t()).sum(0).to(rows.dtype)
 
 
 class AlignedMeanSGD(AlignedMean, SwitchingSGD):
@@ -114,9 +157,13 @@ class AlignedMeanSGD(AlignedMean, SwitchingSGD):
 
     `selection`: `counts` are sums of weights, `last` is the candidate of the largest.
 
-    Shape: as `gap.GapSGD`. A gradient that is not finite leaves the weights not finite: the run has diverged.
+    A step whose alignment overflows says nothing, and a gain of more than 1000 times its root mean square is cut to
+    that, so that one enormous gradient is forgotten as fast as any other.
+
+    Shape: as `gap.GapSGD`.
     Raises: as `gap.GapSGD`, and ValueError for candidates that do not ascend.
-    Source: chosen. The buffers are those of arXiv 2512.06370, their mean is arXiv 1804.00325's.
+    Source: chosen, the bound on a gain too. The buffers are those of arXiv 2512.06370, their mean is that of arXiv
+        1804.00325.
     """
 
     def __init__(
@@ -131,11 +178,10 @@ class AlignedMeanSGD(AlignedMean, SwitchingSGD):
     ) -> None:
         super().__init__(params, lr, momentum, EvidenceRule(select, decay=decay), **settings)
 
-    def _checked(self, group: dict[str, object]) -> dict[str, object]:
-        group = super()._checked(group)
-        momentum = cast(tuple[float, ...], group["momentum"])
-        require(list(momentum) == sorted(momentum), "momentum", momentum, "in ascending order")
-        return group
+    def _checked(self, group: Group) -> Group:
+        listed = momenta(group)
+        require(list(listed) == sorted(listed), "momentum", listed, "in ascending order")
+        return super()._checked(group)
 
 
 class AlignedMeanAdam(AlignedMean, SwitchingAdam):
@@ -163,11 +209,10 @@ class AlignedMeanAdam(AlignedMean, SwitchingAdam):
     ) -> None:
         super().__init__(params, lr, betas, EvidenceRule(select, decay=decay), **settings)
 
-    def _checked(self, group: dict[str, object]) -> dict[str, object]:
-        group = super()._checked(group)
-        betas = cast(tuple[tuple[float, float], ...], group["betas"])
-        require(list(betas) == sorted(betas), "betas", betas, "in ascending order of beta1")
-        return group
+    def _checked(self, group: Group) -> Group:
+        listed = pairs(group)
+        require(list(listed) == sorted(listed), "betas", listed, "in ascending order of beta1")
+        return super()._checked(group)
 
 
 class AlignedMeanAdamW(AlignedMeanAdam):
