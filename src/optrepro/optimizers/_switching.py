@@ -6,7 +6,7 @@ its own buffer; a rule (`gap`, `controls`) says at each step which of them moves
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypedDict, cast
@@ -91,7 +91,6 @@ class Bundle:
         state: (rows, n) each; a parameter's own state in `Optimizer.state` are views of them.
         views: of each row of the state, the part of each parameter, shaped like it.
         age: steps that each parameter has taken, on the host; None where they differ, then `ages` has them.
-        steps: the same as a tensor (parameters,).
     """
 
     def __init__(
@@ -101,6 +100,7 @@ class Bundle:
         spread_over: tuple[ProcessGroup, ...],
         rows: dict[str, int],
         states: dict[Tensor, State],
+        steps: Sequence[Tensor],
     ) -> None:
         self.group, self.holders = group, spread_over
         self.positions = positions
@@ -110,8 +110,7 @@ class Bundle:
         like = local(self.params[0])
         self.state = {name: like.new_zeros((count, vectors.size)) for name, count in rows.items()}
         self.views = {name: [vectors.views(row) for row in flat] for name, flat in self.state.items()}
-        self.steps = torch.zeros(len(self.params), dtype=torch.float32, device=like.device)
-        self.entries: list[State] = [{"step": step} for step in self.steps.unbind()]
+        self.entries: list[State] = [{"step": step} for step in steps]
         for name, flat in self.state.items():
             for row, row_name in zip(flat, row_names(name, len(flat)), strict=True):
                 for entry, view in zip(self.entries, vectors.state_views(row), strict=True):
@@ -121,7 +120,7 @@ class Bundle:
                 if name in state:
                     local(value).copy_(local(state[name]))
             state.update(entry)
-        self.ages = [int(step) for step in self.steps.tolist()]
+        self.ages = [int(step) for step in steps]
         self.age = self.ages[0] if len(set(self.ages)) == 1 else None
 
     def is_current(self, state: dict[Tensor, State]) -> bool:
@@ -163,13 +162,11 @@ class Bundle:
         """Count a step of these parameters."""
         if self.age is not None and last - first == len(self.params):
             self.age += 1
-            self.steps.add_(1)
             return
         if self.age is not None:
             self.ages, self.age = [self.age] * len(self.params), None
         for i in range(first, last):
             self.ages[i] += 1
-        self.steps[first:last].add_(1)
 
     def age_of(self, member: int) -> int:
         """Steps that a parameter has taken."""
@@ -212,31 +209,23 @@ class Block:
         """The settings of the parameters."""
         return self.bundle.group
 
-    def pieces(self) -> Iterator[Block]:
-        """The same work in parts that stay in a CPU's cache while they are measured and updated."""
+    def pieces(self, size: int) -> Sequence[Block]:
+        """The same work in parts of about `size` elements, so that a CPU's cache holds them; 0 divides nothing."""
         n = self.grad.numel()
-        size = PIECE * torch.get_num_threads()
-        divisible = self.last - self.first == 1 and self.grad.device.type == "cpu"
-        if not divisible or n <= 2 * size or torch.compiler.is_compiling():
-            yield self
-            return
-        count = -(-n // size)
-        size = -(-n // count)
-        for start in range(0, n, size):
-            part = slice(start, start + size)
-            yield Block(
-                self.bundle,
-                self.first,
-                self.last,
-                self.age,
-                self.is_first,
-                self.grad[part],
-                None if self.point is None else self.point[part],
-                None if self.probe is None else self.probe[part],
-                {name: value[:, part] for name, value in self.state.items()},
-                denominator=None if self.denominator is None else self.denominator[part],
-                found=self.found,
-            )
+        if not size or n <= 2 * size or self.last - self.first > 1 or self.grad.device.type != "cpu":
+            return (self,)
+        return [self._piece(slice(start, start + size)) for start in range(0, n, size)]
+
+    def _piece(self, part: slice) -> Block:
+        point, probe, denominator = (
+            None if tensor is None else tensor[part] for tensor in (self.point, self.probe, self.denominator)
+        )
+        state = {name: value[:, part] for name, value in self.state.items()}
+        grad = self.grad[part]
+        bundle, first, last = self.bundle, self.first, self.last
+        return Block(
+            bundle, first, last, self.age, self.is_first, grad, point, probe, state, None, denominator, self.found
+        )
 
 
 class SwitchingOptimizer(BaseOptimizer):
@@ -279,11 +268,12 @@ class SwitchingOptimizer(BaseOptimizer):
     def _update_buffers(self, block: Block, gradient: Tensor) -> None:
         raise NotImplementedError
 
-    def _moments(self, block: Block, choice: Sequence[Index]) -> list[Tensor]:
-        """The chosen filtered gradients, one for each parameter and shaped like it."""
+    def _moments(self, block: Block, choice: Sequence[Any]) -> list[Tensor]:
+        """The chosen filtered gradients, one for each parameter of the block and shaped like it."""
         raise NotImplementedError
 
-    def _descend(self, block: Block, moments: list[Tensor], rates: Number | list[Number]) -> None:
+    def _descend(self, blocks: list[Block], moments: list[Tensor], rates: Number | list[Number]) -> None:
+        """Move the parameters of blocks of one group and age; `rates` for all of them, or for each."""
         raise NotImplementedError
 
     # What a rule says.
@@ -309,54 +299,79 @@ class SwitchingOptimizer(BaseOptimizer):
     def _step(self, closure: Callable[[], Any] | None, probes: Probes | None = None) -> Any:
         loss = None if closure is None else evaluate(closure)
         self._init_group()
-        blocks = list(self._blocks(probes))
+        blocks = self._blocks(probes)
+        size = 0 if torch.compiler.is_compiling() else PIECE * torch.get_num_threads()
         for block in blocks:
-            for piece in block.pieces():
+            for piece in block.pieces(size):
                 gradient = self._objective(piece)
                 self._precondition(piece, gradient)
                 self._align(piece, gradient)
                 self._update_buffers(piece, gradient)
         if blocks or self._must_agree:
             choice = self._select(blocks)
-            for block in blocks:
-                self._apply(block, choice)
+            for alike in self._batches(blocks):
+                self._apply(alike, choice)
         return loss
 
-    def _blocks(self, probes: Probes | None) -> Iterator[Block]:
+    def _blocks(self, probes: Probes | None) -> list[Block]:
+        """The parameters that have a gradient, one step older."""
+        blocks = []
         compiling = torch.compiler.is_compiling()
         for bundle in cast(list[Bundle], self._bundles):
-            grads, group = bundle.gradients(), bundle.group
-            decays = self.couples_weight_decay and group["weight_decay"] != 0
-            for first, last in [(0, 1)] if compiling else bundle.runs(grads, self._splits_by_age(group)):
-                if compiling:  # which knows no number that changes; every parameter has a bundle of its own
-                    if grads[0] is None:
-                        continue
-                    bundle.steps.add_(1)
-                    age: Number = bundle.steps[0]
-                    is_first = bundle.age == 0
-                else:
-                    bundle.advance(first, last)
-                    age = bundle.age_of(first)
-                    is_first = age == 1
-                own = cast(list[Tensor], grads[first:last])
-                point = self._join(bundle, first, [local(p) for p in bundle.params[first:last]]) if decays else None
-                probe = None
-                if probes is not None:
-                    given = self._probe(group, bundle.params[first:last], bundle.positions[first:last], probes)
-                    probe = None if given is None else self._join(bundle, first, given)
-                block = Block(
-                    bundle,
-                    first,
-                    last,
-                    age,
-                    is_first,
-                    self._join(bundle, first, own),
-                    point,
-                    probe,
-                    self._part(bundle, first, last),
-                )
-                self._prepare(block)
-                yield block
+            grads = bundle.gradients()
+            if compiling:  # which takes no number that changes for known; every parameter has a bundle of its own
+                if grads[0] is not None:
+                    step = bundle.entries[0]["step"]
+                    step.add_(1)
+                    blocks.append(self._block(bundle, 0, 1, step, bundle.age == 0, grads, probes))
+                continue
+            for first, last in bundle.runs(grads, self._splits_by_age(bundle.group)):
+                bundle.advance(first, last)
+                age = bundle.age_of(first)
+                blocks.append(self._block(bundle, first, last, age, age == 1, grads, probes))
+        if not compiling and blocks:
+            self._count_steps(blocks)
+        return blocks
+
+    def _block(
+        self,
+        bundle: Bundle,
+        first: int,
+        last: int,
+        age: Number,
+        is_first: bool,
+        grads: list[Tensor | None],
+        probes: Probes | None,
+    ) -> Block:
+        members = slice(first, last)
+        grad = self._join(bundle, first, cast(list[Tensor], grads[members]))
+        point = probe = None
+        if self.couples_weight_decay and bundle.group["weight_decay"] != 0:
+            point = self._join(bundle, first, [local(param) for param in bundle.params[members]])
+        if probes is not None:
+            given = self._probe(bundle.group, bundle.params[members], bundle.positions[members], probes)
+            probe = None if given is None else self._join(bundle, first, given)
+        state = self._part(bundle, first, last)
+        block = Block(bundle, first, last, age, is_first, grad, point, probe, state)
+        self._prepare(block)
+        return block
+
+    def _count_steps(self, blocks: list[Block]) -> None:
+        if sum(block.last - block.first for block in blocks) == len(self._steps):
+            self._steps.add_(1)
+            return
+        positions = [i for block in blocks for i in block.bundle.positions[block.first : block.last]]
+        self._steps[positions] += 1
+
+    def _batches(self, blocks: list[Block]) -> Iterable[list[Block]]:
+        """Blocks whose parameters move in one call: of one group and, where it matters, of one age."""
+        batches: dict[Any, list[Block]] = {}
+        by_age = self.depends_on_age and not torch.compiler.is_compiling()
+        for block in blocks:
+            batches.setdefault((id(block.bundle.group), block.age if by_age else None), []).append(block)
+        if self.depends_on_age and not by_age:
+            return [[block] for block in blocks]
+        return batches.values()
 
     def _prepare(self, block: Block) -> None:
         """Make room for what the pieces of a block leave for its step."""
@@ -418,7 +433,7 @@ class SwitchingOptimizer(BaseOptimizer):
 
     def _shares(self, new: Record) -> Tensor:
         """The part that each candidate has in this step, (rows, candidates)."""
-        return new["last"][:, None] == torch.arange(self._candidate_count, device=new["last"].device)
+        return new["last"][:, None] == numbered(self._candidate_count, new["last"].device)
 
     def _decisions(self, new: Record) -> Sequence[Index]:
         """What `_apply` is given, for each row."""
@@ -430,9 +445,16 @@ class SwitchingOptimizer(BaseOptimizer):
             return [choice[0]] * (block.last - block.first)
         return [choice[block.bundle.positions[i]] for i in range(block.first, block.last)]
 
-    def _apply(self, block: Block, choice: Sequence[Any]) -> None:
-        mine = self._choice_of(block, choice)
-        self._descend(block, self._moments(block, mine), self._rates_of(block, mine))
+    def _apply(self, blocks: list[Block], choice: Sequence[Any]) -> None:
+        """Move the parameters of blocks of one group and age."""
+        moments: list[Tensor] = []
+        rates: list[Number] = []
+        for block in blocks:
+            mine = self._choice_of(block, choice)
+            moments += self._moments(block, mine)
+            if self.rule.select == "per_parameter" and not self._have_one_rate(block.group):
+                rates += self._rates_of(block, mine)
+        self._descend(blocks, moments, rates or self._rates_of(blocks[0], self._choice_of(blocks[0], choice))[0])
 
     def _rates(self, block: Block) -> list[Number]:
         """The factor of each candidate's filtered gradient."""
@@ -445,25 +467,25 @@ class SwitchingOptimizer(BaseOptimizer):
         """Whether all candidates' filtered gradients have the same factor, the learning rate."""
         return not group["lr_modulation"] and not self.depends_on_age
 
-    def _rates_of(self, block: Block, choice: Sequence[Index]) -> Number | list[Number]:
-        """The factor of the chosen candidate, or of each parameter's."""
+    def _rates_of(self, block: Block, choice: Sequence[Any]) -> list[Number]:
+        """The factor of each parameter's chosen candidate; of the first one alone where all have the same."""
         if self._have_one_rate(block.group):
-            return cast(Number, block.group["lr"])
+            return [block.group["lr"]]
         rates = self._rates(block)
-        chosen = [pick(rates, index) for index in (choice[:1] if self.rule.select == "global" else choice)]
-        return chosen[0] if len(chosen) == 1 else chosen
+        return [pick(rates, index) for index in (choice[:1] if self.rule.select == "global" else choice)]
 
     def _modulations(self, group: Group) -> list[float]:
         """The factors that give every candidate's step the power of the first one's."""
         norms = [candidate.norm for candidate in self._candidates(group)]
         return [norms[0] / norm for norm in norms]
 
-    def _params(self, block: Block) -> list[Tensor]:
+    def _params(self, blocks: list[Block]) -> list[Tensor]:
         """This rank's parts of the parameters."""
-        params = block.bundle.params
-        if len(params) != block.last - block.first:
-            params = params[block.first : block.last]
-        return [local(param) for param in params] if block.bundle.is_distributed else params
+        params: list[Tensor] = []
+        for block in blocks:
+            mine = block.bundle.params[block.first : block.last]
+            params += [local(param) for param in mine] if block.bundle.is_distributed else mine
+        return params
 
     # Layout: bundles and the record, made from the state and kept as long as it is what they hold.
 
@@ -490,6 +512,7 @@ class SwitchingOptimizer(BaseOptimizer):
         self._is_for_compiler = compiling
         self._bundles = []
         params = self._all_params()
+        self._steps = torch.zeros(len(params), dtype=torch.float32, device="cpu")
         self._waiting = [
             (group, position, param)
             for position, (group, param) in enumerate(
@@ -524,7 +547,10 @@ class SwitchingOptimizer(BaseOptimizer):
             group, positions = found[0][0], [position for _, position, _ in found]
             states = {param: self.state[param] for _, _, param in found}
             spread_over = self._spread[positions[0]]
-            bundle = Bundle(group, positions, spread_over, self._state_rows(group), states)
+            steps = [self._steps[position] for position in positions]
+            if self._is_for_compiler:
+                steps = [torch.zeros((), dtype=torch.float32, device=param.device) for param in states]
+            bundle = Bundle(group, positions, spread_over, self._state_rows(group), states, steps)
             cast(list[Bundle], self._bundles).append(bundle)
         self._table = self._tabulate()
 
@@ -755,8 +781,8 @@ class SwitchingSGD(SwitchingOptimizer):
             for gradient, moment, momentum in zip(gradients, moments, (pick(decays, i) for i in choice), strict=True)
         ]
 
-    def _descend(self, block: Block, moments: list[Tensor], rates: Number | list[Number]) -> None:
-        params = self._params(block)
+    def _descend(self, blocks: list[Block], moments: list[Tensor], rates: Number | list[Number]) -> None:
+        params = self._params(blocks)
         if isinstance(rates, list):
             for param, moment, rate in zip(params, moments, rates, strict=True):
                 if isinstance(rate, Tensor):
@@ -848,9 +874,9 @@ class SwitchingAdam(SwitchingOptimizer):
     def _moments(self, block: Block, choice: Sequence[Index]) -> list[Tensor]:
         return chosen_rows(block, self.buffers, choice)
 
-    def _descend(self, block: Block, moments: list[Tensor], rates: Number | list[Number]) -> None:
-        params, group = self._params(block), block.group
-        denominators = views_of(block, cast(Tensor, block.denominator))
+    def _descend(self, blocks: list[Block], moments: list[Tensor], rates: Number | list[Number]) -> None:
+        params, group = self._params(blocks), blocks[0].group
+        denominators = [part for block in blocks for part in views_of(block, cast(Tensor, block.denominator))]
         if not self.couples_weight_decay and group["weight_decay"] != 0:
             torch._foreach_mul_(params, 1 - group["lr"] * group["weight_decay"])
         if isinstance(rates, list) and not any(isinstance(rate, Tensor) for rate in rates):
@@ -943,6 +969,12 @@ def kept_vector(values: tuple[Number, ...], device: torch.device) -> Tensor:
 def column(values: tuple[float, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
     """Numbers as a column (k, 1), made once."""
     return vector(values, device, dtype)[:, None]
+
+
+@lru_cache(maxsize=64)
+def numbered(count: int, device: torch.device) -> Tensor:
+    """0 ... count - 1, made once."""
+    return torch.arange(count, device=device)
 
 
 def indices(choice: Tensor) -> list[Index]:

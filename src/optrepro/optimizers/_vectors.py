@@ -65,6 +65,10 @@ class Vectors:
             .as_strided((self.sizes[index],), (1,))
         )
 
+    def is_view(self, index: int, tensor: Tensor) -> bool:
+        """Whether `flat` gives a view of a tensor, and no copy."""
+        return tensor.stride() == self.strides[index]
+
     def shaped(self, index: int, flat: Tensor) -> Tensor:
         """A vector with the elements of parameter `index` as a view shaped like it."""
         return flat.as_strided(self.shapes[index], self.strides[index])

@@ -7,6 +7,7 @@ memory descends faster, as far as the alignment of the last steps tells it from 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Unpack
@@ -21,6 +22,7 @@ from optrepro.optimizers._candidates import momenta, pairs
 from optrepro.optimizers._switching import (
     AdamSettings,
     Block,
+    Number,
     Record,
     Rule,
     SGDSettings,
@@ -60,18 +62,23 @@ class AlignedMean(Alignment):
         weights = {"counts": zeros(rows, count), "weights": zeros(rows, count), "seen": zeros(rows)}
         return super()._fresh_record(rows, device) | weights | gains
 
+    def _needs_self_term(self, group: Group) -> bool:
+        # Where every candidate's step holds the same share of the gradient, R_0 cancels in their differences.
+        plain = self.couples_weight_decay and not self.depends_on_age
+        return not plain or bool(group["nesterov"] or group["lr_modulation"] or group["dampening"])
+
     def _choose(self, blocks: list[Block], rows: list[int], past: Record) -> Record:
-        scores = self._scores(blocks, rows, past["last"].device)
-        decay, seen = self.rule.decay, past["seen"]
-        # Scores that overflowed say nothing: what is known stays, and the step is taken with it.
-        is_known = scores.isfinite().all(-1)
-        gain = self._within_bounds(scores.diff(dim=-1), past)
+        decay, scores = self.rule.decay, self._scores(blocks, rows, past["last"].device)
+        gain = bounded(scores.diff(dim=-1), past, decay)
         mean = torch.lerp(gain, past["mean_gain"], decay)
         square = torch.lerp(gain.square(), past["mean_square"], decay)
-        mean = torch.where(is_known[:, None], mean, past["mean_gain"])
-        square = torch.where(is_known[:, None], square, past["mean_square"])
-        seen = seen + is_known
-        weights = self._weights_of(mean, square, seen)
+        seen = past["seen"] + 1
+        # The first step has no past: all candidates are equal in it, and it says nothing.
+        steps = (seen - 1).clamp_(max=(1 + decay) / (1 - decay))
+        scale = (square * (1 - decay**seen)[:, None]).sqrt_().clamp_(min=torch.finfo(torch.float64).tiny)
+        statistic = mean / scale * steps.sqrt_()[:, None]
+        log_odds = torch.special.log_ndtr(statistic) - torch.special.log_ndtr(-statistic)
+        weights = pad(log_odds.cumsum(-1), (1, 0)).softmax(-1)
         return {
             "last": weights.argmax(-1),
             "scores": scores,
@@ -81,58 +88,83 @@ class AlignedMean(Alignment):
             "seen": seen,
         }
 
-    def _weights_of(self, mean: Tensor, square: Tensor, seen: Tensor) -> Tensor:
-        """Weights (rows, candidates) from averages (rows, candidates - 1) over so many steps (rows,)."""
-        decay = self.rule.decay
-        # The first step has no past: all candidates are equal in it, and it says nothing.
-        steps = (seen - 1).clamp_(0, (1 + decay) / (1 - decay))
-        bias = 1 - decay**seen
-        scale = (square * bias[:, None]).sqrt_().clamp_(min=torch.finfo(torch.float64).tiny)
-        statistic = mean / scale * steps.sqrt_()[:, None]
-        log_odds = torch.special.log_ndtr(statistic) - torch.special.log_ndtr(-statistic)
-        return pad(log_odds.cumsum(-1), (1, 0)).softmax(-1)
-
-    def _within_bounds(self, gain: Tensor, past: Record) -> Tensor:
-        bias = 1 - self.rule.decay ** past["seen"][:, None]
-        most = TOLERATED * (past["mean_square"] / bias).sqrt_()
-        most = torch.where((past["seen"][:, None] >= SETTLED) & (most > 0), most, torch.inf)
-        return torch.maximum(torch.minimum(gain, most), -most)
-
     def _shares(self, new: Record) -> Tensor:
-        return (
-            new["weights"] if self._candidate_count > 1 else torch.ones_like(new["last"], dtype=torch.float64)[:, None]
-        )
+        if self._candidate_count == 1:
+            return torch.ones_like(new["last"], dtype=torch.float64)[:, None]
+        return new["weights"]
 
     def _decisions(self, new: Record) -> Sequence[Any]:
         weights = new["weights"]
         wide = any(param.dtype is torch.float64 for param in self._all_params())
         return (weights if wide else weights.float()).unbind()
 
-    def _apply(self, block: Block, choice: Sequence[Any]) -> None:
-        if self._candidate_count == 1:
-            super()._apply(block, choice)
+    def _apply(self, blocks: list[Block], choice: Sequence[Any]) -> None:
+        group = blocks[0].group
+        if self._candidate_count == 1 or not self._have_one_rate(group) or group["nesterov"]:
+            super()._apply(blocks, choice)
             return
-        rows, mine = block.state[self.buffers], self._choice_of(block, choice)
-        weights, rate = mine[0].to(rows.device)[None], block.group["lr"]
-        if self.rule.select == "per_parameter" and len(mine) > 1:
-            sizes = block.bundle.vectors.sizes[block.first : block.last]
-            weights = torch.stack([row.to(rows.device) for row in mine]).repeat_interleave(
-                vector(sizes, rows.device, torch.int64), 0, output_size=rows.shape[1]
-            )
+        # p <- p - lr B^T w in one pass over memory.
+        rate = group["lr"]
+        for block in blocks:
+            params = self._params([block])
+            for i, param, rows, weights in zip(
+                range(block.first, block.last), params, self._parts(block), self._choice_of(block, choice), strict=True
+            ):
+                vectors, weights = block.bundle.vectors, weights.to(rows.device, rows.dtype)
+                flat = vectors.flat(i, param)
+                if isinstance(rate, Tensor) or torch.compiler.is_compiling():
+                    flat.addmv_(rows.t(), weights * -rate)
+                else:
+                    flat.addmv_(rows.t(), weights, alpha=-rate)
+                if not vectors.is_view(i, param):
+                    param.copy_(vectors.shaped(i, flat))
+
+    def _parts(self, block: Block) -> Sequence[Tensor]:
+        """The buffers of each parameter of a block, (candidates, n of the parameter)."""
+        rows = block.state[self.buffers]
+        sizes = block.bundle.vectors.sizes[block.first : block.last]
+        return [rows] if len(sizes) == 1 else rows.split(sizes, 1)
+
+    def _moments(self, block: Block, choice: Sequence[Any]) -> list[Tensor]:
+        if self._candidate_count == 1:
+            return super()._moments(block, choice)
+        parts, device = self._parts(block), block.grad.device
+        weights = [weight.to(device) for weight in choice]
         if not self._have_one_rate(block.group):
-            weights, rate = weights * vector(self._rates(block), rows.device), 1.0
-        moment = weighted_sum(rows, weights)
-        if block.group.get("nesterov"):
-            moment = weighted_sum(rows, weights * vector(momenta(block.group), rows.device))
-            moment += (self._gradient(block) * weights.sum(-1)).to(moment.dtype)
-        self._descend(block, views_of(block, moment), rate)
+            rates = vector(self._rates(block), device)
+            weights = [weight * rates for weight in weights]
+        moments = [weighted_sum(rows, weight) for rows, weight in zip(parts, weights, strict=True)]
+        shaped = block.bundle.vectors.shaped
+        if not block.group.get("nesterov"):
+            return [shaped(i, moment) for i, moment in enumerate(moments, block.first)]
+        decays = vector(momenta(block.group), device)
+        looked_ahead = [weighted_sum(rows, weight * decays) for rows, weight in zip(parts, weights, strict=True)]
+        moments = [shaped(i, moment) for i, moment in enumerate(looked_ahead, block.first)]
+        gradients = views_of(block, self._gradient(block))
+        for moment, gradient, weight in zip(moments, gradients, weights, strict=True):
+            moment.add_((gradient * weight.sum()).to(moment.dtype))
+        return moments
+
+    def _rates_of(self, block: Block, choice: Sequence[Any]) -> list[Number]:
+        if self._candidate_count == 1:
+            return super()._rates_of(block, choice)
+        # Where candidates have rates of their own, these are part of the weights.
+        return [block.group["lr"] if self._have_one_rate(block.group) else 1.0] * len(choice)
+
+
+def bounded(gain: Tensor, past: Record, decay: float) -> Tensor:
+    """A gain (rows, gains) within what is tolerated; 0 where it is not known, since the scores overflowed."""
+    seen = past["seen"][:, None]
+    most = TOLERATED * (past["mean_square"] / (1 - decay**seen)).sqrt_()
+    most = most.masked_fill_((seen < SETTLED) | (most == 0), math.inf)
+    return gain.clamp(-most, most).nan_to_num_(nan=0.0, posinf=0.0, neginf=0.0)
 
 
 def weighted_sum(rows: Tensor, weights: Tensor) -> Tensor:
-    """Sum of rows (k, n) with weights (1, k), the same for all elements, or (n, k), their own; (n,)."""
-    if len(weights) == 1 and rows.dtype.itemsize >= 4:
-        return torch.mv(rows.t(), weights[0].to(rows.dtype))
-    return (rows * weights.t()).sum(0).to(rows.dtype)
+    """Sum of rows (k, n) with weights (k,), (n,)."""
+    if rows.dtype.itemsize >= 4:
+        return torch.mv(rows.t(), weights.to(rows.dtype))
+    return (rows * weights[:, None]).sum(0).to(rows.dtype)
 
 
 class AlignedMeanSGD(AlignedMean, SwitchingSGD):
@@ -157,8 +189,8 @@ class AlignedMeanSGD(AlignedMean, SwitchingSGD):
 
     `selection`: `counts` are sums of weights, `last` is the candidate of the largest.
 
-    A step whose alignment overflows says nothing, and a gain of more than 1000 times its root mean square is cut to
-    that, so that one enormous gradient is forgotten as fast as any other.
+    A gain of more than 1000 times its root mean square is cut to that, once five steps are known, and one that
+    overflowed to no number counts as 0: one enormous gradient is soon forgotten.
 
     Shape: as `gap.GapSGD`.
     Raises: as `gap.GapSGD`, and ValueError for candidates that do not ascend.

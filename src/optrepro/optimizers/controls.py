@@ -18,6 +18,7 @@ from optrepro.optimizers._switching import (
     AdamSettings,
     Block,
     Index,
+    Number,
     Record,
     Rule,
     SGDSettings,
@@ -93,15 +94,17 @@ class MeanOfCandidates(SwitchingOptimizer):
     def _select(self, blocks: list[Block]) -> Sequence[Index]:
         return [0] * max(1, len(self._all_params()))
 
-    def _apply(self, block: Block, choice: Sequence[Any]) -> None:
-        rates = self._rates(block)
-        members = block.last - block.first
-        moments = [self._moments(block, [j] * members) for j in range(self._candidate_count)]
+    def _moments(self, block: Block, choice: Sequence[Any]) -> list[Tensor]:
+        rates, members = self._rates(block), block.last - block.first
+        moments = [super(MeanOfCandidates, self)._moments(block, [j] * members) for j in range(self._candidate_count)]
         means = []
         for parts in zip(*moments, strict=True):
             steps: list[Tensor] = [part * rate for part, rate in zip(parts, rates, strict=True)]
             means.append(torch.stack(steps).mean(0).to(parts[0].dtype))
-        self._descend(block, means, 1.0)
+        return means
+
+    def _rates_of(self, block: Block, choice: Sequence[Any]) -> list[Number]:
+        return [1.0]  # the candidates' own are part of the mean
 
 
 class RandomSGD(RandomChoice, SwitchingSGD):

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
+from types import MappingProxyType
 from typing import Any, ClassVar, Self, Unpack, cast
 
 import torch
@@ -23,7 +25,6 @@ from optrepro.optimizers._switching import (
     SwitchingAdam,
     SwitchingOptimizer,
     SwitchingSGD,
-    kept_vector,
     vector,
 )
 
@@ -50,6 +51,8 @@ class AlignmentRule(Rule):
 class Alignment(SwitchingOptimizer):
     """What the candidates' steps are worth: the drop in loss that their alignment with the gradient promises."""
 
+    _known_score_weights: Mapping[Any, tuple[Tensor, Tensor]] = MappingProxyType({})
+
     def _fresh_record(self, rows: int, device: torch.device) -> Record:
         unknown = torch.full((rows, self._candidate_count), math.nan, dtype=torch.float64, device=device)
         return super()._fresh_record(rows, device) | {"scores": unknown}
@@ -59,19 +62,26 @@ class Alignment(SwitchingOptimizer):
         if self._candidate_count == 1:
             return
         probe = precondition(block, self._direction(block, gradient))
-        partner = self._self_partner(block, gradient, probe)
         buffers = block.state[self.buffers]
-        if self.rule.select == "global" or block.last - block.first == 1:
-            row = 0 if self.rule.select == "global" else block.bundle.positions[block.first]
-            block.found.append((row, dot(*partner), inner_products(buffers, probe)))
+        one, other = probe, gradient
+        if self._needs_self_term(block.group):
+            one, other = self._self_partner(block, gradient, probe)
+        positions, members = block.bundle.positions, block.last - block.first
+        if self.rule.select == "global" or members == 1:
+            row = 0 if self.rule.select == "global" else positions[block.first]
+            block.found.append((row, self._self_term(block, one, other), inner_products(buffers, probe)))
             return
-        bounds = block.bundle.vectors.bounds
-        start = bounds[block.first][0]
-        for i in range(block.first, block.last):
-            part = slice(bounds[i][0] - start, bounds[i][1] - start)
-            own = dot(partner[0][part], partner[1][part])
-            memory = inner_products(buffers[:, part], probe[part])
-            block.found.append((block.bundle.positions[i], own, memory))
+        sizes = block.bundle.vectors.sizes[block.first : block.last]
+        parts = (one.split(sizes), other.split(sizes), buffers.split(sizes, 1), probe.split(sizes))
+        for i, own, its, rows, part in zip(range(block.first, block.last), *parts, strict=True):
+            block.found.append((positions[i], self._self_term(block, own, its), inner_products(rows, part)))
+
+    def _self_term(self, block: Block, one: Tensor, other: Tensor) -> Tensor:
+        """R_0, (); 0 where nothing depends on it."""
+        return dot(one, other) if self._needs_self_term(block.group) else zero(one.device)
+
+    def _needs_self_term(self, group: Group) -> bool:
+        return True
 
     def _direction(self, block: Block, gradient: Tensor) -> Tensor:
         """The gradient that alignment is measured with, (n,)."""
@@ -97,13 +107,12 @@ class Alignment(SwitchingOptimizer):
         found = [(block, *measured) for block in blocks for measured in block.found]
         if not found:
             return torch.zeros(len(rows), self._candidate_count, dtype=torch.float64, device=device)
-        self_terms = torch.stack([self_term.to(device, non_blocking=True) for _, _, self_term, _ in found]).double()
-        memories = torch.stack([memory.to(device, non_blocking=True) for *_, memory in found]).double()
+        self_terms = together([self_term for _, _, self_term, _ in found], device)
+        memories = together([memory for *_, memory in found], device)
         of_one_kind = have_one_kind(blocks, self._corrects_bias)
-        if of_one_kind and len(rows) == 1:
+        if of_one_kind and len(rows) == 1 < len(found):
             self_terms, memories = self_terms.sum(0, keepdim=True), memories.sum(0, keepdim=True)
-        weights = [self._weights(block) for block in ([blocks[0]] if of_one_kind else [block for block, *_ in found])]
-        new, old = (self._on(side, device) for side in zip(*weights, strict=True))
+        new, old = self._score_weights([blocks[0]] if of_one_kind else [block for block, *_ in found], device)
         scores = torch.addcmul(self_terms[:, None] * new, memories, old)
         if len(scores) == len(rows) and (len(rows) == 1 or [row for _, row, *_ in found] == rows):
             return scores
@@ -113,19 +122,33 @@ class Alignment(SwitchingOptimizer):
         where = vector([position[row] for _, row, *_ in found], device, torch.int64)
         return scores.new_zeros((len(rows), scores.shape[1])).index_add_(0, where, scores)
 
-    def _on(self, rows: Sequence[Sequence[Any]], device: torch.device) -> Tensor:
-        if len(rows) == 1 and not torch.compiler.is_compiling():
-            return kept_vector(tuple(rows[0]), device)[None]
-        return torch.stack([vector(row, device) for row in rows])
-
-    def _weights(self, block: Block) -> tuple[list[Any], list[Any]]:
-        """The candidates' weights of R_0 and of the alignment with their buffers."""
-        factors, candidates = self._factors(block.group), self._candidates(block.group)
+    def _score_weights(self, blocks: list[Block], device: torch.device) -> tuple[Tensor, Tensor]:
+        """The candidates' weights of R_0 and of the alignment with their buffers, (blocks or 1, candidates) each."""
         if self._corrects_bias:
-            corrections = self._bias_corrections(block)
-            factors = [factor / correction for factor, correction in zip(factors, corrections, strict=True)]
-        pairs = list(zip(factors, candidates, strict=True))
-        return [factor * candidate.new for factor, candidate in pairs], [factor * c.old for factor, c in pairs]
+            corrections = [self._bias_corrections(block) for block in blocks]
+            new, old = self._score_weights_of(blocks[0].group, device)
+            if any(block.group is not blocks[0].group for block in blocks):
+                new, old = self._stacked(blocks, device)
+            corrected = torch.stack([vector(each, device) for each in corrections])
+            return new / corrected, old / corrected
+        return self._score_weights_of(blocks[0].group, device) if len(blocks) == 1 else self._stacked(blocks, device)
+
+    def _stacked(self, blocks: list[Block], device: torch.device) -> tuple[Tensor, Tensor]:
+        sides = [self._score_weights_of(block.group, device) for block in blocks]
+        return torch.cat([new for new, _ in sides]), torch.cat([old for _, old in sides])
+
+    def _score_weights_of(self, group: Group, device: torch.device) -> tuple[Tensor, Tensor]:
+        """The weights of a group's candidates without bias correction, (1, candidates); kept, as they seldom change."""
+        listed = self._listed(group), group.get("nesterov"), group.get("dampening"), group["lr_modulation"], device
+        if torch.compiler.is_compiling() or listed not in self._known_score_weights:
+            candidates, factors = self._candidates(group), self._factors(group)
+            new = [factor * candidate.new for factor, candidate in zip(factors, candidates, strict=True)]
+            old = [factor * candidate.old for factor, candidate in zip(factors, candidates, strict=True)]
+            weights = vector(new, device)[None], vector(old, device)[None]
+            if torch.compiler.is_compiling():
+                return weights
+            self._known_score_weights = {**self._known_score_weights, listed: weights}
+        return self._known_score_weights[listed]
 
     def _factors(self, group: Group) -> list[Any]:
         """c_j: score weight of candidate j, without its bias correction; 1 unless `lr_modulation`."""
@@ -393,6 +416,12 @@ def have_one_kind(blocks: list[Block], by_age: bool) -> bool:
     return all(block.group is first.group and (not by_age or block.age == first.age) for block in blocks)
 
 
+def together(values: list[Tensor], device: torch.device) -> Tensor:
+    """Tensors of one shape (...) as one (k, ...), float64 on the device."""
+    stacked = values[0][None] if len(values) == 1 else torch.stack([v.to(device, non_blocking=True) for v in values])
+    return stacked.to(device, torch.float64, non_blocking=True)
+
+
 def precondition(block: Block, gradient: Tensor) -> Tensor:
     """P applied to a gradient (n,); the gradient itself for SGD."""
     return gradient if block.denominator is None else gradient / block.denominator
@@ -409,6 +438,12 @@ def inner_products(rows: Tensor, x: Tensor) -> Tensor:
         return torch.mv(wide(rows), wide(x))
     # A matrix-vector product with few, long rows leaves most of an accelerator idle.
     return torch.stack([dot(row, x) for row in rows])
+
+
+@lru_cache(maxsize=16)
+def zero(device: torch.device) -> Tensor:
+    """0, made once."""
+    return torch.zeros((), dtype=torch.float32, device=device)
 
 
 def wide(x: Tensor) -> Tensor:
