@@ -90,12 +90,12 @@ def probes(make: Make, optimizer: Any) -> dict[str, list[Tensor | None]]:
 def feed(make: Make, optimizer: Any, grads: Sequence[Tensor | None], loss: Any = 1.0) -> Any:
     """One step on given gradients of a loss that is linear from here on, so that a line search goes down."""
     params = [param for group in optimizer.param_groups for param in group["params"]]
-    starts = [param.detach().double() for param in params]
+    starts = [param.detach().double().clone() for param in params]
 
     def closure() -> Any:
         drop = 0.0
         for param, grad, start in zip(params, grads, starts, strict=True):
-            param.grad = None if grad is None else grad.clone()
+            param.grad = grad
             if grad is not None:
                 drop += (grad.double() * (param.detach().double() - start)).sum().item()
         return loss + drop

@@ -79,7 +79,7 @@ def test_what_was_saved_of_joined_parameters_is_resumed_one_by_one_and_the_other
         resumed.load_state_dict(state)
         task.train(make, optimizer, 5, start=7)
         resumed_task.train(make, resumed, 5, start=7)
-        assert_same_run((resumed_task, resumed), (task, optimizer), **make.rounding)
+        assert_same_run((resumed_task, resumed), (task, optimizer), **make.order)
 
 
 @each

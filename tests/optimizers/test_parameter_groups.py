@@ -41,8 +41,7 @@ def test_parameters_in_two_groups_step_as_in_one(make: Make) -> None:
     task = Task()
     optimizer = make([{"params": task.params[:2]}, {"params": task.params[2:]}])
     task.train(make, optimizer, 12)
-    tolerance = make.rounding if make.rounding["rtol"] else {"rtol": 1e-6, "atol": 1e-6}
-    assert_same_run((task, optimizer), trained(make), **tolerance)
+    assert_same_run((task, optimizer), trained(make), **make.order)
 
 
 @several

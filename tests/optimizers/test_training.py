@@ -26,8 +26,7 @@ def test_two_runs_from_the_same_start_are_the_same(make: Make) -> None:
 
 @each_that(lambda make: make.family)
 def test_joined_parameters_step_as_one_by_one(make: Make) -> None:
-    tolerance = make.rounding if make.rounding["rtol"] else {"rtol": 1e-6, "atol": 1e-6}
-    assert_same_run(trained(make, 30, foreach=True), trained(make, 30, foreach=False), **tolerance)
+    assert_same_run(trained(make, 30, foreach=True), trained(make, 30, foreach=False), **make.order)
 
 
 @each_that(lambda make: make.family)
