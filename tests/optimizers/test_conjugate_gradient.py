@@ -207,8 +207,10 @@ def test_a_loaded_state_is_not_shared_with_its_source():
 
 
 def test_a_missing_closure_is_an_error_that_says_why():
-    with pytest.raises(ValueError, match="closure = None"):
-        ConjugateGradient([parameter(1.0)]).step()
+    x = parameter(1.0)
+    x.grad = torch.ones_like(x)
+    with pytest.raises(ValueError, match="closure = None is not allowed: ConjugateGradient evaluates the loss"):
+        ConjugateGradient([x]).step()
 
 
 @pytest.mark.parametrize(

@@ -223,8 +223,10 @@ def test_a_state_dict_goes_on_bit_for_bit(policy: L2LPolicy, copied: bool) -> No
 
 
 def test_a_step_without_a_closure_says_what_is_missing(policy: L2LPolicy) -> None:
-    with pytest.raises(ValueError, match="closure = None is not allowed"):
-        L2L(network()[0].parameters(), policy=policy).step()
+    model, loss = network()
+    loss().backward()
+    with pytest.raises(ValueError, match="closure = None is not allowed: L2L looks at the loss"):
+        L2L(model.parameters(), policy=policy).step()
 
 
 # Files

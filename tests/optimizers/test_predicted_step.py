@@ -2,6 +2,7 @@
 
 import copy
 import io
+import math
 from pathlib import Path
 
 import pytest
@@ -184,15 +185,17 @@ def train(network: nn.Module, optimizer: torch.optim.Optimizer, steps: range) ->
 def test_the_optimizer_takes_the_steps_of_the_rule() -> None:
     policy, network = make(FORMS[0]), model()
     optimizer = PredictedStepDescent(network.parameters(), policy=policy)
-    x, memory = torch.cat([p.detach().flatten() for p in network.parameters()])[None], None
+    x, memory, unit = torch.cat([p.detach().flatten() for p in network.parameters()])[None], None, None
     for step in range(5):
         generator = torch.Generator().manual_seed(step)
         inputs, labels = torch.randn(8, 3, generator=generator), torch.randint(2, (8,), generator=generator)
         loss = nn.functional.cross_entropy(network(inputs), labels)
         gradients = torch.autograd.grad(loss, list(network.parameters()))
+        unit = unit or loss.item() / math.log(10)
         memory = memory or policy.begin(x, [(0, 12), (12, 16), (16, 24), (24, 26)])
+        gradient = torch.cat([g.flatten() for g in gradients])[None]
         with torch.no_grad():
-            moved, memory = policy.step(memory, x, loss[None], torch.cat([g.flatten() for g in gradients])[None])
+            moved, memory = policy.step(memory, x, loss[None] / unit, gradient / unit)
         x = x + moved
         train(network, optimizer, range(step, step + 1))
         torch.testing.assert_close(torch.cat([p.detach().flatten() for p in network.parameters()])[None], x)
@@ -245,7 +248,7 @@ def test_a_loss_that_is_not_finite_moves_nothing() -> None:
 
     optimizer.step(closure)
     assert torch.equal(x, torch.ones(3))
-    assert optimizer.state_dict()["memory"] is None
+    assert not optimizer.state
 
 
 def test_files_give_back_settings_weights_and_card(tmp_path: Path, policy: StepPolicy) -> None:
@@ -261,7 +264,8 @@ def test_bad_input_is_named(tmp_path: Path) -> None:
     policy = make(FORMS[0])
     with pytest.raises(ValueError, match=r"lr = -1.0 is not allowed"):
         PredictedStepDescent([x], lr=-1.0, policy=policy)
-    with pytest.raises(ValueError, match="closure = None"):
+    x.grad = torch.ones(2)
+    with pytest.raises(ValueError, match="closure = None is not allowed: PredictedStepDescent looks at the loss"):
         PredictedStepDescent([x], policy=policy).step()
     with pytest.raises(FileNotFoundError, match="'nowhere' is no file, and no shipped policy"):
         PredictedStepDescent([x], policy="nowhere")

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.optim.optimizer import Optimizer, ParamsT
 
-from optrepro.optimizers._ranks import resolve
+from optrepro.optimizers._ranks import local, resolve
 from optrepro.optimizers._vectors import own
 
 if TYPE_CHECKING:
@@ -87,9 +87,9 @@ class BaseOptimizer(Optimizer):
         self._forget_layout()
 
     def state_dict(self) -> dict[str, Any]:
-        """The state as torch's, every tensor in a storage of its own."""
-        packed = super().state_dict()
-        packed["state"] = {key: _compact(state) for key, state in packed["state"].items()}
+        """The state as torch's, every tensor contiguous and in a storage of its own, as file formats ask for."""
+        packed, seen = super().state_dict(), set[int]()
+        packed["state"] = {key: _apart(state, seen) for key, state in packed["state"].items()}
         return packed
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
@@ -185,6 +185,20 @@ def require(condition: bool, name: str, value: object, allowed: str) -> None:
 
 def _settings(group: Group) -> Group:
     return {name: value for name, value in group.items() if name != "params"}
+
+
+def _apart(state: Any, seen: set[int]) -> Any:
+    """The state with tensors that none of those in `seen` shares a storage with; they are added to these."""
+    if not isinstance(state, dict):
+        return state
+    apart = dict(state)
+    for name, value in state.items():
+        if isinstance(value, Tensor):
+            apart[name] = value = own(value.contiguous())
+            if value.numel() and local(value).data_ptr() in seen:
+                apart[name] = value = value.clone()
+            seen.add(local(value).data_ptr())
+    return apart
 
 
 def _compact(state: Any) -> Any:

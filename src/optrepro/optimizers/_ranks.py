@@ -24,7 +24,8 @@ def resolve(setting: ProcessGroup | Literal["world"] | None) -> ProcessGroup | N
 
     Raises: ValueError for a setting that is neither "world", None nor a process group.
     """
-    if isinstance(setting, str) and setting != "world":
+    given: object = setting
+    if isinstance(given, str) and given != "world":
         allowed = '"world", None or a torch.distributed.ProcessGroup'
         raise ValueError(f"process_group = {setting!r} is not allowed: it must be {allowed}")
     if setting is None or not dist.is_available() or not dist.is_initialized():
@@ -47,6 +48,13 @@ def mean(values: Tensor, group: ProcessGroup | None) -> Tensor:
     values = values.clone()
     dist.all_reduce(values, group=group)
     return values / dist.get_world_size(group)
+
+
+def gathered(values: Tensor, group: ProcessGroup) -> Tensor:
+    """The values (k,) of every rank of a group, (ranks, k)."""
+    rows = [torch.empty_like(values) for _ in range(dist.get_world_size(group))]
+    dist.all_gather(rows, values, group=group)
+    return torch.stack(rows)
 
 
 # Sharded tensors.
