@@ -72,12 +72,12 @@ def test_the_first_step_is_the_mean_of_the_candidates(make: Any, mean: Any) -> N
 @pytest.mark.parametrize("select", ["global", "per_parameter"])
 def test_a_gradient_that_persists_leads_to_the_largest_momentum(select: str) -> None:
     _, optimizer = fed(AlignedMeanSGD, persistent(200, 0.5), select=select)
-    assert optimizer.state["selection"]["weights"][0, -1] > 0.9
+    assert optimizer._record()["weights"][0, -1] > 0.9
 
 
 def test_a_gradient_that_turns_leads_to_the_smallest_momentum() -> None:
     _, optimizer = fed(AlignedMeanSGD, alternating(200))
-    assert optimizer.state["selection"]["weights"][0, 0] > 0.9
+    assert optimizer._record()["weights"][0, 0] > 0.9
 
 
 def test_white_gradients_are_no_evidence_for_sgd() -> None:
