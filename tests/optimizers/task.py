@@ -17,22 +17,22 @@ class Task:
 
     Args:
         dtype: of the network.
-        batch: examples in a batch.
+        hidden: units between its 4 inputs and its 2 outputs.
     """
 
-    def __init__(self, dtype: torch.dtype = torch.float32, batch: int = 8) -> None:
+    def __init__(self, dtype: torch.dtype = torch.float32, hidden: int = 6) -> None:
         generator = torch.Generator().manual_seed(0)
         with torch.random.fork_rng():
-            self.net = nn.Sequential(nn.Linear(4, 6), nn.Tanh(), nn.Linear(6, 2)).to(dtype)
+            self.net = nn.Sequential(nn.Linear(4, hidden), nn.Tanh(), nn.Linear(hidden, 2)).to(dtype)
         self.params = list(self.net.parameters())
-        self.dtype, self.batch = dtype, batch
+        self.dtype = dtype
         with torch.no_grad():
             for param in self.params:
                 param.copy_(torch.randn(param.shape, generator=generator, dtype=torch.float32))
 
     def data(self, step: int) -> tuple[Tensor, Tensor]:
-        """Inputs (batch, 4) and targets (batch, 2) of a step."""
-        x = torch.randn(self.batch, 4, generator=torch.Generator().manual_seed(step), dtype=torch.float32)
+        """Inputs (8, 4) and targets (8, 2) of a step."""
+        x = torch.randn(8, 4, generator=torch.Generator().manual_seed(step), dtype=torch.float32)
         return x.to(self.dtype), torch.stack([x.sum(1), x[:, 0]], 1).to(self.dtype)
 
     def loss(self, step: int) -> Tensor:
