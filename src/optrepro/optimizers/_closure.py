@@ -81,6 +81,7 @@ class ClosureOptimizer(BaseOptimizer):
                 raise ValueError(f"closure = None is not allowed: {what}")
             self._remembered()
             return None
+        self._check_ranks(self._laid_out())
         self._prepare()
         loss = evaluate(closure)
         refuse_sparse(params, self)
@@ -125,7 +126,6 @@ class ClosureOptimizer(BaseOptimizer):
     def _look(self, loss: Any) -> Look:
         """The loss and the size of the gradients, which are the same on all ranks."""
         coordinates = self._laid_out()
-        self._check_ranks(coordinates)
         value, largest = number(loss), coordinates.largest()
         for group in coordinates.partners:
             facts = torch.tensor([value, largest], dtype=torch.float64, device=coordinates.device)

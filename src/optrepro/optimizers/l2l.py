@@ -86,7 +86,7 @@ class L2LPolicy(nn.Module):
         Works through the coordinates in pieces: neither its time nor its memory is that of tensors (4 cells, n).
         """
         settings, step = self.settings, torch.empty_like(now.gradient)
-        parts = list(chunks(len(step), step))
+        parts = chunks(step, 4 * settings.cells)
         most = max((part.stop - part.start for part in parts), default=0)
         first = Cells(self.first, self.first_bias, most)
         second = Cells(self.second, self.second_bias, most)
@@ -97,10 +97,11 @@ class L2LPolicy(nn.Module):
             torch.abs(gradient, out=seen[0]).clamp_min_(math.exp(-settings.preprocessing)).log_()
             seen[0].div_(settings.preprocessing)
             torch.mul(gradient, math.exp(settings.preprocessing), out=seen[1]).clamp_(-1, 1)
-            hidden = first.step(memory["hidden_1"][:, part], memory["cell_1"][:, part])
-            second.inputs(len(gradient)).copy_(hidden)
-            hidden = second.step(memory["hidden_2"][:, part], memory["cell_2"][:, part])
-            predicted = torch.addmm(bias, out, hidden)[0]
+            hidden_1, cell_1, hidden_2, cell_2 = (memory[name][:, part] for name in self.table_shapes())
+            first.step(hidden_1, cell_1)
+            second.inputs(len(gradient)).copy_(hidden_1)
+            second.step(hidden_2, cell_2)
+            predicted = torch.addmm(bias, out, hidden_2)[0]
             torch.mul(predicted, gradient != 0, out=step[part])
         return step
 

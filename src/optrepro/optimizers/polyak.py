@@ -74,7 +74,6 @@ class Polyak(ClosureOptimizer):
 
     def _take(self, loss: Any, closure: Callable[[], Any]) -> None:
         coordinates, value = self._laid_out(), _value(loss)
-        self._check_ranks(coordinates)
         for param in coordinates.params:
             _require_fit(param, value.shape, bool(coordinates.shards))
         above = _above(_mean(value.to(coordinates.device), coordinates), self.param_groups[0]["optimum"]).unsqueeze(-1)

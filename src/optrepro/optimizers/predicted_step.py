@@ -156,21 +156,18 @@ class Network(nn.Module):
 
         `change` is the first of the network's inputs, the same number for all of them, so it becomes part of the bias.
         """
-        parts = list(chunks(len(step), step))
+        parts = chunks(step, 4 * settings.cells)
         most = max(part.stop - part.start for part in parts)
         cells = Cells(self.weight[:, 1:], torch.addmm(self.bias, self.weight[:, :1], change.view(1, 1)), most)
         out, bias = settings.scale * self.out, settings.scale * self.out_bias
-        size, moved, squares, mean, x = (memory[name] for name in ("size", "moved", "squares", "mean", "x"))
+        squares, mean = memory["squares"], memory["mean"]
         for part in parts:
             gradient, seen = now.gradient[part], cells.inputs(part.stop - part.start)
             _look(now, part, memory, seen)
-            torch.abs(gradient, out=size[part])
-            if now.time:
-                torch.sub(now.x[part], x[part], out=moved[part]).abs_().clamp_max_(MAX)
-            x[part] = now.x[part]
             squares[part].addcmul_(gradient, gradient).clamp_max_(MAX)
             mean[part].lerp_(gradient, 1 - MEMORY)
-            hidden = cells.step(memory["hidden"][:, part], memory["cell"][:, part])
+            hidden = memory["hidden"][:, part]
+            cells.step(hidden, memory["cell"][:, part])
             given = torch.addmm(bias, out, hidden)
             here = step[part]
             if settings.output == "step":
@@ -242,19 +239,28 @@ def inputs(psi: Tensor) -> Tensor:
 
 
 def _look(now: Now, part: slice, memory: Memory, seen: Tensor) -> None:
-    """Write what the network sees of some coordinates but for the change, (INPUTS - 1, m): see `features`, `inputs`."""
-    gradient, psi, moved = now.gradient[part], seen[2], seen[0]
-    if now.time == 0:
-        torch.div(gradient, gradient.abs().add_(1), out=psi)
-        seen[1].zero_()
+    """Write what the network sees of some coordinates but for the change, (INPUTS - 1, m): see `features`, `inputs`.
+
+    Gradients' sizes, iterates and steps are brought forward in the memory, in place.
+    """
+    gradient, x = now.gradient[part], now.x[part]
+    size, last, moved = (memory[name][part] for name in ("size", "x", "moved"))
+    scratch, ratio, psi, sign = seen
+    if now.time:
+        torch.div(gradient, torch.add(size, 1, out=scratch), out=psi)
+        torch.sub(x, last, out=scratch).abs_().clamp_max_(MAX)
+        if now.time == 1:
+            moved.copy_(scratch)  # there is no step before it
+        torch.div(moved, scratch + 0.1, out=ratio)
+        moved.copy_(scratch)
     else:
-        torch.div(gradient, memory["size"][part] + 1, out=psi)
-        torch.sub(now.x[part], memory["x"][part], out=moved).abs_().clamp_max_(MAX)
-        before = memory["moved"][part] if now.time > 1 else moved
-        torch.div(before, moved + 0.1, out=seen[1])
-    torch.abs(psi, out=seen[0])
-    torch.div(psi, seen[0] + math.exp(-7), out=psi)
-    torch.sign(gradient, out=seen[3])
+        torch.div(gradient, torch.abs(gradient, out=scratch).add_(1), out=psi)
+        ratio.zero_()
+    torch.abs(gradient, out=size)
+    last.copy_(x)
+    torch.sign(gradient, out=sign)
+    torch.abs(psi, out=scratch)
+    psi.div_(scratch + math.exp(-7))
     seen[:2].clamp_min_(1e-12).log_().div_(14).add_(1).clamp_min_(0)
 
 
