@@ -298,7 +298,7 @@ class SwitchingOptimizer(BaseOptimizer):
 
     def _step(self, closure: Callable[[], Any] | None, probes: Probes | None = None) -> Any:
         loss = None if closure is None else evaluate(closure)
-        self._init_group()
+        self._init_group(torch.compiler.is_compiling())
         blocks = self._blocks(probes)
         size = 0 if torch.compiler.is_compiling() else PIECE * torch.get_num_threads()
         for block in blocks:
@@ -323,7 +323,10 @@ class SwitchingOptimizer(BaseOptimizer):
                 if grads[0] is not None:
                     step = bundle.entries[0]["step"]
                     step.add_(1)
-                    blocks.append(self._block(bundle, 0, 1, step, bundle.age == 0, grads, probes))
+                    is_first = self._splits_by_age(bundle.group) and bundle.age == 0
+                    if is_first:
+                        bundle.age = 1
+                    blocks.append(self._block(bundle, 0, 1, step, is_first, grads, probes))
                 continue
             for first, last in bundle.runs(grads, self._splits_by_age(bundle.group)):
                 bundle.advance(first, last)
@@ -433,7 +436,7 @@ class SwitchingOptimizer(BaseOptimizer):
 
     def _shares(self, new: Record) -> Tensor:
         """The part that each candidate has in this step, (rows, candidates)."""
-        return new["last"][:, None] == numbered(self._candidate_count, new["last"].device)
+        return new["last"][:, None] == kept(numbered)(self._candidate_count, new["last"].device)
 
     def _decisions(self, new: Record) -> Sequence[Index]:
         """What `_apply` is given, for each row."""
@@ -469,10 +472,24 @@ class SwitchingOptimizer(BaseOptimizer):
 
     def _rates_of(self, block: Block, choice: Sequence[Any]) -> list[Number]:
         """The factor of each parameter's chosen candidate; of the first one alone where all have the same."""
+        lr = block.group["lr"]
         if self._have_one_rate(block.group):
-            return [block.group["lr"]]
-        rates = self._rates(block)
-        return [pick(rates, index) for index in (choice[:1] if self.rule.select == "global" else choice)]
+            return [lr]
+        if self.rule.select == "global":
+            choice = choice[:1]
+        if isinstance(choice[0], int) and not torch.compiler.is_compiling():
+            rates = self._rates(block)
+            return [rates[index] for index in choice]
+        # The compiler takes a rate for a number that changes only where nothing but tensors is made of it.
+        gains = self._gains(block)
+        return [pick(gains, index) * lr for index in choice]
+
+    def _gains(self, block: Block) -> list[Number]:
+        """The factor of each candidate's filtered gradient, in learning rates."""
+        gains: list[Number] = [1 / correction for correction in self._bias_corrections(block)]
+        if not block.group["lr_modulation"]:
+            return gains
+        return [gain * factor for gain, factor in zip(gains, self._modulations(block.group), strict=True)]
 
     def _modulations(self, group: Group) -> list[float]:
         """The factors that give every candidate's step the power of the first one's."""
@@ -489,7 +506,7 @@ class SwitchingOptimizer(BaseOptimizer):
 
     # Layout: bundles and the record, made from the state and kept as long as it is what they hold.
 
-    def _init_group(self) -> None:
+    def _init_group(self, compiling: bool) -> None:
         """Have a bundle for every parameter with a gradient. (torch.compile runs a method of this name eagerly.)
 
         Raises: RuntimeError for sparse gradients, and ValueError for candidates that a scheduler has written over.
@@ -497,7 +514,6 @@ class SwitchingOptimizer(BaseOptimizer):
         refuse_sparse((param for group in self.param_groups for param in group["params"]), self)
         for group in self.param_groups:
             refuse_cycled(group, self.family, self._candidate_count)
-        compiling = torch.compiler.is_compiling() or torch._dynamo.is_compiling()
         is_valid = self._bundles is not None and self._is_for_compiler is compiling
         if not is_valid or not all(bundle.is_current(self.state) for bundle in cast(list[Bundle], self._bundles)):
             self._forget_layout()
@@ -762,7 +778,7 @@ class SwitchingSGD(SwitchingOptimizer):
                 else:
                     buffer.mul_(momentum).add_(gradient, alpha=1 - dampening)
         elif min(decays) > 0 and buffers.dtype.itemsize >= 4:  # all in one pass over memory
-            torch.addcmul(gradient, buffers, column(decays, buffers.dtype, buffers.device), out=buffers)
+            torch.addcmul(gradient, buffers, kept(column)(decays, buffers.dtype, buffers.device), out=buffers)
         else:
             for momentum, buffer in zip(decays, buffers, strict=True):
                 if momentum == 0:
@@ -878,7 +894,7 @@ class SwitchingAdam(SwitchingOptimizer):
         params, group = self._params(blocks), blocks[0].group
         denominators = [part for block in blocks for part in views_of(block, cast(Tensor, block.denominator))]
         if not self.couples_weight_decay and group["weight_decay"] != 0:
-            torch._foreach_mul_(params, 1 - group["lr"] * group["weight_decay"])
+            scale(params, 1 - group["lr"] * group["weight_decay"])
         if isinstance(rates, list) and not any(isinstance(rate, Tensor) for rate in rates):
             torch._foreach_addcdiv_(params, moments, denominators, [-float(rate) for rate in rates])
             return
@@ -931,6 +947,8 @@ def chosen_rows(block: Block, name: str, choice: Sequence[Index]) -> list[Tensor
 def views_of(block: Block, flat: Tensor) -> list[Tensor]:
     """The parts of a vector (n,) shaped like the block's parameters."""
     vectors = block.bundle.vectors
+    if block.last - block.first == 1:
+        return [vectors.shaped(block.first, flat)]
     if block.last - block.first == len(block.bundle.params):
         return vectors.views(flat)
     start = vectors.bounds[block.first][0]
@@ -938,6 +956,15 @@ def views_of(block: Block, flat: Tensor) -> list[Tensor]:
         vectors.shaped(i, flat[vectors.bounds[i][0] - start : vectors.bounds[i][1] - start])
         for i in range(block.first, block.last)
     ]
+
+
+def scale(params: list[Tensor], factor: Number) -> None:
+    """Multiply parameters by a number."""
+    if torch.compiler.is_compiling():  # whose foreach takes a number for a constant
+        for param in params:
+            param.mul_(factor)
+    else:
+        torch._foreach_mul_(params, factor)
 
 
 # Numbers on devices.
@@ -954,27 +981,33 @@ def pick(values: Sequence[Number], index: Index) -> Number:
     """Value `index`; a tensor () where the index is one, float64, which as a scalar promotes nothing."""
     if isinstance(index, int):
         return values[index]
-    compiling = torch.compiler.is_compiling()
-    make = vector if compiling or isinstance(values[0], Tensor) else kept_vector
+    make = vector if isinstance(values[0], Tensor) else kept(vector_of)
     return make(tuple(values), index.device).index_select(0, index)[0]
 
 
-@lru_cache(maxsize=64)
-def kept_vector(values: tuple[Number, ...], device: torch.device) -> Tensor:
-    """The same numbers for all parameters, copied to the device once."""
+def vector_of(values: tuple[float, ...], device: torch.device) -> Tensor:
+    """Numbers on the device, (k,) float64."""
     return vector(values, device)
 
 
-@lru_cache(maxsize=64)
 def column(values: tuple[float, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
-    """Numbers as a column (k, 1), made once."""
+    """Numbers as a column (k, 1)."""
     return vector(values, device, dtype)[:, None]
 
 
-@lru_cache(maxsize=64)
 def numbered(count: int, device: torch.device) -> Tensor:
-    """0 ... count - 1, made once."""
+    """0 ... count - 1."""
     return torch.arange(count, device=device)
+
+
+def kept(make: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    """The same function, whose tensors are made once; but for the compiler, which makes constants of them itself."""
+    return make if torch.compiler.is_compiling() else _keeping(make)
+
+
+@lru_cache(maxsize=16)
+def _keeping(make: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    return lru_cache(maxsize=64)(make)
 
 
 def indices(choice: Tensor) -> list[Index]:

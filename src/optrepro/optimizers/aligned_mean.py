@@ -131,8 +131,8 @@ class AlignedMean(Alignment):
         parts, device = self._parts(block), block.grad.device
         weights = [weight.to(device) for weight in choice]
         if not self._have_one_rate(block.group):
-            rates = vector(self._rates(block), device)
-            weights = [weight * rates for weight in weights]
+            gains = vector(self._gains(block), device) * block.group["lr"]
+            weights = [weight * gains for weight in weights]
         moments = [weighted_sum(rows, weight) for rows, weight in zip(parts, weights, strict=True)]
         shaped = block.bundle.vectors.shaped
         if not block.group.get("nesterov"):

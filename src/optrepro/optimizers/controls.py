@@ -68,7 +68,7 @@ class RandomChoice(SwitchingOptimizer):
         device = past["last"].device
         return {"last": vector([draws[row] for row in rows], device, torch.int64)}
 
-    @torch.compiler.disable  # type: ignore[untyped-decorator]
+    @torch._disable_dynamo  # type: ignore[attr-defined]
     def _draw(self, rows: int) -> list[int]:
         """A candidate for each row."""
         shares = torch.tensor(self.rule.shares or [1.0] * self._candidate_count, dtype=torch.float64)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from types import MappingProxyType
 from typing import Any, ClassVar, Self, Unpack, cast
 
@@ -25,6 +24,7 @@ from optrepro.optimizers._switching import (
     SwitchingAdam,
     SwitchingOptimizer,
     SwitchingSGD,
+    kept,
     vector,
 )
 
@@ -78,7 +78,7 @@ class Alignment(SwitchingOptimizer):
 
     def _self_term(self, block: Block, one: Tensor, other: Tensor) -> Tensor:
         """R_0, (); 0 where nothing depends on it."""
-        return dot(one, other) if self._needs_self_term(block.group) else zero(one.device)
+        return dot(one, other) if self._needs_self_term(block.group) else kept(zero)(one.device)
 
     def _needs_self_term(self, group: Group) -> bool:
         return True
@@ -440,9 +440,8 @@ def inner_products(rows: Tensor, x: Tensor) -> Tensor:
     return torch.stack([dot(row, x) for row in rows])
 
 
-@lru_cache(maxsize=16)
 def zero(device: torch.device) -> Tensor:
-    """0, made once."""
+    """0, () float32."""
     return torch.zeros((), dtype=torch.float32, device=device)
 
 
