@@ -27,6 +27,8 @@ SPIKE = 1e12  # chosen: a gradient so many times as large as all before is an ac
 # Numbers that an LSTM's gates are at once: few enough for a CPU's cache, many where each call has to be worth it.
 GATES, GATES_ELSEWHERE = 3 << 17, 1 << 24
 
+LARGEST = 1e300  # of losses in their unit, so that differences of two stay in the range of float64
+
 Memory = dict[str, Tensor]
 Columns = Sequence[tuple[int, int]]
 Numbers = MutableMapping[str, Tensor]
@@ -287,6 +289,7 @@ class LearnedOptimizer(ClosureOptimizer):
             return
         coordinates, numbers = memory.coordinates, memory.numbers
         unit = self._unit(numbers, look)
+        value = min(max(look.loss / unit, -LARGEST), LARGEST)
         gradient = coordinates.gradient(torch.float32, 1 / unit)
         step = self.rule.advance(
             memory.tables,
@@ -294,13 +297,13 @@ class LearnedOptimizer(ClosureOptimizer):
                 int(numbers["time"]),
                 coordinates.values(torch.float32),
                 float(numbers["value"]),
-                look.loss / unit,
+                value,
                 gradient,
                 coordinates.vectors.bounds,
             ),
         )
         numbers["time"] += 1
-        numbers["value"].fill_(look.loss / unit)
+        numbers["value"].fill_(value)
         move(coordinates, step, [group["lr"] for group in self.param_groups for _ in group["params"]])
 
     def _unit(self, numbers: Numbers, look: Look) -> float:

@@ -103,7 +103,7 @@ class POP(ClosureOptimizer):
         """
         elements = sum(local(param).numel() for param in self._all_params())
         state = 8 * len((*COORDINATES, *BOX)) + sum(part.nbytes for part in self._policy_memory(1))
-        passing = 24 * Trajectory.FEATURES + 8 * 40  # features in float64 and float32, and the trajectory's tensors
+        passing = 24 * Trajectory.FEATURES + 8 * 64  # features in float64 and float32, and the trajectory's tensors
         most = 64 * self.policy.settings.width * min(elements, ROWS)  # of the policy's layers
         return elements * (state + passing) + most
 

@@ -165,7 +165,7 @@ class Network(nn.Module):
             gradient, seen = now.gradient[part], cells.inputs(part.stop - part.start)
             _look(now, part, memory, seen)
             squares[part].addcmul_(gradient, gradient).clamp_max_(MAX)
-            mean[part].lerp_(gradient, 1 - MEMORY)
+            mean[part].mul_(MEMORY).add_(gradient, alpha=1 - MEMORY)
             hidden = memory["hidden"][:, part]
             cells.step(hidden, memory["cell"][:, part])
             given = torch.addmm(bias, out, hidden)
