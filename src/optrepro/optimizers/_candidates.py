@@ -28,6 +28,8 @@ def with_norm(decay: float, fresh: float, new: float, old: float) -> Candidate:
 def momenta(group: Group) -> tuple[float, ...]:
     """The setting `momentum`, a number or several, as a tuple."""
     momentum = group["momentum"]
+    if isinstance(momentum, tuple):
+        return momentum
     return tuple(momentum) if isinstance(momentum, Sequence) else (momentum,)
 
 

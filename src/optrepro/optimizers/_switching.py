@@ -45,7 +45,7 @@ Number = float | Tensor  # a tensor () where the compiler must not take the numb
 Probes = Sequence[Tensor | None]
 Record = dict[str, Tensor]
 
-PIECE = 2**16  # elements of a block for each thread of a CPU: gradient and buffers stay in second-level caches
+PIECE = 2**18  # elements that are measured and updated at a time on a CPU, in the hope of its cache
 SMALL = 2**14  # elements of a parameter whose step on a CPU takes the time of calls, not of memory
 
 
@@ -108,6 +108,7 @@ class Bundle:
         self.is_distributed = any(map(is_distributed, self.params))
         self.vectors = vectors = Vectors(self.params)
         like = local(self.params[0])
+        self.dtype = like.dtype
         self.state = {name: like.new_zeros((count, vectors.size)) for name, count in rows.items()}
         self.views = {name: [vectors.views(row) for row in flat] for name, flat in self.state.items()}
         self.entries: list[State] = [{"step": step} for step in steps]
@@ -123,15 +124,15 @@ class Bundle:
         self.ages = [int(step) for step in steps]
         self.age = self.ages[0] if len(set(self.ages)) == 1 else None
 
+    def remember(self, state: dict[Tensor, State]) -> None:
+        """Take note of the state as it is now, so that `is_current` can tell a change."""
+        self._known = [(param, state[param], [*map(id, state[param].values())]) for param in self.params]
+
     def is_current(self, state: dict[Tensor, State]) -> bool:
         """Whether the optimizer's state still is what the vectors hold: nobody has replaced or removed a part of it."""
-        for param, entry in zip(self.params, self.entries, strict=True):
-            held = state.get(param)
-            if held is None:
+        for param, held, ids in self._known:
+            if state.get(param) is not held or [*map(id, held.values())] != ids:
                 return False
-            for name, value in entry.items():
-                if held.get(name) is not value:
-                    return False
         return True
 
     def gradients(self) -> list[Tensor | None]:
@@ -186,7 +187,7 @@ class Block:
         probe: (n,), the further gradient that a score asks for, if any.
         state: (rows, n) each.
         gradient: (n,), of what is minimized, with coupled weight decay.
-        denominator: (n,), Adam's sqrt(v) + eps.
+        scale: (n,), Adam's preconditioner P = 1 / (sqrt(v) + eps); its inverse where there is one candidate alone.
         found: what the rule has measured before the buffers are updated: row of the selection, R_0 (), and the
             alignment with the buffers (candidates,).
     """
@@ -201,7 +202,7 @@ class Block:
     probe: Tensor | None
     state: dict[str, Tensor]
     gradient: Tensor | None = None
-    denominator: Tensor | None = None
+    scale: Tensor | None = None
     found: list[tuple[int, Tensor, Tensor]] = field(default_factory=list)
 
     @property
@@ -217,15 +218,13 @@ class Block:
         return [self._piece(slice(start, start + size)) for start in range(0, n, size)]
 
     def _piece(self, part: slice) -> Block:
-        point, probe, denominator = (
-            None if tensor is None else tensor[part] for tensor in (self.point, self.probe, self.denominator)
+        point, probe, scale = (
+            None if tensor is None else tensor[part] for tensor in (self.point, self.probe, self.scale)
         )
         state = {name: value[:, part] for name, value in self.state.items()}
         grad = self.grad[part]
         bundle, first, last = self.bundle, self.first, self.last
-        return Block(
-            bundle, first, last, self.age, self.is_first, grad, point, probe, state, None, denominator, self.found
-        )
+        return Block(bundle, first, last, self.age, self.is_first, grad, point, probe, state, None, scale, self.found)
 
 
 class SwitchingOptimizer(BaseOptimizer):
@@ -300,7 +299,7 @@ class SwitchingOptimizer(BaseOptimizer):
         loss = None if closure is None else evaluate(closure)
         self._init_group(torch.compiler.is_compiling())
         blocks = self._blocks(probes)
-        size = 0 if torch.compiler.is_compiling() else PIECE * torch.get_num_threads()
+        size = 0 if torch.compiler.is_compiling() else PIECE
         for block in blocks:
             for piece in block.pieces(size):
                 gradient = self._objective(piece)
@@ -383,7 +382,7 @@ class SwitchingOptimizer(BaseOptimizer):
         return self.depends_on_age
 
     def _join(self, bundle: Bundle, first: int, tensors: list[Tensor]) -> Tensor:
-        dtype = next(iter(bundle.state.values())).dtype
+        dtype = bundle.dtype
         return bundle.vectors.join([t if t.dtype is dtype else t.to(dtype) for t in tensors], first)
 
     def _part(self, bundle: Bundle, first: int, last: int) -> dict[str, Tensor]:
@@ -420,12 +419,16 @@ class SwitchingOptimizer(BaseOptimizer):
             new: Record = {"last": torch.zeros_like(past["last"])}
         else:
             new = self._choose(blocks, rows, past)
-        new["counts"] = past["counts"] + self._shares(new)
+        counts, shares = record["counts"], self._shares(new)
+        if where is None:
+            counts.add_(shares)
+        else:
+            counts.index_add_(0, where, shares.to(counts.dtype))
         for name, value in new.items():
             if where is None:
                 record[name].copy_(value)
             else:
-                record[name].index_copy_(0, where, value.to(record[name].dtype))
+                record[name].index_copy_(0, where, value)
         decisions: Sequence[Index] = [0] * len(rows) if self._candidate_count == 1 else self._decisions(new)
         if where is None:
             return decisions
@@ -491,6 +494,14 @@ class SwitchingOptimizer(BaseOptimizer):
             return gains
         return [gain * factor for gain, factor in zip(gains, self._modulations(block.group), strict=True)]
 
+    def _scratch(self, name: str, like: Tensor) -> Tensor:
+        """Memory (n,) for a moment; it is kept, since to get it anew costs as much as to work on it."""
+        key = name, like.dtype, like.device
+        memory = self._memory.get(key)
+        if memory is None or len(memory) < len(like):
+            memory = self._memory[key] = torch.empty_like(like)
+        return memory[: len(like)]
+
     def _modulations(self, group: Group) -> list[float]:
         """The factors that give every candidate's step the power of the first one's."""
         norms = [candidate.norm for candidate in self._candidates(group)]
@@ -511,7 +522,6 @@ class SwitchingOptimizer(BaseOptimizer):
 
         Raises: RuntimeError for sparse gradients, and ValueError for candidates that a scheduler has written over.
         """
-        refuse_sparse((param for group in self.param_groups for param in group["params"]), self)
         for group in self.param_groups:
             refuse_cycled(group, self.family, self._candidate_count)
         is_valid = self._bundles is not None and self._is_for_compiler is compiling
@@ -519,10 +529,14 @@ class SwitchingOptimizer(BaseOptimizer):
             self._forget_layout()
             self._start_layout(compiling)
         if any(param.grad is not None for _, _, param in self._waiting):
+            refuse_sparse((param for _, _, param in self._waiting), self)
             self._add_bundles()
+        for bundle in cast(list[Bundle], self._bundles):
+            refuse_sparse(bundle.params, self)
 
     def _forget_layout(self) -> None:
         self._bundles = self._table = None
+        self._memory: dict[Any, Tensor] = {}
 
     def _start_layout(self, compiling: bool) -> None:
         self._is_for_compiler = compiling
@@ -569,6 +583,8 @@ class SwitchingOptimizer(BaseOptimizer):
             bundle = Bundle(group, positions, spread_over, self._state_rows(group), states, steps)
             cast(list[Bundle], self._bundles).append(bundle)
         self._table = self._tabulate()
+        for bundle in cast(list[Bundle], self._bundles):
+            bundle.remember(self.state)
 
     def _joins(self, param: Tensor, group: Group) -> bool:
         if self._is_for_compiler:  # it joins kernels by itself
@@ -650,6 +666,15 @@ class SwitchingOptimizer(BaseOptimizer):
         else:
             self._count = count
         return group
+
+    def _check_params(self, group: Group) -> None:
+        super()._check_params(group)
+        chooses = self.rule.select == "per_parameter" and self._candidate_count > 1
+        if chooses and any(getattr(param, "_is_flat_param", False) for param in group["params"]):
+            raise ValueError(
+                'select = "per_parameter" is not allowed for parameters that FullyShardedDataParallel has joined: it '
+                'must be "global", or pass use_orig_params=True there, or use fully_shard'
+            )
 
     def _state_names(self, group: Group) -> dict[str, bool]:
         rows = self._state_rows(group)
@@ -777,8 +802,8 @@ class SwitchingSGD(SwitchingOptimizer):
                     buffer.copy_(gradient)
                 else:
                     buffer.mul_(momentum).add_(gradient, alpha=1 - dampening)
-        elif min(decays) > 0 and buffers.dtype.itemsize >= 4:  # all in one pass over memory
-            torch.addcmul(gradient, buffers, kept(column)(decays, buffers.dtype, buffers.device), out=buffers)
+        elif min(decays) > 0 and block.bundle.dtype.itemsize >= 4:  # all in one pass over memory
+            torch.addcmul(gradient, buffers, kept(column)(decays, block.bundle.dtype, buffers.device), out=buffers)
         else:
             for momentum, buffer in zip(decays, buffers, strict=True):
                 if momentum == 0:
@@ -874,17 +899,24 @@ class SwitchingAdam(SwitchingOptimizer):
         return super()._state_rows(group) | {"exp_avg_sq": 1}
 
     def _prepare(self, block: Block) -> None:
-        block.denominator = torch.empty_like(block.state["exp_avg_sq"][0])
+        block.scale = torch.empty_like(block.state["exp_avg_sq"][0])
 
     def _precondition(self, block: Block, gradient: Tensor) -> None:
-        beta = pairs(block.group)[0][1]
-        exp_avg_sq, denominator = block.state["exp_avg_sq"][0], cast(Tensor, block.denominator)
+        beta, exp_avg_sq, scale = pairs(block.group)[0][1], block.state["exp_avg_sq"][0], cast(Tensor, block.scale)
         exp_avg_sq.mul_(beta).addcmul_(gradient, gradient, value=1 - beta)
-        torch.sqrt(exp_avg_sq, out=denominator)
-        denominator.div_((1 - beta**block.age) ** 0.5).add_(block.group["eps"])
+        correction, eps = (1 - beta**block.age) ** 0.5, block.group["eps"]
+        torch.sqrt(exp_avg_sq, out=scale)
+        if self._candidate_count == 1:  # divided by, which rounds as torch.optim.Adam does
+            scale.div_(correction).add_(eps)
+        elif isinstance(correction, Tensor):
+            scale.div_(correction).add_(eps).reciprocal_()
+        else:  # P, which score and step multiply with
+            torch.add(
+                kept(number)(eps, scale.dtype, scale.device), scale, alpha=1 / correction, out=scale
+            ).reciprocal_()
 
     def _update_buffers(self, block: Block, gradient: Tensor) -> None:
-        for (beta, _), exp_avg in zip(pairs(block.group), block.state[self.buffers], strict=True):
+        for (beta, _), exp_avg in zip(pairs(block.group), block.state[self.buffers].unbind(), strict=True):
             exp_avg.lerp_(gradient, 1 - beta)
 
     def _moments(self, block: Block, choice: Sequence[Index]) -> list[Tensor]:
@@ -892,20 +924,18 @@ class SwitchingAdam(SwitchingOptimizer):
 
     def _descend(self, blocks: list[Block], moments: list[Tensor], rates: Number | list[Number]) -> None:
         params, group = self._params(blocks), blocks[0].group
-        denominators = [part for block in blocks for part in views_of(block, cast(Tensor, block.denominator))]
+        scales = [part for block in blocks for part in views_of(block, cast(Tensor, block.scale))]
         if not self.couples_weight_decay and group["weight_decay"] != 0:
-            scale(params, 1 - group["lr"] * group["weight_decay"])
+            multiply(params, 1 - group["lr"] * group["weight_decay"])
+        move = torch._foreach_addcdiv_ if self._candidate_count == 1 else torch._foreach_addcmul_
         if isinstance(rates, list) and not any(isinstance(rate, Tensor) for rate in rates):
-            torch._foreach_addcdiv_(params, moments, denominators, [-float(rate) for rate in rates])
-            return
-        if isinstance(rates, list):
-            moments = [(moment * rate).to(moment.dtype) for moment, rate in zip(moments, rates, strict=True)]
-        elif isinstance(rates, Tensor) or torch.compiler.is_compiling():
-            moments = [(moment * rates).to(moment.dtype) for moment in moments]
+            move(params, moments, scales, [-float(rate) for rate in rates])
+        elif isinstance(rates, float | int) and not torch.compiler.is_compiling():
+            move(params, moments, scales, value=-rates)
         else:
-            torch._foreach_addcdiv_(params, moments, denominators, value=-rates)
-            return
-        torch._foreach_addcdiv_(params, moments, denominators, value=-1.0)
+            each = rates if isinstance(rates, list) else [rates] * len(params)
+            moments = [(moment * rate).to(moment.dtype) for moment, rate in zip(moments, each, strict=True)]
+            move(params, moments, scales, value=-1.0)
 
 
 # Names in the state.
@@ -958,7 +988,7 @@ def views_of(block: Block, flat: Tensor) -> list[Tensor]:
     ]
 
 
-def scale(params: list[Tensor], factor: Number) -> None:
+def multiply(params: list[Tensor], factor: Number) -> None:
     """Multiply parameters by a number."""
     if torch.compiler.is_compiling():  # whose foreach takes a number for a constant
         for param in params:
@@ -988,6 +1018,11 @@ def pick(values: Sequence[Number], index: Index) -> Number:
 def vector_of(values: tuple[float, ...], device: torch.device) -> Tensor:
     """Numbers on the device, (k,) float64."""
     return vector(values, device)
+
+
+def number(value: float, dtype: torch.dtype, device: torch.device) -> Tensor:
+    """A number as a tensor ()."""
+    return torch.full((), value, dtype=dtype, device=device)
 
 
 def column(values: tuple[float, ...], dtype: torch.dtype, device: torch.device) -> Tensor:

@@ -58,7 +58,7 @@ class Vectors:
         """A tensor shaped like the part of parameter `index` as a vector, in the order of that parameter."""
         strides = self.strides[index]
         if tensor.stride() == strides:
-            return tensor.as_strided((self.sizes[index],), (1,))
+            return tensor.view(-1) if self._are_contiguous else tensor.as_strided((self.sizes[index],), (1,))
         return (
             torch.empty_strided(tensor.shape, strides, dtype=tensor.dtype, device=tensor.device)
             .copy_(tensor)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from types import MappingProxyType
 from typing import Any, ClassVar, Self, Unpack, cast
 
@@ -15,6 +16,7 @@ from torch.optim.optimizer import ParamsT
 from optrepro.optimizers._base import Group, require
 from optrepro.optimizers._ranks import local, total
 from optrepro.optimizers._switching import (
+    PIECE,
     AdamSettings,
     Block,
     Probes,
@@ -61,11 +63,9 @@ class Alignment(SwitchingOptimizer):
         """Measure R_0, (), and the alignment of a gradient with the buffers before the update, (candidates,)."""
         if self._candidate_count == 1:
             return
-        probe = precondition(block, self._direction(block, gradient))
+        probe = self._preconditioned(block, self._direction(block, gradient))
         buffers = block.state[self.buffers]
-        one, other = probe, gradient
-        if self._needs_self_term(block.group):
-            one, other = self._self_partner(block, gradient, probe)
+        one, other = self._self_partner(block, gradient, probe)
         positions, members = block.bundle.positions, block.last - block.first
         if self.rule.select == "global" or members == 1:
             row = 0 if self.rule.select == "global" else positions[block.first]
@@ -75,6 +75,14 @@ class Alignment(SwitchingOptimizer):
         parts = (one.split(sizes), other.split(sizes), buffers.split(sizes, 1), probe.split(sizes))
         for i, own, its, rows, part in zip(range(block.first, block.last), *parts, strict=True):
             block.found.append((positions[i], self._self_term(block, own, its), inner_products(rows, part)))
+
+    def _preconditioned(self, block: Block, gradient: Tensor) -> Tensor:
+        """P applied to a gradient (n,); the gradient itself for SGD."""
+        if block.scale is None:
+            return gradient
+        if torch.compiler.is_compiling() or len(gradient) > 2 * PIECE * torch.get_num_threads():
+            return gradient * block.scale
+        return torch.mul(gradient, block.scale, out=self._scratch("probe", gradient))
 
     def _self_term(self, block: Block, one: Tensor, other: Tensor) -> Tensor:
         """R_0, (); 0 where nothing depends on it."""
@@ -180,7 +188,7 @@ class GreedyAlignment(Alignment):
             )
         return cast(Self, cls.continuous_form(*arguments, **settings))
 
-    @property
+    @cached_property
     def needs(self) -> str | None:
         """The argument that `step` asks for: None, "half_grads" or "validation_grads"."""
         if self._candidate_count == 1:
@@ -239,7 +247,7 @@ class GreedyAlignment(Alignment):
             return [g.add(local(p), alpha=group["weight_decay"]) for g, p in zip(given, params, strict=True)]
         return given
 
-    @property
+    @cached_property
     def _keeps_gradient(self) -> bool:
         return self.rule.score == "debiased" and self.rule.self_term == "previous" and self._candidate_count > 1
 
@@ -254,7 +262,7 @@ class GreedyAlignment(Alignment):
             return probe, block.state["previous_grad"][0]
         if self.needs == "half_grads":
             half = cast(Tensor, block.probe)
-            return precondition(block, half), 2 * gradient - half
+            return half if block.scale is None else half * block.scale, 2 * gradient - half
         return super()._self_partner(block, gradient, probe)
 
     def _align(self, block: Block, gradient: Tensor) -> None:
@@ -420,11 +428,6 @@ def together(values: list[Tensor], device: torch.device) -> Tensor:
     """Tensors of one shape (...) as one (k, ...), float64 on the device."""
     stacked = values[0][None] if len(values) == 1 else torch.stack([v.to(device, non_blocking=True) for v in values])
     return stacked.to(device, torch.float64, non_blocking=True)
-
-
-def precondition(block: Block, gradient: Tensor) -> Tensor:
-    """P applied to a gradient (n,); the gradient itself for SGD."""
-    return gradient if block.denominator is None else gradient / block.denominator
 
 
 def dot(x: Tensor, y: Tensor) -> Tensor:
