@@ -32,7 +32,7 @@ class Coordinates:
         self.params = list(params)
         self.vectors = Vectors(params)
         self.size = self.vectors.size
-        self.shapes = [param.shape for param in params]
+        self.kinds = [(param.shape, param.dtype) for param in params]
         devices = {param.device for param in params}
         if len(devices) > 1:
             found = " and ".join(sorted(map(str, devices)))
@@ -45,11 +45,12 @@ class Coordinates:
         self.spread = list(dict.fromkeys(self.holders))
 
     def fit(self, params: Sequence[Tensor]) -> bool:
-        """Whether these are the parameters, of the same shapes and on the same device."""
+        """Whether these are the parameters, of the same shapes and dtypes and on the same device."""
         return (
             len(params) == len(self.params)
             and all(map(is_, params, self.params))
-            and all(p.shape == shape and p.device == self.device for p, shape in zip(params, self.shapes, strict=True))
+            and all((param.shape, param.dtype) == kind for param, kind in zip(params, self.kinds, strict=True))
+            and all(param.device == self.device for param in params)
         )
 
     @property
