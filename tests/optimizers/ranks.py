@@ -10,6 +10,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 import traceback
 import warnings
 from collections.abc import Callable, Sequence
@@ -99,6 +100,7 @@ def main(module: str, folder: Path, rank: int) -> None:
     for number, key in enumerate(json.loads(sys.stdin.read())):
         place = folder / str(number)
         place.mkdir(exist_ok=True)
+        _meet(place, rank)
         try:
             store = f"file://{place}/store"
             dist.init_process_group(
@@ -112,6 +114,14 @@ def main(module: str, folder: Path, rank: int) -> None:
             if dist.is_initialized():
                 dist.destroy_process_group()
         (folder / f"{rank}.json").write_text(json.dumps(raised))
+
+
+def _meet(place: Path, rank: int) -> None:
+    """Wait for the other, which may still have waited in vain in the check before."""
+    (place / f"ready-{rank}").touch()
+    until = time.monotonic() + 120
+    while len(list(place.glob("ready-*"))) < WORLD and time.monotonic() < until:
+        time.sleep(0.002)
 
 
 def everywhere(value: Any) -> list[Any]:
