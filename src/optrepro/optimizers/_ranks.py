@@ -25,7 +25,8 @@ def resolve(setting: ProcessGroup | Literal["world"] | None) -> ProcessGroup | N
     Raises: ValueError for a setting that is neither "world", None nor a process group.
     """
     given: object = setting
-    if isinstance(given, str) and given != "world":
+    is_group = dist.is_available() and isinstance(given, dist.ProcessGroup)
+    if given is not None and given != "world" and not is_group:
         allowed = '"world", None or a torch.distributed.ProcessGroup'
         raise ValueError(f"process_group = {setting!r} is not allowed: it must be {allowed}")
     if setting is None or not dist.is_available() or not dist.is_initialized():

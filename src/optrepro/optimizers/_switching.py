@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypedDict, cast
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypedDict, TypeVar, cast, overload
 
 import torch
 from torch import Tensor
@@ -40,6 +40,7 @@ if TYPE_CHECKING:
 
     ProcessGroupSetting = ProcessGroup | Literal["world"] | None
 
+Loss = TypeVar("Loss")
 Index = int | Tensor  # of a candidate; a tensor of shape (1,) stays on its device, so that no step waits for it
 Number = float | Tensor  # a tensor () where the compiler must not take the number for a constant
 Probes = Sequence[Tensor | None]
@@ -289,6 +290,12 @@ class SwitchingOptimizer(BaseOptimizer):
         raise NotImplementedError
 
     # The step.
+
+    @overload
+    def step(self, closure: None = None) -> None: ...
+
+    @overload
+    def step(self, closure: Callable[[], Loss]) -> Loss: ...
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:

@@ -123,7 +123,7 @@ class AlignedMean(Alignment):
         """The buffers of each parameter of a block, (candidates, n of the parameter)."""
         rows = block.state[self.buffers]
         sizes = block.bundle.vectors.sizes[block.first : block.last]
-        return [rows] if len(sizes) == 1 else rows.split(sizes, 1)
+        return [rows] if len(sizes) == 1 else rows.split_with_sizes(sizes, 1)
 
     def _moments(self, block: Block, choice: Sequence[Any]) -> list[Tensor]:
         if self._candidate_count == 1:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from types import MappingProxyType
-from typing import Any, ClassVar, Self, Unpack, cast
+from typing import Any, ClassVar, Self, Unpack, cast, overload
 
 import torch
 from torch import Tensor
@@ -19,6 +19,7 @@ from optrepro.optimizers._switching import (
     PIECE,
     AdamSettings,
     Block,
+    Loss,
     Probes,
     Record,
     Rule,
@@ -29,6 +30,7 @@ from optrepro.optimizers._switching import (
     kept,
     vector,
 )
+from optrepro.optimizers.continuous import ContinuousAdam, ContinuousAdamW, ContinuousSGD
 
 SCORES = ("paper", "paper_literal", "debiased", "raw", "validation")
 
@@ -72,8 +74,8 @@ class Alignment(SwitchingOptimizer):
             block.found.append((row, self._self_term(block, one, other), inner_products(buffers, probe)))
             return
         sizes = block.bundle.vectors.sizes[block.first : block.last]
-        parts = (one.split(sizes), other.split(sizes), buffers.split(sizes, 1), probe.split(sizes))
-        for i, own, its, rows, part in zip(range(block.first, block.last), *parts, strict=True):
+        vectors = [vector.split_with_sizes(sizes, -1) for vector in (one, other, buffers, probe)]
+        for i, own, its, rows, part in zip(range(block.first, block.last), *vectors, strict=True):
             block.found.append((positions[i], self._self_term(block, own, its), inner_products(rows, part)))
 
     def _preconditioned(self, block: Block, gradient: Tensor) -> Tensor:
@@ -196,6 +198,20 @@ class GreedyAlignment(Alignment):
         if self.rule.score == "validation":
             return "validation_grads"
         return "half_grads" if self.rule.score == "debiased" and self.rule.self_term == "halves" else None
+
+    @overload
+    def step(
+        self, closure: None = None, *, half_grads: Probes | None = None, validation_grads: Probes | None = None
+    ) -> None: ...
+
+    @overload
+    def step(
+        self,
+        closure: Callable[[], Loss],
+        *,
+        half_grads: Probes | None = None,
+        validation_grads: Probes | None = None,
+    ) -> Loss: ...
 
     @torch.no_grad()
     def step(
@@ -343,6 +359,8 @@ class GapSGD(GreedyAlignment, SwitchingSGD):
         `lr_modulation` are chosen here.
     """
 
+    continuous_form = ContinuousSGD
+
     def __init__(
         self,
         params: ParamsT,
@@ -390,6 +408,8 @@ class GapAdam(GreedyAlignment, SwitchingAdam):
     Source: as `GapSGD`; the norm-consistent factor is derived.
     """
 
+    continuous_form = ContinuousAdam
+
     def __init__(
         self,
         params: ParamsT,
@@ -412,6 +432,7 @@ class GapAdam(GreedyAlignment, SwitchingAdam):
 class GapAdamW(GapAdam):
     """`GapAdam` with decoupled weight decay, 0.01 by default; a single pair gives `torch.optim.AdamW`."""
 
+    continuous_form = ContinuousAdamW
     couples_weight_decay = False
     default_weight_decay = 0.01
 
