@@ -369,8 +369,9 @@ class SwitchingOptimizer(BaseOptimizer):
         if sum(block.last - block.first for block in blocks) == len(self._steps):
             self._steps.add_(1)
             return
-        positions = [i for block in blocks for i in block.bundle.positions[block.first : block.last]]
-        self._steps[positions] += 1
+        torch._foreach_add_(
+            [block.bundle.entries[i]["step"] for block in blocks for i in range(block.first, block.last)], 1
+        )
 
     def _batches(self, blocks: list[Block]) -> Iterable[list[Block]]:
         """Blocks whose parameters move in one call: of one group and, where it matters, of one age."""
