@@ -7,6 +7,8 @@ A test of a situation is crossed with all configurations, or with those that it 
 
     @each_that(lambda make: make.needs_loss)
     def test_something_holds_where_the_loss_is_looked_at(make: Make) -> None: ...
+
+What no setting can touch is crossed with the classes, by `each_class`.
 """
 
 from collections.abc import Callable, Mapping
@@ -264,8 +266,14 @@ def each_that(holds: Callable[[Make], Any]) -> pytest.MarkDecorator:
     return pytest.mark.parametrize("make", [pytest.param(make, id=make.name) for make in MAKES if holds(make)])
 
 
+def each_class_that(holds: Callable[[Make], Any]) -> pytest.MarkDecorator:
+    """The first configuration of every class for which something holds, the continuous forms' classes among them."""
+    first = {(make.kind, make.is_continuous): make for make in reversed(MAKES)}
+    return each_that(lambda make: make in first.values() and holds(make))
+
+
 each = each_that(lambda make: True)
-each_class = each_that(lambda make: make is next(other for other in MAKES if other.kind is make.kind))
+each_class = each_class_that(lambda make: True)
 
 
 def named(name: str) -> Make:

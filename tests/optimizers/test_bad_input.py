@@ -26,7 +26,7 @@ from optrepro.optimizers import (
     RandomAdam,
     RandomSGD,
 )
-from tests.optimizers.registry import Make, each_class, each_that
+from tests.optimizers.registry import Make, each_class, each_class_that, each_that
 from tests.optimizers.task import EXACT, Task, assert_is_as_it_was, copies, moved, parameters, probes, snapshot, trained
 
 
@@ -136,11 +136,10 @@ def test_a_wrong_setting_of_a_later_group_leaves_the_optimizer_as_it_was(make: M
     torch.testing.assert_close(task.params, trained(make, 6)[0].params, **EXACT)
 
 
-@each_class
+@each_class_that(lambda make: make.looks_at_ranks)
 @pytest.mark.parametrize("value", ["everyone", 3], ids=repr)
 def test_a_process_group_that_is_none_is_named(make: Make, value: Any) -> None:
-    if make.looks_at_ranks:
-        refused(lambda: make(parameters(2), process_group=value), "process_group", value)
+    refused(lambda: make(parameters(2), process_group=value), "process_group", value)
 
 
 @each_that(lambda make: make.looks_at_ranks)

@@ -19,7 +19,7 @@ from torch.distributed.checkpoint.state_dict import (
     set_optimizer_state_dict,
 )
 
-from tests.optimizers.registry import Make, each, each_that, named
+from tests.optimizers.registry import Make, each, each_class, each_that, named
 from tests.optimizers.task import (
     EXACT,
     Task,
@@ -36,7 +36,7 @@ from tests.optimizers.task import (
     trained,
 )
 
-STOPS = (0, 1, 3, 7, 20)  # of the continuous forms, 3 and 20 lie within a spell of watching
+STOPS = (0, 1, 3, 20)  # of the continuous forms, 3 and 20 lie within a spell of watching
 
 
 @each
@@ -44,7 +44,7 @@ def test_a_run_resumed_at_any_step_equals_the_uninterrupted_one(make: Make) -> N
     task = Task()
     optimizer = make(task.params)
     stored, weights = {}, {}
-    for step in range(STOPS[-1] + 5):
+    for step in range(STOPS[-1] + 4):
         weights[step] = copy.deepcopy(task.net.state_dict())
         if step in STOPS:
             stored[step] = saved(optimizer), copy.deepcopy(getattr(optimizer, "selection", {}))
@@ -56,8 +56,8 @@ def test_a_run_resumed_at_any_step_equals_the_uninterrupted_one(make: Make) -> N
         resumed.load_state_dict(state)
         torch.testing.assert_close(getattr(resumed, "selection", {}), selection, **EXACT)
         assert_same_saved(resumed, state)
-        resumed_task.train(make, resumed, 4, start=stop)
-        torch.testing.assert_close(resumed_task.net.state_dict(), weights[stop + 4], **EXACT)
+        resumed_task.train(make, resumed, 3, start=stop)
+        torch.testing.assert_close(resumed_task.net.state_dict(), weights[stop + 3], **EXACT)
 
 
 def assert_same_saved(optimizer: Any, stored: dict[str, Any]) -> None:
@@ -179,15 +179,23 @@ def read(net: nn.Module, optimizer: Any, path: Path, options: StateDictOptions) 
 
 @pytest.mark.usefixtures("alone")
 @each
-@pytest.mark.parametrize("flat", [False, True], ids=["nested", "flat"])
-def test_a_distributed_checkpoint_goes_on_from_the_disk(make: Make, flat: bool, tmp_path: Path) -> None:
-    options = StateDictOptions(flatten_optimizer_state_dict=flat)
+def test_a_distributed_checkpoint_goes_on_from_the_disk(make: Make, tmp_path: Path) -> None:
+    goes_on_from_the_disk(make, tmp_path, StateDictOptions())
+
+
+@pytest.mark.usefixtures("alone")
+@each_class
+def test_a_flat_distributed_checkpoint_goes_on_from_the_disk(make: Make, tmp_path: Path) -> None:
+    goes_on_from_the_disk(make, tmp_path, StateDictOptions(flatten_optimizer_state_dict=True))
+
+
+def goes_on_from_the_disk(make: Make, path: Path, options: StateDictOptions) -> None:
     task, optimizer = trained(make, 7)
     optimizer.zero_grad()
-    written(task.net, optimizer, tmp_path, options)
+    written(task.net, optimizer, path, options)
     resumed_task = Task().like(task)
     resumed = make(resumed_task.params)
-    read(resumed_task.net, resumed, tmp_path, options)
+    read(resumed_task.net, resumed, path, options)
     task.train(make, optimizer, 5, start=7)
     resumed_task.train(make, resumed, 5, start=7)
     assert_same_run((resumed_task, resumed), (task, optimizer))
@@ -352,8 +360,7 @@ def test_a_checkpoint_of_more_groups_than_there_are_left_is_refused(make: Make) 
     try:
         task.train(make, optimizer, 2, start=3)
     except ValueError:
-        assert make.policy  # a problem of fewer coordinates is another one
-        return
+        return  # what was measured over all parameters says nothing of some
     remaining = optimizer.state_dict()
     other = make(task.params[:2])
     other.load_state_dict(remaining)
@@ -373,7 +380,7 @@ def test_a_policy_is_no_part_of_the_state(make: Make) -> None:
 # Hooks, as torch calls them.
 
 
-@each
+@each_class
 def test_hooks_on_saving_and_loading_are_called(make: Make) -> None:
     _, optimizer = trained(make, 2)
     calls: list[str] = []

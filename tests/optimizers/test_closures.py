@@ -91,10 +91,9 @@ def test_a_loss_that_is_a_python_number_is_as_good_as_a_tensor(make: Make) -> No
     assert_same_run((task, optimizer), trained(make, 8), rtol=1e-5, atol=1e-6)
 
 
-@needing_a_closure
+@each_that(lambda make: make.needs_loss and make.name != "polyak")
 def test_a_loss_of_one_element_is_a_number(make: Make) -> None:
-    if make.name == "polyak":  # for it, a loss with a shape is one problem for each element
-        return
+    """For Polyak's step, a loss with a shape is one problem for each element."""
     task = Task()
     optimizer = make(task.params)
     for n in range(4):

@@ -60,16 +60,13 @@ def test_under_autocast_float32_weights_take_about_the_same_way(make: Make) -> N
 @each
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
 def test_low_precision_weights_are_trained_in_their_precision(make: Make, dtype: torch.dtype) -> None:
-    for foreach in (False, True) if make.family else (None,):
-        task = Task(dtype)
-        optimizer = make(
-            task.params, 0.01 if make.family else None, **({} if foreach is None else {"foreach": foreach})
-        )
-        before = task.mean_loss()
-        task.train(make, optimizer, 60)
-        assert {param.dtype for param in task.params} == {dtype}
-        assert all(param.isfinite().all() for param in task.params)
-        if make.descends:
-            assert task.mean_loss() < 0.9 * before
-        for name in make.buffers:
-            assert {state[name].dtype for state in optimizer.state.values()} == {dtype}
+    task = Task(dtype)
+    optimizer = make(task.params, 0.02 if make.family else None)
+    before = task.mean_loss()
+    task.train(make, optimizer, 30)
+    assert {param.dtype for param in task.params} == {dtype}
+    assert all(param.isfinite().all() for param in task.params)
+    if make.descends:
+        assert task.mean_loss() < 0.95 * before
+    for name in make.buffers:
+        assert {state[name].dtype for state in optimizer.state.values()} == {dtype}

@@ -8,7 +8,7 @@ import torch
 from torch.optim import lr_scheduler
 
 from optrepro import optimizers
-from tests.optimizers.registry import Make, each_that
+from tests.optimizers.registry import Make, each_class_that, each_that
 from tests.optimizers.task import EXACT, Task, assert_same_run, copies, moved, trained
 
 SCHEDULES: dict[str, Callable[[Any], Any]] = {
@@ -31,8 +31,8 @@ with_rate = each_that(lambda make: make.lr is not None)
 cycles = pytest.mark.parametrize("cycle", CYCLES.values(), ids=CYCLES)
 
 
-@with_rate
 @pytest.mark.parametrize("schedule", SCHEDULES.values(), ids=SCHEDULES)
+@each_class_that(lambda make: make.lr is not None)
 def test_a_schedule_is_the_rates_set_by_hand(make: Make, schedule: Callable[[Any], Any]) -> None:
     task = Task()
     optimizer = make(task.params)
