@@ -2,7 +2,6 @@
 
 import copy
 import io
-import math
 from pathlib import Path
 
 import pytest
@@ -193,7 +192,7 @@ def test_the_optimizer_takes_the_steps_of_the_rule() -> None:
         inputs, labels = torch.randn(8, 3, generator=generator), torch.randint(2, (8,), generator=generator)
         loss = nn.functional.cross_entropy(network(inputs), labels)
         gradients = torch.autograd.grad(loss, list(network.parameters()))
-        unit = unit or loss.item() / math.log(10)
+        unit = unit or loss.item() / predicted_step.START
         memory = memory or policy.begin(x, [(0, 12), (12, 16), (16, 24), (24, 26)])
         gradient = torch.cat([g.flatten() for g in gradients])[None]
         with torch.no_grad():

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar, overload
 
 import torch
 from torch import Tensor
@@ -12,6 +12,8 @@ from torch import Tensor
 from optrepro.optimizers._base import BaseOptimizer, Group, State, evaluate, refuse_sparse
 from optrepro.optimizers._coordinates import Coordinates, Memory
 from optrepro.optimizers._ranks import gathered, local, local_gradient, resolve
+
+Loss = TypeVar("Loss")
 
 
 class Look(NamedTuple):
@@ -61,6 +63,12 @@ class ClosureOptimizer(BaseOptimizer):
         raise NotImplementedError
 
     # What users call.
+
+    @overload
+    def step(self, closure: None = None) -> None: ...
+
+    @overload
+    def step(self, closure: Callable[[], Loss]) -> Loss: ...
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:

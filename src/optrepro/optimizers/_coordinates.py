@@ -68,6 +68,14 @@ class Coordinates:
         plain = [param for param, groups in zip(self.params, self.holders, strict=True) if not groups]
         return are_replicas(plain, self.group)
 
+    def exist(self) -> Tensor:
+        """Which coordinates there are, (n,) bool: all but what `FullyShardedDataParallel` fills up flat shards with."""
+        there = torch.ones(self.size, dtype=torch.bool, device=self.device)
+        for param, (_, stop) in zip(self.params, self.vectors.bounds, strict=True):
+            filled = int(getattr(param, "_shard_numel_padded", 0))
+            there[stop - filled : stop] = False
+        return there
+
     def values(self, dtype: torch.dtype) -> Tensor:
         """The parameters as a vector (n,) in this precision; it may be a view of them."""
         return self._join([local(param).detach() for param in self.params], dtype)

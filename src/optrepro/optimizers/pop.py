@@ -156,7 +156,8 @@ class POP(ClosureOptimizer):
         tables |= {f"memory_{i}": part for i, part in enumerate(self._policy_memory(size, device))}
         bounded = all(group["bounds"] is not None for group in self.param_groups)
         start = tables["u"][None]
-        self._trajectory = Trajectory(self.policy.settings, start, bounded=bounded, sums=coordinates.sums)
+        there = coordinates.exist()[None]
+        self._trajectory = Trajectory(self.policy.settings, start, there, bounded=bounded, sums=coordinates.sums)
         return Memory(coordinates, tables, new_numbers(self._number_names()))
 
     # A step.

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 INPUTS = 5  # numbers that the network sees of the three features
 MEMORY = 0.9  # chosen: of the gradient's running mean
 SMALL = 1e-12  # chosen: added to the root of the sum of squared gradients
-START = math.log(10)  # the first loss in meta-training, about: classification with ten classes
+START = 2.3  # the first loss in meta-training, about: log 10, of classification with ten classes
 MAX = torch.finfo(torch.float32).max
 UNITS = 1e-30, 1e30  # of losses, within float32 with room to spare
 
@@ -269,7 +269,7 @@ class PredictedStepDescent(LearnedOptimizer):
 
     It needs no learning rate: `lr` multiplies the predicted steps, and 1 is what the policy was trained for. The policy
     was meta-trained on small perceptrons with minibatches; see its model card. It is told losses and gradients in the
-    unit in which the first loss is log 10, as in meta-training: so no step depends on the unit of the loss (chosen).
+    unit in which the first loss is 2.3, as in meta-training: so no step depends on the unit of the loss (chosen).
 
     Args:
         params: parameters, or groups of them with an `lr` of their own.
@@ -281,7 +281,7 @@ class PredictedStepDescent(LearnedOptimizer):
     `step`, shapes and errors are those of `LearnedOptimizer`: a closure is needed and called once. State of a parameter
     of shape (*s): ``hidden`` and ``cell``, (*s, cells); the iterate ``x``, the ``size`` of the gradient, how far the
     element ``moved``, and of its gradients the sum of ``squares`` and running ``mean``, (*s), all float32. A coordinate
-    is remembered in 8 x cells + 20 bytes: 148 with the shipped policy.
+    is remembered in 8 x cells + 20 bytes: 84 with the shipped policy.
 
     Source: Li and Malik 2017, arXiv 1703.00441; what differs is in `StepPolicy`.
     """
