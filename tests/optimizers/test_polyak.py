@@ -203,7 +203,7 @@ def test_a_missing_closure_is_an_error_that_says_why():
 
 @pytest.mark.parametrize("optimum", [float("nan"), float("inf"), torch.tensor([0.0, float("nan")])])
 def test_an_optimum_that_is_not_finite_is_an_error(optimum):
-    with pytest.raises(ValueError, match=r"optimum = .* is not finite"):
+    with pytest.raises(ValueError, match=r"optimum = .* is not allowed: it must be finite"):
         Polyak([parameter(1.0)], optimum)
 
 
