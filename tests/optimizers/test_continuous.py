@@ -217,36 +217,7 @@ def test_the_word_continuous_makes_the_continuous_form(optimizer: Any, form: Any
     assert type(optimizer(params, 0.1)) is optimizer
 
 
-@pytest.mark.parametrize(
-    ("settings", "message"),
-    [
-        ({"candidates": "many"}, "candidates = 'many'"),
-        ({"candidates": "continuous", "select": "per_parameter"}, "select = 'per_parameter'"),
-        ({"candidates": "continuous", "score": "raw"}, "score = 'raw'"),
-        ({"candidates": "continuous", "momentum": (0.5, 1.0)}, r"momentum\[1\] = 1.0"),
-        ({"candidates": "continuous", "momentum": (0.5, 0.9), "nesterov": True}, "nesterov = True"),
-        ({"candidates": "continuous", "lags": 1}, "lags = 1"),
-        ({"candidates": "continuous", "decay": 0}, "decay = 0"),
-        ({"candidates": "continuous", "smoothing": 1}, "smoothing = 1"),
-        ({"candidates": "continuous", "every": 0}, "every = 0"),
-        ({"candidates": "continuous", "rest": -1}, "rest = -1"),
-    ],
-)
-def test_a_setting_out_of_range_is_named(settings: dict[str, Any], message: str) -> None:
-    with pytest.raises(ValueError, match=message):
-        GapSGD([torch.zeros(2, requires_grad=True)], 0.1, **settings)
-
-
 def test_groups_on_different_intervals_are_refused() -> None:
     groups = [{"params": [torch.zeros(2, requires_grad=True)]}, {"params": [torch.zeros(3)], "momentum": (0.0, 0.5)}]
     with pytest.raises(ValueError, match="on the interval of the first group"):
         ContinuousSGD(groups, 0.1)
-
-
-def test_empty_parameters_are_no_obstacle() -> None:
-    params = [torch.zeros(0, requires_grad=True), torch.zeros(50_000, requires_grad=True)]
-    optimizer = ContinuousSGD(params, 0.1)
-    for param in params:
-        param.grad = torch.ones_like(param)
-    optimizer.step()
-    assert (params[1] == -0.1).all()
