@@ -118,7 +118,7 @@ def held(state: Any) -> int:
 def test_one_momentum_is_torchs_sgd(momentum: float, settings: dict[str, Any]) -> None:
     gradients = autoregressive(0.5, 20, 1000)
     ours = ContinuousSGD([p := torch.ones(1000, requires_grad=True)], 0.1, momentum, **settings)
-    theirs = torch.optim.SGD([q := torch.ones(1000, requires_grad=True)], 0.1, momentum, fused=True, **settings)
+    theirs = torch.optim.SGD([q := torch.ones(1000, requires_grad=True)], 0.1, momentum, foreach=False, **settings)
     for gradient in gradients:
         p.grad, q.grad = gradient.clone(), gradient.clone()
         ours.step()
@@ -134,7 +134,7 @@ def test_one_beta1_is_torchs_adam(optimizer: Any, reference: Any) -> None:
     for beta1 in (0.0, 0.9):
         settings = {"betas": (beta1, 0.99), "weight_decay": 0.1}
         ours = optimizer([p := torch.ones(1000, requires_grad=True)], 0.1, **settings)
-        theirs = reference([q := torch.ones(1000, requires_grad=True)], 0.1, fused=True, **settings)
+        theirs = reference([q := torch.ones(1000, requires_grad=True)], 0.1, foreach=False, **settings)
         for gradient in gradients:
             p.grad, q.grad = gradient.clone(), gradient.clone()
             ours.step()

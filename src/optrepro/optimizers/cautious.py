@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeVar, overload
 
 import torch
 from torch import Tensor
@@ -16,6 +16,7 @@ from optrepro.optimizers._ranks import holders, is_distributed, local, local_gra
 if TYPE_CHECKING:
     from torch.distributed import ProcessGroup
 
+Loss = TypeVar("Loss")
 LEAST = 1e-3  # share of agreeing elements: where fewer agree, the step is not scaled up further
 PIECE = 2**17  # elements for each thread of a CPU that are worked on while they are in its cache
 Number = float | Tensor
@@ -79,6 +80,12 @@ class CautiousAdamW(BaseOptimizer):
     def _forget_layout(self) -> None:
         self._spread = None
 
+    @overload
+    def step(self, closure: None = None) -> None: ...
+
+    @overload
+    def step(self, closure: Callable[[], Loss]) -> Loss: ...
+
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
         """Take one step; returns the closure's loss, or None. RuntimeError for sparse gradients."""
@@ -117,7 +124,7 @@ class CautiousAdamW(BaseOptimizer):
         """
         for param in group["params"]:
             if param.grad is not None:
-                state = self.state[param]
+                state = self.state.setdefault(param, {})
                 if not state:
                     state.update(fresh_state(param))
                 params.append(param)

@@ -11,7 +11,7 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple, cast
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple, TypeVar, cast, overload
 
 import torch
 from torch import Tensor
@@ -39,6 +39,7 @@ if TYPE_CHECKING:
 
     ProcessGroupSetting = ProcessGroup | Literal["world"] | None
 
+Loss = TypeVar("Loss")
 Number = float | Tensor  # a tensor () where no step may wait for its value, or the compiler must not know it
 MEMORY = 0.05  # of the state of torch's optimizer: what the sketch may take
 DOUBT = 3.0  # standard errors by which a score must exceed 0
@@ -198,6 +199,12 @@ class Continuous(BaseOptimizer):
         """What the gradients are seen through; None before the first step, and for a single momentum."""
         return None if self._layout is None else self._layout.sketch
 
+    @overload
+    def step(self, closure: None = None) -> None: ...
+
+    @overload
+    def step(self, closure: Callable[[], Loss]) -> Loss: ...
+
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
         """Take one step; returns the closure's loss, or None. RuntimeError for sparse gradients."""
@@ -210,6 +217,8 @@ class Continuous(BaseOptimizer):
             columns: list[list[Tensor]] = [[] for _ in range(2 + len(self._names))]
             self._init_group(group, torch.compiler.is_compiling(), *columns)
             parts += self._parts(group, *columns)
+        if not parts and resolve(self.process_group) is None:
+            return loss
         kept: list[Tensor] = []
         self._init_group(None, torch.compiler.is_compiling(), kept)
         record = dict(zip(self._record_names(self.param_groups[0]), kept, strict=True))
@@ -271,7 +280,7 @@ class Continuous(BaseOptimizer):
         for param in group["params"]:
             if param.grad is None:
                 continue
-            state = self.state[param]
+            state = self.state.setdefault(param, {})
             if not state:
                 if param.device not in numbers:
                     numbers[param.device] = self._fresh_numbers(param.device)
@@ -580,10 +589,11 @@ class Continuous(BaseOptimizer):
             require(found == self.rule.lags, "lags of state_dict", found, f"the optimizer's, {self.rule.lags}")
 
     def _translated(self, group: Group, saved: Group, states: list[State]) -> Group:
+        require(self.family in saved, f"{self.family} of state_dict", None, "there")
         if "lr_modulation" not in saved:  # of torch's optimizer, whose buffer is ours
-            saved = {**saved, self.family: group[self.family]}
             for state in states:
                 self._adopt(state, saved)
+            saved = {**saved, self.family: group[self.family]}
         now = super()._translated(group, saved, states)
         self._check_settings(now)
         return now
@@ -623,8 +633,7 @@ class ContinuousSGD(Continuous):
     Args:
         params, lr: as in `GapSGD`.
         momentum: the interval, from the smallest to the largest of the numbers given, in [0, 1). A single number is
-            `torch.optim.SGD`: on the CPU, in float32 and float64, bit for bit its fused step; elsewhere its plain step
-            to rounding. It may be cycled by a scheduler.
+            `torch.optim.SGD`, bit for bit its plain step on a CPU; a scheduler may cycle it.
         select: ``"global"``.
         score: ``"debiased"``, as above; ``"paper"`` has the sums begin at k = 0.
         lags: K, at least 2.
@@ -704,15 +713,16 @@ class ContinuousSGD(Continuous):
         check_momentum(group)
 
     def _adopt(self, state: State, saved: Group) -> None:
-        if state.get("momentum_buffer") is None:  # of steps without momentum
-            state.clear()
-        else:
-            state["step"] = torch.ones((), dtype=torch.float32)
+        if set(state) == {"momentum_buffer"}:
+            if cast(Any, state["momentum_buffer"]) is None:  # of steps without momentum
+                state.clear()
+            else:
+                state["step"] = torch.ones((), dtype=torch.float32)
 
     def _update(self, part: Part, momentum: Number) -> None:
         group, params, grads, buffers = part.group, part.params, part.grads, part.state["momentum_buffer"]
         lr = group["lr"]
-        if not isinstance(momentum, Tensor) and all(map(fits_kernel_of_cpu, params, grads, buffers)):
+        if self._moves and not isinstance(momentum, Tensor) and all(map(fits_kernel_of_cpu, params, grads, buffers)):
             torch._fused_sgd_(
                 params,
                 grads,
@@ -743,8 +753,7 @@ class ContinuousAdam(Continuous):
     Args:
         params, lr: as in `GapAdam`.
         betas: pairs (beta1, beta2) with a common beta2, whose smallest and largest beta1 are the ends of the interval.
-            A single pair is `torch.optim.Adam`: on the CPU, in float32 and float64, bit for bit its fused step;
-            elsewhere its plain step to rounding. It may be cycled by a scheduler.
+            A single pair is `torch.optim.Adam`, bit for bit its plain step on a CPU; a scheduler may cycle it.
         select, score, lags, decay, smoothing, every, rest, seed: as in `ContinuousSGD`.
         eps, maximize, foreach: as in `torch.optim.Adam`.
         weight_decay: coupled, 0 by default.
@@ -829,9 +838,8 @@ class ContinuousAdam(Continuous):
                 self.state[owner]["beta1_product"] = product
         beta2 = pairs(group)[0][1]
         exp_avgs, exp_avg_sqs = part.state.values()
-        if not isinstance(momentum, Tensor) and all(
-            map(fits_kernel_of_cpu, part.params, part.grads, exp_avgs, exp_avg_sqs)
-        ):
+        fits = all(map(fits_kernel_of_cpu, part.params, part.grads, exp_avgs, exp_avg_sqs))
+        if fits and self._moves and not isinstance(momentum, Tensor):
             self._update_fused(part, momentum, beta2, product.item())
             return
         params, grads, step, lr = part.params, objectives(part, self.couples_weight_decay), part.step, group["lr"]
@@ -856,15 +864,15 @@ class ContinuousAdam(Continuous):
         if isinstance(correction, Tensor) and correction.device.type == "cpu" and not torch.compiler.is_compiling():
             correction = correction.item()
         if isinstance(correction, Tensor) or isinstance(lr, Tensor):
-            torch._foreach_mul_(denominators, on(params[0].device, correction))
-            descend(params, list(torch._foreach_div(exp_avgs, denominators)), lr)
+            updates = list(torch._foreach_div(exp_avgs, denominators))
+            descend(params, updates, on(params[0].device, lr / correction))
         else:
             torch._foreach_addcdiv_(params, exp_avgs, denominators, value=-(lr / correction))
 
     def _update_fused(self, part: Part, beta1: float, beta2: float, product: float) -> None:
         """One pass over memory. Rescaled, because the kernel assumes a constant beta1."""
         group, step = part.group, cast(float, part.step)
-        ratio = (1 - product) / (1 - beta1**step) if self._moves else 1.0
+        ratio = (1 - product) / (1 - beta1**step)
         kernel, decay = torch._fused_adam_, group["weight_decay"]
         if not self.couples_weight_decay:
             kernel, decay = torch._fused_adamw_, decay * ratio
@@ -906,7 +914,7 @@ def objectives(part: Part, couples_weight_decay: bool) -> list[Tensor]:
 def descend(params: list[Tensor], updates: list[Tensor], rate: Number) -> None:
     """Move the parameters against the updates."""
     if isinstance(rate, Tensor) or torch.compiler.is_compiling():
-        torch._foreach_sub_(params, [update * rate for update in updates])
+        torch._foreach_add_(params, [update * -rate for update in updates])
     else:
         torch._foreach_add_(params, updates, alpha=-rate)
 
