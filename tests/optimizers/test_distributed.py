@@ -1,6 +1,7 @@
 """A user trains on several processes: replicas, shards, or an optimizer in parts; every rank takes the same step."""
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,8 @@ from tests.optimizers.task import EXACT, Task, take
 STEPS = 40  # that a choice is made in; where none is made, a few do
 FEW = 12
 CLOSE = {"rtol": 1e-3, "atol": 1e-4}
-GLOBAL = ("gap-sgd-raw", "gap-sgd-debiased", "gap-adamw", "continuous-sgd-quick", "continuous-adamw", "aligned-adam")
+GLOBAL = ("gap-sgd-raw", "gap-sgd-debiased", "gap-adamw", "aligned-adam")
+MOVING = ("continuous-sgd-quick", "continuous-adamw")
 EACH = ("gap-sgd-each", "gap-adamw-each", "aligned-sgd", "random-adamw")
 PLAIN = ("random-sgd", "mean-sgd", "mean-adamw", "cautious-adamw")
 LEARNED = ("pop", "pop-shipped", "psd", "psd-shipped", "l2l")
@@ -127,7 +129,7 @@ def summoned(net: FullyShardedDataParallel) -> list[Tensor]:
 # Replicas.
 
 
-@on_two_ranks(*GLOBAL, *EACH, *PLAIN, *LEARNED, *LINES)
+@on_two_ranks(*GLOBAL, *MOVING, *EACH, *PLAIN, *LEARNED, *LINES)
 def test_replicas_step_as_one_process_on_the_joined_batch(make: Make) -> None:
     steps = STEPS if make.selects and make.looks_at_ranks else FEW
     parts, net, optimizer = replicas(make)
@@ -195,7 +197,7 @@ def test_buffers_are_sharded_as_their_parameters(make: Make) -> None:
             assert buffer.to_local().shape == param.to_local().shape
 
 
-@on_two_ranks("gap-sgd-raw", "gap-adamw-each", "continuous-sgd-quick")
+@on_two_ranks("gap-sgd-raw", "gap-adamw-each")
 def test_replicas_of_shards_step_as_one_process(make: Make) -> None:
     """On a mesh of two dimensions."""
     for shape in ((WORLD, 1), (1, WORLD)):
@@ -216,9 +218,7 @@ def test_flat_shards_step_as_one_process_on_the_joined_batch(make: Make) -> None
         assert_same_way(summoned(net), optimizer, make, steps)
 
 
-@on_two_ranks(
-    "gap-sgd-raw", "gap-adamw", "continuous-adamw", "aligned-adam", "random-sgd", "mean-sgd", "cautious-adamw"
-)
+@on_two_ranks("gap-sgd-raw", "gap-adamw", "aligned-adam", "random-sgd", "mean-sgd", "cautious-adamw")
 def test_the_state_of_flat_shards_is_gathered_and_handed_out_again(make: Make) -> None:
     for use_orig_params in (True, False):
         parts, net, optimizer = flat_shards(make, use_orig_params)
@@ -249,6 +249,50 @@ def test_an_optimizer_in_parts_steps_as_one_process_on_the_joined_batch(make: Ma
         assert everywhere(last.item()) == [single.selection["last"].item()] * WORLD
 
 
+# A momentum that moves. Each rank sees its shard through a projection of its own, and all add up what they have seen:
+# the momentum is as good an estimate as that of one process, but another one.
+
+
+@on_two_ranks(*MOVING)
+def test_a_momentum_that_moves_is_the_same_on_every_rank_and_moves_all_shards(make: Make) -> None:
+    for setup, gather in (
+        (shards, whole),
+        *((partial(flat_shards, use_orig_params=o), summoned) for o in (True, False)),
+    ):
+        parts, net, optimizer = setup(make)
+        momenta = []
+        for n in range(STEPS):
+            train(make, parts, net, optimizer, 1, start=n)
+            momenta.append(optimizer.momentum.item())
+        assert everywhere(momenta) == [momenta] * WORLD
+        assert len(set(momenta)) > 3
+        if make.family == "momentum":
+            torch.testing.assert_close([param.detach() for param in gather(net)], followed(momenta), **CLOSE)
+
+
+def followed(momenta: Sequence[float]) -> list[Tensor]:
+    """Where one process goes with these momenta."""
+    parts = task()
+    optimizer = torch.optim.SGD(parts.params, 0.05, momentum=0.5)
+    for n, momentum in enumerate(momenta):
+        optimizer.param_groups[0]["momentum"] = momentum
+        parts.closure(optimizer, n)()
+        optimizer.step()
+    return [param.detach() for param in parts.params]
+
+
+@on_two_ranks(*MOVING)
+def test_a_momentum_that_moves_is_the_same_in_all_parts_of_an_optimizer_or_it_says_why_not(make: Make) -> None:
+    try:
+        parts, net, optimizer = parts_of_an_optimizer(make)
+        train(make, parts, net, optimizer, 20)
+        told = optimizer.optim.momentum.item()
+    except (ValueError, RuntimeError) as error:
+        told = str(error)
+        assert "Continuous" in told
+    assert everywhere(told) == [told] * WORLD
+
+
 # Where a rule cannot be right it must not be silent.
 
 
@@ -257,8 +301,7 @@ def test_who_needs_the_loss_is_right_or_says_that_it_cannot_be(make: Make) -> No
     """With flat shards or an optimizer in parts a rank may not know what it has to."""
     for setup in (lambda: flat_shards(make, True), lambda: flat_shards(make, False)):
         says_so_or_is_right(make, setup, summoned)
-    if make.lr is not None:
-        says_so_or_is_right(make, lambda: parts_of_an_optimizer(make), lambda net: list(net.parameters()))
+    says_so_or_is_right(make, lambda: parts_of_an_optimizer(make), lambda net: list(net.parameters()))
 
 
 def says_so_or_is_right(make: Make, setup: Callable[[], Any], params: Callable[[Any], list[Tensor]]) -> None:
@@ -281,7 +324,7 @@ def says_so_or_is_right(make: Make, setup: Callable[[], Any], params: Callable[[
 # Checkpoints of another number of processes.
 
 
-SAVED = ("gap-sgd-raw", "gap-adamw-each", "continuous-adamw", "aligned-sgd", "psd-shipped")
+SAVED = ("gap-sgd-raw", "gap-adamw-each", "aligned-sgd", "psd-shipped")
 
 
 def stored(net: nn.Module, optimizer: Any) -> dict[str, Any]:
@@ -294,6 +337,35 @@ def resume(net: nn.Module, optimizer: Any, path: Path, no_dist: bool) -> None:
     dcp.load(state, checkpoint_id=path, no_dist=no_dist)
     net.load_state_dict(state["net"])
     set_optimizer_state_dict(net, optimizer, state["optimizer"])
+
+
+@on_two_ranks(*SAVED, *MOVING, folder=True)
+def test_a_checkpoint_of_two_ranks_comes_back_equal_to_one_and_the_other_way_round(make: Make, folder: Path) -> None:
+    parts, net, optimizer = shards(make)
+    train(make, parts, net, optimizer, 10)
+    dcp.save(stored(net, optimizer), checkpoint_id=folder / "two")
+    kept = kept_by(make, net, optimizer)
+    if dist.get_rank() == 0:
+        one = task()
+        single = make(one.params, process_group=None)
+        resume(one.net, single, folder / "two", no_dist=True)
+        torch.testing.assert_close(kept_by(make, one.net, single), kept, **EXACT)
+        dcp.save(stored(one.net, single), checkpoint_id=folder / "one", no_dist=True)
+    dist.barrier()
+    _, net, optimizer = shards(make)
+    resume(net, optimizer, folder / "one", no_dist=False)
+    torch.testing.assert_close(kept_by(make, net, optimizer), kept, **EXACT)
+
+
+def kept_by(make: Make, net: nn.Module, optimizer: Any) -> list[Any]:
+    """Parameters, the tensors shaped like them, and what was chosen."""
+    shaped = [
+        value.full_tensor() if isinstance(value, DTensor) else value.clone()
+        for param in net.parameters()
+        for name, value in sorted(optimizer.state[param].items())
+        if value.dim() and (name.startswith((*make.buffers, "exp_avg_sq")) or make.policy)
+    ]
+    return [*(param.detach().clone() for param in whole(net)), *shaped, getattr(optimizer, "selection", {})]
 
 
 @on_two_ranks(*SAVED, folder=True)
