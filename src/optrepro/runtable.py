@@ -203,10 +203,11 @@ def _functions_batch(config: Config, study_id: str, study: FunctionsStudy, optim
 
 
 def _policy_batch(config: Config, study_id: str, study: PolicyStudy, policy: str) -> Batch:
-    shared = study.model_dump(mode="json", exclude={"policies", "prior", "network", "ppo", "repetitions", "gpu"})
+    elsewhere = {"policies", "prior", "network", "ppo", "repetitions", "gpu"}
+    shared = _without_later(study.model_dump(mode="json", exclude=elsewhere))
     # What every row is tested on, and what its validation score weighs.
     standard = [study.prior.model_dump(mode="json"), study.network.horizon, study.ppo.log_regret]
-    own = [part.model_dump(mode="json") for part in study.entry(policy)]
+    own = [_without_later(part.model_dump(mode="json")) for part in study.entry(policy)]
     start = study.policies[policy].start
     earlier = _policy_batch(config, study_id, study, start).settings if start else None
     settings = fingerprint([shared, standard, own, earlier, config.seed])
@@ -220,6 +221,17 @@ def _policy_batch(config: Config, study_id: str, study: PolicyStudy, policy: str
         for workload, role in workloads
     )
     return Batch(study_id, policy, policy, runs, (), settings, weights=(study_id, start) if start else None)
+
+
+# Keys that came after runs had been published, with the values that those had: they are not in the runs' ids.
+_LATER: dict[str, Any] = {
+    **dict.fromkeys(("shortest", "horizons", "kl_target")),
+    **{"resolved": 1e-10, "least_log_std": -6.0, "averaging": 0, "second": "none", "validation_dimensions": [2]},
+}
+
+
+def _without_later(settings: dict[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in settings.items() if key not in _LATER or value != _LATER[key]}
 
 
 def _learner_batch(config: Config, study_id: str, study: LearnerStudy, learner: str) -> Batch:

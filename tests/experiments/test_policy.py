@@ -177,7 +177,7 @@ def scripted(monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[dict[str, Te
         seen: list[dict[str, Tensor]] = []
 
         def measured(self: Any, problems: object) -> tuple[float, float]:
-            seen.append({name: value.clone() for name, value in self.trainer.policy.state_dict().items()})
+            seen.append({name: value.clone() for name, value in self.trainer.averaged.state_dict().items()})
             return improvements[len(seen) - 1], 0.0
 
         monkeypatch.setattr(policy._Training, "_on", measured)

@@ -24,8 +24,8 @@ def run(study: PolicyStudy, batch: Batch, context: Context) -> pd.DataFrame:
     """Train a policy for each repetition; write the weights of the first to `context.policy`; tidy rows.
 
     Of the validation set, with `step` the number of functions trained on so far and `seed` the repetition:
-    ``improvement`` and ``digits``, the means of what `sets.progress` gives; ``score``, the first plus the standard
-    reward's weight of the log regret times the second; and means over the iterations since the last validation of what
+    ``improvement`` and ``digits``, the means of what `sets.progress` gives in the first dimension; ``score``, the first
+    plus the standard reward's weight of the log regret times the second, its mean over the dimensions; and means over the iterations since the last validation of what
     `Trainer.iterate` reports. The weights kept are those of the highest score. Test rows: ``improvement`` and
     ``digits`` on the prior's test functions, ``regret`` on the benchmark's at the first and the last evaluation, with
     `seed` the start.
@@ -40,11 +40,11 @@ def run(study: PolicyStudy, batch: Batch, context: Context) -> pd.DataFrame:
     for repetition, finished in enumerate(state["done"]):
         runs = {run.workload: run for run in batch.runs if run.repetition == repetition}
         training = _Training(study, batch, context, repetition)
-        training.trainer.policy.load_state_dict(finished["weights"])
+        training.trainer.averaged.load_state_dict(finished["weights"])
         rows += [training.curve(runs["prior-validation"], finished["history"]), *training.tests(runs)]
         if repetition == 0:
             assert context.policy is not None
-            policies.save(training.trainer.policy, context.policy, training.card(finished, rows))
+            policies.save(training.trainer.averaged, context.policy, training.card(finished, rows))
     return pd.concat(rows, ignore_index=True)
 
 
@@ -62,6 +62,7 @@ class _Training:
             sets.source(self.own_prior),
             self.seed,
             context.device,
+            study.stage(batch.optimizer),
         )
 
     def run(self, state: dict[str, Any]) -> dict[str, Any]:
@@ -70,8 +71,10 @@ class _Training:
         if "trainer" in mine:
             self.trainer.load_state_dict(mine["trainer"])
         elif self.context.weights is not None:
-            self.trainer.policy.load_state_dict(policies.load(self.context.weights)[0].state_dict())
-        validation = self._fixed("validation", self.study.validation_functions)
+            self.trainer.begin_with(policies.load(self.context.weights)[0])
+        # In many dimensions fewer functions: each has more coordinates to judge by, and takes longer.
+        dims, count = self.study.validation_dimensions, self.study.validation_functions
+        validation = [self._fixed("validation", max(1, count * dims[0] // dim), dim) for dim in dims]
         iterations = self.trainer.settings.iterations
 
         def saved() -> dict[str, Any]:
@@ -88,17 +91,18 @@ class _Training:
             self.context.checkpoint.step(saved)
         return {"done": [*state["done"], {key: mine[key] for key in ("best", "weights", "history")}]}
 
-    def _validate(self, mine: dict[str, Any], validation: FixedSet) -> None:
+    def _validate(self, mine: dict[str, Any], validation: list[FixedSet]) -> None:
         """Take the policy's measure, and keep its weights if they are the best so far."""
-        improvement, digits = self._on(validation)
-        score = improvement + self.study.ppo.log_regret * digits
+        measured = [self._on(problems) for problems in validation]
+        (improvement, digits), weight = measured[0], self.study.ppo.log_regret
+        score = float(np.mean([each + weight * decades for each, decades in measured]))
         means = {key: float(np.mean([report[key] for report in mine["since"]])) for key in mine["since"][0]}
         told = {"improvement": improvement, "digits": digits, "score": score, **means}
         mine["history"].append({"step": self.trainer.functions_seen, **told})
         mine["since"] = []
         mine["stale"] += 1
         if score > mine["best"]:
-            weights = {name: value.detach().cpu().clone() for name, value in self.trainer.policy.state_dict().items()}
+            weights = {name: value.detach().cpu().clone() for name, value in self._policy().state_dict().items()}
             mine.update(best=score, stale=0, weights=weights)
 
     def curve(self, run: Run, history: list[dict[str, float]]) -> pd.DataFrame:
@@ -114,7 +118,7 @@ class _Training:
     def tests(self, runs: dict[str, Run]) -> list[pd.DataFrame]:
         """Rows of the tests."""
         budget = self.study.network.horizon
-        improvement, digits = self._on(self._fixed("test", self.study.test_functions))
+        improvement, digits = self._on(self._fixed("test", self.study.test_functions, 2))
         facts = {"improvement": improvement, "digits": digits}
         run = runs["prior-test"]
         rows = [metric_rows(run, np.nan, k, v, seed=self.repetition, step=budget) for k, v in facts.items()]
@@ -152,11 +156,12 @@ class _Training:
             "ppo": ppo.model_dump(mode="json"),
         }
 
-    def _fixed(self, name: str, count: int) -> FixedSet:
-        return sets.fixed(self.study.prior, self.context.seed, name, count, 2)
+    def _fixed(self, name: str, count: int, dim: int) -> FixedSet:
+        return sets.fixed(self.study.prior, self.context.seed, name, count, dim)
 
     def _policy(self) -> Policy:
-        return self.trainer.policy
+        """What is validated and kept."""
+        return self.trainer.averaged
 
     def _on(self, problems: FixedSet) -> tuple[float, float]:
         """Mean improvement and digits on a fixed set, with the mean actions."""
