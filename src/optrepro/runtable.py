@@ -203,8 +203,7 @@ def _functions_batch(config: Config, study_id: str, study: FunctionsStudy, optim
 
 
 def _policy_batch(config: Config, study_id: str, study: PolicyStudy, policy: str) -> Batch:
-    elsewhere = {"policies", "prior", "network", "ppo", "repetitions", "gpu"}
-    shared = _without_later(study.model_dump(mode="json", exclude=elsewhere))
+    shared = study.model_dump(mode="json", exclude={"policies", "prior", "network", "ppo", "repetitions", "gpu"})
     # What every row is tested on, and what its validation score weighs.
     standard = [study.prior.model_dump(mode="json"), study.network.horizon, study.ppo.log_regret]
     own = [_without_later(part.model_dump(mode="json")) for part in study.entry(policy)]
@@ -226,7 +225,10 @@ def _policy_batch(config: Config, study_id: str, study: PolicyStudy, policy: str
 # Keys that came after runs had been published, with the values that those had: they are not in the runs' ids.
 _LATER: dict[str, Any] = {
     **dict.fromkeys(("shortest", "horizons", "kl_target")),
-    **{"resolved": 1e-10, "least_log_std": -6.0, "averaging": 0, "second": "none", "validation_dimensions": [2]},
+    "resolved": 1e-10,
+    "least_log_std": -6.0,
+    "averaging": 0,
+    "second": "none",
 }
 
 

@@ -90,7 +90,7 @@ class Episodes:
 
     Attributes:
         features: what the policy saw, (N, D, A, FEATURES).
-        actions, log_probs: what it did and how probable that was, (N, D, A); two numbers for an action are one more axis.
+        actions, log_probs: what it did and how probable that was, (N, D, A); actions of two numbers, (N, D, A, 2).
         privileged: what only the critic sees, (N, A, PRIVILEGED).
         advantages, targets: of the actions, and for the critic, (N, A).
         values: what the critic said, (N, A).
@@ -136,8 +136,8 @@ class Trainer:
         source: where the functions come from.
         seed: of the weights, the functions, the starts and the actions.
         device: where all of it happens.
-        stage: number of trainings whose weights this one goes on from, one after the other. Each draws functions, starts
-            and actions of its own.
+        stage: number of trainings whose weights this one goes on from, one after the other. Each draws functions,
+            starts and actions of its own.
     """
 
     def __init__(
@@ -225,7 +225,8 @@ class Trainer:
         functions = self.source.sample(self._generator("functions", dim).initial_seed(), count, dim, self.device)
         start = torch.rand(count, dim, generator=self._generator("starts", dim), dtype=torch.float64).to(self.device)
         noise = self._generator("actions", dim)
-        rollout = environment.roll_out(self.policy, environment.of(functions), start, horizon, noise=noise, horizon=horizon)
+        evaluate = environment.of(functions)
+        rollout = environment.roll_out(self.policy, evaluate, start, horizon, noise=noise, horizon=horizon)
         assert rollout.features is not None
         assert rollout.actions is not None
         assert rollout.log_probs is not None

@@ -46,8 +46,9 @@ class PolicySettings:
         shortest: bound of the learning rates below, for actions under 0; None: `smallest`.
         resolved: share below which features tell no sizes apart. Above 1e-20 little is lost to rounding.
         least_log_std: of the distribution of actions; with less noise training gets brittle.
-        second: what the policy chooses a share of beside the learning rate, in [-1, 1], to add it to the step: ``none``;
-            ``momentum``, the last step; or ``best``, the way back to the best point so far. This goes beyond the paper.
+        second: what the policy adds to the step a share of, in [-1, 1], which it chooses beside the learning rate:
+            ``none``; ``momentum``, the last step; or ``best``, the way back to the best point so far. Both go beyond
+            the paper.
     """
 
     backbone: Literal["transformer", "gru"] = "transformer"
@@ -273,7 +274,8 @@ class Policy(nn.Module):
         self.embed = nn.Linear(Trajectory.FEATURES, width)
         self.backbone = (_Transformer if settings.backbone == "transformer" else _Recurrent)(settings)
         self.head = nn.Linear(width, 2 * settings.outputs)
-        self.skip = nn.Linear(Trajectory.FEATURES, settings.outputs, bias=False)  # a rate that follows a secant is linear in a feature
+        # A rate that follows a secant is linear in a feature.
+        self.skip = nn.Linear(Trajectory.FEATURES, settings.outputs, bias=False)
         with torch.no_grad():
             self.head.weight.mul_(0.1)
             self.head.bias.zero_()

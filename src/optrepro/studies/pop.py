@@ -62,7 +62,7 @@ class NetworkConfig(Model):
     least_log_std: Annotated[float, Field(lt=-1, description="Of the distribution of actions.")] = -6.0
     second: Annotated[
         Literal["none", "momentum", "best"],
-        Field(description="What a share of is added to the step, beyond the paper: the last step, the way to the best."),
+        Field(description="What a share of is added to steps, beyond the paper: the last step, the way to the best."),
     ] = "none"
 
     @model_validator(mode="after")
@@ -137,9 +137,6 @@ class PolicyStudy(Model):
     validation_functions: Annotated[Count, Field(description="The fixed set that training is watched on.")]
     test_functions: Annotated[Count, Field(description="The fixed set that is used once, at the end.")]
     validate_every: Annotated[Count, Field(description="Iterations between validations.")]
-    validation_dimensions: Annotated[
-        tuple[Count, ...], Field(min_length=1, description="Dimensions whose mean score decides; the first is reported.")
-    ] = (2,)
     patience: Annotated[Count, Field(description="Validations without a better score before training stops.")]
     functions: Annotated[tuple[str, ...], Field(min_length=1, description="Benchmark functions, used once.")]
     starts: Annotated[Count, Field(description="Starts on each of them.")]
