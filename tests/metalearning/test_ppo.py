@@ -125,6 +125,14 @@ def test_a_run_below_the_estimated_minimum_has_found_the_minimum() -> None:
     torch.testing.assert_close(left, torch.tensor([[1.0], [0.625], [0.0]], dtype=torch.float64))
 
 
+def test_below_what_values_are_rounded_by_all_regrets_are_alike() -> None:
+    values = torch.tensor([[1.0], [1e-14], [0.0]], dtype=torch.float64)
+    zero, rounding = torch.zeros(1, dtype=torch.float64), torch.tensor([1e-12], dtype=torch.float64)
+    left = remaining(values, zero, rounding)
+    torch.testing.assert_close(left[1:], torch.full((2, 1), 1e-12, dtype=torch.float64), rtol=0.02, atol=0)
+    assert remaining(values, zero, zero)[-1] == 0
+
+
 def test_a_start_at_the_minimum_gives_finite_rewards() -> None:
     values = torch.zeros(4, 1, dtype=torch.float64)
     assert rewards(trainer(), values, values[0]).isfinite().all()

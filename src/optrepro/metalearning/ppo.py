@@ -8,8 +8,8 @@ The reward of an evaluation is the progress it makes in
 
     - improvement * r  -  log_regret * log10 r,   r = (f_best - f*) / (f(x0) - f*), at least `floor`,
 
-which does not change under f -> a f + b. The minimum f* is estimated, and known in training only: it is in the reward
-and in what the critic sees, never in what the policy sees.
+which does not change under f -> a f + b. The minimum f* is estimated, less what values are rounded by, and known in
+training only: it is in the reward and in what the critic sees, never in what the policy sees.
 
 Source: J. Schulman et al., Proximal Policy Optimization Algorithms, arXiv 1707.06347; arXiv 2602.15473 names PPO and a
 reward of its own, which is not known; the reward is chosen.
@@ -230,7 +230,8 @@ class Trainer:
         assert rollout.features is not None
         assert rollout.actions is not None
         assert rollout.log_probs is not None
-        regret = remaining(rollout.values, prior.extrema(functions, candidates=CANDIDATES, steps=REFINEMENTS).minimum)
+        minimum = prior.extrema(functions, candidates=CANDIDATES, steps=REFINEMENTS).minimum
+        regret = remaining(rollout.values, minimum, functions.rounding())
         rewards = self._rewards(regret)
         privileged = self._privileged(regret)
         with torch.no_grad():
@@ -343,9 +344,12 @@ class Trainer:
             return torch.stack([policy_loss, value_loss, entropy, divergence, cut])
 
 
-def remaining(values: Tensor, minimum: Tensor) -> Tensor:
-    """The share of the start's regret at each evaluation, (T, N); the minimum is lowered where a run went below it."""
-    lowest = torch.minimum(minimum, values.amin(0))
+def remaining(values: Tensor, minimum: Tensor, rounding: Tensor | float = 0.0) -> Tensor:
+    """The share of the start's regret at each evaluation, (T, N); the minimum is lowered where a run went below it.
+
+    A regret is at least `rounding`, (N,), so that nobody is rewarded for the luck of the last bits.
+    """
+    lowest = torch.minimum(minimum, values.amin(0)) - rounding
     return (values - lowest) / (values[0] - lowest).clamp_min(1e-300)
 
 
