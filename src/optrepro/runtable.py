@@ -224,7 +224,7 @@ def _policy_batch(config: Config, study_id: str, study: PolicyStudy, policy: str
 
 # Keys that came after runs had been published, with the values that those had: they are not in the runs' ids.
 _LATER: dict[str, Any] = {
-    **dict.fromkeys(("shortest", "horizons", "kl_target")),
+    **dict.fromkeys(("shortest", "horizons", "kl_target", "entropy_target")),
     "resolved": 1e-10,
     "least_log_std": -6.0,
     "averaging": 0,

@@ -313,7 +313,9 @@ def test_a_policy_with_a_second_output_learns_both(second: str) -> None:
     assert ((made.policy.head.weight - before).abs().amax(1) > 0).all()
 
 
-@pytest.mark.parametrize("changes", [{}, {"averaging": 0.9, "kl_target": 1e-4, "horizons": (4, 16)}])
+@pytest.mark.parametrize(
+    "changes", [{}, {"averaging": 0.9, "kl_target": 1e-4, "horizons": (4, 16), "entropy_target": (-1.0, -2.0)}]
+)
 def test_a_fresh_trainer_goes_on_bit_for_bit_from_a_saved_state(changes: dict[str, Any]) -> None:
     expected = trainer(**changes)
     told = [expected.iterate() for _ in range(4)]
@@ -409,10 +411,33 @@ def test_the_learning_rate_yields_to_divergence_and_comes_back() -> None:
     assert made._learning_rate() == pytest.approx(ppo.LEAST_CAUTION * SETTINGS.learning_rate / ppo.WARM_UP)
 
 
+def test_the_bonus_rises_while_there_is_too_little_noise_and_falls_while_there_is_too_much() -> None:
+    made = trainer(entropy=0.01, entropy_target=(-1.0, -3.0))
+    for iteration, entropy, expected in ((0, -1.1, 0.011), (50, -1.9, 0.01), (50, -2.1, 0.011), (100, -2.9, 0.01)):
+        made.iteration = iteration
+        made._encourage(entropy)
+        assert made.bonus == pytest.approx(expected)
+    for _ in range(100):
+        made._encourage(-9.0)
+    assert made.bonus == ppo.BONUSES[1]
+    for _ in range(200):
+        made._encourage(0.0)
+    assert made.bonus == ppo.BONUSES[0]
+
+
+def test_a_training_keeps_the_noise_that_it_is_to_have() -> None:
+    left = []
+    for target in (None, (-0.4, -0.4)):
+        made = trainer(entropy_target=target, entropy=0.003)
+        left.append([made.iterate()["entropy"] for _ in range(25)][-1])
+    assert left[1] > left[0]
+
+
 def test_without_a_target_divergence_changes_no_rate() -> None:
     made = trainer()
     made._heed(1e3)
-    assert made.caution == 1
+    made._encourage(-1e3)
+    assert (made.caution, made.bonus) == (1, SETTINGS.entropy)
 
 
 def test_no_function_is_seen_twice_and_functions_seen_counts_them() -> None:

@@ -35,6 +35,7 @@ from optrepro.problems.prior import SyntheticPrior
 CANDIDATES, REFINEMENTS = 4, 8  # of the search for the minimum: a run that goes below it lowers it
 WARM_UP = 10  # iterations over which the learning rate rises
 CAUTION, LEAST_CAUTION = 1.2, 0.01  # a change of the factor that adapts the learning rate, and its smallest value
+BONUS, BONUSES = 1.1, (1e-4, 0.1)  # a change of the adapted weight of the entropy bonus, and its bounds
 LAST_RATE = 0.02  # of the learning rate is left at the end of its linear decay
 
 
@@ -57,6 +58,9 @@ class PPOSettings:
             policy, and takes as many functions fewer or more as keep the number of evaluations. None: the policy's.
         kl_target: divergence of an iteration that the learning rate is adapted to: a factor on it, at most 1, falls
             after an iteration that ends above twice the target, and rises after one below half of it. None: never.
+        entropy_target: entropy of an action, in nats, at the beginning and at the end, linear between them, that the weight
+            of the bonus is adapted to: it rises after an iteration below the target, and falls after one above it. With
+            it, noise does not vanish before the policy has found out what it is good for. None: the weight is fixed.
         averaging: how much of the averaged weights an iteration keeps; its policy is the one that is validated and
             kept. 0: the weights themselves.
         precision: of the updates on a GPU, ``float32`` or ``bfloat16``.
@@ -80,6 +84,7 @@ class PPOSettings:
     terminal: bool = False
     horizons: tuple[int, int] | None = None
     kl_target: float | None = None
+    entropy_target: tuple[float, float] | None = None
     averaging: float = 0.0
     precision: str = "float32"
 
@@ -156,7 +161,7 @@ class Trainer:
             self.policy, self.critic = Policy(policy).to(device), Critic().to(device)
         self.optimizer = torch.optim.Adam([*self.policy.parameters(), *self.critic.parameters()], eps=1e-5)
         self.averaged = deepcopy(self.policy).requires_grad_(False)
-        self.iteration, self.functions_seen, self.caution = 0, 0, 1.0
+        self.iteration, self.functions_seen, self.caution, self.bonus = 0, 0, 1.0, settings.entropy
 
     def begin_with(self, policy: Policy) -> None:
         """Start from the weights of another policy."""
@@ -205,7 +210,7 @@ class Trainer:
                 mean.lerp_(now, 1 - keep)
 
     _PARTS = ("policy", "averaged", "critic", "optimizer")
-    _NUMBERS = ("iteration", "functions_seen", "caution")
+    _NUMBERS = ("iteration", "functions_seen", "caution", "bonus")
 
     # --- Acting ------------------------------------------------------------------------------------------------------
 
@@ -298,6 +303,7 @@ class Trainer:
             if told[-1][3] > s.kl_limit:
                 break
         self._heed(float(told[-1][3]))
+        self._encourage(float(told[-1][2]))
         names = ("policy_loss", "value_loss", "entropy", "kl", "clip_share")
         report = dict(zip(names, torch.stack(told).mean(0).tolist(), strict=True))
         targets, values = (torch.cat([getattr(e, name).flatten() for e in groups]) for name in ("targets", "values"))
@@ -317,6 +323,14 @@ class Trainer:
         elif target is not None and divergence < target / 2:
             self.caution = min(self.caution * CAUTION, 1.0)
 
+    def _encourage(self, entropy: float) -> None:
+        """Adapt the weight of the entropy bonus to how much noise there is, and how much there should be by now."""
+        if self.settings.entropy_target is not None:
+            first, last = self.settings.entropy_target
+            target = first + (last - first) * self.iteration / self.settings.iterations
+            factor = BONUS if entropy < target else 1 / BONUS
+            self.bonus = min(max(self.bonus * factor, BONUSES[0]), BONUSES[1])
+
     def _step(self, groups: list[Episodes]) -> Tensor:
         """One step of Adam on a minibatch of each dimension; losses, entropy, divergence, share of clipped ratios."""
         s = self.settings
@@ -335,7 +349,7 @@ class Trainer:
         value_loss = torch.stack(losses).mean()
         entropy = environment.joint(log_std + environment.ENTROPY, chosen).mean()
         self.optimizer.zero_grad()
-        (policy_loss + s.value_loss * value_loss - s.entropy * entropy).backward()
+        (policy_loss + s.value_loss * value_loss - self.bonus * entropy).backward()
         for network in (self.policy, self.critic):
             nn.utils.clip_grad_norm_(network.parameters(), s.max_grad_norm)
         self.optimizer.step()

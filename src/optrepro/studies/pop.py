@@ -104,6 +104,9 @@ class PPOConfig(Model):
         Field(description="Evaluations of an iteration's runs, log-uniform; null: the network's horizon."),
     ] = None
     kl_target: Annotated[Positive | None, Field(description="Divergence that the learning rate is adapted to.")] = None
+    entropy_target: Annotated[
+        tuple[float, float] | None, Field(description="Of an action, first and last; the bonus is adapted to it.")
+    ] = None
     averaging: Annotated[float, Field(ge=0, lt=1, description="Share of the averaged weights an iteration keeps.")] = 0
 
     @model_validator(mode="after")
