@@ -425,14 +425,6 @@ def test_the_bonus_rises_while_there_is_too_little_noise_and_falls_while_there_i
     assert made.bonus == ppo.BONUSES[0]
 
 
-def test_a_training_keeps_the_noise_that_it_is_to_have() -> None:
-    left = []
-    for target in (None, (-0.4, -0.4)):
-        made = trainer(entropy_target=target, entropy=0.003)
-        left.append([made.iterate()["entropy"] for _ in range(25)][-1])
-    assert left[1] > left[0]
-
-
 def test_without_a_target_divergence_changes_no_rate() -> None:
     made = trainer()
     made._heed(1e3)

@@ -58,9 +58,9 @@ class PPOSettings:
             policy, and takes as many functions fewer or more as keep the number of evaluations. None: the policy's.
         kl_target: divergence of an iteration that the learning rate is adapted to: a factor on it, at most 1, falls
             after an iteration that ends above twice the target, and rises after one below half of it. None: never.
-        entropy_target: entropy of an action, in nats, at the beginning and at the end, linear between them, that the weight
-            of the bonus is adapted to: it rises after an iteration below the target, and falls after one above it. With
-            it, noise does not vanish before the policy has found out what it is good for. None: the weight is fixed.
+        entropy_target: entropy of an action, in nats, at the beginning and at the end, linear between them, that the
+            weight of the bonus is adapted to: it rises after an iteration below the target, and falls after one above
+            it. So noise does not vanish before the policy has found out what it is good for. None: it is fixed.
         averaging: how much of the averaged weights an iteration keeps; its policy is the one that is validated and
             kept. 0: the weights themselves.
         precision: of the updates on a GPU, ``float32`` or ``bfloat16``.
