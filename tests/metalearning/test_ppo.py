@@ -314,7 +314,8 @@ def test_a_policy_with_a_second_output_learns_both(second: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "changes", [{}, {"averaging": 0.9, "kl_target": 1e-4, "horizons": (4, 16), "entropy_target": (-1.0, -2.0)}]
+    "changes",
+    [{}, {"averaging": 0.9, "kl_target": 1e-4, "horizons": (4, 16), "entropy_target": (-1, -2), "entropy": 0.01}],
 )
 def test_a_fresh_trainer_goes_on_bit_for_bit_from_a_saved_state(changes: dict[str, Any]) -> None:
     expected = trainer(**changes)

@@ -78,7 +78,14 @@ class _Training:
 
     def run(self, state: dict[str, Any]) -> dict[str, Any]:
         """Train to the end, or until validation stops improving, from where `state` says."""
-        fresh = {"best": -np.inf, "stale": 0, "weights": {}, "history": [], "since": [], "cpu_seconds": 0.0}
+        fresh: dict[str, Any] = {
+            "best": -np.inf,
+            "stale": 0,
+            "weights": {},
+            "history": [],
+            "since": [],
+            "cpu_seconds": 0.0,
+        }
         mine = state.get("training") or fresh
         if "trainer" in mine:
             self.trainer.load_state_dict(mine["trainer"])

@@ -88,7 +88,7 @@ def roll_out(
             draw = torch.randn(mean.shape, generator=noise).to(mean)
             action = mean + log_std.exp() * draw
             probability = joint(log_prob(action, mean, log_std), policy.settings)
-            kept.append((features, action.unflatten(0, start.shape), probability.view_as(start)))
+            kept.append((features, action.view(*start.shape, *action.shape[1:]), probability.view_as(start)))
         trajectory.move(_placed(action.to(start), chosen, every))
         rates.append(trajectory.rate)
     stacked = [torch.stack(parts, 2) for parts in zip(*kept, strict=True)] if kept else [None] * 3
@@ -108,7 +108,7 @@ def joint(each: Tensor, settings: PolicySettings) -> Tensor:
 def _placed(action: Tensor, chosen: Tensor, every: bool) -> Tensor:
     """Actions of the coordinates that exist, (rows, ...), where they belong, (N, D, ...)."""
     if every:
-        return action.unflatten(0, chosen.shape)
+        return action.view(*chosen.shape, *action.shape[1:])
     placed = action.new_zeros(*chosen.shape, *action.shape[1:])
     placed[chosen] = action
     return placed

@@ -224,7 +224,8 @@ class Trainer:
             return self.policy.settings.horizon
         least, most = self.settings.horizons
         draw = float(torch.rand((), generator=self._generator("horizon"), dtype=torch.float64))
-        return round(least * (most / least) ** draw)
+        drawn: float = least * (most / least) ** draw
+        return round(drawn)
 
     def _episodes(self, dim: int, count: int, horizon: int) -> _Acted:
         functions = self.source.sample(self._generator("functions", dim).initial_seed(), count, dim, self.device)
@@ -349,7 +350,8 @@ class Trainer:
         value_loss = torch.stack(losses).mean()
         entropy = environment.joint(log_std + environment.ENTROPY, chosen).mean()
         self.optimizer.zero_grad()
-        (policy_loss + s.value_loss * value_loss - self.bonus * entropy).backward()
+        loss: Any = policy_loss + s.value_loss * value_loss - self.bonus * entropy
+        loss.backward()
         for network in (self.policy, self.critic):
             nn.utils.clip_grad_norm_(network.parameters(), s.max_grad_norm)
         self.optimizer.step()

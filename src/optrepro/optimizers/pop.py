@@ -184,7 +184,8 @@ class _Problem:
         # What the parameters did, not what was asked: projection, rounding and schedules came in between.
         trajectory.u, trajectory.step = u, u - trajectory.u
         features = trajectory.observe(value, gradient * self.edge)
-        return policy.step(features.flatten(0, 1), self.memory, time)[0].unflatten(0, u.shape)
+        action = policy.step(features.flatten(0, 1), self.memory, time)[0]
+        return action.view(*u.shape, *action.shape[1:])
 
     def moved(self, x: Tensor, action: Tensor, factor: Tensor) -> Tensor:
         """Where `x` goes with the actions, their steps multiplied by `factor`; all (1, D)."""
