@@ -209,9 +209,11 @@ def _policy_batch(config: Config, study_id: str, study: PolicyStudy, policy: str
     own = [_without_later(part.model_dump(mode="json")) for part in study.entry(policy)]
     start = study.policies[policy].start
     earlier = _policy_batch(config, study_id, study, start).settings if start else None
-    settings = fingerprint([shared, standard, own, earlier, config.seed])
-    # The row is not in the seed: policies of equal seeds begin with equal weights and see equal functions.
-    seeds = [derive_seed(config.seed, study_id, i) for i in range(study.repetitions)]
+    number = [study.policies[policy].seed] if study.policies[policy].seed else []
+    settings = fingerprint([shared, standard, own, earlier, config.seed, *number])
+    # The row is not in the seed: policies of equal numbers begin with equal weights and see equal functions.
+    first = study.policies[policy].seed
+    seeds = [derive_seed(config.seed, study_id, i) for i in range(first, first + study.repetitions)]
     tests = ["prior-test", *(f"vlse/{name}" for name in study.functions)]
     workloads: list[tuple[str, Role]] = [("prior-validation", "tune"), *((name, "test") for name in tests)]
     runs = tuple(
@@ -227,6 +229,7 @@ _LATER: dict[str, Any] = {
     **dict.fromkeys(("shortest", "horizons", "kl_target", "entropy_target")),
     "resolved": 1e-10,
     "least_log_std": -6.0,
+    "most_log_std": -1.0,
     "averaging": 0,
     "second": "none",
 }

@@ -17,7 +17,7 @@ from optrepro.experiments import functions, policy, sets, tidy
 from optrepro.experiments.checkpoint import Checkpoint, Interrupted
 from optrepro.experiments.context import Context, no_progress
 from optrepro.metalearning import environment
-from optrepro.optimizers.policy import load
+from optrepro.optimizers.policy import Policy, load
 from optrepro.runtable import Batch, derive_seed
 
 SEED, ITERATIONS, HORIZON = 7, 5, 6
@@ -177,8 +177,8 @@ def scripted(monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[dict[str, Te
     def script(*improvements: float) -> list[dict[str, Tensor]]:
         seen: list[dict[str, Tensor]] = []
 
-        def measured(self: Any, problems: object) -> tuple[float, float]:
-            seen.append({name: value.clone() for name, value in self.trainer.averaged.state_dict().items()})
+        def measured(self: Any, asked: Policy, problems: object) -> tuple[float, float]:
+            seen.append({name: value.clone() for name, value in asked.state_dict().items()})
             return improvements[len(seen) - 1], 0.0
 
         monkeypatch.setattr(policy._Training, "_on", measured)
@@ -199,6 +199,28 @@ def test_the_weights_kept_and_tested_are_those_of_the_first_best_validation(
     assert not torch.equal(seen[1]["embed.weight"], seen[2]["embed.weight"])
     assert card["functions_seen"] == 2 * 8
     assert rows_of(table, "prior-test", "improvement").tolist() == pytest.approx([0.33], rel=1e-3)
+
+
+def test_of_averaged_and_present_weights_the_better_are_kept(
+    scripted: Callable[..., list[dict[str, Tensor]]], tmp_path: Path
+) -> None:
+    averaging = {"ppo": {**STUDY.ppo.model_dump(), "averaging": 0.9}, "validate_every": 1}
+    seen = scripted(0.1, 0.2, 0.3, 0.5, 0.45, 0.4, 0.2, 0.1, 0.3, 0.2, 0.33)
+    table = train(tmp_path / "p", changed(**averaging))
+    scores = rows_of(table, "prior-validation", "score").tolist()
+    assert scores == pytest.approx([0.2, 0.5, 0.45, 0.2, 0.3], rel=1e-3)
+    assert_same(load(tmp_path / "p")[0].state_dict(), seen[3])
+    assert not torch.equal(seen[2]["embed.weight"], seen[3]["embed.weight"])
+
+
+def test_a_row_with_a_later_seed_is_the_later_repetition_of_one_without(tmp_path: Path) -> None:
+    both = train(tmp_path / "both", changed(repetitions=2))
+    study = changed(policies={"standard": {"label": "standard", "seed": 1}})
+    assert batch_of(study).settings != batch_of(STUDY).settings
+    table = train(tmp_path / "p", study)
+    for metric in ("score", "return"):
+        expected = rows_of(both, "prior-validation", metric, seed=1)
+        pd.testing.assert_series_equal(rows_of(table, "prior-validation", metric), expected)
 
 
 def test_training_stops_after_so_many_validations_without_a_better_score(

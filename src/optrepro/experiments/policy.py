@@ -114,19 +114,25 @@ class _Training:
 
     def _validate(self, mine: dict[str, Any], validation: list[FixedSet]) -> None:
         """Take the policy's measure, and keep its weights if they are the best so far."""
-        measured = [self._on(problems) for problems in validation]
-        (improvement, digits), weight = measured[0], self.study.ppo.log_regret
-        score = float(np.mean([each + weight * decades for each, decades in measured]))
+        trainer, weight = self.trainer, self.study.ppo.log_regret
+        # Averaged weights converge better, the present ones may explore better.
+        candidates = [trainer.averaged, trainer.policy] if trainer.settings.averaging else [trainer.averaged]
+        found = []
+        for policy in candidates:
+            measured = [self._on(policy, problems) for problems in validation]
+            found.append((float(np.mean([each + weight * decades for each, decades in measured])), *measured[0]))
+        best = max(range(len(found)), key=lambda i: found[i][0])
+        score, improvement, digits = found[best]
         means = {key: float(np.mean([report[key] for report in mine["since"]])) for key in mine["since"][0]}
         told = {"improvement": improvement, "digits": digits, "score": score, **means}
         mine["history"].append({"step": self.trainer.functions_seen, **told})
         mine["since"] = []
         mine["stale"] += 1
         if score > mine["best"]:
-            weights = {name: value.detach().cpu().clone() for name, value in self._policy().state_dict().items()}
+            weights = {name: value.detach().cpu().clone() for name, value in candidates[best].state_dict().items()}
             mine.update(best=score, stale=0, weights=weights)
             if self.repetition == 0 and self.context.policy is not None:
-                policies.save(self._policy(), so_far(self.context.policy), self._facts(mine))
+                policies.save(candidates[best], so_far(self.context.policy), self._facts(mine))
 
     def curve(self, run: Run, history: list[dict[str, float]]) -> pd.DataFrame:
         """Rows of the training."""
@@ -141,7 +147,7 @@ class _Training:
     def tests(self, runs: dict[str, Run]) -> list[pd.DataFrame]:
         """Rows of the tests."""
         budget = self.study.network.horizon
-        improvement, digits = self._on(self._fixed("test", self.study.test_functions, 2))
+        improvement, digits = self._on(self.trainer.averaged, self._fixed("test", self.study.test_functions, 2))
         facts = {"improvement": improvement, "digits": digits}
         run = runs["prior-test"]
         rows = [metric_rows(run, np.nan, k, v, seed=self.repetition, step=budget) for k, v in facts.items()]
@@ -149,7 +155,7 @@ class _Training:
         seeds = [derive_seed(self.context.seed, "vlse", f.name, "ablation") for f in fs]
         starts = [functions.starts_of(f, self.study.starts, seed) for f, seed in zip(fs, seeds, strict=True)]
         suite = Boxes(fs, [start.to(self.context.device) for start in starts])
-        values = environment.roll_out(self._policy(), suite.evaluate, suite.start, budget, suite.valid).values
+        values = environment.roll_out(self.trainer.averaged, suite.evaluate, suite.start, budget, suite.valid).values
         regrets = (values.cummin(0).values - suite.optima).clamp_min(0).cpu().numpy()
         for i, f in enumerate(fs):
             mine = regrets[[0, -1], i * self.study.starts : (i + 1) * self.study.starts]
@@ -193,16 +199,12 @@ class _Training:
     def _fixed(self, name: str, count: int, dim: int) -> FixedSet:
         return sets.fixed(self.study.prior, self.context.seed, name, count, dim)
 
-    def _policy(self) -> Policy:
-        """What is validated and kept."""
-        return self.trainer.averaged
-
-    def _on(self, problems: FixedSet) -> tuple[float, float]:
+    def _on(self, policy: Policy, problems: FixedSet) -> tuple[float, float]:
         """Mean improvement and digits on a fixed set, with the mean actions."""
         device = self.context.device
         evaluate = environment.of(problems.functions.to(device))
         horizon = self.study.network.horizon
-        values: Tensor = environment.roll_out(self._policy(), evaluate, problems.start.to(device), horizon).values
+        values: Tensor = environment.roll_out(policy, evaluate, problems.start.to(device), horizon).values
         regrets = (values.cpu().cummin(0).values - problems.extrema.minimum).numpy()
         improvement, digits = sets.progress(regrets)
         return float(improvement.mean()), float(digits.mean())

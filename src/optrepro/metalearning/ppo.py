@@ -61,8 +61,7 @@ class PPOSettings:
         entropy_target: entropy of an action, in nats, at the beginning and at the end, linear between them, that the
             weight of the bonus is adapted to: it rises after an iteration below the target, and falls after one above
             it. So noise does not vanish before the policy has found out what it is good for. None: it is fixed.
-        averaging: how much of the averaged weights an iteration keeps; its policy is the one that is validated and
-            kept. 0: the weights themselves.
+        averaging: how much of the averaged weights an iteration keeps. 0: they are the weights themselves.
         precision: of the updates on a GPU, ``float32`` or ``bfloat16``.
     """
 

@@ -26,7 +26,7 @@ from torch.nn import functional as F
 
 TINY = 1e-300
 FIRST_ACTION, ACTION_SCALE = 0.8, 0.2  # an untrained policy takes steps of about a fortieth of the box
-FIRST_LOG_STD, LARGEST_LOG_STD = -1.8, -1.0
+FIRST_LOG_STD = -1.8
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,8 @@ class PolicySettings:
         smallest, largest: the learning rates that actions of 0 and 1 take.
         shortest: bound of the learning rates below, for actions under 0; None: `smallest`.
         resolved: share below which features tell no sizes apart. Above 1e-20 little is lost to rounding.
-        least_log_std: of the distribution of actions; with less noise training gets brittle.
+        least_log_std, most_log_std: of the distribution of actions. With less noise training gets brittle; with more,
+            where actions matter little, it finds out that a long step away from a minimum may pay.
         second: what the policy adds to the step a share of, in [-1, 1], which it chooses beside the learning rate:
             ``none``; ``momentum``, the last step; or ``best``, the way back to the best point so far. Both go beyond
             the paper.
@@ -63,6 +64,7 @@ class PolicySettings:
     shortest: float | None = None
     resolved: float = 1e-10
     least_log_std: float = -6.0
+    most_log_std: float = -1.0
     second: Literal["none", "momentum", "best"] = "none"
 
     @property
@@ -302,7 +304,7 @@ class Policy(nn.Module):
         mean = first + ACTION_SCALE * mean + self.skip(features)
         if self.settings.second == "none":
             mean, spread = mean.squeeze(-1), spread.squeeze(-1)
-        return mean, (spread + FIRST_LOG_STD).clamp(self.settings.least_log_std, LARGEST_LOG_STD)
+        return mean, (spread + FIRST_LOG_STD).clamp(self.settings.least_log_std, self.settings.most_log_std)
 
 
 class _Transformer(nn.Module):

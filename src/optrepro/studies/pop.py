@@ -60,6 +60,7 @@ class NetworkConfig(Model):
     )
     resolved: Annotated[float, Field(gt=0, lt=1, description="Share below which features tell no sizes apart.")] = 1e-10
     least_log_std: Annotated[float, Field(lt=-1, description="Of the distribution of actions.")] = -6.0
+    most_log_std: Annotated[float, Field(ge=-1, le=1, description="Of the distribution of actions.")] = -1.0
     second: Annotated[
         Literal["none", "momentum", "best"],
         Field(description="What a share of is added to steps, beyond the paper: the last step, the way to the best."),
@@ -128,6 +129,7 @@ class PolicyRow(Model):
     network: Annotated[dict[str, Any], Field(description="Over the study's network.")] = {}
     ppo: Annotated[dict[str, Any], Field(description="Over the study's PPO.")] = {}
     start: Annotated[Name | None, Field(description="Row of the study whose weights training begins with.")] = None
+    seed: Annotated[int, Field(ge=0, description="Number of the first training seed.")] = 0
 
 
 class PolicyStudy(Model):
