@@ -15,6 +15,7 @@ from matplotlib.figure import Figure
 from typer.testing import CliRunner
 
 import optrepro
+from optrepro import __main__ as command
 from optrepro import cli, config, layout, provenance, runtable
 from optrepro.analysis.results import StudyResults
 from optrepro.exhibits.material import Material
@@ -300,6 +301,29 @@ def test_the_installed_command_reports_a_mistake_without_a_traceback() -> None:
     assert done.stderr == (
         "error: override studies.boxes.budgt=3: studies.boxes.budgt is not a key of the config; did you mean budget?\n"
     )
+
+
+def test_a_package_that_is_not_installed_is_one_line_that_names_it_and_the_extra(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def entry_point() -> None:
+        raise ModuleNotFoundError("No module named 'pyarrow.parquet'", name="pyarrow.parquet")
+
+    monkeypatch.setattr(cli, "entry_point", entry_point)
+    with pytest.raises(SystemExit) as caught:
+        command.main()
+    assert caught.value.code == 2
+    expected = "error: pyarrow is not installed; the command needs an extra: pip install 'optrepro[experiments]'\n"
+    assert capsys.readouterr().err == expected
+
+
+def test_a_module_of_ours_that_is_missing_is_no_matter_of_an_extra(monkeypatch: pytest.MonkeyPatch) -> None:
+    def entry_point() -> None:
+        raise ModuleNotFoundError("No module named 'optrepro.nothing'", name="optrepro.nothing")
+
+    monkeypatch.setattr(cli, "entry_point", entry_point)
+    with pytest.raises(ModuleNotFoundError):
+        command.main()
 
 
 @pytest.mark.parametrize("verb", ["plan", "--help"])

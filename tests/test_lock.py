@@ -18,7 +18,8 @@ NOT_PYPI = {"python", "pip"}
 def direct_dependencies():
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     extras = project["optional-dependencies"].values()
-    return [Requirement(text) for group in (project["dependencies"], *extras) for text in group]
+    named = [Requirement(text) for group in (project["dependencies"], *extras) for text in group]
+    return [requirement for requirement in named if requirement.name != project["name"]]  # an extra may hold another
 
 
 def lock_lines():

@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from optrepro.analysis import stability
-from optrepro.optimizers.autocorrelation import momentum_filter
+from optrepro.experiments.probes.autocorrelation import momentum_filter
 
 STATISTICS = arrays(np.float64, 9, elements=st.floats(-10, 10))
 

@@ -13,7 +13,7 @@ from torch import Tensor
 from optrepro.config import ImageData
 from optrepro.experiments import concept, tidy
 from optrepro.experiments.concept import measure, phases, train
-from optrepro.optimizers.autocorrelation import scores, windowed
+from optrepro.experiments.probes.autocorrelation import scores, windowed
 from optrepro.problems import datasets, networks
 from optrepro.problems.datasets import Dataset
 from optrepro.runtable import derive_seed

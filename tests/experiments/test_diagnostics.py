@@ -15,7 +15,7 @@ from optrepro.experiments import diagnostics, models, tasks, tidy
 from optrepro.experiments.checkpoint import TIME_IS_UP, Checkpoint, Interrupted
 from optrepro.experiments.context import Context
 from optrepro.experiments.diagnostics import Followed, Trace, correlations, kpss, stationarity
-from optrepro.optimizers.autocorrelation import windowed
+from optrepro.experiments.probes.autocorrelation import windowed
 
 LAGS = 4
 DIAGNOSED = """

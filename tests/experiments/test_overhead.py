@@ -80,9 +80,10 @@ def test_bytes_are_counted_once_and_with_the_sketch() -> None:
     params[0].grad = torch.ones(5000)
     optimizer = GapSGD(params, 0.1, candidates="continuous")
     optimizer.step()
-    record = optimizer.state["selection"]
-    small = sum(value.nbytes for value in record.values() if isinstance(value, torch.Tensor))
-    assert overhead.state_bytes(optimizer) == 4 * 5000 + small + optimizer.sketch.signs.nbytes
+    state = optimizer.state[params[0]]
+    assert state["momentum_buffer"].nbytes == 4 * 5000
+    own = sum(value.nbytes for value in state.values())
+    assert overhead.state_bytes(optimizer) == own + optimizer.sketch.signs.nbytes
 
 
 def test_adapters_are_all_that_is_timed_where_they_are_asked_for() -> None:

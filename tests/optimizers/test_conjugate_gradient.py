@@ -206,9 +206,68 @@ def test_a_loaded_state_is_not_shared_with_its_source():
     torch.testing.assert_close(optimizer.state_dict(), before, rtol=0, atol=0)
 
 
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+@pytest.mark.parametrize("line_search", [None, "armijo"])
+def test_where_loss_or_gradient_are_not_finite_nothing_is_done_or_remembered(bad, line_search):
+    x, y = (torch.ones(DIM, dtype=torch.float64, requires_grad=True) for _ in range(2))
+    minimize(quadratic, x, 6, lr=0.02, line_search=line_search)
+    optimizer, closure = minimize(quadratic, y, 3, lr=0.02, line_search=line_search)
+    before = y.detach().clone()
+
+    def bad_gradient():
+        loss = closure()
+        y.grad[1] = bad
+        return loss
+
+    assert optimizer.step(lambda: closure() * bad).isfinite().logical_not()
+    optimizer.step(bad_gradient)
+    assert torch.equal(y, before)
+    for _ in range(3):
+        optimizer.step(closure)
+    assert torch.equal(y, x)
+
+
+@pytest.mark.parametrize("line_search", [None, "armijo"])
+def test_parameters_without_a_gradient_stay_though_they_had_a_direction(line_search):
+    x, y = parameter(1.0, -2.0), parameter(3.0)
+    optimizer = ConjugateGradient([x, y], lr=0.1, line_search=line_search)
+    optimizer.step(closure_of(optimizer, lambda: (x**2).sum() + (y**2).sum()))
+    before = y.item()
+    optimizer.step(closure_of(optimizer, lambda: (x**2).sum()))
+    assert y.item() == before
+    assert x.abs().max() < 2
+
+
+def test_a_closure_that_fails_in_the_line_search_leaves_the_parameters_as_they_were():
+    x = parameter(3.0, -1.0)
+    optimizer = ConjugateGradient([x], lr=1.0, line_search="armijo")
+    closure = closure_of(optimizer, lambda: (x**2).sum())
+
+    def failing():
+        if len(closure.losses) == 2:
+            raise KeyboardInterrupt
+        return closure()
+
+    with pytest.raises(KeyboardInterrupt):
+        optimizer.step(failing)
+    assert x.tolist() == [3.0, -1.0]
+
+
+def test_a_huge_gradient_is_no_overflow():
+    x = torch.ones(100, requires_grad=True)
+    optimizer = ConjugateGradient([x], lr=1e-22)
+    for size in (1.0, 1e19, 1.0, 1.0):
+        x.grad = torch.full((100,), size)
+        optimizer.step(lambda: 1.0)
+        assert x.isfinite().all()
+    assert optimizer.state[x]["direction"].abs().max() < 10
+
+
 def test_a_missing_closure_is_an_error_that_says_why():
-    with pytest.raises(ValueError, match="closure = None"):
-        ConjugateGradient([parameter(1.0)]).step()
+    x = parameter(1.0)
+    x.grad = torch.ones_like(x)
+    with pytest.raises(ValueError, match="closure = None is not allowed: ConjugateGradient evaluates the loss"):
+        ConjugateGradient([x]).step()
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from optrepro.optimizers.autocorrelation import StreamingAutocorrelation, windowed
+from optrepro.experiments.probes.autocorrelation import StreamingAutocorrelation, windowed
 from optrepro.optimizers.continuous import ContinuousAdam, ContinuousAdamW, ContinuousSGD
 from optrepro.optimizers.gap import GapAdam, GapAdamW, GapSGD
 

@@ -1,4 +1,3 @@
-import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -51,17 +50,6 @@ def test_draws_depend_on_the_seed_alone() -> None:
     first = run(RandomSGD(parameters(), 0.01, seed=1), 30)
     assert run(RandomAdamW(parameters(), 0.5, BETAS, seed=1), 30) == first
     assert run(RandomSGD(parameters(), 0.01, seed=2), 30) != first
-
-
-@pytest.mark.parametrize("select", ["global", "per_parameter"])
-def test_a_resumed_optimizer_draws_what_the_uninterrupted_one_draws(select: str) -> None:
-    params = parameters()
-    optimizer = RandomSGD(params, 0.01, select=select, seed=1)
-    run(optimizer, 10)
-    resumed = RandomSGD([param.detach().clone().requires_grad_() for param in params], 0.01, select=select, seed=99)
-    resumed.load_state_dict(optimizer.state_dict())
-    assert run(resumed, 30, start=10) == run(optimizer, 30, start=10)
-    torch.testing.assert_close(resumed.param_groups[0]["params"], params, rtol=0, atol=0)
 
 
 @pytest.mark.parametrize("taken", [0, 1, 2])
@@ -148,17 +136,3 @@ def test_modulated_steps_have_the_power_of_the_first_candidate_under_white_gradi
     else:
         power = 1 / (1 - 0.5**2) if "momentum" in settings else 0.5 / 1.5
     assert powers == pytest.approx([power] * 3, rel=0.06)
-
-
-@pytest.mark.parametrize(
-    ("shares", "message"),
-    [
-        ((0.5, 0.5), r"shares = \(0.5, 0.5\) .* one for each candidate, 3"),
-        ((-1.0, 1.0, 1.0), "shares = .* at least 0 each"),
-        ((0.0, 0.0, 0.0), "shares = .* not all 0"),
-        ((math.nan, 1.0, 1.0), "shares = .* at least 0 each"),
-    ],
-)
-def test_shares_that_are_no_shares_are_named(shares: tuple[float, ...], message: str) -> None:
-    with pytest.raises(ValueError, match=message):
-        RandomSGD(parameters(), 0.01, seed=0, shares=shares)

@@ -9,8 +9,11 @@ from typing import Any
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from torch import Tensor, nn
 
+from optrepro.optimizers import _learned
 from optrepro.optimizers._learned import Memory, save
 from optrepro.optimizers.l2l import L2L, L2LPolicy, L2LSettings, log_sign
 
@@ -223,8 +226,49 @@ def test_a_state_dict_goes_on_bit_for_bit(policy: L2LPolicy, copied: bool) -> No
 
 
 def test_a_step_without_a_closure_says_what_is_missing(policy: L2LPolicy) -> None:
-    with pytest.raises(ValueError, match="closure = None is not allowed"):
-        L2L(network()[0].parameters(), policy=policy).step()
+    model, loss = network()
+    loss().backward()
+    with pytest.raises(ValueError, match="closure = None is not allowed: L2L looks at the loss"):
+        L2L(model.parameters(), policy=policy).step()
+
+
+@torch.no_grad()
+def test_the_optimizers_step_is_the_rules_but_for_rounding(policy: L2LPolicy, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In pieces of two coordinates and a last one of one."""
+    monkeypatch.setattr(_learned, "GATES", 2 * 4 * SMALL.cells)
+    given = gradients(rows=1)
+    memory = policy.begin(given[0], GROUPS)
+    tables = {name: torch.zeros(*shape, 7) for name, shape in policy.table_shapes().items()}
+    for gradient in given:
+        expected, memory = policy.step(memory, gradient, gradient[:, 0], gradient)
+        now = _learned.Now(0, gradient[0], 0.0, 0.0, gradient[0], GROUPS)
+        torch.testing.assert_close(policy.advance(tables, now), expected[0], rtol=1e-4, atol=1e-6)
+    for name, table in tables.items():
+        torch.testing.assert_close(table, memory[name], rtol=1e-4, atol=1e-5)
+
+
+SIZES = st.one_of(st.sampled_from([0.0, 1e-300, 1e300, -1e300, 1e19, -1.0]), st.floats(-1e300, 1e300))
+
+
+@settings(max_examples=60, deadline=None)
+@given(history=st.lists(SIZES, min_size=1, max_size=6))
+def test_every_finite_history_leaves_parameters_and_memory_finite(history: list[float]) -> None:
+    x = torch.ones(3, dtype=torch.float64, requires_grad=True)
+    optimizer = L2L([x], policy=random_policy())
+    for size in history:
+        x.grad = torch.tensor([size, -size, 1.0], dtype=torch.float64)
+        optimizer.step(lambda size=size: size)  # type: ignore[misc]
+        assert x.isfinite().all()
+        assert all(part.isfinite().all() for part in optimizer.state[x].values())
+
+
+def test_elements_whose_gradient_is_zero_stay(policy: L2LPolicy) -> None:
+    table = nn.Embedding(5, 3)
+    before = table.weight.detach().clone()
+    optimizer = L2L(table.parameters(), policy=policy)
+    for _ in range(3):
+        optimizer.step(closure_of(optimizer, lambda: table(torch.tensor([1, 3])).square().sum()))
+    assert (table.weight != before).any(1).tolist() == [False, True, False, True, False]
 
 
 # Files

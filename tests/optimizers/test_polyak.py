@@ -1,6 +1,7 @@
 import copy
 from itertools import pairwise
 
+import numpy as np
 import pytest
 import torch
 
@@ -135,6 +136,43 @@ def test_parameters_without_a_gradient_stay():
     assert unused.item() == 7.0
 
 
+@pytest.mark.parametrize("loss", [2.0, 2, np.float64(2.0), torch.tensor(2.0), torch.tensor([[2.0]])[0, 0]])
+def test_a_loss_may_be_a_number(loss):
+    x = torch.tensor([3.0, 4.0], requires_grad=True)
+    x.grad = torch.tensor([0.0, 2.0])
+    assert Polyak([x]).step(lambda: loss) == loss
+    assert x.tolist() == [3.0, 3.0]
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf"), float("-inf")])
+def test_where_loss_or_gradient_are_not_finite_the_problem_stays_and_the_others_do_not(bad):
+    x = parameter(2.0, -1.0, 0.5)
+    optimizer = Polyak([x])
+    x.grad = torch.ones_like(x)
+    optimizer.step(lambda: bad)
+    x.grad[1] = bad
+    optimizer.step(lambda: 1.0)
+    assert x.tolist() == [2.0, -1.0, 0.5]
+
+    rows = torch.ones(3, 2, dtype=torch.float64, requires_grad=True)
+    rows.grad = torch.ones_like(rows)
+    rows.grad[1, 0] = bad
+    Polyak([rows]).step(lambda: torch.tensor([bad, 1.0, 1.0]))
+    torch.testing.assert_close(rows.tolist(), [[1.0, 1.0], [1.0, 1.0], [0.5, 0.5]], rtol=1e-14, atol=0)
+
+
+def test_a_huge_gradient_is_no_overflow():
+    x = torch.zeros(100, requires_grad=True)
+    x.grad = torch.full((100,), 1e19)
+    Polyak([x]).step(lambda: 1e20)
+    torch.testing.assert_close(x.detach(), torch.full((100,), -0.1))
+
+
+def test_complex_parameters_are_an_error():
+    with pytest.raises(ValueError, match=r"complex parameters; pass torch\.view_as_real"):
+        Polyak([torch.ones(2, dtype=torch.complex64, requires_grad=True)])
+
+
 def test_scaling_the_loss_changes_no_step():
     x, scaled = parameter(2.0, -1.0, 0.5), parameter(2.0, -1.0, 0.5)
     minimize(quadratic, x, steps=5, optimum=-3.0)
@@ -157,8 +195,10 @@ def test_a_reloaded_state_dict_continues_with_the_same_optimum():
 
 
 def test_a_missing_closure_is_an_error_that_says_why():
-    with pytest.raises(ValueError, match="closure = None"):
-        Polyak([parameter(1.0)]).step()
+    x = parameter(1.0)
+    x.grad = torch.ones_like(x)
+    with pytest.raises(ValueError, match="closure = None is not allowed: Polyak takes a step whose length depends on"):
+        Polyak([x]).step()
 
 
 @pytest.mark.parametrize("optimum", [float("nan"), float("inf"), torch.tensor([0.0, float("nan")])])

@@ -9,10 +9,12 @@ from typing import Any
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from optrepro.metalearning.environment import roll_out
-from optrepro.optimizers import POP
+from optrepro.optimizers import POP, pop
 from optrepro.optimizers.policy import Policy, PolicySettings, save
 from optrepro.optimizers.pop import WEIGHTS
 from optrepro.problems import vlse
@@ -304,9 +306,9 @@ def test_a_policy_is_a_name_a_file_or_itself(policy: Policy, tmp_path: Path) -> 
     loaded = POP.from_pretrained(tmp_path / "mine.safetensors")
     assert loaded.settings == policy.settings
     paths = []
-    for given in (policy, tmp_path / "mine.safetensors", str(tmp_path / "mine.safetensors"), loaded):
+    for chosen in (policy, tmp_path / "mine.safetensors", str(tmp_path / "mine.safetensors"), loaded):
         x = tensor(0.9, -0.4)
-        paths.append(descend(POP([x], policy=given), x, wells, 6))
+        paths.append(descend(POP([x], policy=chosen), x, wells, 6))
     assert all(torch.equal(path, paths[0]) for path in paths)
 
 
@@ -325,8 +327,11 @@ def test_an_unknown_policy_is_named_with_those_there_are() -> None:
 
 
 def test_a_step_without_a_closure_says_what_is_missing(policy: Policy) -> None:
-    with pytest.raises(ValueError, match="closure = None is not allowed"):
-        POP([tensor(0.5)], policy=policy).step()
+    x = tensor(0.5)
+    x.grad = torch.ones(1, dtype=torch.float64)
+    with pytest.raises(ValueError, match="closure = None is not allowed: POP looks at the loss"):
+        POP([x], policy=policy).step()
+    assert x.item() == 0.5
 
 
 @pytest.mark.parametrize(
@@ -364,8 +369,95 @@ def test_parameters_that_changed_their_size_are_named(policy: Policy) -> None:
     optimizer = POP([x], policy=policy)
     descend(optimizer, x, wells, 1)
     x.data = torch.zeros(3, dtype=torch.float64)
-    with pytest.raises(ValueError, match="params have 3 elements now and had 2 in the steps before"):
+    with pytest.raises(
+        ValueError, match=r"params: one has the shape \(3,\) now and had \(2,\) in the steps before: make a"
+    ):
         descend(optimizer, x, wells, 1)
+
+
+@pytest.mark.parametrize("lr", [1e-17, 1e-300])
+def test_a_rate_below_the_rounding_of_a_parameter_leaves_it_and_moves_the_others(lr: float, policy: Policy) -> None:
+    x, y = torch.ones(2, requires_grad=True), tensor(0.9, -0.4)
+    optimizer = POP([{"params": [x], "lr": lr}, {"params": [y], "lr": 0.5}], policy=policy)
+    for _ in range(4):
+        optimizer.step(closure_of(optimizer, lambda: wells(x) + wells(y)))
+    assert x.tolist() == [1.0, 1.0]
+    assert y.isfinite().all()
+    assert (y != torch.tensor([0.9, -0.4])).all()
+
+
+LOSSES = st.sampled_from([0.0, 1e-300, -1e-300, 1e300, -1e300, 1.0, -1.0, 3.5])
+
+
+@settings(max_examples=40, deadline=None)
+@given(history=st.lists(st.tuples(LOSSES, LOSSES), min_size=1, max_size=6))
+def test_every_finite_history_leaves_the_parameters_finite(history: list[tuple[float, float]]) -> None:
+    x = tensor(0.5, 0.2, -0.1)
+    optimizer = POP([x], policy=random_policy())
+    for loss, size in history:
+        x.grad = torch.tensor([size, -size, 1.0], dtype=torch.float64)
+        optimizer.step(lambda loss=loss: loss)  # type: ignore[misc]
+        assert x.isfinite().all()
+    x.grad = torch.ones(3, dtype=torch.float64)
+    optimizer.step(lambda: 1.0)
+    assert x.isfinite().all()
+
+
+@pytest.mark.parametrize("scale", [1e12, 1e-12])
+def test_scaling_the_loss_by_any_factor_changes_no_step(scale: float, policy: Policy) -> None:
+    x, y = tensor(0.9, -0.4), tensor(0.9, -0.4)
+    expected = descend(POP([x], policy=policy), x, wells, 20)
+    torch.testing.assert_close(descend(POP([y], policy=policy), y, lambda y: scale * wells(y), 20), expected)
+
+
+def test_a_gradient_out_of_all_proportion_is_left_out_and_forgotten(policy: Policy) -> None:
+    x, y = tensor(0.9, -0.4), tensor(0.9, -0.4)
+    expected = descend(POP([x], policy=policy), x, wells, 10)
+    optimizer = POP([y], policy=policy)
+    first = descend(optimizer, y, wells, 4)
+
+    def spiked() -> Tensor:
+        loss = closure_of(optimizer, lambda: wells(y))()
+        y.grad *= 1e19
+        return loss
+
+    optimizer.step(spiked)
+    assert torch.equal(torch.cat([first, descend(optimizer, y, wells, 6)]), expected)
+
+
+def test_the_box_is_around_where_the_first_step_begins_whenever_the_state_was_made(policy: Policy) -> None:
+    x, y = tensor(0.9, -0.4), tensor(50.0, 70.0)
+    expected = descend(POP([x], policy=policy), x, wells, 5)
+    optimizer = POP([y], policy=policy)
+    assert optimizer.step() is None
+    with torch.no_grad():
+        y.copy_(torch.tensor([0.9, -0.4], dtype=torch.float64))
+    assert torch.equal(descend(optimizer, y, wells, 5), expected)
+
+
+def test_a_problem_that_does_not_fit_is_refused_before_anything_is_allocated(
+    policy: Policy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    x = torch.zeros(1000, requires_grad=True)
+    optimizer = POP([x], policy=policy)
+    needed = optimizer.bytes_needed()
+    monkeypatch.setattr(pop, "available_bytes", lambda device: needed - 1)
+    with pytest.raises(
+        MemoryError, match=f"1,000 elements: POP needs {needed:,} bytes .* {needed - 1:,} are available"
+    ):
+        optimizer.step(closure_of(optimizer, lambda: wells(x)))
+    assert not optimizer.state
+    assert not x.any()
+    monkeypatch.setattr(pop, "available_bytes", lambda device: needed)
+    optimizer.step(closure_of(optimizer, lambda: wells(x)))
+    assert needed > sum(part.nbytes for part in optimizer.state[x].values())
+
+
+def test_the_memory_that_is_available_is_known_here() -> None:
+    available = pop.available_bytes(torch.device("cpu"))
+    assert available is not None
+    assert available > 2**20
+    assert pop.available_bytes(torch.device("meta")) is None
 
 
 def test_a_network_is_trained() -> None:

@@ -6,9 +6,11 @@ from pathlib import Path
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from optrepro.optimizers import predicted_step
+from optrepro.optimizers import _learned, predicted_step
 from optrepro.optimizers._learned import Memory, save
 from optrepro.optimizers.predicted_step import PredictedStepDescent, StepPolicy, StepPolicySettings
 
@@ -184,15 +186,17 @@ def train(network: nn.Module, optimizer: torch.optim.Optimizer, steps: range) ->
 def test_the_optimizer_takes_the_steps_of_the_rule() -> None:
     policy, network = make(FORMS[0]), model()
     optimizer = PredictedStepDescent(network.parameters(), policy=policy)
-    x, memory = torch.cat([p.detach().flatten() for p in network.parameters()])[None], None
+    x, memory, unit = torch.cat([p.detach().flatten() for p in network.parameters()])[None], None, None
     for step in range(5):
         generator = torch.Generator().manual_seed(step)
         inputs, labels = torch.randn(8, 3, generator=generator), torch.randint(2, (8,), generator=generator)
         loss = nn.functional.cross_entropy(network(inputs), labels)
         gradients = torch.autograd.grad(loss, list(network.parameters()))
+        unit = unit or loss.item() / predicted_step.START
         memory = memory or policy.begin(x, [(0, 12), (12, 16), (16, 24), (24, 26)])
+        gradient = torch.cat([g.flatten() for g in gradients])[None]
         with torch.no_grad():
-            moved, memory = policy.step(memory, x, loss[None], torch.cat([g.flatten() for g in gradients])[None])
+            moved, memory = policy.step(memory, x, loss[None] / unit, gradient / unit)
         x = x + moved
         train(network, optimizer, range(step, step + 1))
         torch.testing.assert_close(torch.cat([p.detach().flatten() for p in network.parameters()])[None], x)
@@ -245,7 +249,123 @@ def test_a_loss_that_is_not_finite_moves_nothing() -> None:
 
     optimizer.step(closure)
     assert torch.equal(x, torch.ones(3))
-    assert optimizer.state_dict()["memory"] is None
+    assert not optimizer.state
+
+
+@torch.no_grad()
+def test_the_optimizers_step_is_the_rules_but_for_rounding(policy: StepPolicy, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In pieces of two coordinates and a last one of one."""
+    monkeypatch.setattr(_learned, "GATES", 2 * 4 * policy.settings.cells)
+    x, values, gradients = history(rows=1)
+    memory = policy.begin(x[0], GROUPS)
+    tables = {name: torch.zeros(*shape, 7) for name, shape in policy.table_shapes().items()}
+    before = 0.0
+    for time, (at, value, gradient) in enumerate(zip(x, values, gradients, strict=True)):
+        expected, memory = policy.step(memory, at, value, gradient)
+        now = _learned.Now(time, at[0], before, value.item(), gradient[0], GROUPS)
+        torch.testing.assert_close(policy.advance(tables, now), expected[0], rtol=1e-4, atol=1e-6)
+        before = value.item()
+        for name in ("x", "size", "moved", "squares", "mean"):
+            torch.testing.assert_close(tables[name], memory[name][0])
+    groups = memory["groups"].tolist()
+    for name in ("hidden", "cell"):
+        whole = torch.cat([memory[f"{name}{i}"] for i in range(len(groups))], 1)
+        torch.testing.assert_close(tables[name], whole, rtol=1e-4, atol=1e-5)
+
+
+LOSSES = st.one_of(
+    st.sampled_from([0.0, 1e-300, -1e-300, 1e300, -1e300, 1.0, -1.0]), st.floats(allow_nan=False, allow_infinity=False)
+)
+SIZES = st.sampled_from([0.0, 1e-45, 1e-20, 1.0, -1.0, 1e19, -1e38])
+
+
+@settings(max_examples=60, deadline=None)
+@given(history=st.lists(st.tuples(LOSSES, SIZES), min_size=1, max_size=8))
+def test_what_the_network_sees_and_does_is_finite_for_every_finite_history(history: list[tuple[float, float]]) -> None:
+    for dtype in (torch.float32, torch.float64):
+        for form in [*FORMS[:1], StepPolicySettings(cells=3, output="normalized")]:
+            x = torch.ones(3, dtype=dtype, requires_grad=True)
+            optimizer = PredictedStepDescent([x], policy=make(form))
+            for loss, size in history:
+                x.grad = torch.tensor([size, -size, 1.0], dtype=dtype)
+                optimizer.step(lambda loss=loss: loss)  # type: ignore[misc]
+                assert x.isfinite().all()
+                assert all(part.isfinite().all() for part in optimizer.state[x].values())
+
+
+@given(before=LOSSES, value=LOSSES)
+def test_the_relative_change_is_finite(before: float, value: float) -> None:
+    for dtype in (torch.float32, torch.float64):
+        top = torch.finfo(dtype).max
+        pair = torch.tensor([value, before], dtype=torch.float64).clamp(-top, top).to(dtype)
+        change = predicted_step.relative_change(*pair)
+        assert change.isfinite()
+        if pair[0] == pair[1]:
+            assert change == 0
+
+
+def test_two_losses_of_zero_in_a_row_leave_the_parameters_finite() -> None:
+    x = torch.tensor([2.0], requires_grad=True)
+    optimizer = PredictedStepDescent([x])
+
+    def closure() -> Tensor:
+        optimizer.zero_grad()
+        loss = (1 - x).clamp_min(0).sum()
+        loss.backward()  # type: ignore[no-untyped-call]
+        return loss
+
+    assert [optimizer.step(closure).item() for _ in range(3)] == [0, 0, 0]
+    assert x.item() == 2
+
+
+@pytest.mark.parametrize("scale", [1e12, 1e-12])
+def test_scaling_the_loss_changes_no_step(scale: float) -> None:
+    ends = []
+    for factor in (1.0, scale):
+        network = model()
+        optimizer = PredictedStepDescent(network.parameters())
+        inputs = torch.randn(8, 3, generator=torch.Generator().manual_seed(0))
+
+        def closure(network=network, optimizer=optimizer, inputs=inputs, factor=factor) -> Tensor:  # type: ignore[no-untyped-def]
+            optimizer.zero_grad()
+            loss = factor * (network(inputs) - inputs[:, :2]).square().mean()
+            loss.backward()
+            return loss  # type: ignore[no-any-return]
+
+        for _ in range(20):
+            optimizer.step(closure)
+        ends.append(torch.cat([p.detach().flatten() for p in network.parameters()]))
+    torch.testing.assert_close(ends[1], ends[0], rtol=1e-4, atol=1e-5)
+
+
+def test_a_gradient_out_of_all_proportion_is_left_out_and_forgotten_but_not_two_in_a_row() -> None:
+    x, y = torch.ones(3, requires_grad=True), torch.ones(3, requires_grad=True)
+    plain, spiked = PredictedStepDescent([x]), PredictedStepDescent([y])
+    for step in range(6):
+        if step == 3:
+            y.grad = torch.full((3,), 1e19)
+            before = y.detach().clone()
+            spiked.step(lambda: torch.tensor(3.0))
+            assert torch.equal(y, before)
+        descend(plain, x, torch.zeros(3))
+        descend(spiked, y, torch.zeros(3))
+    assert torch.equal(x, y)
+    for moves in (False, True):
+        y.grad = torch.full((3,), 1e19)
+        before = y.detach().clone()
+        spiked.step(lambda: torch.tensor(3.0))
+        assert torch.equal(y, before) is not moves
+
+
+def test_elements_whose_gradient_is_zero_stay() -> None:
+    x = torch.ones(3, requires_grad=True)
+    optimizer = PredictedStepDescent([x], policy=make(StepPolicySettings(cells=3, output="normalized")))
+    for zero in (1, 0, 2):
+        x.grad = torch.ones(3)
+        x.grad[zero] = 0
+        before = x.detach().clone()
+        optimizer.step(lambda: torch.ones(()))
+        assert (x != before).tolist() == [i != zero for i in range(3)]
 
 
 def test_files_give_back_settings_weights_and_card(tmp_path: Path, policy: StepPolicy) -> None:
@@ -261,7 +381,8 @@ def test_bad_input_is_named(tmp_path: Path) -> None:
     policy = make(FORMS[0])
     with pytest.raises(ValueError, match=r"lr = -1.0 is not allowed"):
         PredictedStepDescent([x], lr=-1.0, policy=policy)
-    with pytest.raises(ValueError, match="closure = None"):
+    x.grad = torch.ones(2)
+    with pytest.raises(ValueError, match="closure = None is not allowed: PredictedStepDescent looks at the loss"):
         PredictedStepDescent([x], policy=policy).step()
     with pytest.raises(FileNotFoundError, match="'nowhere' is no file, and no shipped policy"):
         PredictedStepDescent([x], policy="nowhere")

@@ -28,8 +28,8 @@ from torch import Tensor, nn
 from optrepro.config import ImageData
 from optrepro.experiments import data
 from optrepro.experiments.context import Context, Progress, no_progress
+from optrepro.experiments.probes.autocorrelation import StreamingAutocorrelation, momentum_filter, scores
 from optrepro.experiments.tidy import COLUMNS
-from optrepro.optimizers.autocorrelation import StreamingAutocorrelation, momentum_filter, scores
 from optrepro.problems import networks
 from optrepro.problems.datasets import Dataset, Split
 from optrepro.runtable import Batch, derive_seed

@@ -27,8 +27,8 @@ import torch
 from torch import Tensor
 
 from optrepro.experiments.context import Context, Progress, no_progress
+from optrepro.experiments.probes.families import Diagonal, Frobenius, Lyapunov, Spectral, learning_power
 from optrepro.experiments.tidy import COLUMNS
-from optrepro.optimizers.families import Diagonal, Frobenius, Lyapunov, Spectral, learning_power
 from optrepro.problems import toys
 from optrepro.problems.toys import Toy
 from optrepro.runtable import Batch, derive_seed

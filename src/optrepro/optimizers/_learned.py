@@ -3,24 +3,55 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
-from copy import deepcopy
+from collections.abc import Callable, MutableMapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol, TypeVar
 
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
-from torch.optim.optimizer import Optimizer, ParamsT
+from torch.optim.optimizer import ParamsT
 
-from optrepro.optimizers._switching import require
+from optrepro.optimizers import _coordinates
+from optrepro.optimizers._base import Group, require
+from optrepro.optimizers._closure import ClosureOptimizer, Look, move
+from optrepro.optimizers._coordinates import Coordinates
+
+if TYPE_CHECKING:
+    from torch.distributed import ProcessGroup
 
 WEIGHTS = Path(__file__).parent / "weights"
+SPIKE = 1e12  # chosen: a gradient so many times as large as all before is an accident
+# Numbers that an LSTM's gates are at once: few enough for a CPU's cache, many where each call has to be worth it.
+GATES, GATES_ELSEWHERE = 3 << 17, 1 << 24
+
+LARGEST = 1e300  # of losses in their unit, so that differences of two stay in the range of float64
 
 Memory = dict[str, Tensor]
 Columns = Sequence[tuple[int, int]]
+Numbers = MutableMapping[str, Tensor]
+
+
+class Now(NamedTuple):
+    """What an optimizer meets at its present iterate.
+
+    Attributes:
+        time: steps before this one.
+        x: the iterate, (n,).
+        before: the loss at the step before.
+        value: the loss.
+        gradient: its gradient, (n,).
+        columns: first and last coordinate of each parameter.
+    """
+
+    time: int
+    x: Tensor
+    before: float
+    value: float
+    gradient: Tensor
+    columns: Columns
 
 
 class StepRule(Protocol):
@@ -66,14 +97,47 @@ def lstm_cell(weight: Tensor, bias: Tensor, inputs: Tensor, hidden: Tensor, cell
     return cell.tanh().mul_(leave), cell
 
 
-def save(rule: nn.Module, path: Path | str, card: dict[str, object] | None = None) -> None:
-    """Write a rule's weights, its `settings` and a model card to a safetensors file."""
-    weights = {name: value.detach().cpu().contiguous() for name, value in rule.state_dict().items()}
-    facts = {"rule": type(rule).__name__, "settings": asdict(rule.settings), "card": card or {}}  # type: ignore[call-overload]
-    save_file(weights, path, {"rule": json.dumps(facts)})  # one entry: several would be written in no fixed order
+class Cells:
+    """The LSTM of `lstm_cell` in place and in few passes, for some sequences after the others; records no gradients.
+
+    Equal to `lstm_cell` but for rounding: tanh(z) = 1 - 2 sigmoid(-2 z) takes a fifth of the time of tanh on a CPU.
+
+    Args:
+        weight: as of `lstm_cell`.
+        bias: likewise.
+        most: the largest number of sequences it is called with.
+    """
+
+    def __init__(self, weight: Tensor, bias: Tensor, most: int) -> None:
+        weight, bias, self.cells = weight.detach(), bias.detach(), len(weight) // 4
+        factor = torch.ones_like(bias)
+        factor[3 * self.cells :] = -2  # the candidate is what sigmoid(-2 z) is made of
+        self.weight, self.bias = factor * weight, factor * bias
+        self.seen = weight.new_empty(weight.shape[1], most)
+        self.gates = weight.new_empty(len(weight), most)
+
+    def inputs(self, count: int) -> Tensor:
+        """Where the inputs of the next `count` sequences are to be written, (m, count)."""
+        return self.seen[: len(self.seen) - self.cells, :count]
+
+    def step(self, hidden: Tensor, cell: Tensor) -> None:
+        """Bring the states (h, count) to those after the inputs, in place."""
+        seen, gates = self.seen[:, : hidden.shape[1]], self.gates[:, : hidden.shape[1]]
+        seen[-self.cells :] = hidden
+        torch.addmm(self.bias, self.weight, seen, out=gates)
+        enter, keep, leave, candidate = torch.split(gates.sigmoid_(), self.cells)
+        entering = torch.addcmul(enter, enter, candidate, value=-2, out=candidate)
+        torch.addcmul(entering, cell, keep, out=cell)
+        squashed = torch.mul(cell, -2, out=candidate).sigmoid_()
+        torch.addcmul(leave, leave, squashed, value=-2, out=hidden)
 
 
 Rule = TypeVar("Rule", bound=nn.Module)
+
+
+def save(rule: nn.Module, path: Path | str, card: dict[str, object] | None = None) -> None:
+    """Write a rule's weights, its `settings` and a model card to a safetensors file."""
+    write(rule, path, "rule", {"rule": type(rule).__name__, **described(rule, card)})
 
 
 def load(kind: type[Rule], settings: Callable[..., Any], path: Path | str) -> tuple[Rule, dict[str, object]]:
@@ -81,17 +145,43 @@ def load(kind: type[Rule], settings: Callable[..., Any], path: Path | str) -> tu
 
     Raises: FileNotFoundError; ValueError if the file holds no such rule.
     """
-    try:
-        with safe_open(str(path), "pt") as file:
-            facts = json.loads((file.metadata() or {})["rule"])
-            weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+
+    def make(facts: dict[str, Any]) -> Rule:
         if facts["rule"] != kind.__name__:
             raise KeyError(facts["rule"])
-        rule = kind(settings(**facts["settings"]))
-        rule.load_state_dict(weights)
+        return kind(settings(**facts["settings"]))
+
+    return read(make, path, "rule", kind.__name__)
+
+
+def described(rule: nn.Module, card: dict[str, object] | None) -> dict[str, object]:
+    """A rule's settings and its model card, as files hold them."""
+    return {"settings": asdict(rule.settings), "card": card or {}}  # type: ignore[call-overload]
+
+
+def write(rule: nn.Module, path: Path | str, entry: str, facts: dict[str, object]) -> None:
+    """Write a rule's weights to a safetensors file, and facts about it under one entry of its metadata."""
+    weights = {name: value.detach().cpu().contiguous() for name, value in rule.state_dict().items()}
+    save_file(weights, path, {entry: json.dumps(facts)})  # one entry: several would be written in no fixed order
+
+
+def read(
+    make: Callable[[dict[str, Any]], Rule], path: Path | str, entry: str, what: str
+) -> tuple[Rule, dict[str, object]]:
+    """What `write` wrote: the rule that is made from the facts, with the weights of the file, and its model card.
+
+    Raises: FileNotFoundError; ValueError if the file holds none.
+    """
+    try:
+        with safe_open(str(path), "pt") as file:
+            facts = json.loads((file.metadata() or {})[entry])
+            weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        with torch.device("meta"):  # weights that are not there draw no random numbers
+            rule = make(facts)
+        rule.load_state_dict(weights, assign=True)
     except (SafetensorError, KeyError, TypeError, RuntimeError) as error:
         reason = " ".join(f"{type(error).__name__}: {error}".split())
-        raise ValueError(f"path = {str(path)!r} holds no {kind.__name__} of this version: {reason}") from None
+        raise ValueError(f"path = {str(path)!r} holds no {what} of this version: {reason}") from None
     return rule.eval(), facts["card"]
 
 
@@ -105,7 +195,35 @@ def find(rule: str | Path) -> Path:
     return path
 
 
-class LearnedOptimizer(Optimizer):
+def chunks(vector: Tensor, gates: int) -> list[slice]:
+    """Pieces of a vector (n,) that are worked on one after the other, with so many gates for each coordinate."""
+    most = (GATES if vector.device.type == "cpu" else GATES_ELSEWHERE) // gates
+    return [slice(start, min(start + most, len(vector))) for start in range(0, len(vector), most)]
+
+
+SPIKES = ("largest_gradient", "spiked")
+
+
+def new_numbers(names: Sequence[str]) -> dict[str, Tensor]:
+    """Zeros by name: counts for ``time`` and ``spiked``, else float64."""
+    whole = ("time", "spiked")
+    return {name: torch.zeros((), dtype=torch.int64 if name in whole else torch.float64) for name in names}
+
+
+def accepted(numbers: Numbers, largest: float) -> bool:
+    """Whether a step is taken with gradients of this largest absolute value; notes it in the numbers of `SPIKES`.
+
+    A gradient `SPIKE` times as large as all before is left out, but not two in a row: then it is no accident.
+    """
+    before = float(numbers["largest_gradient"])
+    is_spike = 0 < before < largest / SPIKE and not numbers["spiked"]
+    numbers["spiked"].fill_(int(is_spike))
+    if not is_spike:
+        numbers["largest_gradient"].fill_(max(before, largest))
+    return not is_spike
+
+
+class LearnedOptimizer(ClosureOptimizer):
     """An optimizer whose steps a rule predicts from losses, gradients and iterates, coordinate by coordinate.
 
     All elements of all parameters are the coordinates of one objective, and each parameter is a group of them.
@@ -114,99 +232,83 @@ class LearnedOptimizer(Optimizer):
         params: parameters, or groups of them with an `lr` of their own.
         rule: predicts the steps.
         lr: factor on the predicted steps; 1 is what the rule was trained for.
+        process_group: the ranks that train the model together: ``"world"`` (all), None (this one alone) or a
+            `torch.distributed.ProcessGroup`. Their mean loss is looked at.
 
-    `step` needs a closure, which it calls once. Where loss or gradient are not finite, no step is taken and nothing is
-    remembered. Elements of parameters without a gradient stay where they are, though the rule sees a gradient of zero.
-    A group that is added later starts a new memory.
+    `step` needs a closure, which it calls once. Where loss or gradient are not finite, or a gradient is 1e12 times as
+    large as all before and the last was not, no step is taken and nothing is remembered of them. Elements whose
+    gradient is 0, or whose parameter has none, stay where they are.
 
-    Shape: parameters of any shape and real floating dtype, all on one device; the arithmetic is in float32.
-    Raises: ValueError for a setting that is not allowed, complex parameters, a missing closure or a loss that is not
-        one number; RuntimeError for sparse gradients.
+    Shape: parameters of any shape and real floating dtype, all on one device; the arithmetic is in float32. State of a
+        parameter of shape (*s) is tensors (*s) and (*s, cells), float32, and numbers () of the whole. Under
+        `fully_shard` it is sharded as the parameter is; `FullyShardedDataParallel` trains, but its
+        ``optim_state_dict`` cannot take tensors of more dimensions than the parameter has.
+    Raises: ValueError for a setting that is not allowed, complex parameters, a missing closure, a loss that is not
+        one number or a state that does not fit; RuntimeError for sparse gradients.
     """
 
     needs = "loss"  # of each step, beside the gradients
+    couples = False
 
-    def __init__(self, params: ParamsT, rule: Any, lr: float | Tensor = 1.0) -> None:
+    def __init__(
+        self,
+        params: ParamsT,
+        rule: Any,
+        lr: float | Tensor = 1.0,
+        *,
+        process_group: ProcessGroup | Literal["world"] | None = "world",
+    ) -> None:
         self.rule: Any = rule
-        self._memory: Memory | None = None
-        super().__init__(params, {"lr": lr})
+        super().__init__(params, {"lr": lr}, process_group)
 
-    def add_param_group(self, param_group: dict[str, Any]) -> None:
-        """Add parameters, with an `lr` of their own where given; a ValueError for one that is not allowed."""
-        lr = param_group.get("lr", self.defaults["lr"])
-        require(lr >= 0, "lr", lr, "at least 0")
-        super().add_param_group(param_group)
-        if any(not p.is_floating_point() for p in self.param_groups[-1]["params"]):
-            self.param_groups.pop()
-            raise ValueError(f"params: {type(self).__name__} does not support complex parameters; pass view_as_real")
-        self._memory = None
+    def _checked(self, group: Group) -> Group:
+        require(group["lr"] >= 0, "lr", group["lr"], "at least 0")
+        return group
 
-    @torch.no_grad()
-    def step(self, closure: Callable[[], Any] | None = None) -> Any:
-        """Evaluate the closure, take one step, and return the closure's loss, which is that before the step.
+    def _begin(self, coordinates: Coordinates) -> _coordinates.Memory:
+        self.rule.to(coordinates.device)
+        tables = {
+            name: torch.zeros((*shape, coordinates.size), dtype=torch.float32, device=coordinates.device)
+            for name, shape in self._table_shapes().items()
+        }
+        return _coordinates.Memory(coordinates, tables, new_numbers(self._number_names()))
 
-        Args:
-            closure: clears the gradients, evaluates the loss, calls ``backward()`` and returns the loss.
-        """
-        name = type(self).__name__
-        if closure is None:
-            raise ValueError(
-                f"closure = None is not allowed: {name} looks at the loss, so step needs a function that returns it"
-            )
-        with torch.enable_grad():
-            loss = closure()
-        params = [(p, group["lr"]) for group in self.param_groups for p in group["params"]]
-        value, gradient = _number(loss), _flat([_gradient(p, name) for p, _ in params])
-        if not (value.isfinite() & gradient.isfinite().all()):
-            return loss
-        x = _flat([p for p, _ in params])
-        if self._memory is None:
-            self.rule.to(x.device)
-            self._memory = self.rule.begin(x, _columns([p.numel() for p, _ in params]))
-        predicted, self._memory = self.rule.step(self._memory, x, value.to(x.device), gradient)
-        for (p, lr), part in zip(params, torch.split(predicted[0], [p.numel() for p, _ in params]), strict=True):
-            if p.grad is not None:
-                p.add_(part.view_as(p) * lr)
-        return loss
+    def _table_shapes(self) -> dict[str, tuple[int, ...]]:
+        shapes: dict[str, tuple[int, ...]] = self.rule.table_shapes()
+        return shapes
 
-    def state_dict(self) -> dict[str, Any]:
-        """The groups' settings and, as ``memory``, all that the rule remembers; its weights are not in it."""
-        return {**super().state_dict(), "memory": self._memory}
+    def _number_names(self) -> tuple[str, ...]:
+        return ("time", "value", *SPIKES)
 
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Go on from a `state_dict` of an optimizer with the same rule, bit for bit."""
-        super().load_state_dict(state_dict)
-        device = self.param_groups[0]["params"][0].device
-        saved = deepcopy(state_dict["memory"])
-        self._memory = saved and {name: value.to(device) for name, value in saved.items()}
-        self.rule.to(device)
+    def _take(self, loss: Any, closure: Callable[[], Any]) -> None:
+        look = self._look(loss)
+        if not look.is_finite:
+            return
+        memory = self._remembered()
+        if not accepted(memory.numbers, look.largest):
+            return
+        coordinates, numbers = memory.coordinates, memory.numbers
+        unit = self._unit(numbers, look)
+        value = min(max(look.loss / unit, -LARGEST), LARGEST)
+        gradient = coordinates.gradient(torch.float32, 1 / unit)
+        step = self.rule.advance(
+            memory.tables,
+            Now(
+                int(numbers["time"]),
+                coordinates.values(torch.float32),
+                float(numbers["value"]),
+                value,
+                gradient,
+                coordinates.vectors.bounds,
+            ),
+        )
+        numbers["time"] += 1
+        numbers["value"].fill_(value)
+        move(coordinates, step, [group["lr"] for group in self.param_groups for _ in group["params"]])
+
+    def _unit(self, numbers: Numbers, look: Look) -> float:
+        """The unit in which the rule is told losses and gradients."""
+        return 1.0
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**super().__getstate__(), "rule": self.rule, "_memory": self._memory}
-
-
-def _columns(sizes: Sequence[int]) -> list[tuple[int, int]]:
-    ends = torch.tensor(sizes).cumsum(0).tolist()
-    return [(end - size, end) for end, size in zip(ends, sizes, strict=True)]
-
-
-def _flat(tensors: Sequence[Tensor]) -> Tensor:
-    """All elements in one row, (1, P) float32."""
-    return torch.cat([t.reshape(-1).float() for t in tensors])[None]
-
-
-def _gradient(param: Tensor, name: str) -> Tensor:
-    if param.grad is None:
-        return torch.zeros_like(param)
-    if param.grad.is_sparse:
-        raise RuntimeError(f"{name} does not support sparse gradients")
-    return param.grad
-
-
-def _number(loss: Any) -> Tensor:
-    """The loss as a tensor (1,), float32."""
-    value = torch.empty(0) if loss is None else torch.as_tensor(loss).detach()
-    if value.numel() != 1:
-        found = "None" if loss is None else f"a loss of shape {tuple(value.shape)}"
-        raise ValueError(f"closure returned {found}: it must return the loss, one number")
-    return value.float().reshape(1)
+        return {**super().__getstate__(), "rule": self.rule}

@@ -4,26 +4,49 @@ A candidate is a causal linear filter of the gradients: a momentum for SGD, a be
 its own buffer; a rule (`gap`, `controls`) says at each step which of them moves the parameters.
 """
 
-import math
-import operator
-from collections.abc import Callable, Iterator, Sequence
-from copy import deepcopy
-from dataclasses import dataclass
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
 from functools import lru_cache
-from typing import Any, ClassVar, NamedTuple, TypedDict, cast
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypedDict, TypeVar, cast, overload
 
 import torch
 from torch import Tensor
-from torch._utils import _unflatten_dense_tensors
-from torch.optim.optimizer import Optimizer, ParamsT
+from torch.optim.optimizer import ParamsT
 
+from optrepro.optimizers._base import BaseOptimizer, Group, State, evaluate, refuse_sparse, require
+from optrepro.optimizers._candidates import (
+    Candidate,
+    check_betas,
+    check_momentum,
+    momenta,
+    pairs,
+    refuse_cycled,
+    with_norm,
+)
+from optrepro.optimizers._ranks import (
+    are_replicas,
+    holders,
+    is_distributed,
+    local,
+    local_gradient,
+    resolve,
+)
+from optrepro.optimizers._vectors import Vectors
+
+if TYPE_CHECKING:
+    from torch.distributed import ProcessGroup
+
+    ProcessGroupSetting = ProcessGroup | Literal["world"] | None
+
+Loss = TypeVar("Loss")
 Index = int | Tensor  # of a candidate; a tensor of shape (1,) stays on its device, so that no step waits for it
 Number = float | Tensor  # a tensor () where the compiler must not take the number for a constant
-Group = dict[str, Any]
 Probes = Sequence[Tensor | None]
 Record = dict[str, Tensor]
 
-PIECE = 2**17  # elements of a block for each thread of a CPU: gradient and buffers stay in second-level caches
+PIECE = 2**18  # elements that are measured and updated at a time on a CPU, in the hope of its cache
 SMALL = 2**14  # elements of a parameter whose step on a CPU takes the time of calls, not of memory
 
 
@@ -36,6 +59,7 @@ class SGDSettings(TypedDict, total=False):
     lr_modulation: bool
     maximize: bool
     foreach: bool | None
+    process_group: ProcessGroupSetting
 
 
 class AdamSettings(TypedDict, total=False):
@@ -46,17 +70,7 @@ class AdamSettings(TypedDict, total=False):
     lr_modulation: bool
     maximize: bool
     foreach: bool | None
-
-
-class Candidate(NamedTuple):
-    """A filter, whose output is new * gradient + old * previous buffer.
-
-    `norm` is the Euclidean norm of its impulse response in the steady state.
-    """
-
-    new: float
-    old: float
-    norm: float
+    process_group: ProcessGroupSetting
 
 
 @dataclass(frozen=True)
@@ -69,99 +83,206 @@ class Rule:
         require(self.select in ("global", "per_parameter"), "select", self.select, '"global" or "per_parameter"')
 
 
-class Age(NamedTuple):
-    """The number of a parameter's step, from 1, and whether it is the first."""
-
-    step: Number
-    first: bool
-
-
-@dataclass
-class Block:
-    """Parameters that are worked on as one vector of n elements.
-
-    One parameter; or joined, those of one group, device, dtype and age, which takes few kernels instead of many.
+class Bundle:
+    """Parameters of one group, device and dtype whose state lies end to end: few calls move all of them.
 
     Attributes:
-        row: row of the selection that decides for these parameters.
-        gradient: (n,), of what is minimized, with coupled weight decay.
-        probe: (n,), the further gradient that a score asks for, if any.
-        state: (rows, n) each, views of the parameters' state.
-        denominator: (n,), Adam's sqrt(v) + eps.
-        alignment: what the rule measures before the buffers are updated.
+        positions: of the parameters among all that the optimizer has.
+        holders: groups of ranks over which each of them is spread.
+        state: (rows, n) each; a parameter's own state in `Optimizer.state` are views of them.
+        views: of each row of the state, the part of each parameter, shaped like it.
+        age: steps that each parameter has taken, on the host; None where they differ, then `ages` has them.
     """
 
-    group: Group
-    params: list[Tensor]
-    row: int
-    age: Age
-    gradient: Tensor
+    def __init__(
+        self,
+        group: Group,
+        positions: list[int],
+        spread_over: tuple[ProcessGroup, ...],
+        rows: dict[str, int],
+        states: dict[Tensor, State],
+        steps: Sequence[Tensor],
+    ) -> None:
+        self.group, self.holders = group, spread_over
+        self.positions = positions
+        self.params = list(states)
+        self.is_distributed = any(map(is_distributed, self.params))
+        self.vectors = vectors = Vectors(self.params)
+        like = local(self.params[0])
+        self.dtype = like.dtype
+        self.state = {name: like.new_zeros((count, vectors.size)) for name, count in rows.items()}
+        self.views = {name: [vectors.views(row) for row in flat] for name, flat in self.state.items()}
+        self.entries: list[State] = [{"step": step} for step in steps]
+        for name, flat in self.state.items():
+            for row, row_name in zip(flat, row_names(name, len(flat)), strict=True):
+                for entry, view in zip(self.entries, vectors.state_views(row), strict=True):
+                    entry[row_name] = view
+        for entry, state in zip(self.entries, states.values(), strict=True):
+            for name, value in entry.items():
+                if name in state:
+                    local(value).copy_(local(state[name]))
+            state.update(entry)
+        self.ages = [int(step) for step in steps]
+        self.age = self.ages[0] if len(set(self.ages)) == 1 else None
+
+    def remember(self, state: dict[Tensor, State]) -> None:
+        """Take note of the state as it is now, so that `is_current` can tell a change."""
+        self._known = [(param, state[param], [*map(id, state[param].values())]) for param in self.params]
+
+    def is_current(self, state: dict[Tensor, State]) -> bool:
+        """Whether the optimizer's state still is what the vectors hold: nobody has replaced or removed a part of it."""
+        for param, held, ids in self._known:
+            if state.get(param) is not held or [*map(id, held.values())] != ids:
+                return False
+        return True
+
+    def gradients(self) -> list[Tensor | None]:
+        """This rank's parts of the gradients."""
+        if self.is_distributed:
+            return [None if param.grad is None else local_gradient(param) for param in self.params]
+        return [param.grad for param in self.params]
+
+    def runs(self, grads: Sequence[Tensor | None], by_age: bool) -> Iterator[tuple[int, int]]:
+        """First and last + 1 of neighbours that all have a gradient and, if asked for, the same age."""
+        count = len(grads)
+        if (self.age is not None or not by_age) and all(grad is not None for grad in grads):
+            yield 0, count
+            return
+        first = 0
+        while first < count:
+            last = first
+            while last < count and grads[last] is not None and (not by_age or self._have_one_age(first, last)):
+                last += 1
+            if last > first:
+                yield first, last
+            first = max(last, first + 1)
+
+    def _have_one_age(self, first: int, last: int) -> bool:
+        return self.age is not None or self.ages[first] == self.ages[last]
+
+    def advance(self, first: int, last: int) -> None:
+        """Count a step of these parameters."""
+        if self.age is not None and last - first == len(self.params):
+            self.age += 1
+            return
+        if self.age is not None:
+            self.ages, self.age = [self.age] * len(self.params), None
+        for i in range(first, last):
+            self.ages[i] += 1
+
+    def age_of(self, member: int) -> int:
+        """Steps that a parameter has taken."""
+        return self.ages[member] if self.age is None else self.age
+
+
+@dataclass(eq=False, slots=True)
+class Block:
+    """Neighbours of a bundle that are worked on as one vector of n elements in this step.
+
+    Attributes:
+        first, last: the members of the bundle, the last excluded.
+        age: the number of their step, from 1; of the first of them where they differ and it does not matter.
+        is_first: whether this is their first step.
+        grad: (n,), as the parameters have it.
+        point: (n,), the parameters, where weight decay enters the gradient.
+        probe: (n,), the further gradient that a score asks for, if any.
+        state: (rows, n) each.
+        gradient: (n,), of what is minimized, with coupled weight decay.
+        scale: (n,), Adam's preconditioner P = 1 / (sqrt(v) + eps); its inverse where there is one candidate alone.
+        found: what the rule has measured before the buffers are updated: row of the selection, R_0 (), and the
+            alignment with the buffers (candidates,).
+    """
+
+    bundle: Bundle
+    first: int
+    last: int
+    age: Number
+    is_first: bool
+    grad: Tensor
+    point: Tensor | None
     probe: Tensor | None
     state: dict[str, Tensor]
-    denominator: Tensor | None = None
-    alignment: tuple[Tensor, Tensor] | None = None
+    gradient: Tensor | None = None
+    scale: Tensor | None = None
+    found: list[tuple[int, Tensor, Tensor]] = field(default_factory=list)
 
-    def pieces(self) -> "Iterator[Block]":
-        """The same work in parts that stay in a CPU's cache while they are measured and updated."""
-        n, param = self.gradient.numel(), self.params[0]
-        divisible = len(self.params) == 1 and param.device.type == "cpu" and param.is_contiguous()
-        if not divisible or torch.compiler.is_compiling() or n <= (size := PIECE * torch.get_num_threads()):
-            yield self
-            return
-        for start in range(0, n, size):
-            part = slice(start, start + size)
-            probe = None if self.probe is None else self.probe[part]
-            state = {name: value[:, part] for name, value in self.state.items()}
-            view = [param.view(-1)[part]]
-            yield Block(self.group, view, self.row, self.age, self.gradient[part], probe, state)
+    @property
+    def group(self) -> Group:
+        """The settings of the parameters."""
+        return self.bundle.group
+
+    def pieces(self, size: int) -> Sequence[Block]:
+        """The same work in parts of about `size` elements, so that a CPU's cache holds them; 0 divides nothing."""
+        n = self.grad.numel()
+        if not size or n <= 2 * size or self.last - self.first > 1 or self.grad.device.type != "cpu":
+            return (self,)
+        return [self._piece(slice(start, start + size)) for start in range(0, n, size)]
+
+    def _piece(self, part: slice) -> Block:
+        point, probe, scale = (
+            None if tensor is None else tensor[part] for tensor in (self.point, self.probe, self.scale)
+        )
+        state = {name: value[:, part] for name, value in self.state.items()}
+        grad = self.grad[part]
+        bundle, first, last = self.bundle, self.first, self.last
+        return Block(bundle, first, last, self.age, self.is_first, grad, point, probe, state, None, scale, self.found)
 
 
-class SwitchingOptimizer(Optimizer):
+class SwitchingOptimizer(BaseOptimizer):
     """The order of the moves in a step, the parameters' state, and the record of the choices."""
 
     rule: Rule
     family: ClassVar[str]  # the setting that lists the candidates
-    buffers: ClassVar[str]  # the state that holds their buffers, (candidates, *shape)
+    buffers: ClassVar[str]  # the state that holds their buffers
     couples_weight_decay: ClassVar[bool] = True
+    depends_on_age: ClassVar[bool] = False  # parameters of different age take different steps
+    _bundles: list[Bundle] | None = None
+    _table: Record | None = None
 
-    def __init__(self, params: ParamsT, defaults: dict[str, Any], rule: Rule) -> None:
+    def __init__(
+        self, params: ParamsT, defaults: Group, rule: Rule, process_group: ProcessGroupSetting = "world"
+    ) -> None:
         self.rule = rule
-        self._joined: dict[tuple[str, Tensor], tuple[list[Tensor], Tensor]] = {}
-        super().__init__(params, defaults)
+        super().__init__(params, defaults, process_group)
 
     # What a kind of filter says.
+
+    def _listed(self, group: Group) -> tuple[Any, ...]:
+        """The candidates as the settings list them."""
+        raise NotImplementedError
 
     def _candidates(self, group: Group) -> list[Candidate]:
         raise NotImplementedError
 
     def _bias_corrections(self, block: Block) -> Sequence[Number]:
         """What each candidate's output is divided by."""
-        return [1.0] * len(block.group[self.family])
+        return [1.0] * self._candidate_count
 
     def _state_rows(self, group: Group) -> dict[str, int]:
-        """Leading dimension of each tensor in a parameter's state; the others are the parameter's own."""
-        return {self.buffers: len(group[self.family])}
+        """What is kept of each parameter, and how many tensors of its shape that takes."""
+        return {self.buffers: self._candidate_count}
 
-    def _precondition(self, block: Block) -> None:
+    def _precondition(self, block: Block, gradient: Tensor) -> None:
         """Prepare what the scores and steps of all candidates share."""
 
-    def _update_buffers(self, block: Block) -> None:
+    def _update_buffers(self, block: Block, gradient: Tensor) -> None:
         raise NotImplementedError
 
-    def _moment(self, block: Block, index: Index) -> Tensor:
-        """The candidate's filtered gradient, (n,)."""
+    def _moments(self, block: Block, choice: Sequence[Any]) -> list[Tensor]:
+        """The chosen filtered gradients, one for each parameter of the block and shaped like it."""
         raise NotImplementedError
 
-    def _descend(self, block: Block, moment: Tensor, rate: Number) -> None:
+    def _descend(self, blocks: list[Block], moments: list[Tensor], rates: Number | list[Number]) -> None:
+        """Move the parameters of blocks of one group and age; `rates` for all of them, or for each."""
         raise NotImplementedError
 
     # What a rule says.
 
-    def _probe(self, group: Group, params: list[Tensor], positions: list[int], probes: Probes) -> Tensor | None:
-        """What the score needs of the further gradients given to `step`, (n,)."""
+    def _probe(self, group: Group, params: list[Tensor], positions: list[int], probes: Probes) -> list[Tensor] | None:
+        """What the score needs of the further gradients given to `step`, shaped like the parameters."""
         return None
 
-    def _align(self, block: Block) -> None:
+    def _align(self, block: Block, gradient: Tensor) -> None:
         """Measure what the choice is made from, before the buffers are updated."""
 
     def _choose(self, blocks: list[Block], rows: list[int], past: Record) -> Record:
@@ -170,50 +291,184 @@ class SwitchingOptimizer(Optimizer):
 
     # The step.
 
+    @overload
+    def step(self, closure: None = None) -> None: ...
+
+    @overload
+    def step(self, closure: Callable[[], Loss]) -> Loss: ...
+
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
         """Take one step; returns the closure's loss, or None without a closure."""
         return self._step(closure)
 
     def _step(self, closure: Callable[[], Any] | None, probes: Probes | None = None) -> Any:
-        loss = None
-        if closure is not None:
-            with torch.enable_grad():
-                loss = closure()
-        blocks = []
-        for block in self._blocks(probes):
-            self._precondition(block)
-            self._align(block)
-            self._update_buffers(block)
-            blocks.append(block)
-        choice = self._select(blocks) if blocks else {}
+        loss = None if closure is None else evaluate(closure)
+        self._init_group(torch.compiler.is_compiling())
+        blocks = self._blocks(probes)
+        size = 0 if torch.compiler.is_compiling() else PIECE
         for block in blocks:
-            self._apply(block, choice[block.row])
+            for piece in block.pieces(size):
+                gradient = self._objective(piece)
+                self._precondition(piece, gradient)
+                self._align(piece, gradient)
+                self._update_buffers(piece, gradient)
+        if blocks or self._must_agree:
+            choice = self._select(blocks)
+            for alike in self._batches(blocks):
+                self._apply(alike, choice)
         return loss
 
-    def _select(self, blocks: list[Block]) -> dict[int, Index]:
-        """Choose a candidate for each row that the blocks belong to, and record it."""
+    def _blocks(self, probes: Probes | None) -> list[Block]:
+        """The parameters that have a gradient, one step older."""
+        blocks = []
+        compiling = torch.compiler.is_compiling()
+        for bundle in cast(list[Bundle], self._bundles):
+            grads = bundle.gradients()
+            if compiling:  # which takes no number that changes for known; every parameter has a bundle of its own
+                if grads[0] is not None:
+                    step = bundle.entries[0]["step"]
+                    step.add_(1)
+                    is_first = self._splits_by_age(bundle.group) and bundle.age == 0
+                    if is_first:
+                        bundle.age = 1
+                    blocks.append(self._block(bundle, 0, 1, step, is_first, grads, probes))
+                continue
+            for first, last in bundle.runs(grads, self._splits_by_age(bundle.group)):
+                bundle.advance(first, last)
+                age = bundle.age_of(first)
+                blocks.append(self._block(bundle, first, last, age, age == 1, grads, probes))
+        if not compiling and blocks:
+            self._count_steps(blocks)
+        return blocks
+
+    def _block(
+        self,
+        bundle: Bundle,
+        first: int,
+        last: int,
+        age: Number,
+        is_first: bool,
+        grads: list[Tensor | None],
+        probes: Probes | None,
+    ) -> Block:
+        members = slice(first, last)
+        grad = self._join(bundle, first, cast(list[Tensor], grads[members]))
+        point = probe = None
+        if self.couples_weight_decay and bundle.group["weight_decay"] != 0:
+            point = self._join(bundle, first, [local(param) for param in bundle.params[members]])
+        if probes is not None:
+            given = self._probe(bundle.group, bundle.params[members], bundle.positions[members], probes)
+            probe = None if given is None else self._join(bundle, first, given)
+        state = self._part(bundle, first, last)
+        block = Block(bundle, first, last, age, is_first, grad, point, probe, state)
+        self._prepare(block)
+        return block
+
+    def _count_steps(self, blocks: list[Block]) -> None:
+        if sum(block.last - block.first for block in blocks) == len(self._steps):
+            self._steps.add_(1)
+            return
+        torch._foreach_add_(
+            [block.bundle.entries[i]["step"] for block in blocks for i in range(block.first, block.last)], 1
+        )
+
+    def _batches(self, blocks: list[Block]) -> Iterable[list[Block]]:
+        """Blocks whose parameters move in one call: of one group and, where it matters, of one age."""
+        batches: dict[Any, list[Block]] = {}
+        by_age = self.depends_on_age and not torch.compiler.is_compiling()
+        for block in blocks:
+            batches.setdefault((id(block.bundle.group), block.age if by_age else None), []).append(block)
+        if self.depends_on_age and not by_age:
+            return [[block] for block in blocks]
+        return batches.values()
+
+    def _prepare(self, block: Block) -> None:
+        """Make room for what the pieces of a block leave for its step."""
+
+    def _splits_by_age(self, group: Group) -> bool:
+        return self.depends_on_age
+
+    def _join(self, bundle: Bundle, first: int, tensors: list[Tensor]) -> Tensor:
+        dtype = bundle.dtype
+        return bundle.vectors.join([t if t.dtype is dtype else t.to(dtype) for t in tensors], first)
+
+    def _part(self, bundle: Bundle, first: int, last: int) -> dict[str, Tensor]:
+        if last - first == len(bundle.params):
+            return bundle.state
+        start, end = bundle.vectors.bounds[first][0], bundle.vectors.bounds[last - 1][1]
+        return {name: value[:, start:end] for name, value in bundle.state.items()}
+
+    def _objective(self, block: Block) -> Tensor:
+        """Gradient of what is minimized, with coupled weight decay, (n,)."""
+        gradient = block.grad.neg() if block.group["maximize"] else block.grad
+        if block.point is not None:
+            gradient = gradient.add(block.point, alpha=block.group["weight_decay"])
+        block.gradient = gradient
+        return gradient
+
+    def _gradient(self, block: Block) -> Tensor:
+        """The same after the block has been worked on, perhaps in pieces."""
+        return self._objective(block) if block.gradient is None else block.gradient
+
+    # The choice.
+
+    def _select(self, blocks: list[Block]) -> Sequence[Index]:
+        """Choose a candidate for each row, and record it; what `_apply` is given for every row of the selection."""
         record = self._record()
-        rows = list(dict.fromkeys(block.row for block in blocks))
-        where = None if len(rows) == len(record["last"]) else vector(rows, record["last"].device, torch.int64)
+        count = len(record["last"])
+        if self.rule.select == "global":
+            rows = [0]
+        else:
+            rows = [block.bundle.positions[i] for block in blocks for i in range(block.first, block.last)]
+        where = None if rows == list(range(count)) else vector(rows, record["last"].device, torch.int64)
         past = {name: value if where is None else value.index_select(0, where) for name, value in record.items()}
-        fixed = self._candidate_count == 1
-        new = past | ({"last": torch.zeros_like(past["last"])} if fixed else self._choose(blocks, rows, past))
-        new["counts"] = past["counts"] + self._shares(new)
-        # Out of place: whoever holds the last record keeps it as it was.
-        record.update(new if where is None else {name: record[name].index_copy(0, where, new[name]) for name in new})
-        return dict.fromkeys(rows, 0) if fixed else dict(zip(rows, self._decisions(new), strict=True))
+        if self._candidate_count == 1:
+            new: Record = {"last": torch.zeros_like(past["last"])}
+        else:
+            new = self._choose(blocks, rows, past)
+        counts, shares = record["counts"], self._shares(new)
+        if where is None:
+            counts.add_(shares)
+        else:
+            counts.index_add_(0, where, shares.to(counts.dtype))
+        for name, value in new.items():
+            if where is None:
+                record[name].copy_(value)
+            else:
+                record[name].index_copy_(0, where, value)
+        decisions: Sequence[Index] = [0] * len(rows) if self._candidate_count == 1 else self._decisions(new)
+        if where is None:
+            return decisions
+        every: list[Index] = [0] * count
+        for row, decision in zip(rows, decisions, strict=True):
+            every[row] = decision
+        return every
 
     def _shares(self, new: Record) -> Tensor:
         """The part that each candidate has in this step, (rows, candidates)."""
-        return new["last"][:, None] == torch.arange(self._candidate_count, device=new["last"].device)
+        return new["last"][:, None] == kept(numbered)(self._candidate_count, new["last"].device)
 
     def _decisions(self, new: Record) -> Sequence[Index]:
-        """What `_apply` is told, for each row."""
+        """What `_apply` is given, for each row."""
         return indices(new["last"])
 
-    def _apply(self, block: Block, index: Index) -> None:
-        self._descend(block, self._moment(block, index), pick(self._rates(block), index))
+    def _choice_of(self, block: Block, choice: Sequence[Any]) -> list[Any]:
+        """The decision for each parameter of a block."""
+        if self.rule.select == "global":
+            return [choice[0]] * (block.last - block.first)
+        return [choice[block.bundle.positions[i]] for i in range(block.first, block.last)]
+
+    def _apply(self, blocks: list[Block], choice: Sequence[Any]) -> None:
+        """Move the parameters of blocks of one group and age."""
+        moments: list[Tensor] = []
+        rates: list[Number] = []
+        for block in blocks:
+            mine = self._choice_of(block, choice)
+            moments += self._moments(block, mine)
+            if self.rule.select == "per_parameter" and not self._have_one_rate(block.group):
+                rates += self._rates_of(block, mine)
+        self._descend(blocks, moments, rates or self._rates_of(blocks[0], self._choice_of(blocks[0], choice))[0])
 
     def _rates(self, block: Block) -> list[Number]:
         """The factor of each candidate's filtered gradient."""
@@ -222,86 +477,129 @@ class SwitchingOptimizer(Optimizer):
             return rates
         return [rate * factor for rate, factor in zip(rates, self._modulations(block.group), strict=True)]
 
+    def _have_one_rate(self, group: Group) -> bool:
+        """Whether all candidates' filtered gradients have the same factor, the learning rate."""
+        return not group["lr_modulation"] and not self.depends_on_age
+
+    def _rates_of(self, block: Block, choice: Sequence[Any]) -> list[Number]:
+        """The factor of each parameter's chosen candidate; of the first one alone where all have the same."""
+        lr = block.group["lr"]
+        if self._have_one_rate(block.group):
+            return [lr]
+        if self.rule.select == "global":
+            choice = choice[:1]
+        if isinstance(choice[0], int) and not torch.compiler.is_compiling():
+            rates = self._rates(block)
+            return [rates[index] for index in choice]
+        # The compiler takes a rate for a number that changes only where nothing but tensors is made of it.
+        gains = self._gains(block)
+        return [pick(gains, index) * lr for index in choice]
+
+    def _gains(self, block: Block) -> list[Number]:
+        """The factor of each candidate's filtered gradient, in learning rates."""
+        gains: list[Number] = [1 / correction for correction in self._bias_corrections(block)]
+        if not block.group["lr_modulation"]:
+            return gains
+        return [gain * factor for gain, factor in zip(gains, self._modulations(block.group), strict=True)]
+
+    def _scratch(self, name: str, like: Tensor) -> Tensor:
+        """Memory (n,) for a moment; it is kept, since to get it anew costs as much as to work on it."""
+        key = name, like.dtype, like.device
+        memory = self._memory.get(key)
+        if memory is None or len(memory) < len(like):
+            memory = self._memory[key] = torch.empty_like(like)
+        return memory[: len(like)]
+
     def _modulations(self, group: Group) -> list[float]:
         """The factors that give every candidate's step the power of the first one's."""
         norms = [candidate.norm for candidate in self._candidates(group)]
         return [norms[0] / norm for norm in norms]
 
-    # Blocks and their state.
+    def _params(self, blocks: list[Block]) -> list[Tensor]:
+        """This rank's parts of the parameters."""
+        params: list[Tensor] = []
+        for block in blocks:
+            mine = block.bundle.params[block.first : block.last]
+            params += [local(param) for param in mine] if block.bundle.is_distributed else mine
+        return params
 
-    def _blocks(self, probes: Probes | None) -> Iterator[Block]:
-        position = 0
+    # Layout: bundles and the record, made from the state and kept as long as it is what they hold.
+
+    def _init_group(self, compiling: bool) -> None:
+        """Have a bundle for every parameter with a gradient. (torch.compile runs a method of this name eagerly.)
+
+        Raises: RuntimeError for sparse gradients, and ValueError for candidates that a scheduler has written over.
+        """
         for group in self.param_groups:
-            bundles: dict[Any, tuple[Age, list[int]]] = {}
-            for i, param in enumerate(group["params"]):
-                if param.grad is not None:
-                    age = self._advance(param, group)
-                    key = (param.device, param.dtype, age) if self._joins(param, group) else i
-                    bundles.setdefault(key, (age, []))[1].append(i)
-            for age, members in bundles.values():
-                yield from self._block(group, position, members, age, probes).pieces()
-            position += len(group["params"])
+            refuse_cycled(group, self.family, self._candidate_count)
+        is_valid = self._bundles is not None and self._is_for_compiler is compiling
+        if not is_valid or not all(bundle.is_current(self.state) for bundle in cast(list[Bundle], self._bundles)):
+            self._forget_layout()
+            self._start_layout(compiling)
+        if any(param.grad is not None for _, _, param in self._waiting):
+            refuse_sparse((param for _, _, param in self._waiting), self)
+            self._add_bundles()
+        for bundle in cast(list[Bundle], self._bundles):
+            refuse_sparse(bundle.params, self)
+
+    def _forget_layout(self) -> None:
+        self._bundles = self._table = None
+        self._memory: dict[Any, Tensor] = {}
+
+    def _start_layout(self, compiling: bool) -> None:
+        self._is_for_compiler = compiling
+        self._bundles = []
+        params = self._all_params()
+        self._steps = torch.zeros(len(params), dtype=torch.float32, device="cpu")
+        self._waiting = [
+            (group, position, param)
+            for position, (group, param) in enumerate(
+                (group, param) for group in self.param_groups for param in group["params"]
+            )
+        ]
+        # Which ranks hold parts of a parameter is asked of all of them, so that every rank takes part in every sum.
+        group = resolve(self.process_group)
+        self._spread: list[tuple[ProcessGroup, ...]] = [() for _ in params]
+        if self._candidate_count > 1:
+            self._spread = [holders(param, group) for param in params]
+            plain = group if self.rule.select == "global" and not any(map(is_distributed, params)) else None
+            if plain is not None and not any(self._spread) and not are_replicas(params, plain):
+                self._spread = [(plain,)] * max(1, len(params))
+        self._must_agree = any(self._spread)
+
+    def _add_bundles(self) -> None:
+        """Bundles of the parameters that have their first gradient, and a record of their choices."""
+        members: dict[Any, list[tuple[Group, int, Tensor]]] = {}
+        left = []
+        for group, position, param in self._waiting:
+            # State that is there already, from a checkpoint say, is taken over at once.
+            if param.grad is None and not self.state.get(param):
+                left.append((group, position, param))
+                continue
+            key: Any = position
+            if self._joins(param, group):
+                key = (id(group), param.device, param.dtype, is_distributed(param), self._spread[position])
+            members.setdefault(key, []).append((group, position, param))
+        self._waiting = left
+        for found in members.values():
+            group, positions = found[0][0], [position for _, position, _ in found]
+            states = {param: self.state[param] for _, _, param in found}
+            spread_over = self._spread[positions[0]]
+            steps = [self._steps[position] for position in positions]
+            if self._is_for_compiler:
+                steps = [torch.zeros((), dtype=torch.float32, device=param.device) for param in states]
+            bundle = Bundle(group, positions, spread_over, self._state_rows(group), states, steps)
+            cast(list[Bundle], self._bundles).append(bundle)
+        self._table = self._tabulate()
+        for bundle in cast(list[Bundle], self._bundles):
+            bundle.remember(self.state)
 
     def _joins(self, param: Tensor, group: Group) -> bool:
-        # A choice per parameter needs a score per parameter, and the compiler joins kernels by itself.
-        if self.rule.select == "per_parameter" or torch.compiler.is_compiling():
+        if self._is_for_compiler:  # it joins kernels by itself
             return False
         if group["foreach"] is None:
             return param.device.type != "cpu" or param.numel() <= SMALL
         return bool(group["foreach"])
-
-    def _advance(self, param: Tensor, group: Group) -> Age:
-        """Count a step of the parameter, which gets its state at the first one."""
-        if cast(Tensor, param.grad).is_sparse:
-            raise RuntimeError(f"{type(self).__name__} does not support sparse gradients")
-        state = self.state[param]
-        first = not state
-        if first:
-            state["step"] = torch.zeros((), dtype=torch.float64)
-            for name, rows in self._state_rows(group).items():
-                state[name] = param.new_zeros((rows, *param.shape))
-        state["step"] += 1
-        return Age(state["step"] if torch.compiler.is_compiling() else state["step"].item(), first)
-
-    def _block(self, group: Group, position: int, members: list[int], age: Age, probes: Probes | None) -> Block:
-        params, positions = [group["params"][i] for i in members], [position + i for i in members]
-        return Block(
-            group,
-            params,
-            row=positions[0] if self.rule.select == "per_parameter" else 0,
-            age=age,
-            gradient=self._objective(group, params, [param.grad for param in params]),
-            probe=None if probes is None else self._probe(group, params, positions, probes),
-            state={name: self._join(name, params) for name in self._state_rows(group)},
-        )
-
-    def _objective(self, group: Group, params: list[Tensor], grads: Probes, *, regularized: bool = True) -> Tensor:
-        """The flat gradient of what is minimized; the gradients given stay as they are."""
-        gradient = flatten(grads)
-        if group["maximize"]:
-            gradient = -gradient
-        if regularized and self.couples_weight_decay and group["weight_decay"] != 0:
-            gradient = gradient.add(flatten(params), alpha=group["weight_decay"])
-        return gradient
-
-    def _join(self, name: str, params: list[Tensor]) -> Tensor:
-        """The parameters' state `name` side by side, (rows, n), of which each parameter's state is a view.
-
-        Tensors that were replaced since (by `load_state_dict`, say) are joined anew.
-        """
-        parts = [self.state[param][name] for param in params]
-        rows, sizes = parts[0].shape[0], [param.numel() for param in params]
-        if len(params) == 1:
-            return cast(Tensor, parts[0].view(rows, sizes[0]))
-        views, joined = self._joined.get((name, params[0]), ([], params[0]))
-        if len(views) != len(parts) or not all(map(operator.is_, views, parts)):
-            joined = torch.cat([part.reshape(rows, size) for part, size in zip(parts, sizes, strict=True)], 1)
-            columns = torch.split(joined, sizes, 1)
-            views = [part.view(rows, *param.shape) for part, param in zip(columns, params, strict=True)]
-            for param, view in zip(params, views, strict=True):
-                self.state[param][name] = view
-            self._joined[name, params[0]] = views, joined
-        return joined
 
     # The record of the choices.
 
@@ -315,66 +613,122 @@ class SwitchingOptimizer(Optimizer):
             Both lie on the device of the first parameter, and only reading their values waits for it.
         """
         record, one = self._record(), self.rule.select == "global"
-        return {name: record[name][0] if one else record[name] for name in ("last", "counts")}
+        return {name: (record[name][0] if one else record[name]).clone() for name in ("last", "counts")}
 
     def _record(self) -> Record:
-        """What `selection` reads: tensors with a row for each choice that is made in a step; part of the state."""
-        params = [param for group in self.param_groups for param in group["params"]]
-        record = self.state["selection"]  # type: ignore[index]
+        """What `selection` reads: tensors with a row for each choice that is made in a step."""
+        if self._table is not None and self._bundles is not None:
+            return self._table
+        return self._read_record()
+
+    def _tabulate(self) -> Record:
+        """The record as tables, whose numbers stand in every parameter's state as views, tensors ().
+
+        Where one choice is made for all parameters, all of them hold its record: any of them brings it back.
+        """
+        record = self._read_record()
+        for position, param in enumerate(self._all_params()):
+            if param in self.state:
+                row = 0 if self.rule.select == "global" else position
+                for name, table in record.items():
+                    self.state[param].update(entries_of(name, table[row]))
+        return record
+
+    def _read_record(self) -> Record:
+        """The record as the state has it; fresh where it has none."""
+        params = self._all_params()
         rows = len(params) if self.rule.select == "per_parameter" else 1
-        missing = rows - (record["last"].shape[0] if record else 0)
-        if missing:
-            for name, fresh in self._fresh_record(missing, params[0].device).items():
-                record[name] = torch.cat([record[name], fresh]) if name in record else fresh
-        return cast(Record, record)
+        device = params[0].device if params else torch.device("cpu")
+        record = self._fresh_record(rows, device)
+        for position, param in enumerate(params):
+            state = self.state.get(param)
+            if state and all(name in state for name in entries_of("last", record["last"][0])):
+                row = position if self.rule.select == "per_parameter" else 0
+                for name, table in record.items():
+                    for entry, place in entries_of(name, table[row]).items():
+                        place.copy_(state[entry])
+                if self.rule.select == "global":
+                    break
+        return record
 
     def _fresh_record(self, rows: int, device: torch.device) -> Record:
         return {
-            "last": torch.full((rows,), -1, device=device),
+            "last": torch.full((rows,), -1, dtype=torch.int64, device=device),
             "counts": torch.zeros((rows, self._candidate_count), dtype=torch.int64, device=device),
         }
 
     @property
     def _candidate_count(self) -> int:
-        return len(self.param_groups[0][self.family])
+        return self._count
 
-    # Settings.
-
-    def add_param_group(self, param_group: Group) -> None:
-        """Add parameters, with settings of their own where given.
-
-        Raises: ValueError for a setting out of its range, another number of candidates, or complex parameters.
-        """
-        super().add_param_group(self._checked({**self.defaults, **param_group}))
-        if any(param.is_complex() for param in self.param_groups[-1]["params"]):
-            self.param_groups.pop()
-            raise ValueError(f"params: {type(self).__name__} does not support complex parameters; pass view_as_real")
+    # Settings and checkpoints.
 
     def _checked(self, group: Group) -> Group:
-        """The settings of a group in their usual form, or a ValueError."""
         require(group["lr"] >= 0, "lr", group["lr"], "at least 0")
         require(group["weight_decay"] >= 0, "weight_decay", group["weight_decay"], "at least 0")
-        candidates = len(group[self.family])
-        require(candidates > 0, self.family, group[self.family], "at least one candidate")
+        count = len(self._listed(group))
+        require(count > 0, self.family, group[self.family], "at least one candidate")
         if self.param_groups:
             same = f"as many candidates as in the first parameter group, {self._candidate_count}"
-            require(candidates == self._candidate_count, self.family, group[self.family], same)
+            require(count == self._candidate_count, self.family, group[self.family], same)
+        else:
+            self._count = count
         return group
 
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Load a state; it is copied, so that two optimizers never share a buffer."""
-        super().load_state_dict(deepcopy(state_dict))
-        # torch moves the state of parameters only.
-        device = self.param_groups[0]["params"][0].device
-        record = self.state["selection"]  # type: ignore[index]
-        record.update({name: value.to(device) for name, value in record.items() if isinstance(value, Tensor)})
+    def _check_params(self, group: Group) -> None:
+        super()._check_params(group)
+        chooses = self.rule.select == "per_parameter" and self._candidate_count > 1
+        if chooses and any(getattr(param, "_is_flat_param", False) for param in group["params"]):
+            raise ValueError(
+                'select = "per_parameter" is not allowed for parameters that FullyShardedDataParallel has joined: it '
+                'must be "global", or pass use_orig_params=True there, or use fully_shard'
+            )
+
+    def _state_names(self, group: Group) -> dict[str, bool]:
+        rows = self._state_rows(group)
+        names = {"step": False} | {row: True for name, count in rows.items() for row in row_names(name, count)}
+        for name, table in self._fresh_record(1, torch.device("cpu")).items():
+            names |= dict.fromkeys(entries_of(name, table[0]), False)
+        return names
+
+    def _translated(self, group: Group, saved: Group, states: list[State]) -> Group:
+        """Take over a state of torch's optimizer: its buffer becomes every candidate's, the candidates stay."""
+        names = self._state_names(group)
+        buffer_names = row_names(self.buffers, self._candidate_count)
+        now = super()._translated(group, saved, states)
+        is_foreign = "lr_modulation" not in saved
+        if is_foreign:
+            now[self.family] = group[self.family]
+            record = {
+                entry: value
+                for name, table in self._fresh_record(1, torch.device("cpu")).items()
+                for entry, value in entries_of(name, table[0]).items()
+            }
+            for state in states:
+                buffer = state.pop(self.buffers, None)
+                if buffer is not None:
+                    state.update(dict.fromkeys(buffer_names, buffer))
+                    state.setdefault("step", torch.ones((), dtype=torch.float32))
+                if state:
+                    state.update({name: value for name, value in record.items() if name in names})
+        require(self.family in saved, f"{self.family} of state_dict", None, "there")
+        found = len(self._listed(now))
+        same = f"as many candidates as the optimizer has, {self._candidate_count}"
+        require(found == self._candidate_count, f"{self.family} of state_dict", now[self.family], same)
+        if self.rule.select == "global":
+            self._refuse_several_records(states)
+        return now
+
+    def _refuse_several_records(self, states: list[State]) -> None:
+        for state in states:
+            for name in entries_of("counts", self._fresh_record(1, torch.device("cpu"))["counts"][0]):
+                if name in state and not torch.equal(local(state[name]), local(states[0].get(name, state[name]))):
+                    raise ValueError(
+                        'state_dict was saved with select="per_parameter", and this optimizer has "global"'
+                    )
 
     def __getstate__(self) -> dict[str, Any]:
-        return super().__getstate__() | {"rule": self.rule}
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        super().__setstate__(state)
-        self._joined = {}
+        return super().__getstate__() | {"rule": self.rule, "_count": self._count}
 
 
 class SwitchingSGD(SwitchingOptimizer):
@@ -390,11 +744,13 @@ class SwitchingSGD(SwitchingOptimizer):
         lr_modulation: scale each candidate's step by the norm of the first candidate's filter over its own. Under
             white gradients all steps then have the power of the first candidate's. Off by default; "chosen".
         foreach: join parameters into long vectors; None joins all on accelerators and small ones on the CPU.
-            Parameters that are selected for by themselves are never joined.
+        process_group: the ranks that train this model together, where torch.distributed is used: ``"world"``, all; a
+            process group; or None, this process by itself. A choice for all parameters is made from the sum of the
+            scores on all of them, unless they hold the same parameters and so decide alike.
     """
 
     family = "momentum"
-    buffers = "momentum_buffers"
+    buffers = "momentum_buffer"
 
     def __init__(
         self,
@@ -409,6 +765,7 @@ class SwitchingSGD(SwitchingOptimizer):
         lr_modulation: bool = False,
         maximize: bool = False,
         foreach: bool | None = None,
+        process_group: ProcessGroupSetting = "world",
     ) -> None:
         defaults = {
             "lr": lr,
@@ -420,47 +777,71 @@ class SwitchingSGD(SwitchingOptimizer):
             "maximize": maximize,
             "foreach": foreach,
         }
-        super().__init__(params, defaults, rule)
+        super().__init__(params, defaults, rule, process_group)
+
+    def _listed(self, group: Group) -> tuple[float, ...]:
+        return momenta(group)
 
     def _checked(self, group: Group) -> Group:
-        momentum, dampening = group["momentum"], group["dampening"]
-        group["momentum"] = momentum = tuple(momentum) if isinstance(momentum, Sequence) else (momentum,)
-        for i, value in enumerate(momentum):
-            require(0 <= value < 1, f"momentum[{i}]", value, "in [0, 1)")
+        check_momentum(group)
+        dampening = group["dampening"]
         require(0 <= dampening < 1, "dampening", dampening, "in [0, 1)")
-        plain = dampening == 0 and min(momentum, default=1) > 0
+        plain = dampening == 0 and min(momenta(group), default=1) > 0
         require(plain or not group["nesterov"], "nesterov", True, "with momentum above 0 and no dampening only")
         return super()._checked(group)
 
     def _candidates(self, group: Group) -> list[Candidate]:
         if group["nesterov"]:
-            return [with_norm(decay=m, fresh=1, new=1 + m, old=m * m) for m in group["momentum"]]
+            return [with_norm(decay=m, fresh=1, new=1 + m, old=m * m) for m in momenta(group)]
         fresh = 1 - group["dampening"]
-        return [with_norm(decay=m, fresh=fresh if m else 1, new=fresh if m else 1, old=m) for m in group["momentum"]]
+        return [with_norm(decay=m, fresh=fresh if m else 1, new=fresh if m else 1, old=m) for m in momenta(group)]
 
-    def _update_buffers(self, block: Block) -> None:
-        dampening, single = block.group["dampening"], len(block.group["momentum"]) == 1
-        for momentum, buffer in zip(block.group["momentum"], block.state[self.buffers], strict=True):
-            if momentum == 0 or block.age.first:  # torch dampens neither of them
-                buffer.copy_(block.gradient)
-            elif single or dampening != 0:  # rounds as torch.optim.SGD does
-                buffer.mul_(momentum).add_(block.gradient, alpha=1 - dampening)
-            else:  # the same in three passes over memory instead of five
-                torch.add(block.gradient, buffer, alpha=momentum, out=buffer)
+    def _splits_by_age(self, group: Group) -> bool:
+        return bool(group["dampening"] != 0)  # torch does not dampen a first gradient
 
-    def _moment(self, block: Block, index: Index) -> Tensor:
-        buffer = pick_row(block.state[self.buffers], index)
+    def _update_buffers(self, block: Block, gradient: Tensor) -> None:
+        group, buffers = block.group, block.state[self.buffers]
+        decays, dampening = momenta(group), group["dampening"]
+        if block.is_first and dampening != 0:
+            buffers.copy_(gradient.expand_as(buffers))
+        elif len(decays) == 1 or dampening != 0:  # rounds as torch.optim.SGD does
+            for momentum, buffer in zip(decays, buffers, strict=True):
+                if momentum == 0:
+                    buffer.copy_(gradient)
+                else:
+                    buffer.mul_(momentum).add_(gradient, alpha=1 - dampening)
+        elif min(decays) > 0 and block.bundle.dtype.itemsize >= 4:  # all in one pass over memory
+            torch.addcmul(gradient, buffers, kept(column)(decays, block.bundle.dtype, buffers.device), out=buffers)
+        else:
+            for momentum, buffer in zip(decays, buffers, strict=True):
+                if momentum == 0:
+                    buffer.copy_(gradient)
+                else:
+                    torch.add(gradient, buffer, alpha=momentum, out=buffer)
+
+    def _moments(self, block: Block, choice: Sequence[Index]) -> list[Tensor]:
+        moments = chosen_rows(block, self.buffers, choice)
         if not block.group["nesterov"]:
-            return buffer
-        momentum = pick(block.group["momentum"], index)
-        if isinstance(momentum, Tensor):
-            return block.gradient.addcmul(buffer, momentum)
-        return block.gradient.add(buffer, alpha=momentum)
+            return moments
+        decays = momenta(block.group)
+        gradients = views_of(block, self._gradient(block))
+        return [
+            gradient.addcmul(moment, momentum) if isinstance(momentum, Tensor) else gradient.add(moment, alpha=momentum)
+            for gradient, moment, momentum in zip(gradients, moments, (pick(decays, i) for i in choice), strict=True)
+        ]
 
-    def _descend(self, block: Block, moment: Tensor, rate: Number) -> None:
-        if isinstance(rate, Tensor):
-            moment, rate = moment * rate, 1.0
-        torch._foreach_add_(block.params, unflatten(moment, block.params), alpha=-rate)
+    def _descend(self, blocks: list[Block], moments: list[Tensor], rates: Number | list[Number]) -> None:
+        params = self._params(blocks)
+        if isinstance(rates, list):
+            for param, moment, rate in zip(params, moments, rates, strict=True):
+                if isinstance(rate, Tensor):
+                    param.sub_((moment * rate).to(param.dtype))
+                else:
+                    param.add_(moment, alpha=-rate)
+        elif isinstance(rates, Tensor) or torch.compiler.is_compiling():
+            torch._foreach_add_(params, [(moment * -rates).to(moment.dtype) for moment in moments])
+        else:
+            torch._foreach_add_(params, moments, alpha=-rates)
 
 
 class SwitchingAdam(SwitchingOptimizer):
@@ -474,11 +855,12 @@ class SwitchingAdam(SwitchingOptimizer):
         eps, maximize: as in `torch.optim.Adam`.
         weight_decay: None is torch's default, 0 for Adam and 0.01 for AdamW. Adam couples it: it enters the gradient
             that both the update and the score use. AdamW decays the parameters apart from the gradient.
-        lr_modulation, foreach: as in `SwitchingSGD`.
+        lr_modulation, foreach, process_group: as in `SwitchingSGD`.
     """
 
     family = "betas"
-    buffers = "exp_avgs"
+    buffers = "exp_avg"
+    depends_on_age = True
     default_weight_decay: ClassVar[float] = 0.0
 
     def __init__(
@@ -493,6 +875,7 @@ class SwitchingAdam(SwitchingOptimizer):
         lr_modulation: bool = False,
         maximize: bool = False,
         foreach: bool | None = None,
+        process_group: ProcessGroupSetting = "world",
     ) -> None:
         defaults = {
             "lr": lr,
@@ -503,94 +886,171 @@ class SwitchingAdam(SwitchingOptimizer):
             "maximize": maximize,
             "foreach": foreach,
         }
-        super().__init__(params, defaults, rule)
+        super().__init__(params, defaults, rule, process_group)
+
+    def _listed(self, group: Group) -> tuple[tuple[float, float], ...]:
+        return pairs(group)
 
     def _checked(self, group: Group) -> Group:
-        betas = tuple(group["betas"])
-        group["betas"] = betas = (betas,) if betas and not isinstance(betas[0], Sequence) else betas
-        for i, pair in enumerate(betas):
-            require(len(pair) == 2, f"betas[{i}]", pair, "a pair (beta1, beta2)")
-            for j, beta in enumerate(pair):
-                require(0 <= beta < 1, f"betas[{i}][{j}]", beta, "in [0, 1)")
-            common = f"equal to betas[0][1] = {betas[0][1]}: the candidates share one second moment"
-            require(pair[1] == betas[0][1], f"betas[{i}][1] (beta2)", pair[1], common)
+        check_betas(group)
         require(group["eps"] >= 0, "eps", group["eps"], "at least 0")
         return super()._checked(group)
 
     def _candidates(self, group: Group) -> list[Candidate]:
-        return [with_norm(decay=beta, fresh=1 - beta, new=1 - beta, old=beta) for beta, _ in group["betas"]]
+        return [with_norm(decay=beta, fresh=1 - beta, new=1 - beta, old=beta) for beta, _ in pairs(group)]
 
     def _bias_corrections(self, block: Block) -> Sequence[Number]:
         # Every candidate has seen every gradient, so its correction is right whichever was chosen before.
-        return [1 - beta**block.age.step for beta, _ in block.group["betas"]]
+        return [1 - beta**block.age for beta, _ in pairs(block.group)]
 
     def _state_rows(self, group: Group) -> dict[str, int]:
         return super()._state_rows(group) | {"exp_avg_sq": 1}
 
-    def _precondition(self, block: Block) -> None:
-        beta = block.group["betas"][0][1]
-        exp_avg_sq = block.state["exp_avg_sq"][0]
-        exp_avg_sq.mul_(beta).addcmul_(block.gradient, block.gradient, value=1 - beta)
-        block.denominator = (exp_avg_sq.sqrt() / (1 - beta**block.age.step) ** 0.5).add_(block.group["eps"])
+    def _prepare(self, block: Block) -> None:
+        block.scale = torch.empty_like(block.state["exp_avg_sq"][0])
 
-    def _update_buffers(self, block: Block) -> None:
-        for (beta, _), exp_avg in zip(block.group["betas"], block.state[self.buffers], strict=True):
-            exp_avg.lerp_(block.gradient, 1 - beta)
+    def _precondition(self, block: Block, gradient: Tensor) -> None:
+        beta, exp_avg_sq, scale = pairs(block.group)[0][1], block.state["exp_avg_sq"][0], cast(Tensor, block.scale)
+        exp_avg_sq.mul_(beta).addcmul_(gradient, gradient, value=1 - beta)
+        correction, eps = (1 - beta**block.age) ** 0.5, block.group["eps"]
+        torch.sqrt(exp_avg_sq, out=scale)
+        if self._candidate_count == 1:  # divided by, which rounds as torch.optim.Adam does
+            scale.div_(correction).add_(eps)
+        elif isinstance(correction, Tensor):
+            scale.div_(correction).add_(eps).reciprocal_()
+        else:  # P, which score and step multiply with
+            torch.add(
+                kept(number)(eps, scale.dtype, scale.device), scale, alpha=1 / correction, out=scale
+            ).reciprocal_()
 
-    def _moment(self, block: Block, index: Index) -> Tensor:
-        return pick_row(block.state[self.buffers], index)
+    def _update_buffers(self, block: Block, gradient: Tensor) -> None:
+        for (beta, _), exp_avg in zip(pairs(block.group), block.state[self.buffers].unbind(), strict=True):
+            exp_avg.lerp_(gradient, 1 - beta)
 
-    def _descend(self, block: Block, moment: Tensor, rate: Number) -> None:
-        params, denominator = block.params, cast(Tensor, block.denominator)
-        if isinstance(rate, Tensor):
-            moment, rate = moment * rate, 1.0
-        if not self.couples_weight_decay and block.group["weight_decay"] != 0:
-            torch._foreach_mul_(params, 1 - block.group["lr"] * block.group["weight_decay"])
-        torch._foreach_addcdiv_(params, unflatten(moment, params), unflatten(denominator, params), value=-rate)
+    def _moments(self, block: Block, choice: Sequence[Index]) -> list[Tensor]:
+        return chosen_rows(block, self.buffers, choice)
+
+    def _descend(self, blocks: list[Block], moments: list[Tensor], rates: Number | list[Number]) -> None:
+        params, group = self._params(blocks), blocks[0].group
+        scales = [part for block in blocks for part in views_of(block, cast(Tensor, block.scale))]
+        if not self.couples_weight_decay and group["weight_decay"] != 0:
+            multiply(params, 1 - group["lr"] * group["weight_decay"])
+        move = torch._foreach_addcdiv_ if self._candidate_count == 1 else torch._foreach_addcmul_
+        if isinstance(rates, list) and not any(isinstance(rate, Tensor) for rate in rates):
+            move(params, moments, scales, [-float(rate) for rate in rates])
+        elif isinstance(rates, float | int) and not torch.compiler.is_compiling():
+            move(params, moments, scales, value=-rates)
+        else:
+            each = rates if isinstance(rates, list) else [rates] * len(params)
+            moments = [(moment * rate).to(moment.dtype) for moment, rate in zip(moments, each, strict=True)]
+            move(params, moments, scales, value=-1.0)
 
 
-def with_norm(decay: float, fresh: float, new: float, old: float) -> Candidate:
-    """The candidate of the buffer h = decay * h + fresh * gradient, whose taps are fresh * decay^k."""
-    return Candidate(new, old, math.hypot(new, old * fresh / math.sqrt(1 - decay**2)))
+# Names in the state.
 
 
-def flatten(tensors: Probes) -> Tensor:
-    """The tensors end to end, (n,); one contiguous tensor is not copied."""
-    flat = [cast(Tensor, tensor).reshape(-1) for tensor in tensors]
-    return flat[0] if len(flat) == 1 else torch.cat(flat)
+def row_names(name: str, count: int) -> list[str]:
+    """Names of several tensors of a kind in a parameter's state; the plain name for one."""
+    return [name] if count == 1 else [f"{name}_{j}" for j in range(count)]
 
 
-def unflatten(flat: Tensor, params: list[Tensor]) -> list[Tensor]:
-    """Views of a flat vector, shaped like the parameters."""
-    if len(params) == 1:
-        return [flat.view_as(params[0])]
-    return list(_unflatten_dense_tensors(flat, params))  # type: ignore[no-untyped-call]
+def entries_of(name: str, row: Tensor) -> State:
+    """The numbers of a row of the record, () or (k,), as tensors () with names for a parameter's state; views."""
+    return {name: row} if row.ndim == 0 else {f"{name}_{j}": row[j] for j in range(len(row))}
+
+
+# Rows and their parts.
+
+
+def chosen_rows(block: Block, name: str, choice: Sequence[Index]) -> list[Tensor]:
+    """The chosen row of a state for each parameter, shaped like it.
+
+    Where the choice is on an accelerator the row is copied, so that one that overflowed leaves no trace in another.
+    """
+    views = block.bundle.views[name]
+    if isinstance(choice[0], int):
+        return [views[cast(int, index)][i] for i, index in enumerate(choice, block.first)]
+    rows = block.state[name]
+    if all(index is choice[0] for index in choice):
+        return views_of(block, rows.index_select(0, choice[0].to(rows.device))[0])
+    vectors, start = block.bundle.vectors, block.bundle.vectors.bounds[block.first][0]
+    chosen = []
+    for i, index in enumerate(cast(Sequence[Tensor], choice), block.first):
+        a, b = vectors.bounds[i]
+        row = rows[:, a - start : b - start].index_select(0, index.to(rows.device))[0]
+        chosen.append(vectors.shaped(i, row))
+    return chosen
+
+
+def views_of(block: Block, flat: Tensor) -> list[Tensor]:
+    """The parts of a vector (n,) shaped like the block's parameters."""
+    vectors = block.bundle.vectors
+    if block.last - block.first == 1:
+        return [vectors.shaped(block.first, flat)]
+    if block.last - block.first == len(block.bundle.params):
+        return vectors.views(flat)
+    start = vectors.bounds[block.first][0]
+    return [
+        vectors.shaped(i, flat[vectors.bounds[i][0] - start : vectors.bounds[i][1] - start])
+        for i in range(block.first, block.last)
+    ]
+
+
+def multiply(params: list[Tensor], factor: Number) -> None:
+    """Multiply parameters by a number."""
+    if torch.compiler.is_compiling():  # whose foreach takes a number for a constant
+        for param in params:
+            param.mul_(factor)
+    else:
+        torch._foreach_mul_(params, factor)
+
+
+# Numbers on devices.
 
 
 def vector(values: Sequence[Any], device: torch.device, dtype: torch.dtype = torch.float64) -> Tensor:
     """Numbers on the device; through pinned memory, so that the host does not wait for the copy."""
-    if isinstance(values[0], Tensor):
+    if values and isinstance(values[0], Tensor):
         return torch.stack(tuple(values)).to(device, dtype, non_blocking=True)
     return torch.tensor(values, dtype=dtype, pin_memory=device.type == "cuda").to(device, non_blocking=True)
 
 
-def pick_row(rows: Tensor, index: Index) -> Tensor:
-    """Row `index`. A tensor selects by copying, so that a row that overflowed leaves no trace in another."""
-    return rows[index] if isinstance(index, int) else rows.index_select(0, index.to(rows.device))[0]
-
-
 def pick(values: Sequence[Number], index: Index) -> Number:
     """Value `index`; a tensor () where the index is one, float64, which as a scalar promotes nothing."""
-    if isinstance(index, int) or len(set(values)) == 1:
-        return values[index if isinstance(index, int) else 0]
-    make = vector if torch.compiler.is_compiling() else kept_vector
+    if isinstance(index, int):
+        return values[index]
+    make = vector if isinstance(values[0], Tensor) else kept(vector_of)
     return make(tuple(values), index.device).index_select(0, index)[0]
 
 
-@lru_cache(maxsize=64)
-def kept_vector(values: tuple[Number, ...], device: torch.device) -> Tensor:
-    """The same numbers for all parameters, copied to the device once."""
+def vector_of(values: tuple[float, ...], device: torch.device) -> Tensor:
+    """Numbers on the device, (k,) float64."""
     return vector(values, device)
+
+
+def number(value: float, dtype: torch.dtype, device: torch.device) -> Tensor:
+    """A number as a tensor ()."""
+    return torch.full((), value, dtype=dtype, device=device)
+
+
+def column(values: tuple[float, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
+    """Numbers as a column (k, 1)."""
+    return vector(values, device, dtype)[:, None]
+
+
+def numbered(count: int, device: torch.device) -> Tensor:
+    """0 ... count - 1."""
+    return torch.arange(count, device=device)
+
+
+def kept(make: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    """The same function, whose tensors are made once; but for the compiler, which makes constants of them itself."""
+    return make if torch.compiler.is_compiling() else _keeping(make)
+
+
+@lru_cache(maxsize=16)
+def _keeping(make: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    return lru_cache(maxsize=64)(make)
 
 
 def indices(choice: Tensor) -> list[Index]:
@@ -598,9 +1058,3 @@ def indices(choice: Tensor) -> list[Index]:
     if choice.device.type == "cpu" and not torch.compiler.is_compiling():
         return cast(list[Index], choice.tolist())
     return list(torch.split(choice, 1))
-
-
-def require(condition: bool, name: str, value: object, allowed: str) -> None:
-    """Raise a ValueError that names the setting, its value and what is allowed."""
-    if not condition:
-        raise ValueError(f"{name} = {value!r} is not allowed: it must be {allowed}")

@@ -5,28 +5,36 @@ the candidates' steps are averaged, as in aggregated momentum, and neighbours ar
 memory descends faster, as far as the alignment of the last steps tells it from chance.
 """
 
+from __future__ import annotations
+
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Unpack, cast
+from typing import Any, Unpack
 
 import torch
 from torch import Tensor
 from torch.nn.functional import pad
 from torch.optim.optimizer import ParamsT
 
+from optrepro.optimizers._base import Group, require
+from optrepro.optimizers._candidates import momenta, pairs
 from optrepro.optimizers._switching import (
     AdamSettings,
     Block,
-    Index,
+    Number,
     Record,
     Rule,
     SGDSettings,
     SwitchingAdam,
     SwitchingSGD,
-    require,
     vector,
+    views_of,
 )
 from optrepro.optimizers.gap import Alignment
+
+TOLERATED = 1000.0  # times its root mean square: a larger gain is cut to it, so that it is forgotten as others are
+SETTLED = 5  # steps after which a root mean square is known
 
 
 @dataclass(frozen=True)
@@ -46,22 +54,29 @@ class AlignedMean(Alignment):
     rule: EvidenceRule
 
     def _fresh_record(self, rows: int, device: torch.device) -> Record:
-        numbers = (rows, self._candidate_count)
-        zeros = torch.zeros(numbers, dtype=torch.float64, device=device)
-        gains = zeros[:, 1:]
-        fresh = {"counts": zeros, "weights": zeros, "mean_gain": gains, "mean_square": gains, "seen": zeros[:, 0]}
-        return super()._fresh_record(rows, device) | fresh
+        def zeros(*shape: int) -> Tensor:
+            return torch.zeros(shape, dtype=torch.float64, device=device)
+
+        count = self._candidate_count
+        gains = {"mean_gain": zeros(rows, count - 1), "mean_square": zeros(rows, count - 1)}
+        weights = {"counts": zeros(rows, count), "weights": zeros(rows, count), "seen": zeros(rows)}
+        return super()._fresh_record(rows, device) | weights | gains
+
+    def _needs_self_term(self, group: Group) -> bool:
+        # Where every candidate's step holds the same share of the gradient, R_0 cancels in their differences.
+        plain = self.couples_weight_decay and not self.depends_on_age
+        return not plain or bool(group["nesterov"] or group["lr_modulation"] or group["dampening"])
 
     def _choose(self, blocks: list[Block], rows: list[int], past: Record) -> Record:
-        scores = self._scores(blocks, rows, past["last"].device).double()
-        gain, decay = scores[:, 1:] - scores[:, :-1], self.rule.decay
-        mean = decay * past["mean_gain"] + (1 - decay) * gain
-        square = decay * past["mean_square"] + (1 - decay) * gain**2
-        # The first step has no past: all candidates are equal in it, and it says nothing.
+        decay, scores = self.rule.decay, self._scores(blocks, rows, past["last"].device)
+        gain = bounded(scores.diff(dim=-1), past, decay)
+        mean = torch.lerp(gain, past["mean_gain"], decay)
+        square = torch.lerp(gain.square(), past["mean_square"], decay)
         seen = past["seen"] + 1
-        steps = (seen - 1).clamp(max=(1 + decay) / (1 - decay))[:, None]
-        weight = (1 - decay**seen)[:, None]
-        statistic = mean / (square * weight).sqrt().clamp(min=torch.finfo(torch.float64).tiny) * steps.sqrt()
+        # The first step has no past: all candidates are equal in it, and it says nothing.
+        steps = (seen - 1).clamp_(max=(1 + decay) / (1 - decay))
+        scale = (square * (1 - decay**seen)[:, None]).sqrt_().clamp_(min=torch.finfo(torch.float64).tiny)
+        statistic = mean / scale * steps.sqrt_()[:, None]
         log_odds = torch.special.log_ndtr(statistic) - torch.special.log_ndtr(-statistic)
         weights = pad(log_odds.cumsum(-1), (1, 0)).softmax(-1)
         return {
@@ -74,22 +89,82 @@ class AlignedMean(Alignment):
         }
 
     def _shares(self, new: Record) -> Tensor:
-        return new["weights"] if self._candidate_count > 1 else torch.ones_like(new["counts"])
+        if self._candidate_count == 1:
+            return torch.ones_like(new["last"], dtype=torch.float64)[:, None]
+        return new["weights"]
 
-    def _decisions(self, new: Record) -> Sequence[Index]:
-        return new["weights"].unbind()
+    def _decisions(self, new: Record) -> Sequence[Any]:
+        weights = new["weights"]
+        wide = any(param.dtype is torch.float64 for param in self._all_params())
+        return (weights if wide else weights.float()).unbind()
 
-    def _apply(self, block: Block, index: Index) -> None:
-        if isinstance(index, int):  # a single candidate
-            super()._apply(block, index)
+    def _apply(self, blocks: list[Block], choice: Sequence[Any]) -> None:
+        group = blocks[0].group
+        if self._candidate_count == 1 or not self._have_one_rate(group) or group["nesterov"]:
+            super()._apply(blocks, choice)
             return
+        # p <- p - lr B^T w in one pass over memory.
+        rate = group["lr"]
+        for block in blocks:
+            params = self._params([block])
+            for i, param, rows, weights in zip(
+                range(block.first, block.last), params, self._parts(block), self._choice_of(block, choice), strict=True
+            ):
+                vectors, weights = block.bundle.vectors, weights.to(rows.device, rows.dtype)
+                flat = vectors.flat(i, param)
+                if isinstance(rate, Tensor) or torch.compiler.is_compiling():
+                    flat.addmv_(rows.t(), weights * -rate)
+                else:
+                    flat.addmv_(rows.t(), weights, alpha=-rate)
+                if not vectors.is_view(i, param):
+                    param.copy_(vectors.shaped(i, flat))
+
+    def _parts(self, block: Block) -> Sequence[Tensor]:
+        """The buffers of each parameter of a block, (candidates, n of the parameter)."""
         rows = block.state[self.buffers]
-        steps = index.to(rows.device) * vector(self._rates(block), rows.device)
-        moment = torch.mv(rows.t(), steps.to(rows.dtype))
-        if block.group.get("nesterov"):
-            momenta = vector(block.group[self.family], rows.device)
-            moment = torch.mv(rows.t(), (steps * momenta).to(rows.dtype)) + block.gradient * steps.sum()
-        self._descend(block, moment, 1.0)
+        sizes = block.bundle.vectors.sizes[block.first : block.last]
+        return [rows] if len(sizes) == 1 else rows.split_with_sizes(sizes, 1)
+
+    def _moments(self, block: Block, choice: Sequence[Any]) -> list[Tensor]:
+        if self._candidate_count == 1:
+            return super()._moments(block, choice)
+        parts, device = self._parts(block), block.grad.device
+        weights = [weight.to(device) for weight in choice]
+        if not self._have_one_rate(block.group):
+            gains = vector(self._gains(block), device) * block.group["lr"]
+            weights = [weight * gains for weight in weights]
+        moments = [weighted_sum(rows, weight) for rows, weight in zip(parts, weights, strict=True)]
+        shaped = block.bundle.vectors.shaped
+        if not block.group.get("nesterov"):
+            return [shaped(i, moment) for i, moment in enumerate(moments, block.first)]
+        decays = vector(momenta(block.group), device)
+        looked_ahead = [weighted_sum(rows, weight * decays) for rows, weight in zip(parts, weights, strict=True)]
+        moments = [shaped(i, moment) for i, moment in enumerate(looked_ahead, block.first)]
+        gradients = views_of(block, self._gradient(block))
+        for moment, gradient, weight in zip(moments, gradients, weights, strict=True):
+            moment.add_((gradient * weight.sum()).to(moment.dtype))
+        return moments
+
+    def _rates_of(self, block: Block, choice: Sequence[Any]) -> list[Number]:
+        if self._candidate_count == 1:
+            return super()._rates_of(block, choice)
+        # Where candidates have rates of their own, these are part of the weights.
+        return [block.group["lr"] if self._have_one_rate(block.group) else 1.0] * len(choice)
+
+
+def bounded(gain: Tensor, past: Record, decay: float) -> Tensor:
+    """A gain (rows, gains) within what is tolerated; 0 where it is not known, since the scores overflowed."""
+    seen = past["seen"][:, None]
+    most = TOLERATED * (past["mean_square"] / (1 - decay**seen)).sqrt_()
+    most = most.masked_fill_((seen < SETTLED) | (most == 0), math.inf)
+    return gain.clamp(-most, most).nan_to_num_(nan=0.0, posinf=0.0, neginf=0.0)
+
+
+def weighted_sum(rows: Tensor, weights: Tensor) -> Tensor:
+    """Sum of rows (k, n) with weights (k,), (n,)."""
+    if rows.dtype.itemsize >= 4:
+        return torch.mv(rows.t(), weights.to(rows.dtype))
+    return (rows * weights[:, None]).sum(0).to(rows.dtype)
 
 
 class AlignedMeanSGD(AlignedMean, SwitchingSGD):
@@ -114,9 +189,13 @@ class AlignedMeanSGD(AlignedMean, SwitchingSGD):
 
     `selection`: `counts` are sums of weights, `last` is the candidate of the largest.
 
-    Shape: as `gap.GapSGD`. A gradient that is not finite leaves the weights not finite: the run has diverged.
+    A gain of more than 1000 times its root mean square is cut to that, once five steps are known, and one that
+    overflowed to no number counts as 0: one enormous gradient is soon forgotten.
+
+    Shape: as `gap.GapSGD`.
     Raises: as `gap.GapSGD`, and ValueError for candidates that do not ascend.
-    Source: chosen. The buffers are those of arXiv 2512.06370, their mean is arXiv 1804.00325's.
+    Source: chosen, the bound on a gain too. The buffers are those of arXiv 2512.06370, their mean is that of arXiv
+        1804.00325.
     """
 
     def __init__(
@@ -131,11 +210,10 @@ class AlignedMeanSGD(AlignedMean, SwitchingSGD):
     ) -> None:
         super().__init__(params, lr, momentum, EvidenceRule(select, decay=decay), **settings)
 
-    def _checked(self, group: dict[str, object]) -> dict[str, object]:
-        group = super()._checked(group)
-        momentum = cast(tuple[float, ...], group["momentum"])
-        require(list(momentum) == sorted(momentum), "momentum", momentum, "in ascending order")
-        return group
+    def _checked(self, group: Group) -> Group:
+        listed = momenta(group)
+        require(list(listed) == sorted(listed), "momentum", listed, "in ascending order")
+        return super()._checked(group)
 
 
 class AlignedMeanAdam(AlignedMean, SwitchingAdam):
@@ -163,11 +241,10 @@ class AlignedMeanAdam(AlignedMean, SwitchingAdam):
     ) -> None:
         super().__init__(params, lr, betas, EvidenceRule(select, decay=decay), **settings)
 
-    def _checked(self, group: dict[str, object]) -> dict[str, object]:
-        group = super()._checked(group)
-        betas = cast(tuple[tuple[float, float], ...], group["betas"])
-        require(list(betas) == sorted(betas), "betas", betas, "in ascending order of beta1")
-        return group
+    def _checked(self, group: Group) -> Group:
+        listed = pairs(group)
+        require(list(listed) == sorted(listed), "betas", listed, "in ascending order of beta1")
+        return super()._checked(group)
 
 
 class AlignedMeanAdamW(AlignedMeanAdam):

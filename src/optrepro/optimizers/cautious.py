@@ -1,16 +1,27 @@
 """AdamW that takes only the components of its update that the gradient agrees with (arXiv 2411.16085)."""
 
-from collections.abc import Callable
-from typing import Any, cast
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor
-from torch.optim.optimizer import Optimizer, ParamsT
+from torch.optim.optimizer import ParamsT
 
-from optrepro.optimizers._switching import Number, require
+from optrepro.optimizers._base import BaseOptimizer, Group, State, evaluate, refuse_sparse, require
+from optrepro.optimizers._kernels import fits_kernel_of_cpu, scale_
+from optrepro.optimizers._ranks import holders, is_distributed, local, local_gradient, resolve, total
+
+if TYPE_CHECKING:
+    from torch.distributed import ProcessGroup
+
+LEAST = 1e-3  # share of agreeing elements: where fewer agree, the step is not scaled up further
+PIECE = 2**17  # elements for each thread of a CPU that are worked on while they are in its cache
+Number = float | Tensor
 
 
-class CautiousAdamW(Optimizer):
+class CautiousAdamW(BaseOptimizer):
     r"""AdamW whose update is masked where its sign and the gradient's disagree.
 
     With AdamW's update :math:`u = \hat m/(\sqrt{\hat v} + \epsilon)`, the mask :math:`\phi = [u g > 0]` and its mean
@@ -20,23 +31,29 @@ class CautiousAdamW(Optimizer):
         params: parameters, or groups of them with settings of their own.
         lr, betas, eps, weight_decay (decoupled), maximize: as in `torch.optim.AdamW`.
         foreach: work on lists of parameters; None does so on accelerators, as torch does.
+        process_group: the ranks over which `FullyShardedDataParallel` has spread the parameters: ``"world"``, all; a
+            process group; or None, this process by itself. A `DTensor` says so itself.
 
-    Shape: parameters of any shape and floating dtype; state as AdamW's.
+    Shape: parameters of any shape and floating dtype; state as AdamW's. The mask's mean is that of the whole parameter
+        where ranks hold shards of it.
     Raises: ValueError for a setting outside its range or complex parameters; RuntimeError for sparse gradients.
     Source: arXiv 2411.16085, algorithm 1; the mean of the mask is at least 0.001, as in public implementations of
         it, where the paper adds one element to it.
     """
 
+    _spread: dict[tuple[ProcessGroup, ...], list[Tensor]] | None = None
+
     def __init__(
         self,
         params: ParamsT,
-        lr: float = 1e-3,
+        lr: float | Tensor = 1e-3,
         betas: tuple[float, float] = (0.9, 0.999),
         eps: float = 1e-8,
         weight_decay: float = 0.01,
         *,
         maximize: bool = False,
         foreach: bool | None = None,
+        process_group: ProcessGroup | Literal["world"] | None = "world",
     ) -> None:
         defaults = {
             "lr": lr,
@@ -46,77 +63,234 @@ class CautiousAdamW(Optimizer):
             "maximize": maximize,
             "foreach": foreach,
         }
-        super().__init__(params, defaults)
+        super().__init__(params, defaults, process_group)
 
-    def add_param_group(self, param_group: dict[str, Any]) -> None:
-        """Add parameters, with settings of their own where given; a ValueError for one out of its range."""
-        group = {**self.defaults, **param_group}
+    def _checked(self, group: Group) -> Group:
         for name in ("lr", "eps", "weight_decay"):
             require(group[name] >= 0, name, group[name], "at least 0")
+        require(len(group["betas"]) == 2, "betas", group["betas"], "a pair (beta1, beta2)")
         for i, beta in enumerate(group["betas"]):
             require(0 <= beta < 1, f"betas[{i}]", beta, "in [0, 1)")
-        super().add_param_group(group)
-        if any(param.is_complex() for param in self.param_groups[-1]["params"]):
-            self.param_groups.pop()
-            raise ValueError("params: CautiousAdamW does not support complex parameters; pass view_as_real")
+        return group
+
+    def _state_names(self, group: Group) -> dict[str, bool]:
+        return {"step": False, "exp_avg": True, "exp_avg_sq": True}
+
+    def _forget_layout(self) -> None:
+        self._spread = None
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
-        """Take one step; returns the closure's loss, or None without a closure."""
-        loss = None
-        if closure is not None:
-            with torch.enable_grad():
-                loss = closure()
+        """Take one step; returns the closure's loss, or None. RuntimeError for sparse gradients."""
+        loss = None if closure is None else evaluate(closure)
+        refuse_sparse(self._all_params(), self)
+        moves: list[Move] = []
         for group in self.param_groups:
-            lists: dict[Any, tuple[Number, list[Tensor]]] = {}
-            for i, param in enumerate(group["params"]):
-                if param.grad is not None:
-                    step = self._advance(param)
-                    key = (param.device, param.dtype, step) if self._uses_foreach(group) else i
-                    lists.setdefault(key, (step, []))[1].append(param)
-            for step, params in lists.values():
-                self._update(group, params, step)
+            params: list[Tensor] = []
+            grads: list[Tensor] = []
+            exp_avgs: list[Tensor] = []
+            exp_avg_sqs: list[Tensor] = []
+            steps: list[Tensor] = []
+            self._init_group(group, params, grads, exp_avgs, exp_avg_sqs, steps)
+            if params:
+                torch._foreach_add_(steps, 1)
+                moves.append(Move(group, params, grads, exp_avgs, exp_avg_sqs, steps))
+        if not torch.compiler.is_compiling() and any(self._spread_over()):
+            self._move_shards(moves)
+        else:
+            for move in moves:
+                take(local_parts(move))
         return loss
 
-    def _uses_foreach(self, group: dict[str, Any]) -> bool:
-        if torch.compiler.is_compiling():
-            return False
-        if group["foreach"] is None:
-            return all(param.device.type != "cpu" for param in group["params"])
-        return bool(group["foreach"])
+    def _init_group(
+        self,
+        group: Group,
+        params: list[Tensor],
+        grads: list[Tensor],
+        exp_avgs: list[Tensor],
+        exp_avg_sqs: list[Tensor],
+        steps: list[Tensor],
+    ) -> None:
+        """Fill the lists with the parameters that have a gradient, and their state, which is made where there is none.
 
-    def _advance(self, param: Tensor) -> Number:
-        """Count and return the parameter's step; it gets its state at the first one."""
-        if cast(Tensor, param.grad).is_sparse:
-            raise RuntimeError("CautiousAdamW does not support sparse gradients")
-        state = self.state[param]
-        if not state:
-            step = torch.zeros((), dtype=torch.float64)
-            state.update(step=step, exp_avg=torch.zeros_like(param), exp_avg_sq=torch.zeros_like(param))
-        state["step"] += 1
-        return cast(Number, state["step"] if torch.compiler.is_compiling() else state["step"].item())
+        The compiler calls a method of this name instead of compiling it.
+        """
+        for param in group["params"]:
+            if param.grad is not None:
+                state = self.state[param]
+                if not state:
+                    state.update(fresh_state(param))
+                params.append(param)
+                grads.append(param.grad)
+                exp_avgs.append(state["exp_avg"])
+                exp_avg_sqs.append(state["exp_avg_sq"])
+                steps.append(state["step"])
 
-    def _update(self, group: dict[str, Any], params: list[Tensor], step: Number) -> None:
-        """Move parameters that have taken equally many steps."""
-        (beta1, beta2), lr = group["betas"], group["lr"]
-        grads = [-cast(Tensor, param.grad) if group["maximize"] else cast(Tensor, param.grad) for param in params]
-        exp_avgs = [self.state[param]["exp_avg"] for param in params]
-        exp_avg_sqs = [self.state[param]["exp_avg_sq"] for param in params]
+    # Parameters of which each rank holds a part.
 
-        torch._foreach_mul_(params, 1 - lr * group["weight_decay"])
-        torch._foreach_lerp_(exp_avgs, grads, 1 - beta1)
-        torch._foreach_mul_(exp_avg_sqs, beta2)
-        torch._foreach_addcmul_(exp_avg_sqs, grads, grads, 1 - beta2)
+    def _spread_over(self) -> dict[tuple[ProcessGroup, ...], list[Tensor]]:
+        """All parameters, by the groups of ranks over which they are spread."""
+        if self._spread is None:
+            self._spread, group = {}, resolve(self.process_group)
+            for param in self._all_params():
+                self._spread.setdefault(holders(param, group), []).append(param)
+        return self._spread
 
-        denominators = torch._foreach_sqrt(exp_avg_sqs)
-        torch._foreach_div_(denominators, (1 - beta2**step) ** 0.5)
-        torch._foreach_add_(denominators, group["eps"])
-        rate = lr / (1 - beta1**step)
-        updates = [rate * masked(exp_avg, grad) for exp_avg, grad in zip(exp_avgs, grads, strict=True)]
-        torch._foreach_addcdiv_(params, updates, denominators, value=-1)
+    def _move_shards(self, moves: Sequence[Move]) -> None:
+        """The step where the share of agreeing elements is that of all ranks' parts together.
+
+        Every rank takes part in the same sums, whatever parts and gradients it has.
+        """
+        zero = torch.zeros((), dtype=torch.float64, device=local(self._all_params()[0]).device)
+        counts = dict.fromkeys(self._all_params(), (zero, zero))  # of agreeing elements, and of all
+        done = []
+        for move in moves:
+            part = local_parts(move)
+            masked, agreeing = masked_updates(part)
+            for param, grad, number in zip(move.params, part.grads, agreeing, strict=True):
+                counts[param] = number.to(zero), torch.full_like(zero, grad.numel())
+            done.append((move.params, part, masked))
+        shares: dict[Tensor, Tensor] = {}
+        for groups, params in self._spread_over().items():
+            summed = total(torch.stack([number for param in params for number in counts[param]]), groups).view(-1, 2)
+            shares.update(zip(params, (summed[:, 0] / summed[:, 1].clamp(min=1)).unbind(), strict=True))
+        for params, part, masked in done:
+            descend(part, masked, [shares[param].to(param.device) for param in params])
 
 
-def masked(exp_avg: Tensor, grad: Tensor) -> Tensor:
-    """The first moment where its sign is the gradient's, rescaled by the share of such elements; 0 elsewhere."""
-    agrees = exp_avg * grad > 0
-    return exp_avg * agrees / agrees.mean(dtype=exp_avg.dtype).clamp(min=1e-3)
+class Move(NamedTuple):
+    """Parameters of one group that move together."""
+
+    group: Group
+    params: list[Tensor]
+    grads: list[Tensor]
+    exp_avgs: list[Tensor]
+    exp_avg_sqs: list[Tensor]
+    steps: list[Tensor]
+
+
+def fresh_state(param: Tensor) -> State:
+    """The state of a parameter before its first step."""
+    step = torch.zeros((), dtype=torch.float32, device=param.device)
+    return {"step": step, "exp_avg": torch.zeros_like(param), "exp_avg_sq": torch.zeros_like(param)}
+
+
+def local_parts(move: Move) -> Move:
+    """The same of this rank's parts alone."""
+    if not any(map(is_distributed, move.params)):
+        return move
+    grads = [local_gradient(param) for param in move.params]
+    rest = ([local(tensor) for tensor in column] for column in move[3:])
+    return Move(move.group, [local(param) for param in move.params], grads, *rest)
+
+
+def take(move: Move) -> None:
+    """Take the step: a parameter after the other on a CPU, as lists elsewhere."""
+    foreach = move.group["foreach"]
+    lists: dict[Any, list[int]] = {}
+    for i, (param, *others) in enumerate(zip(*move[1:], strict=True)):
+        if not foreach and fits_kernel_of_cpu(param, *others[:-1]):
+            take_in_pieces(move.group, param, *others)
+        else:
+            lists.setdefault(i if foreach is False else (param.device, param.dtype), []).append(i)
+    for members in lists.values():
+        params, grads, exp_avgs, exp_avg_sqs, steps = ([column[i] for i in members] for column in move[1:])
+        part = Move(move.group, params, grads, exp_avgs, exp_avg_sqs, steps)
+        masked, agreeing = masked_updates(part)
+        counts = [max(grad.numel(), 1) for grad in grads]
+        descend(part, masked, [number / count for number, count in zip(agreeing, counts, strict=True)])
+
+
+def take_in_pieces(
+    group: Group, param: Tensor, grad: Tensor, exp_avg: Tensor, exp_avg_sq: Tensor, step: Tensor
+) -> None:
+    """The step of one parameter, in pieces that stay in a CPU's cache."""
+    n, size = param.numel(), PIECE * torch.get_num_threads()
+    lr = float(group["lr"])
+    kept = 1 - lr * group["weight_decay"]
+    if n <= size:
+        update, agrees = fused_update(group, grad, exp_avg, exp_avg_sq, step, torch.empty_like(param))
+        rate = lr / max(agrees.sum().item() / max(n, 1), LEAST)
+        param.mul_(kept).addcmul_(update, agrees, value=rate)
+        return
+    param, grad, exp_avg, exp_avg_sq = (flat(tensor) for tensor in (param, grad, exp_avg, exp_avg_sq))
+    masked, count = torch.empty_like(param), 0.0
+    pieces = [slice(start, start + size) for start in range(0, n, size)]
+    for piece in pieces:
+        update, agrees = fused_update(group, grad[piece], exp_avg[piece], exp_avg_sq[piece], step, masked[piece])
+        update.mul_(agrees)
+        count += agrees.sum().item()
+    rate = lr / max(count / n, LEAST)
+    for piece in pieces:
+        param[piece].mul_(kept).add_(masked[piece], alpha=rate)
+
+
+def flat(tensor: Tensor) -> Tensor:
+    """The elements of a tensor without gaps in the order of its memory, (n,)."""
+    return tensor.as_strided((tensor.numel(),), (1,))
+
+
+# The update u of Adam. What is added to the parameters is -u.
+
+
+def fused_update(
+    group: Group, grad: Tensor, exp_avg: Tensor, exp_avg_sq: Tensor, step: Tensor, out: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Update the moments; -u and the mask, by torch's kernel, which here moves zeros in place of parameters."""
+    beta1, beta2 = group["betas"]
+    torch._fused_adamw_(
+        [out.zero_()],
+        [grad],
+        [exp_avg],
+        [exp_avg_sq],
+        [],
+        [step],
+        lr=1.0,
+        beta1=beta1,
+        beta2=beta2,
+        weight_decay=0.0,
+        eps=group["eps"],
+        amsgrad=False,
+        maximize=group["maximize"],
+    )
+    return out, mask(out * grad, group)
+
+
+def masked_updates(move: Move) -> tuple[list[Tensor], list[Tensor]]:
+    """Update the moments; -u where the gradient agrees, 0 elsewhere, and the number () of the former."""
+    updates = plain_updates(move)
+    masks = [mask(product, move.group) for product in torch._foreach_mul(updates, move.grads)]
+    torch._foreach_mul_(updates, masks)
+    # In the parameter's own precision, as what is made from it, but float32 at least.
+    return updates, [agrees.sum(dtype=torch.promote_types(agrees.dtype, torch.float32)) for agrees in masks]
+
+
+def mask(product: Tensor, group: Group) -> Tensor:
+    """1 where the gradient agrees with -u, 0 elsewhere, from their product, in its place."""
+    return product.gt_(0) if group["maximize"] else product.lt_(0)
+
+
+def plain_updates(move: Move) -> list[Tensor]:
+    """The same call by call; -u for each parameter."""
+    (beta1, beta2), grads = move.group["betas"], move.grads
+    if move.group["maximize"]:
+        grads = list(torch._foreach_neg(grads))
+    torch._foreach_lerp_(move.exp_avgs, grads, 1 - beta1)
+    torch._foreach_mul_(move.exp_avg_sqs, beta2)
+    torch._foreach_addcmul_(move.exp_avg_sqs, grads, grads, 1 - beta2)
+    denominators = torch._foreach_sqrt(move.exp_avg_sqs)
+    on_host = move.steps[0].device.type == "cpu" and not torch.compiler.is_compiling()
+    steps: list[Any] = [step.item() for step in move.steps] if on_host else move.steps
+    torch._foreach_div_(denominators, [(1 - beta2**step) ** 0.5 for step in steps])
+    torch._foreach_add_(denominators, move.group["eps"])
+    updates = torch._foreach_div(move.exp_avgs, denominators)
+    torch._foreach_div_(updates, [beta1**step - 1 for step in steps])
+    return list(updates)
+
+
+def descend(move: Move, updates: list[Tensor], shares: Sequence[Tensor]) -> None:
+    """Move the parameters by the masked updates, scaled up by the shares () of agreeing elements."""
+    lr = move.group["lr"]
+    scale_(move.params, 1 - lr * move.group["weight_decay"])
+    torch._foreach_mul_(updates, [lr / share.clamp(min=LEAST) for share in shares])
+    torch._foreach_add_(move.params, updates)

@@ -2,21 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any, Literal
+import math
+from collections.abc import Callable, Sequence
+from functools import reduce
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from torch import Tensor
-from torch.optim import Optimizer
 from torch.optim.optimizer import ParamsT
 
-from optrepro.optimizers._switching import require
+from optrepro.optimizers._base import Group, evaluate, require
+from optrepro.optimizers._closure import ClosureOptimizer
+from optrepro.optimizers._coordinates import Coordinates, Memory
+from optrepro.optimizers._ranks import local
+
+if TYPE_CHECKING:
+    from torch.distributed import ProcessGroup
 
 DECREASE = 1e-4  # share of the predicted decrease that a step must reach (Nocedal and Wright 2006, section 3.1)
 HALVINGS = 10  # chosen: a line search that has found nothing then gives up
 
 
-class ConjugateGradient(Optimizer):
+class ConjugateGradient(ClosureOptimizer):
     r"""Nonlinear conjugate gradient, Polak-Ribière+.
 
     .. math:: d_t = -g_t + \beta_t d_{t-1}, \qquad
@@ -31,96 +38,121 @@ class ConjugateGradient(Optimizer):
         lr: the step length alpha; with a line search the first one that it tries.
         line_search: None, or ``"armijo"``: alpha is halved until the closure's loss decreases by 1e-4 of what its slope
             predicts, ten times at most; if it never does, the parameters stay and the direction is forgotten.
+        process_group: the ranks that train the model together: ``"world"`` (all), None (this one alone) or a
+            `torch.distributed.ProcessGroup`. Their mean loss is looked at, in the line search too. The ranks must hold
+            the same parameters, or shards of `fully_shard` or `FullyShardedDataParallel`.
 
     `step` needs a closure. It is called once, and with a line search once more for every length tried; it must
-    evaluate the same minibatch within a step.
+    evaluate the same minibatch within a step. Where loss or gradient are not finite, no step is taken and nothing is
+    remembered. Parameters without a gradient stay where they are.
 
-    Shape: parameters of any shape and real floating dtype, all on one device. State: the last gradient and direction.
-    Raises: ValueError for a setting that is not allowed, a second parameter group, complex parameters or a missing
-        closure; RuntimeError for sparse gradients.
+    Shape: parameters of any shape and real floating dtype, all on one device; the arithmetic is in the widest of their
+        dtypes, and sums over elements in float64. State: ``gradient`` and ``direction`` of the last step, shaped like
+        the parameter and sharded as it is.
+    Raises: ValueError for a setting that is not allowed, a second parameter group, complex parameters, a missing
+        closure, or parameters that differ between the ranks; RuntimeError for sparse gradients.
     Source: Polak and Ribière 1969; Nocedal and Wright, Numerical Optimization, 2nd edition 2006, equation 5.44 (the
         update), 5.45 (cut off at zero) and algorithm 3.1 (backtracking).
     """
 
-    def __init__(self, params: ParamsT, lr: float = 0.01, line_search: Literal["armijo"] | None = None) -> None:
-        require(lr > 0, "lr", lr, "positive")
-        require(line_search in (None, "armijo"), "line_search", line_search, "None or 'armijo'")
-        super().__init__(params, {"lr": lr, "line_search": line_search})
+    purpose = "evaluates the loss in every step"
+
+    def __init__(
+        self,
+        params: ParamsT,
+        lr: float | Tensor = 0.01,
+        line_search: Literal["armijo"] | None = None,
+        *,
+        process_group: ProcessGroup | Literal["world"] | None = "world",
+    ) -> None:
+        super().__init__(params, {"lr": lr, "line_search": line_search}, process_group)
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
-        """Add the one group there may be; ValueError for a second one or for complex parameters."""
+        """Add the one group there may be; ValueError for a second one or for parameters that cannot be optimized."""
         if self.param_groups:
             raise ValueError("params = several groups; ConjugateGradient takes one, as they share one direction.")
         super().add_param_group(param_group)
-        if any(p.is_complex() for p in self.param_groups[0]["params"]):
-            raise ValueError("params: ConjugateGradient does not support complex parameters; pass view_as_real.")
 
-    @torch.no_grad()
-    def step(self, closure: Callable[[], Any] | None = None) -> Any:
-        """Take one step and return the loss before it.
+    def _checked(self, group: Group) -> Group:
+        require(group["lr"] > 0, "lr", group["lr"], "positive")
+        require(group["line_search"] in (None, "armijo"), "line_search", group["line_search"], "None or 'armijo'")
+        return group
 
-        Args:
-            closure: clears the gradients, evaluates the loss, calls ``backward()`` and returns the loss.
-        """
-        if closure is None:
-            raise ValueError("closure = None is not allowed: ConjugateGradient evaluates the loss in every step.")
-        evaluate = torch.enable_grad()(closure)
-        loss = evaluate()
+    def _table_shapes(self) -> dict[str, tuple[int, ...]]:
+        return {"gradient": (), "direction": ()}
+
+    def _begin(self, coordinates: Coordinates) -> Memory:
+        zero = torch.zeros(coordinates.size, dtype=self._dtype(coordinates), device=coordinates.device)
+        return Memory(coordinates, {"gradient": zero, "direction": zero.clone()}, {})
+
+    def _dtype(self, coordinates: Coordinates) -> torch.dtype:
+        """The widest of the parameters' dtypes."""
+        dtypes = [param.dtype for param in coordinates.params]
+        return reduce(torch.promote_types, dtypes) if dtypes else torch.float32
+
+    def _take(self, loss: Any, closure: Callable[[], Any]) -> None:
+        look = self._look(loss)
+        if not look.is_finite:
+            return
+        memory = self._remembered()
+        coordinates, last, direction = memory.coordinates, memory.tables["gradient"], memory.tables["direction"]
+        gradient = coordinates.gradient(last.dtype)
+        slope = self._turn(coordinates, gradient, last, direction)
+        last.copy_(gradient)
         group = self.param_groups[0]
-        gradient = _flat([_gradient(p) for p in group["params"]])
-        direction, slope = self._direction(gradient)
+        # Those that move in this step; a closure that is evaluated again may leave other parameters without gradient.
+        moved = [
+            (local(param), part)
+            for param, part in zip(coordinates.params, coordinates.split(direction), strict=True)
+            if param.grad is not None
+        ]
         if group["line_search"] is None:
-            self._move(group["lr"] * direction)
-        elif not self._backtrack(evaluate, float(loss), direction, slope):
-            direction = torch.zeros_like(direction)
-        self._memory.update(gradient=gradient, direction=direction)
-        return loss
+            _go(moved, group["lr"])
+        elif not self._backtrack(closure, look.loss, moved, slope):
+            direction.zero_()
 
-    @property
-    def _memory(self) -> dict[str, Any]:
-        """State of the whole, kept under the first parameter so that it is saved and moved as torch's is."""
-        state: dict[str, Any] = self.state[self.param_groups[0]["params"][0]]
-        return state
+    def _turn(self, coordinates: Coordinates, gradient: Tensor, last: Tensor, direction: Tensor) -> float:
+        """Make the last direction the next one, in place; the slope along it."""
+        before = coordinates.dot(last, last)
+        # Without a last gradient, or with one of zero, there is no direction to go on in.
+        beta = max(0.0, coordinates.dot(gradient, gradient - last) / before) if before > 0 else 0.0
+        direction.mul_(beta).sub_(gradient)
+        for param, part in zip(coordinates.params, coordinates.split(direction), strict=True):
+            if param.grad is None:
+                part.zero_()
+        slope = coordinates.dot(gradient, direction)
+        if beta > 0 and -math.inf < slope < 0:
+            return slope
+        torch.neg(gradient, out=direction)
+        return -coordinates.dot(gradient, gradient)
 
-    def _direction(self, gradient: Tensor) -> tuple[Tensor, float]:
-        """The next direction, and the slope along it."""
-        if not self._memory:
-            return -gradient, -float(gradient @ gradient)
-        last = self._memory["gradient"]
-        # A last gradient of zero gives an infinite or undefined beta, which is no direction of descent.
-        beta = ((gradient @ (gradient - last)) / (last @ last)).clamp_min(0)
-        direction = beta * self._memory["direction"] - gradient
-        slope = float(gradient @ direction)
-        if not slope < 0:
-            return -gradient, -float(gradient @ gradient)
-        return direction, slope
-
-    def _backtrack(self, evaluate: Callable[[], Any], loss: float, direction: Tensor, slope: float) -> bool:
+    def _backtrack(self, closure: Callable[[], Any], loss: float, moved: Moved, slope: float) -> bool:
         """Go along the direction to the first length that decreases the loss enough; False, and back, if none does."""
-        params = self.param_groups[0]["params"]
-        start, length = [p.clone() for p in params], self.param_groups[0]["lr"]
-        for _ in range(HALVINGS + 1):
-            self._move(length * direction)
-            if float(evaluate()) <= loss + DECREASE * length * slope:
-                return True
-            torch._foreach_copy_(params, start)
-            length /= 2
-        return False
-
-    def _move(self, step: Tensor) -> None:
-        params = self.param_groups[0]["params"]
-        for p, part in zip(params, torch.split(step, [p.numel() for p in params]), strict=True):
-            p.add_(part.view_as(p))
-
-
-def _flat(tensors: list[Tensor]) -> Tensor:
-    """All elements in one vector."""
-    return torch.cat([t.reshape(-1) for t in tensors])
+        start, length = [param.clone() for param, _ in moved], float(self.param_groups[0]["lr"])
+        decreased = False
+        try:
+            for _ in range(HALVINGS + 1):
+                _go(moved, length)
+                there = self._mean_loss(evaluate(closure))
+                decreased = math.isfinite(there) and there <= loss + DECREASE * length * slope
+                if decreased:
+                    break
+                _put_back(moved, start)
+                length /= 2
+        finally:  # a closure that fails leaves the parameters as they were
+            if not decreased:
+                _put_back(moved, start)
+        return decreased
 
 
-def _gradient(param: Tensor) -> Tensor:
-    if param.grad is None:
-        return torch.zeros_like(param)
-    if param.grad.is_sparse:
-        raise RuntimeError("ConjugateGradient does not support sparse gradients.")
-    return param.grad
+Moved = Sequence[tuple[Tensor, Tensor]]  # parameters, or this rank's parts, and their directions
+
+
+def _go(moved: Moved, length: float | Tensor) -> None:
+    for param, direction in moved:
+        param.add_(direction * length)
+
+
+def _put_back(moved: Moved, start: Sequence[Tensor]) -> None:
+    for (param, _), before in zip(moved, start, strict=True):
+        param.copy_(before)

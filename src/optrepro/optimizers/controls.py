@@ -3,6 +3,8 @@
 Whoever credits a gain to alignment compares with a random choice of the same shares and with the mean of the buffers.
 """
 
+from __future__ import annotations
+
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Unpack, cast
@@ -11,17 +13,18 @@ import torch
 from torch import Tensor
 from torch.optim.optimizer import ParamsT
 
+from optrepro.optimizers._base import Group, require
 from optrepro.optimizers._switching import (
     AdamSettings,
     Block,
     Index,
+    Number,
     Record,
     Rule,
     SGDSettings,
     SwitchingAdam,
     SwitchingOptimizer,
     SwitchingSGD,
-    require,
     vector,
 )
 
@@ -44,41 +47,64 @@ class RandomChoice(SwitchingOptimizer):
     """The rule: draw the candidate of each step, independent of the gradients."""
 
     rule: RandomRule
+    _stream: tuple[torch.Generator, int, int] | None = None  # and how often it has drawn, for how many rows
 
-    def _checked(self, group: dict[str, Any]) -> dict[str, Any]:
+    def _checked(self, group: Group) -> Group:
         group, shares = super()._checked(group), self.rule.shares
         if shares is not None:
-            count = len(group[self.family])
+            count = self._candidate_count
             require(len(shares) == count, "shares", shares, f"one for each candidate, {count}")
         return group
 
-    def _choose(self, blocks: list[Block], rows: list[int], past: Record) -> Record:
-        draws = self._draw(len(self._record()["last"]))
-        return {"last": vector([draws[row] for row in rows], past["last"].device, torch.int64)}
+    def _fresh_record(self, rows: int, device: torch.device) -> Record:
+        # The seed and how often was drawn say where the generator is.
+        draws = torch.zeros(rows, dtype=torch.int64, device=device)
+        return super()._fresh_record(rows, device) | {"draws": draws, "seed": draws + self.rule.seed}
 
-    @torch.compiler.disable  # type: ignore[untyped-decorator]
-    def _draw(self, count: int) -> list[int]:
-        """Candidates drawn from the generator, whose state is kept with the optimizer's."""
-        generator, state = torch.Generator(), self.state["generator"]  # type: ignore[index]
-        if state:
-            generator.set_state(state["state"].cpu())
-        else:
-            generator.manual_seed(self.rule.seed)
+    def _choose(self, blocks: list[Block], rows: list[int], past: Record) -> Record:
+        record = self._record()
+        draws = self._draw(len(record["last"]))
+        record["draws"] += 1
+        device = past["last"].device
+        return {"last": vector([draws[row] for row in rows], device, torch.int64)}
+
+    @torch._disable_dynamo  # type: ignore[attr-defined]
+    def _draw(self, rows: int) -> list[int]:
+        """A candidate for each row."""
         shares = torch.tensor(self.rule.shares or [1.0] * self._candidate_count, dtype=torch.float64)
-        draws = torch.multinomial(shares, count, replacement=True, generator=generator)
-        state["state"] = generator.get_state()
-        return cast(list[int], draws.tolist())
+        if self._stream is None or self._stream[2] != rows:
+            record = self._record()
+            generator = torch.Generator().manual_seed(int(record["seed"][0]))
+            past = int(record["draws"].max())
+            for _ in range(past):
+                torch.multinomial(shares, rows, replacement=True, generator=generator)
+            self._stream = generator, past, rows
+        generator, count, _ = self._stream
+        self._stream = generator, count + 1, rows
+        return cast(list[int], torch.multinomial(shares, rows, replacement=True, generator=generator).tolist())
+
+    def _forget_layout(self) -> None:
+        super()._forget_layout()
+        self._stream = None
 
 
 class MeanOfCandidates(SwitchingOptimizer):
     """The rule: no choice, the plain mean of the candidates' steps."""
 
-    def _select(self, blocks: list[Block]) -> dict[int, Index]:
-        return dict.fromkeys((block.row for block in blocks), 0)
+    def _select(self, blocks: list[Block]) -> Sequence[Index]:
+        return [0] * max(1, len(self._all_params()))
 
-    def _apply(self, block: Block, index: Index) -> None:
-        steps: list[Tensor] = [self._moment(block, j) * rate for j, rate in enumerate(self._rates(block))]
-        self._descend(block, torch.stack(steps).mean(0), 1.0)
+    def _moments(self, block: Block, choice: Sequence[Any]) -> list[Tensor]:
+        rates, members = self._rates(block), block.last - block.first
+        moments = [super(MeanOfCandidates, self)._moments(block, [j] * members) for j in range(self._candidate_count)]
+        means = []
+        for parts in zip(*moments, strict=True):
+            steps: list[Tensor] = [part * rate for part, rate in zip(parts, rates, strict=True)]
+            means.append(torch.stack(steps).mean(0).to(parts[0].dtype))
+        return means
+
+    def _rates_of(self, block: Block, choice: Sequence[Any]) -> list[Number]:
+        return [1.0]  # the candidates' own are part of the mean
 
 
 class RandomSGD(RandomChoice, SwitchingSGD):
@@ -91,7 +117,7 @@ class RandomSGD(RandomChoice, SwitchingSGD):
         shares: weights of the candidates, at least 0, of any sum; None is uniform.
         **settings: as in `GapSGD`.
 
-    The generator is part of the state, so that a run resumed from it continues the draws.
+    The number of draws is part of the state, so that a run resumed from it continues them.
     """
 
     def __init__(

@@ -1,18 +1,25 @@
 """GAP: the momentum that the gradients seen so far call for, chosen anew at every step (arXiv 2512.06370)."""
 
+from __future__ import annotations
+
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Self, Unpack, cast
+from functools import cached_property
+from types import MappingProxyType
+from typing import Any, ClassVar, Self, Unpack, cast, overload
 
 import torch
 from torch import Tensor
 from torch.optim.optimizer import ParamsT
 
+from optrepro.optimizers._base import Group, require
+from optrepro.optimizers._ranks import local, total
 from optrepro.optimizers._switching import (
+    PIECE,
     AdamSettings,
     Block,
-    Group,
+    Loss,
     Probes,
     Record,
     Rule,
@@ -20,9 +27,10 @@ from optrepro.optimizers._switching import (
     SwitchingAdam,
     SwitchingOptimizer,
     SwitchingSGD,
-    require,
+    kept,
     vector,
 )
+from optrepro.optimizers.continuous import ContinuousAdam, ContinuousAdamW, ContinuousSGD
 
 SCORES = ("paper", "paper_literal", "debiased", "raw", "validation")
 
@@ -47,69 +55,142 @@ class AlignmentRule(Rule):
 class Alignment(SwitchingOptimizer):
     """What the candidates' steps are worth: the drop in loss that their alignment with the gradient promises."""
 
+    _known_score_weights: Mapping[Any, tuple[Tensor, Tensor]] = MappingProxyType({})
+
     def _fresh_record(self, rows: int, device: torch.device) -> Record:
         unknown = torch.full((rows, self._candidate_count), math.nan, dtype=torch.float64, device=device)
         return super()._fresh_record(rows, device) | {"scores": unknown}
 
-    def _align(self, block: Block) -> None:
+    def _align(self, block: Block, gradient: Tensor) -> None:
         """Measure R_0, (), and the alignment of a gradient with the buffers before the update, (candidates,)."""
-        if self._candidate_count > 1:
-            probe = precondition(block, self._direction(block))
-            block.alignment = self._self_term(block, probe), inner_products(block.state[self.buffers], probe)
+        if self._candidate_count == 1:
+            return
+        probe = self._preconditioned(block, self._direction(block, gradient))
+        buffers = block.state[self.buffers]
+        one, other = self._self_partner(block, gradient, probe)
+        positions, members = block.bundle.positions, block.last - block.first
+        if self.rule.select == "global" or members == 1:
+            row = 0 if self.rule.select == "global" else positions[block.first]
+            block.found.append((row, self._self_term(block, one, other), inner_products(buffers, probe)))
+            return
+        sizes = block.bundle.vectors.sizes[block.first : block.last]
+        vectors = [vector.split_with_sizes(sizes, -1) for vector in (one, other, buffers, probe)]
+        for i, own, its, rows, part in zip(range(block.first, block.last), *vectors, strict=True):
+            block.found.append((positions[i], self._self_term(block, own, its), inner_products(rows, part)))
 
-    def _direction(self, block: Block) -> Tensor:
+    def _preconditioned(self, block: Block, gradient: Tensor) -> Tensor:
+        """P applied to a gradient (n,); the gradient itself for SGD."""
+        if block.scale is None:
+            return gradient
+        if torch.compiler.is_compiling() or len(gradient) > 2 * PIECE * torch.get_num_threads():
+            return gradient * block.scale
+        return torch.mul(gradient, block.scale, out=self._scratch("probe", gradient))
+
+    def _self_term(self, block: Block, one: Tensor, other: Tensor) -> Tensor:
+        """R_0, (); 0 where nothing depends on it."""
+        return dot(one, other) if self._needs_self_term(block.group) else kept(zero)(one.device)
+
+    def _needs_self_term(self, group: Group) -> bool:
+        return True
+
+    def _direction(self, block: Block, gradient: Tensor) -> Tensor:
         """The gradient that alignment is measured with, (n,)."""
-        return block.gradient
+        return gradient
 
-    def _self_term(self, block: Block, probe: Tensor) -> Tensor:
-        """R_0, the alignment of the gradient with its own share of the update."""
-        return dot(probe, block.gradient)
+    def _self_partner(self, block: Block, gradient: Tensor, probe: Tensor) -> tuple[Tensor, Tensor]:
+        """Two vectors (n,) whose inner product is R_0, the gradient's alignment with its own share of the update."""
+        return probe, gradient
 
     def _scores(self, blocks: list[Block], rows: list[int], device: torch.device) -> Tensor:
-        """J_j = c_j (new_j R_0 + old_j <g, h_j>), summed over the blocks of a row, (rows, candidates)."""
-        measured = [cast(tuple[Tensor, Tensor], block.alignment) for block in blocks]
-        self_terms = torch.stack([self_term.to(device, non_blocking=True) for self_term, _ in measured])
-        memories = torch.stack([memory.to(device, non_blocking=True) for _, memory in measured])
-        kinds = blocks[:1] if alike(blocks) else blocks
-        gains = vector([self._gains(block.group) for block in kinds], device)
-        scores = gains[:, 0] * self_terms[:, None] + gains[:, 1] * memories
-        if self._corrects_bias:
-            scores = scores / torch.stack([vector(self._bias_corrections(block), device) for block in kinds])
+        """J_j = c_j (new_j R_0 + old_j <g, h_j>) for each row, (rows, candidates): sums over blocks, and over ranks."""
+        if not self._must_agree:
+            return self._sums(blocks, rows, device)
+        everyone = list(range(len(self._spread))) if self.rule.select == "per_parameter" else rows
+        scores = torch.zeros(len(everyone), self._candidate_count, dtype=torch.float64, device=device)
+        for spread_over in dict.fromkeys(self._spread):
+            mine = [block for block in blocks if block.bundle.holders == spread_over]
+            scores += total(self._sums(mine, everyone, device), spread_over)
+        return scores if everyone == rows else scores[rows]
+
+    def _sums(self, blocks: list[Block], rows: list[int], device: torch.device) -> Tensor:
+        """The scores of this rank's blocks alone, (rows, candidates)."""
+        found = [(block, *measured) for block in blocks for measured in block.found]
+        if not found:
+            return torch.zeros(len(rows), self._candidate_count, dtype=torch.float64, device=device)
+        self_terms = together([self_term for _, _, self_term, _ in found], device)
+        memories = together([memory for *_, memory in found], device)
+        of_one_kind = have_one_kind(blocks, self._corrects_bias)
+        if of_one_kind and len(rows) == 1 < len(found):
+            self_terms, memories = self_terms.sum(0, keepdim=True), memories.sum(0, keepdim=True)
+        new, old = self._score_weights([blocks[0]] if of_one_kind else [block for block, *_ in found], device)
+        scores = torch.addcmul(self_terms[:, None] * new, memories, old)
+        if len(scores) == len(rows) and (len(rows) == 1 or [row for _, row, *_ in found] == rows):
+            return scores
         if len(rows) == 1:
             return scores.sum(0, keepdim=True)
         position = {row: i for i, row in enumerate(rows)}
-        where = vector([position[block.row] for block in blocks], device, torch.int64)
+        where = vector([position[row] for _, row, *_ in found], device, torch.int64)
         return scores.new_zeros((len(rows), scores.shape[1])).index_add_(0, where, scores)
 
-    def _gains(self, group: Group) -> tuple[list[float], list[float]]:
-        """The candidates' weights of R_0 and of the alignment with their buffers."""
-        pairs = list(zip(self._factors(group), self._candidates(group), strict=True))
-        return [factor * candidate.new for factor, candidate in pairs], [factor * c.old for factor, c in pairs]
+    def _score_weights(self, blocks: list[Block], device: torch.device) -> tuple[Tensor, Tensor]:
+        """The candidates' weights of R_0 and of the alignment with their buffers, (blocks or 1, candidates) each."""
+        if self._corrects_bias:
+            corrections = [self._bias_corrections(block) for block in blocks]
+            new, old = self._score_weights_of(blocks[0].group, device)
+            if any(block.group is not blocks[0].group for block in blocks):
+                new, old = self._stacked(blocks, device)
+            corrected = torch.stack([vector(each, device) for each in corrections])
+            return new / corrected, old / corrected
+        return self._score_weights_of(blocks[0].group, device) if len(blocks) == 1 else self._stacked(blocks, device)
 
-    def _factors(self, group: Group) -> list[float]:
-        """c_j: what the score makes of the size of a candidate's step, but for its bias correction; here all of it."""
+    def _stacked(self, blocks: list[Block], device: torch.device) -> tuple[Tensor, Tensor]:
+        sides = [self._score_weights_of(block.group, device) for block in blocks]
+        return torch.cat([new for new, _ in sides]), torch.cat([old for _, old in sides])
+
+    def _score_weights_of(self, group: Group, device: torch.device) -> tuple[Tensor, Tensor]:
+        """The weights of a group's candidates without bias correction, (1, candidates); kept, as they seldom change."""
+        listed = self._listed(group), group.get("nesterov"), group.get("dampening"), group["lr_modulation"], device
+        if torch.compiler.is_compiling() or listed not in self._known_score_weights:
+            candidates, factors = self._candidates(group), self._factors(group)
+            new = [factor * candidate.new for factor, candidate in zip(factors, candidates, strict=True)]
+            old = [factor * candidate.old for factor, candidate in zip(factors, candidates, strict=True)]
+            weights = vector(new, device)[None], vector(old, device)[None]
+            if torch.compiler.is_compiling():
+                return weights
+            self._known_score_weights = {**self._known_score_weights, listed: weights}
+        return self._known_score_weights[listed]
+
+    def _factors(self, group: Group) -> list[Any]:
+        """c_j: score weight of candidate j, without its bias correction; 1 unless `lr_modulation`."""
         return self._modulations(group) if group["lr_modulation"] else [1.0] * self._candidate_count
 
     @property
     def _corrects_bias(self) -> bool:
-        return True
+        return self.depends_on_age
 
 
 class GreedyAlignment(Alignment):
     """The rule: take the candidate whose update is best aligned with the gradient, per unit of filter norm."""
 
     rule: AlignmentRule
+    continuous_form: ClassVar[type]
 
     def __new__(cls, *arguments: Any, candidates: str | None = None, **settings: Any) -> Self:
-        """With ``candidates="continuous"`` an object of the class that has an interval in place of candidates."""
+        """With ``candidates="continuous"``, an optimizer that has an interval in place of candidates.
+
+        It is an object of `continuous_form`, which is no subclass of this one.
+        """
         if candidates is None:
             return super().__new__(cls)
         require(candidates == "continuous", "candidates", candidates, 'None or "continuous"')
-        from optrepro.optimizers.continuous import FORMS  # whose classes derive from these
+        if "continuous_form" not in cls.__dict__:
+            raise ValueError(
+                f'candidates = "continuous" is not allowed for {cls.__name__}: it derives from a class whose '
+                f"continuous form is {cls.continuous_form.__name__}; derive from that one"
+            )
+        return cast(Self, cls.continuous_form(*arguments, **settings))
 
-        return cast(Self, super().__new__(FORMS.get(cls, cls)))
-
-    @property
+    @cached_property
     def needs(self) -> str | None:
         """The argument that `step` asks for: None, "half_grads" or "validation_grads"."""
         if self._candidate_count == 1:
@@ -117,6 +198,20 @@ class GreedyAlignment(Alignment):
         if self.rule.score == "validation":
             return "validation_grads"
         return "half_grads" if self.rule.score == "debiased" and self.rule.self_term == "halves" else None
+
+    @overload
+    def step(
+        self, closure: None = None, *, half_grads: Probes | None = None, validation_grads: Probes | None = None
+    ) -> None: ...
+
+    @overload
+    def step(
+        self,
+        closure: Callable[[], Loss],
+        *,
+        half_grads: Probes | None = None,
+        validation_grads: Probes | None = None,
+    ) -> Loss: ...
 
     @torch.no_grad()
     def step(
@@ -137,7 +232,7 @@ class GreedyAlignment(Alignment):
 
         Returns: the closure's loss, or None.
         Raises: ValueError if the argument named by `needs` is missing, ill-formed or superfluous; RuntimeError for
-            sparse gradients.
+            sparse gradients. Nothing has moved then.
         """
         given = {"half_grads": half_grads, "validation_grads": validation_grads}
         for name, grads in given.items():
@@ -146,46 +241,62 @@ class GreedyAlignment(Alignment):
                 raise ValueError(f"{name} {state}: score={self.rule.score!r} needs {self.needs or 'no such argument'}")
         probes = given[self.needs] if self.needs else None
         if probes is not None:
-            count = sum(len(group["params"]) for group in self.param_groups)
-            require(len(probes) == count, f"len({self.needs})", len(probes), f"the number of parameters, {count}")
+            self._check_probes(probes)
         return self._step(closure, probes)
 
-    def _probe(self, group: Group, params: list[Tensor], positions: list[int], probes: Probes) -> Tensor:
-        grads = [probes[i] for i in positions]
-        for i, param, grad in zip(positions, params, grads, strict=True):
-            shape = None if grad is None else tuple(grad.shape)
-            require(shape == tuple(param.shape), f"shape of {self.needs}[{i}]", shape, f"{tuple(param.shape)}")
-        # A half of the batch is regularized like the whole; a validation loss is not.
-        return self._objective(group, params, grads, regularized=self.needs == "half_grads")
+    def _check_probes(self, probes: Probes) -> None:
+        params = self._all_params()
+        require(
+            len(probes) == len(params), f"len({self.needs})", len(probes), f"the number of parameters, {len(params)}"
+        )
+        for i, (param, probe) in enumerate(zip(params, probes, strict=True)):
+            if param.grad is not None:
+                shape = None if probe is None else tuple(probe.shape)
+                require(shape == tuple(param.shape), f"shape of {self.needs}[{i}]", shape, f"{tuple(param.shape)}")
 
-    @property
+    def _probe(self, group: Group, params: list[Tensor], positions: list[int], probes: Probes) -> list[Tensor]:
+        given = [local(cast(Tensor, probes[i])) for i in positions]
+        if group["maximize"]:
+            given = [-probe for probe in given]
+        # A half of the batch is regularized like the whole; a validation loss is not.
+        if self.needs == "half_grads" and self.couples_weight_decay and group["weight_decay"] != 0:
+            return [g.add(local(p), alpha=group["weight_decay"]) for g, p in zip(given, params, strict=True)]
+        return given
+
+    @cached_property
     def _keeps_gradient(self) -> bool:
         return self.rule.score == "debiased" and self.rule.self_term == "previous" and self._candidate_count > 1
 
     def _state_rows(self, group: Group) -> dict[str, int]:
         return super()._state_rows(group) | ({"previous_grad": 1} if self._keeps_gradient else {})
 
-    def _direction(self, block: Block) -> Tensor:
-        return cast(Tensor, block.probe) if self.rule.score == "validation" else block.gradient
+    def _direction(self, block: Block, gradient: Tensor) -> Tensor:
+        return cast(Tensor, block.probe) if self.rule.score == "validation" else gradient
 
-    def _self_term(self, block: Block, probe: Tensor) -> Tensor:
+    def _self_partner(self, block: Block, gradient: Tensor, probe: Tensor) -> tuple[Tensor, Tensor]:
         if self._keeps_gradient:
-            previous = block.state["previous_grad"][0]
-            alignment = dot(probe, previous)
-            previous.copy_(block.gradient)
-            return alignment
+            return probe, block.state["previous_grad"][0]
         if self.needs == "half_grads":
             half = cast(Tensor, block.probe)
-            return dot(precondition(block, half), 2 * block.gradient - half)
-        return super()._self_term(block, probe)
+            return half if block.scale is None else half * block.scale, 2 * gradient - half
+        return super()._self_partner(block, gradient, probe)
+
+    def _align(self, block: Block, gradient: Tensor) -> None:
+        super()._align(block, gradient)
+        if self._keeps_gradient:
+            block.state["previous_grad"][0].copy_(gradient)
 
     def _choose(self, blocks: list[Block], rows: list[int], past: Record) -> Record:
         scores, ema = self._scores(blocks, rows, past["last"].device), self.rule.score_ema
-        smooth = torch.where(past["scores"].isfinite(), ema * past["scores"] + (1 - ema) * scores, scores)
+        smooth = scores
+        if ema > 0:
+            smooth = torch.where(past["scores"].isfinite(), ema * past["scores"] + (1 - ema) * scores, scores)
         choice = eligible(smooth).argmax(-1)
-        return {"last": self._with_hysteresis(choice, eligible(scores), past["last"]), "scores": smooth}
+        if self.rule.hysteresis > 0:
+            choice = self._with_hysteresis(choice, eligible(scores), past["last"])
+        return {"last": choice, "scores": smooth}
 
-    def _factors(self, group: Group) -> list[float]:
+    def _factors(self, group: Group) -> list[Any]:
         if self.rule.score == "raw":
             return super()._factors(group)
         candidates = self._candidates(group)
@@ -195,12 +306,10 @@ class GreedyAlignment(Alignment):
 
     @property
     def _corrects_bias(self) -> bool:
-        return self.rule.score in ("raw", "paper_literal")
+        return self.depends_on_age and self.rule.score in ("raw", "paper_literal")
 
     def _with_hysteresis(self, choice: Tensor, scores: Tensor, last: Tensor) -> Tensor:
         """Keep the last choice unless the unsmoothed score of another exceeds its score by the relative margin."""
-        if self.rule.hysteresis == 0:
-            return choice
         current = scores.gather(-1, last.clamp(min=0)[:, None])[:, 0]
         gain = scores.gather(-1, choice[:, None])[:, 0] - current
         keep = (last >= 0) & current.isfinite() & (gain <= self.rule.hysteresis * current.abs())
@@ -239,7 +348,7 @@ class GapSGD(GreedyAlignment, SwitchingSGD):
         candidates: ``"continuous"`` makes a `continuous.ContinuousSGD`, with that class's settings and defaults.
         seed: for that class; nothing is random in this one.
         **settings: dampening, weight_decay (coupled: part of the gradient that is scored and applied), nesterov,
-            lr_modulation, maximize and foreach, see `SwitchingSGD`.
+            lr_modulation, maximize, foreach and process_group, see `SwitchingSGD`.
 
     A candidate whose score is not finite is not taken; if none is finite, the first one is.
 
@@ -249,6 +358,8 @@ class GapSGD(GreedyAlignment, SwitchingSGD):
     Source: arXiv 2512.06370 and its repository's README; ``"debiased"``, ``"raw"``, the form of `hysteresis` and
         `lr_modulation` are chosen here.
     """
+
+    continuous_form = ContinuousSGD
 
     def __init__(
         self,
@@ -289,12 +400,15 @@ class GapAdam(GreedyAlignment, SwitchingAdam):
             candidates and left out.
             ``"debiased"``, ``"raw"`` (the gain of the bias-corrected average) and ``"validation"``: as in `GapSGD`,
             with P in every inner product.
-        **settings: eps, weight_decay (coupled), lr_modulation, maximize and foreach, see `SwitchingAdam`.
+        **settings: eps, weight_decay (coupled), lr_modulation, maximize, foreach and process_group, see
+            `SwitchingAdam`.
 
     Shape: as `GapSGD`; state is one first moment per candidate and one second moment.
     Raises: as `GapSGD`, and ValueError for candidates that differ in beta2.
     Source: as `GapSGD`; the norm-consistent factor is derived.
     """
+
+    continuous_form = ContinuousAdam
 
     def __init__(
         self,
@@ -318,20 +432,23 @@ class GapAdam(GreedyAlignment, SwitchingAdam):
 class GapAdamW(GapAdam):
     """`GapAdam` with decoupled weight decay, 0.01 by default; a single pair gives `torch.optim.AdamW`."""
 
+    continuous_form = ContinuousAdamW
     couples_weight_decay = False
     default_weight_decay = 0.01
 
 
-def alike(blocks: list[Block]) -> bool:
-    """Whether all blocks have the same candidates at the same age, as far as the host knows."""
+def have_one_kind(blocks: list[Block], by_age: bool) -> bool:
+    """Whether all blocks have the same candidates and, where it matters, the same age, as far as the host knows."""
     first = blocks[0]
-    same = (block.group is first.group and block.age == first.age for block in blocks)
-    return not torch.compiler.is_compiling() and all(same)
+    if torch.compiler.is_compiling() and by_age:
+        return False
+    return all(block.group is first.group and (not by_age or block.age == first.age) for block in blocks)
 
 
-def precondition(block: Block, gradient: Tensor) -> Tensor:
-    """P applied to a gradient (n,); the gradient itself for SGD."""
-    return gradient if block.denominator is None else gradient / block.denominator
+def together(values: list[Tensor], device: torch.device) -> Tensor:
+    """Tensors of one shape (...) as one (k, ...), float64 on the device."""
+    stacked = values[0][None] if len(values) == 1 else torch.stack([v.to(device, non_blocking=True) for v in values])
+    return stacked.to(device, torch.float64, non_blocking=True)
 
 
 def dot(x: Tensor, y: Tensor) -> Tensor:
@@ -347,6 +464,11 @@ def inner_products(rows: Tensor, x: Tensor) -> Tensor:
     return torch.stack([dot(row, x) for row in rows])
 
 
+def zero(device: torch.device) -> Tensor:
+    """0, () float32."""
+    return torch.zeros((), dtype=torch.float32, device=device)
+
+
 def wide(x: Tensor) -> Tensor:
     """The tensor in float32, or wider if it is."""
     return x.float() if x.dtype.itemsize < 4 else x
@@ -354,4 +476,4 @@ def wide(x: Tensor) -> Tensor:
 
 def eligible(scores: Tensor) -> Tensor:
     """Scores in which candidates that overflowed come last."""
-    return scores.masked_fill(~scores.isfinite(), -math.inf)
+    return scores.nan_to_num(nan=-math.inf, posinf=-math.inf, neginf=-math.inf)

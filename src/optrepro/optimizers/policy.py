@@ -11,18 +11,18 @@ values and gradients). The features, the sizes and the parametrization of the st
 
 from __future__ import annotations
 
-import json
 import math
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Literal, cast
+from typing import Any, Literal, NamedTuple, cast
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+from optrepro.optimizers import _learned
 
 TINY = 1e-300
 FIRST_ACTION, ACTION_SCALE = 0.8, 0.2  # an untrained policy takes steps of about a fortieth of the box
@@ -81,6 +81,8 @@ class Trajectory:
         start: box coordinates (N, D), float64.
         valid: coordinates that exist (N, D); None: all.
         bounded: whether steps are projected into the box.
+        sums: of some tensors (N, D) over all coordinates, (N, 1) each; where they are spread over several processes,
+            it adds up what all of them have.
         horizon: evaluations that there will be; None: those that the policy was trained for.
     """
 
@@ -110,12 +112,14 @@ class Trajectory:
         start: Tensor,
         valid: Tensor | None = None,
         bounded: bool = True,
+        sums: Callable[[Sequence[Tensor]], list[Tensor]] | None = None,
         horizon: int | None = None,
     ):
         self.settings, self.u, self.bounded = settings, start, bounded
+        self._sums = sums or (lambda columns: [column.sum(-1, keepdim=True) for column in columns])
         self.horizon = horizon or settings.horizon
         self.valid = torch.ones_like(start) if valid is None else valid.to(start)
-        self.count = self.valid.sum(-1, keepdim=True)
+        self.count = self._sums([self.valid])[0]
         self.steps = 0
         self._span = math.log10(settings.largest / settings.smallest)
         self._least = math.log10((settings.shortest or settings.smallest) / settings.smallest) / self._span
@@ -124,22 +128,24 @@ class Trajectory:
         """Take in value (N,) and gradient (N, D) at `u`; features (N, D, FEATURES), float32."""
         value, g = value[:, None], gradient * self.valid
         size = g.abs()
-        norm = (g.square().sum(-1, keepdim=True) / self.count).sqrt()
         if self.steps == 0:
-            self._begin(value, g, size, norm)
+            self._begin(value, g)
         previous, self.value, self.gradient = (self.value, self.gradient), value, g
+        met = self._meet(previous[1])
+        if self.steps == 0 and self.settings.scaling != "none":
+            self.steepest, self.largest = met.norm, size
         improved = value < self.best
         self.best = torch.where(improved, value, self.best)
         self.best_u = torch.where(improved, self.u, self.best_u)
         self.since = torch.where(improved, 0, self.since + 1)
         self.lowest, self.highest = torch.minimum(self.lowest, value), torch.maximum(self.highest, value)
-        self._share(value - previous[0], previous[1])
+        self._share(value - previous[0], met)
         if self.settings.scaling != "none":
-            self.steepest = torch.maximum(self.steepest, norm)
+            self.steepest = torch.maximum(self.steepest, met.norm)
             self.largest = torch.maximum(self.largest, size)
-        scales = {"coordinate": size, "norm": norm, "maximum": self.steepest, "none": torch.ones_like(size)}
+        scales = {"coordinate": size, "norm": met.norm, "maximum": self.steepest, "none": torch.ones_like(size)}
         self.scale = scales[self.settings.scaling].expand_as(g)
-        features = self._features(size, norm, *previous)
+        features = self._features(size, met, *previous)
         self.steps += 1
         return features
 
@@ -161,37 +167,42 @@ class Trajectory:
         self.step, self.u = moved - self.u, moved
         return moved
 
-    def _share(self, change: Tensor, g_before: Tensor) -> None:
+    def _meet(self, g_before: Tensor) -> _Met:
+        """What the last step has met, with all sums over coordinates, which are made at once."""
+        g, turned = self.gradient, self.gradient - g_before
+        own = self.step * (g + g_before) / 2
+        columns = (g.square(), own, own.abs(), self.step * turned, self.step.square(), turned.square())
+        squares, *sums = self._sums([*columns, g_before.square(), g * g_before])
+        return _Met(turned, own, (squares / self.count).sqrt(), *sums)
+
+    def _share(self, change: Tensor, met: _Met) -> None:
         """Divide the change of the value among the coordinates, and keep account of what each of them made of it.
 
         By the trapezoidal rule, which is exact for quadratic functions; what it leaves is divided in proportion. With
         it, a coordinate can tell its own progress from the others', however many they are.
         """
-        own = self.step * (self.gradient + g_before) / 2
-        size = own.abs()
-        left = change - own.sum(-1, keepdim=True)
-        own = own + left * size / size.sum(-1, keepdim=True).clamp_min(TINY)
+        left = change - met.whole
+        own = met.own + left * met.own.abs() / met.spread.clamp_min(TINY)
         self.own_change, self.own = own, self.own + own
         improved = self.own < self.own_lowest
         self.own_lowest = torch.minimum(self.own_lowest, self.own)
         self.own_highest = torch.maximum(self.own_highest, self.own)
         self.own_since = torch.where(improved, 0, self.own_since + 1)
 
-    def _begin(self, value: Tensor, g: Tensor, size: Tensor, norm: Tensor) -> None:
+    def _begin(self, value: Tensor, g: Tensor) -> None:
         self.value, self.gradient, self.best, self.best_u = value, g, value, self.u
         self.lowest, self.highest = value, value
-        self.steepest, self.largest = torch.ones_like(norm), torch.ones_like(size)
-        if self.settings.scaling != "none":
-            self.steepest, self.largest = norm, size
+        self.steepest, self.largest = torch.ones_like(value), torch.ones_like(g)
         self.since = torch.zeros_like(value)
         zero = torch.zeros_like(g)
         self.own, self.own_lowest, self.own_highest, self.own_since = zero, zero, zero, zero
         self.step, self.action = zero, zero
 
-    def _features(self, size: Tensor, norm: Tensor, value_before: Tensor, g_before: Tensor) -> Tensor:
+    def _features(self, size: Tensor, met: _Met, value_before: Tensor, g_before: Tensor) -> Tensor:
         decades = partial(_decades, resolved=self.settings.resolved)
         depth = -math.log10(self.settings.resolved) / 10  # so that sign and size of a change are one feature in [-1, 1]
         g, down = self.gradient, -self.gradient.sign()
+        norm, turned, along, length, bend = met.norm, met.turned, met.along, met.length, met.bend
         scaled = self.settings.scaling != "none"
         spread = (self.highest - self.lowest).clamp_min(TINY) if scaled else torch.ones_like(self.value)
         own_spread = (self.own_highest - self.own_lowest).clamp_min(TINY) if scaled else torch.ones_like(g)
@@ -199,13 +210,9 @@ class Trajectory:
         own_change = self.own_change / own_spread
         own_above = (self.own - self.own_lowest) / own_spread
         above = (self.value - self.best) / spread
-        turned = g - g_before
-        along = (self.step * turned).sum(-1, keepdim=True)  # s . y of quasi-Newton methods
-        length = self.step.square().sum(-1, keepdim=True)
-        bend = turned.square().sum(-1, keepdim=True)
         secant = self.step.abs() / turned.abs().clamp_min(TINY)
         barzilai_borwein = length / along.abs().clamp_min(TINY)
-        norm_before = g_before.square().sum(-1, keepdim=True).sqrt() * norm * self.count.sqrt()
+        norm_before = met.before.sqrt() * norm * self.count.sqrt()
         to_best = self.best_u - self.u
         inside = self.u.clamp(0, 1)
         ahead = torch.where(down > 0, 1 - inside, inside)
@@ -229,7 +236,7 @@ class Trajectory:
             (self.step * down).sign() * (1 + decades(self.step.abs()) / depth),
             decades(self.step.abs()),
             (g * g_before).sign(),
-            (g * g_before).sum(-1, keepdim=True) / norm_before.clamp_min(TINY),
+            met.agreement / norm_before.clamp_min(TINY),
             self._as_action(secant),
             (self.step * turned).sign(),
             self._as_action(barzilai_borwein),
@@ -249,12 +256,28 @@ class Trajectory:
             self.count.log2() / 5,
         )
         features = torch.stack([column.expand_as(g) for column in columns], -1)
-        return features.clamp(-3, 3).float()
+        # What leaves the range of float64 on the way may be no number: it tells nothing then.
+        return features.clamp(-3, 3).float().nan_to_num_()
 
     def _as_action(self, rate: Tensor) -> Tensor:
         """A learning rate for the plain gradient, as the action that would take it, centered."""
         decades = torch.log10((rate * self.scale / self.settings.largest).clamp_min(TINY))
         return (2 * (1 + decades / self._span) - 1).clamp(2 * self._least - 1.5, 1.5)
+
+
+class _Met(NamedTuple):
+    """What a step has met: (N, D) of each coordinate, and sums over all of them, (N, 1)."""
+
+    turned: Tensor  # change of the gradient
+    own: Tensor  # change of the value by the trapezoidal rule
+    norm: Tensor  # root mean square of the gradient
+    whole: Tensor  # sum of `own`, and of its absolute values
+    spread: Tensor
+    along: Tensor  # s . y of quasi-Newton methods, s . s and y . y
+    length: Tensor
+    bend: Tensor
+    before: Tensor  # squared norm of the last gradient, and its inner product with this one
+    agreement: Tensor
 
 
 def _decades(share: Tensor, resolved: float) -> Tensor:
@@ -340,7 +363,7 @@ class _Transformer(nn.Module):
 
     def _bias(self, age: Tensor) -> Tensor:
         """What is added to the attention of each head to an evaluation so many steps ago: (heads, *age.shape)."""
-        slopes = torch.tensor(self.slopes, device=age.device).view(-1, *[1] * age.ndim)
+        slopes = torch.tensor(self.slopes, dtype=torch.float32, device=age.device).view(-1, *[1] * age.ndim)
         return torch.where((age >= 0) & (age < self.history), -slopes * age, -math.inf)
 
 
@@ -394,9 +417,7 @@ class _Recurrent(nn.Module):
 
 def save(policy: Policy, path: Path | str, card: dict[str, object] | None = None) -> None:
     """Write weights, settings and a model card to a safetensors file."""
-    weights = {name: value.detach().cpu().contiguous() for name, value in policy.state_dict().items()}
-    facts = {"settings": asdict(policy.settings), "card": card or {}}
-    save_file(weights, path, {"policy": json.dumps(facts)})  # one entry: several would be written in no fixed order
+    _learned.write(policy, path, "policy", _learned.described(policy, card))
 
 
 def load(path: Path | str) -> tuple[Policy, dict[str, object]]:
@@ -404,13 +425,8 @@ def load(path: Path | str) -> tuple[Policy, dict[str, object]]:
 
     Raises: FileNotFoundError; ValueError if the file holds no policy.
     """
-    try:
-        with safe_open(str(path), "pt") as file:
-            facts = json.loads((file.metadata() or {})["policy"])
-            weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        policy = Policy(PolicySettings(**facts["settings"]))
-        policy.load_state_dict(weights)
-    except (SafetensorError, KeyError, TypeError, RuntimeError) as error:
-        reason = " ".join(f"{type(error).__name__}: {error}".split())
-        raise ValueError(f"path = {str(path)!r} holds no policy of this version: {reason}") from None
-    return policy.eval(), facts["card"]
+
+    def make(facts: dict[str, Any]) -> Policy:
+        return Policy(PolicySettings(**facts["settings"]))
+
+    return _learned.read(make, path, "policy", "policy")

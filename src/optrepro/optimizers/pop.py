@@ -2,23 +2,38 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
-from copy import deepcopy
-from dataclasses import dataclass
+from operator import ne
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from torch import Tensor
-from torch.optim.optimizer import Optimizer, ParamsT
+from torch.optim.optimizer import ParamsT
 
-from optrepro.optimizers._switching import require
+from optrepro.optimizers._base import Group, require
+from optrepro.optimizers._closure import ClosureOptimizer
+from optrepro.optimizers._coordinates import Coordinates, Memory
+from optrepro.optimizers._learned import SPIKES, WEIGHTS, accepted, find, new_numbers
+from optrepro.optimizers._ranks import is_distributed, local
 from optrepro.optimizers.policy import Policy, Trajectory, load
 
-WEIGHTS = Path(__file__).parent / "weights"
+if TYPE_CHECKING:
+    from torch.distributed import ProcessGroup
+
+__all__ = ["POP", "WEIGHTS"]
+
+# What a `Trajectory` keeps from one evaluation to the next, of each coordinate and of the whole, in float64.
+COORDINATES = (
+    "u", "gradient", "best_u", "largest", "own", "own_lowest", "own_highest", "own_since", "action",
+)  # fmt: skip
+BOX = ("lower", "edge")
+WHOLE = ("value", "best", "since", "lowest", "highest", "steepest")
+ROWS = 4096  # coordinates that the policy decides on at once
 
 
-class POP(Optimizer):
+class POP(ClosureOptimizer):
     r"""Prior-fitted optimization policy: it needs no learning rate, only to know how large the space is.
 
     All elements of all parameters are the coordinates of one problem in a box, :math:`u = (x - l) / e` with lower
@@ -32,21 +47,28 @@ class POP(Optimizer):
             distance that a parameter may have to travel. Steps are not projected into this box. With bounds, a factor
             on the steps, where 1 is what the policy was trained for. In both cases a schedule of `lr` shrinks the
             steps, and leaves the box as it was.
-        bounds: lower and upper bound, numbers or tensors that can be expanded to each parameter. Before each
-            evaluation and after each step the parameters are projected into them.
+        bounds: lower and upper bound, numbers or tensors that can be expanded to each parameter (numbers alone for
+            sharded ones). Before each evaluation and after each step the parameters are projected into them.
         policy: the name of a shipped policy, a file that `optrepro.optimizers.policy.save` wrote, or a `Policy`.
+        process_group: the ranks that train the model together: ``"world"`` (all), None (this one alone) or a
+            `torch.distributed.ProcessGroup`. Their mean loss is looked at. The ranks must hold the same parameters, or
+            shards of `fully_shard` or `FullyShardedDataParallel`.
 
-    `step` needs a closure, which it calls once. Where loss or gradient are not finite, no step is taken and nothing is
-    remembered. Elements whose gradient is zero, or whose parameter has none, stay where they are. If the parameters
-    are changed between steps, the change counts as part of the last step. A group that is added later starts a new
-    problem.
+    `step` needs a closure, which it calls once. Where loss or gradient are not finite, or a gradient is 1e12 times as
+    large as all before and the last was not, no step is taken and nothing is remembered of them. Elements whose
+    gradient is zero, or whose parameter has none, stay where they are. If the parameters are changed between steps, the
+    change counts as part of the last step. A group that is added later starts a new problem.
 
     Shape: parameters of any shape and real floating dtype, all on one device. The arithmetic of the trajectory is in
-        float64. A Transformer remembers history x width x layers x 2 x 4 bytes for each element: 8 KiB with the sizes
-        that are default, so 0.8 GB for a network of 100,000 weights.
+        float64. State of a parameter of shape (*s): eleven tensors (*s) float64, and what the policy remembers,
+        ``memory_0`` and so on, (*s, ...). A Transformer remembers history x width x layers x 2 x 4 bytes for each
+        element: 8 KiB with the sizes that are default, so 0.8 GB for a network of 100,000 weights; see `bytes_needed`.
+        Under `fully_shard` it is sharded as the parameter is; `FullyShardedDataParallel` trains, but its
+        ``optim_state_dict`` cannot take tensors of more dimensions than the parameter has.
     Raises: ValueError for a setting that is not allowed, complex parameters, a missing closure, a loss that is not one
-        number, and parameters that changed their size; FileNotFoundError for an unknown policy; RuntimeError for
-        sparse gradients.
+        number, parameters that changed their size, or that differ between the ranks; MemoryError before anything is
+        allocated, where the state does not fit; FileNotFoundError for an unknown policy; RuntimeError for sparse
+        gradients.
     Source: arXiv 2602.15473; what happens without bounds is chosen (fidelity: ``code.optimizers.pop``).
     """
 
@@ -58,176 +80,205 @@ class POP(Optimizer):
         lr: float | Tensor = 1.0,
         bounds: tuple[float | Tensor, float | Tensor] | None = None,
         policy: str | Path | Policy = "pop",
+        *,
+        process_group: ProcessGroup | Literal["world"] | None = "world",
     ) -> None:
         self.policy = policy if isinstance(policy, Policy) else self.from_pretrained(policy)
-        self._problem: _Problem | None = None
-        super().__init__(params, {"lr": lr, "bounds": bounds})
+        super().__init__(params, {"lr": lr, "bounds": bounds}, process_group)
 
     @staticmethod
     def from_pretrained(policy: str | Path = "pop") -> Policy:
         """The policy shipped under a name, or stored in a file; FileNotFoundError, or ValueError if it holds none."""
-        shipped = WEIGHTS / f"{policy}.safetensors"
-        path = shipped if shipped.is_file() else Path(policy)
-        if not path.is_file():
-            names = sorted(file.stem for file in WEIGHTS.glob("*.safetensors"))
-            raise FileNotFoundError(f"policy = {str(policy)!r} is no file, and no shipped policy; those are {names}")
-        return load(path)[0]
+        return load(find(policy))[0]
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Add parameters, with settings of their own where given; a ValueError for one that is not allowed."""
-        group = {**self.defaults, **param_group}
+        super().add_param_group(param_group)
+        self.state.clear()
+
+    def bytes_needed(self) -> int:
+        """Memory that the parameters' elements on this rank take in a step, for state and all that is made on the way.
+
+        It is an upper bound, beyond parameters and gradients, in bytes. Nothing is allocated for it.
+        """
+        elements = sum(local(param).numel() for param in self._all_params())
+        state = 8 * len((*COORDINATES, *BOX)) + sum(part.nbytes for part in self._policy_memory(1))
+        passing = 24 * Trajectory.FEATURES + 8 * 64  # features in float64 and float32, and the trajectory's tensors
+        most = 64 * self.policy.settings.width * min(elements, ROWS)  # of the policy's layers
+        return elements * (state + passing) + most
+
+    # What it says of itself.
+
+    def _checked(self, group: Group) -> Group:
         require(group["lr"] >= 0, "lr", group["lr"], "at least 0")
         _require_box(group["bounds"])
         # The rate at which the policy's steps are taken as they are. A rate of 0 gives no box a size.
-        group["unit"] = 1.0 if group["bounds"] is not None else float(group["lr"]) or 1.0
-        super().add_param_group(group)
-        try:
-            for param in self.param_groups[-1]["params"]:
-                _require_fit(param, group["bounds"])
-        except ValueError:
-            self.param_groups.pop()
-            raise
-        self._problem = None
+        unit = 1.0 if group["bounds"] is not None else float(group["lr"]) or 1.0
+        return {**group, "unit": unit}
 
-    @torch.no_grad()
-    def step(self, closure: Callable[[], Any] | None = None) -> Any:
-        """Evaluate the closure, take one step, and return the closure's loss, which is that before the step.
+    def _check_params(self, group: Group) -> None:
+        super()._check_params(group)
+        for param in group["params"]:
+            _require_fit(param, group["bounds"])
 
-        Args:
-            closure: clears the gradients, evaluates the loss, calls ``backward()`` and returns the loss.
+    def _table_shapes(self) -> dict[str, tuple[int, ...]]:
+        remembered = {f"memory_{i}": tuple(part.shape[:-1]) for i, part in enumerate(self._policy_memory(2))}
+        return {**dict.fromkeys((*COORDINATES, *BOX), ()), **remembered}
+
+    def _number_names(self) -> tuple[str, ...]:
+        return ("time", *WHOLE, *SPIKES)
+
+    def _policy_memory(self, rows: int, device: torch.device | str = "meta") -> list[Tensor]:
+        """What the policy remembers of so many coordinates at first, counted in the last dimension, (..., rows)."""
+        parts = self.policy.backbone.begin(rows, torch.empty(0, dtype=torch.float32, device=device))
+        return [part.movedim(at, -1) for part, at in zip(parts, self._counting(), strict=True)]
+
+    def _counting(self) -> list[int]:
+        """Of each part of what the policy remembers, the dimension that counts coordinates."""
+        like = torch.empty(0, dtype=torch.float32, device="meta")
+        one, two = (self.policy.backbone.begin(rows, like) for rows in (1, 2))
+        return [[*map(ne, a.shape, b.shape)].index(True) for a, b in zip(one, two, strict=True)]
+
+    def _begin(self, coordinates: Coordinates) -> Memory:
+        """The memory of a problem that has not begun; its box is placed at the first step.
+
+        Raises: MemoryError if it does not fit.
         """
-        if closure is None:
-            raise ValueError(
-                "closure = None is not allowed: POP looks at the loss, so step needs a function that returns it"
+        needed, there_is = self.bytes_needed(), available_bytes(coordinates.device)
+        if there_is is not None and needed > there_is:
+            raise MemoryError(
+                f"params have {coordinates.size:,} elements: POP needs {needed:,} bytes for a problem of that size, "
+                f"and {there_is:,} are available on {coordinates.device}"
             )
+        self.policy.to(coordinates.device)
+        size, device = coordinates.size, coordinates.device
+        tables = {name: torch.zeros(size, dtype=torch.float64, device=device) for name in (*COORDINATES, *BOX)}
+        tables |= {f"memory_{i}": part for i, part in enumerate(self._policy_memory(size, device))}
+        bounded = all(group["bounds"] is not None for group in self.param_groups)
+        start = tables["u"][None]
+        there = coordinates.exist()[None]
+        self._trajectory = Trajectory(self.policy.settings, start, there, bounded=bounded, sums=coordinates.sums)
+        return Memory(coordinates, tables, new_numbers(self._number_names()))
+
+    # A step.
+
+    def _prepare(self) -> None:
         self._project()
-        with torch.enable_grad():
-            loss = closure()
-        value, gradient = _number(loss), self._each(_gradient)
-        if not (value.isfinite() & gradient.isfinite().all()):
-            return loss
-        x = self._each(lambda param, group: param)
-        if self._problem is None:
-            self._problem = self._begin(x)
-        action = self._problem.decide(x, value.to(x.device), gradient, self.policy)
-        factor = self._each(lambda param, group: torch.as_tensor(group["lr"] / group["unit"]))
-        self._write(self._problem.moved(x, action, factor))
+
+    def _take(self, loss: Any, closure: Callable[[], Any]) -> None:
+        look = self._look(loss)
+        if not look.is_finite:
+            return
+        memory = self._remembered()
+        if not accepted(memory.numbers, look.largest):
+            return
+        coordinates, tables = memory.coordinates, memory.tables
+        x, gradient = (part[None] for part in (coordinates.values(torch.float64), coordinates.gradient(torch.float64)))
+        if not memory.numbers["time"]:
+            self._place(coordinates, tables, x)
+        lower, edge = (tables[name][None] for name in BOX)
+        here = (x - lower) / edge
+        trajectory = self._recalled(memory)
+        # What the parameters did, not what was asked: projection, rounding and schedules came in between.
+        trajectory.u, trajectory.step = here, here - trajectory.u
+        features = trajectory.observe(x.new_tensor([look.loss]), gradient * edge)
+        action = self._decide(features[0], tables, trajectory.steps - 1)
+        there = torch.lerp(here, trajectory.move(action[None]), self._factor(coordinates))
+        trajectory.u = here
+        self._note(trajectory, memory)
+        moved = lower + edge * there
+        self._write(coordinates, torch.where((there == here) | ~moved.isfinite(), x, moved)[0])
         self._project()
-        return loss
 
-    def state_dict(self) -> dict[str, Any]:
-        """The groups' settings and, as ``problem``, all that the policy has seen; its weights are not in it."""
-        return {**super().state_dict(), "problem": self._problem and self._problem.state()}
+    def _place(self, coordinates: Coordinates, tables: dict[str, Tensor], x: Tensor) -> None:
+        """Put the box where the bounds say, or an imagined one around `x`, (1, n)."""
+        lower, edge = (coordinates.split(tables[name]) for name in BOX)
+        start = coordinates.split(x[0])
+        groups = [group for group in self.param_groups for _ in group["params"]]
+        for i, group in enumerate(groups):
+            if group["bounds"] is None:
+                torch.sub(start[i], group["unit"] / 2, out=lower[i])
+                edge[i].fill_(group["unit"])
+            else:
+                low, high = (torch.as_tensor(bound).to(edge[i]) for bound in group["bounds"])
+                lower[i].copy_(low)
+                edge[i].copy_(high - low)
+        tables["u"].copy_(((x - tables["lower"]) / tables["edge"])[0])
 
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Go on from a `state_dict` of an optimizer with the same policy, bit for bit."""
-        super().load_state_dict(state_dict)
-        saved = deepcopy(state_dict["problem"])
-        device = self.param_groups[0]["params"][0].device
-        self._problem = saved and _Problem.of(saved, self.policy, device)
+    def _recalled(self, memory: Memory) -> Trajectory:
+        """The trajectory as it is remembered."""
+        trajectory = self._trajectory
+        trajectory.steps = int(memory.numbers["time"])
+        for name in COORDINATES:
+            setattr(trajectory, name, memory.tables[name][None])
+        for name in WHOLE:
+            setattr(trajectory, name, memory.numbers[name].to(trajectory.count.device).view(1, 1))
+        trajectory.step = torch.zeros_like(trajectory.u)
+        return trajectory
 
-    def __getstate__(self) -> dict[str, Any]:
-        return {**super().__getstate__(), "policy": self.policy, "_problem": self._problem}
+    def _note(self, trajectory: Trajectory, memory: Memory) -> None:
+        memory.numbers["time"].fill_(trajectory.steps)
+        for name in COORDINATES:
+            memory.tables[name].copy_(getattr(trajectory, name)[0])
+        for name in WHOLE:
+            memory.numbers[name].copy_(getattr(trajectory, name)[0, 0])
 
-    def _begin(self, x: Tensor) -> _Problem:
-        """The problem that starts at `x`, (1, D), in the box of the bounds or in an imagined one around it."""
-        bounded = [group["bounds"] is not None for group in self.param_groups]
-        lower = self._each(lambda param, group: _bound(group, 0, param.double() - group["unit"] / 2))
-        upper = self._each(lambda param, group: _bound(group, 1, param.double() + group["unit"] / 2))
-        edge = upper - lower
-        self.policy.to(x.device)
-        trajectory = Trajectory(self.policy.settings, (x - lower) / edge, bounded=all(bounded))
-        return _Problem(lower, edge, trajectory, self.policy.begin(x.numel()))
+    def _decide(self, features: Tensor, tables: dict[str, Tensor], time: int) -> Tensor:
+        """The policy's actions (n, ...) after features (n, FEATURES); what it remembers is brought forward in place."""
+        names = [name for name in tables if name.startswith("memory_")]
+        counting, actions = self._counting(), []
+        for start in range(0, len(features), ROWS):
+            some = slice(start, start + ROWS)
+            kept = [tables[name][..., some].movedim(-1, at) for name, at in zip(names, counting, strict=True)]
+            parts = list(kept)
+            actions.append(self.policy.step(features[some], parts, time)[0])
+            for old, new in zip(kept, parts, strict=True):
+                if new is not old:
+                    old.copy_(new)
+        none = features.new_zeros(0) if self.policy.settings.outputs == 1 else features.new_zeros(0, 2)
+        return torch.cat(actions) if actions else none
 
-    def _each(self, of: Callable[[Tensor, dict[str, Any]], Tensor]) -> Tensor:
-        """A number for every coordinate, (1, D) float64, from a function of parameter and group."""
-        parts = [
-            of(param, group).to(param.device, torch.float64).expand(param.shape).reshape(-1)
-            for group in self.param_groups
-            for param in group["params"]
-        ]
-        return torch.cat(parts)[None]
+    def _factor(self, coordinates: Coordinates) -> float | Tensor:
+        """What the policy's steps are multiplied by: one number, or one for each coordinate, (1, n)."""
+        factors = [float(group["lr"]) / group["unit"] for group in self.param_groups for _ in group["params"]]
+        if len(set(factors)) < 2:
+            return factors[0] if factors else 1.0
+        sizes = torch.tensor(coordinates.vectors.sizes, device=coordinates.device)
+        each = torch.tensor(factors, dtype=torch.float64, device=coordinates.device)
+        return each.repeat_interleave(sizes)[None]
 
-    def _write(self, x: Tensor) -> None:
-        """Set the parameters from `x`, (1, D)."""
-        params = [param for group in self.param_groups for param in group["params"]]
-        parts = torch.split(x[0], [param.numel() for param in params])
-        for param, part in zip(params, parts, strict=True):
-            param.copy_(part.view(param.shape))
+    def _write(self, coordinates: Coordinates, x: Tensor) -> None:
+        """Set the parameters from `x`, (n,)."""
+        for param, part in zip(coordinates.params, coordinates.split(x), strict=True):
+            local(param).copy_(part)
 
     def _project(self) -> None:
         for group in self.param_groups:
             if group["bounds"] is not None:
-                for param in group["params"]:
+                for param in map(local, group["params"]):
                     lower, upper = (torch.as_tensor(bound).to(param) for bound in group["bounds"])
                     param.copy_(param.clamp(lower, upper))
 
-
-@dataclass
-class _Problem:
-    """The box, (1, D) float64, and what the policy has seen and remembers of the optimization in it."""
-
-    lower: Tensor
-    edge: Tensor
-    trajectory: Trajectory
-    memory: list[Tensor]
-
-    def decide(self, x: Tensor, value: Tensor, gradient: Tensor, policy: Policy) -> Tensor:
-        """The actions of the policy, (1, D), after value (1,) and gradient (1, D) at `x`, (1, D)."""
-        if x.shape != self.edge.shape:
-            raise ValueError(
-                f"params have {x.numel()} elements now and had {self.edge.numel()} in the steps before: "
-                "make a new POP for the changed ones"
-            )
-        trajectory, time = self.trajectory, self.trajectory.steps
-        u = (x - self.lower) / self.edge
-        # What the parameters did, not what was asked: projection, rounding and schedules came in between.
-        trajectory.u, trajectory.step = u, u - trajectory.u
-        features = trajectory.observe(value, gradient * self.edge)
-        action = policy.step(features.flatten(0, 1), self.memory, time)[0]
-        return action.view(*u.shape, *action.shape[1:])
-
-    def moved(self, x: Tensor, action: Tensor, factor: Tensor) -> Tensor:
-        """Where `x` goes with the actions, their steps multiplied by `factor`; all (1, D)."""
-        here = self.trajectory.u
-        there = torch.lerp(here, self.trajectory.move(action), factor)
-        self.trajectory.u = here
-        return torch.where(there == here, x, self.lower + self.edge * there)
-
-    def state(self) -> dict[str, Any]:
-        """Tensors and numbers alone, so that it can be loaded safely."""
-        seen = {name: value for name, value in vars(self.trajectory).items() if name != "settings"}
-        return {"lower": self.lower, "edge": self.edge, "trajectory": seen, "memory": self.memory}
-
-    @classmethod
-    def of(cls, state: dict[str, Any], policy: Policy, device: torch.device) -> _Problem:
-        """The problem of a `state()`."""
-        lower, edge = state["lower"].to(device), state["edge"].to(device)
-        trajectory = Trajectory(policy.to(device).settings, torch.zeros_like(edge))
-        seen = {k: v.to(device) if isinstance(v, Tensor) else v for k, v in state["trajectory"].items()}
-        vars(trajectory).update(seen)
-        return cls(lower, edge, trajectory, [part.to(device) for part in state["memory"]])
+    def __getstate__(self) -> dict[str, Any]:
+        return {**super().__getstate__(), "policy": self.policy}
 
 
-def _gradient(param: Tensor, group: dict[str, Any]) -> Tensor:
-    if param.grad is None:
-        return torch.zeros_like(param)
-    if param.grad.is_sparse:
-        raise RuntimeError("POP does not support sparse gradients")
-    return param.grad
-
-
-def _number(loss: Any) -> Tensor:
-    """The loss as a tensor (1,), float64."""
-    value = torch.empty(0) if loss is None else torch.as_tensor(loss).detach()
-    if value.numel() != 1:
-        found = "None" if loss is None else f"a loss of shape {tuple(value.shape)}"
-        raise ValueError(f"closure returned {found}: it must return the loss, one number")
-    return value.to(torch.float64).reshape(1)
-
-
-def _bound(group: dict[str, Any], side: int, otherwise: Tensor) -> Tensor:
-    return otherwise if group["bounds"] is None else torch.as_tensor(group["bounds"][side])
+def available_bytes(device: torch.device) -> int | None:
+    """Memory that is free on a device; None where that is not known."""
+    if device.type == "cuda":
+        unused = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+        return int(torch.cuda.mem_get_info(device)[0]) + unused
+    if device.type != "cpu":
+        return None
+    try:
+        facts = dict(line.split(":", 1) for line in Path("/proc/meminfo").read_text().splitlines())
+        return 1024 * int(facts["MemAvailable"].split()[0])
+    except (OSError, KeyError, ValueError):
+        pass
+    try:
+        return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    except (AttributeError, OSError, ValueError):
+        return None
 
 
 def _require_box(bounds: Any) -> None:
@@ -241,9 +292,9 @@ def _require_box(bounds: Any) -> None:
 
 
 def _require_fit(param: Tensor, bounds: Any) -> None:
-    if not param.is_floating_point():
-        raise ValueError("params: POP does not support complex parameters; pass view_as_real")
     for bound in map(torch.as_tensor, bounds or ()):
+        if bound.numel() > 1 and is_distributed(param):
+            raise ValueError("bounds: those of a sharded parameter must be numbers, not tensors of several")
         try:
             bound.expand(param.shape)
         except RuntimeError:

@@ -5,18 +5,26 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, cast
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 import torch
 from torch import Tensor, nn
 from torch.optim.optimizer import ParamsT
 
 from optrepro.optimizers import _learned
-from optrepro.optimizers._learned import Columns, LearnedOptimizer, Memory, lstm_cell
-from optrepro.optimizers._switching import require
+from optrepro.optimizers._base import require
+from optrepro.optimizers._closure import Look
+from optrepro.optimizers._learned import Cells, Columns, LearnedOptimizer, Memory, Now, Numbers, chunks, lstm_cell
+
+if TYPE_CHECKING:
+    from torch.distributed import ProcessGroup
 
 INPUTS = 5  # numbers that the network sees of the three features
 MEMORY = 0.9  # chosen: of the gradient's running mean
+SMALL = 1e-12  # chosen: added to the root of the sum of squared gradients
+START = 2.3  # the first loss in meta-training, about: log 10, of classification with ten classes
+MAX = torch.finfo(torch.float32).max
+UNITS = 1e-30, 1e30  # of losses, within float32 with room to spare
 
 
 @dataclass(frozen=True)
@@ -60,10 +68,7 @@ class StepPolicy(nn.Module):
 
     def begin(self, x: Tensor, groups: Columns) -> Memory:
         """See `StepRule`. Raises ValueError where there are several networks, and not as many groups."""
-        if self.settings.networks not in (1, len(groups)):
-            raise ValueError(
-                f"the policy has {self.settings.networks} networks, one for each tensor, not {len(groups)}"
-            )
+        self._check(len(groups))
         shared = self.settings.networks == 1
         memory = {
             "time": torch.zeros((), dtype=torch.int64),
@@ -93,6 +98,34 @@ class StepPolicy(nn.Module):
             parts.append((out * units[..., start:stop]).sum(0))
         return self.settings.scale * torch.cat(parts, 1), memory
 
+    def table_shapes(self) -> dict[str, tuple[int, ...]]:
+        """What is remembered of a coordinate, by name."""
+        states = dict.fromkeys(("hidden", "cell"), (self.settings.cells,))
+        return {**dict.fromkeys(("x", "size", "moved", "squares", "mean"), ()), **states}
+
+    @torch.no_grad()
+    def advance(self, memory: Memory, now: Now) -> Tensor:
+        """The step (n,) of a single objective, as `step` predicts it, with the memory brought forward in place.
+
+        Works through the coordinates in pieces: neither its time nor its memory is that of tensors (4 cells, n).
+
+        Raises: ValueError where there are several networks, and not as many parameters.
+        """
+        step, shared = torch.empty_like(now.gradient), self.settings.networks == 1
+        self._check(len(now.columns))
+        value = torch.tensor([now.value, now.before], dtype=torch.float64, device=step.device)
+        change = relative_change(*value).tanh().float() if now.time else torch.zeros_like(value[0]).float()
+        for i, (start, stop) in enumerate([(0, len(step))] if shared else now.columns):
+            if stop > start:
+                tables = {name: table[..., start:stop] for name, table in memory.items()}
+                own = now._replace(x=now.x[start:stop], gradient=now.gradient[start:stop])
+                cast(Network, self.networks[i]).advance(self.settings, tables, own, change, step[start:stop])
+        return step
+
+    def _check(self, groups: int) -> None:
+        if self.settings.networks not in (1, groups):
+            raise ValueError(f"the policy has {self.settings.networks} networks, one for each tensor, not {groups}")
+
 
 class Network(nn.Module):
     """An LSTM whose sequences are columns, and the numbers that it gives."""
@@ -101,10 +134,10 @@ class Network(nn.Module):
         super().__init__()
         cells, outputs = settings.cells, 1 if settings.output == "step" else 2
         bound = 1 / math.sqrt(cells)
-        self.weight = nn.Parameter(torch.empty(4 * cells, INPUTS + cells).uniform_(-bound, bound))
-        self.bias = nn.Parameter(torch.zeros(4 * cells, 1))
-        self.out = nn.Parameter(torch.empty(outputs, cells).uniform_(-bound, bound) / 10)
-        self.out_bias = nn.Parameter(torch.zeros(outputs, 1))
+        self.weight = nn.Parameter(torch.empty(4 * cells, INPUTS + cells, dtype=torch.float32).uniform_(-bound, bound))
+        self.bias = nn.Parameter(torch.zeros(4 * cells, 1, dtype=torch.float32))
+        self.out = nn.Parameter(torch.empty(outputs, cells, dtype=torch.float32).uniform_(-bound, bound) / 10)
+        self.out_bias = nn.Parameter(torch.zeros(outputs, 1, dtype=torch.float32))
         with torch.no_grad():
             self.bias[cells : 2 * cells] = 1.0  # remember at first
             if settings.output == "normalized":
@@ -118,6 +151,32 @@ class Network(nn.Module):
         """The numbers (outputs, n) of hidden states (h, n)."""
         return torch.addmm(self.out_bias, self.out, hidden)
 
+    def advance(self, settings: StepPolicySettings, memory: Memory, now: Now, change: Tensor, step: Tensor) -> None:
+        """Write the steps of the coordinates that this network acts on, (n,), and bring their memory forward.
+
+        `change` is the first of the network's inputs, the same number for all of them, so it becomes part of the bias.
+        """
+        parts = chunks(step, 4 * settings.cells)
+        most = max(part.stop - part.start for part in parts)
+        cells = Cells(self.weight[:, 1:], torch.addmm(self.bias, self.weight[:, :1], change.view(1, 1)), most)
+        out, bias = settings.scale * self.out, settings.scale * self.out_bias
+        squares, mean = memory["squares"], memory["mean"]
+        for part in parts:
+            gradient, seen = now.gradient[part], cells.inputs(part.stop - part.start)
+            _look(now, part, memory, seen)
+            squares[part].addcmul_(gradient, gradient).clamp_max_(MAX)
+            mean[part].mul_(MEMORY).add_(gradient, alpha=1 - MEMORY)
+            hidden = memory["hidden"][:, part]
+            cells.step(hidden, memory["cell"][:, part])
+            given = torch.addmm(bias, out, hidden)
+            here = step[part]
+            if settings.output == "step":
+                here.copy_(given[0])
+            else:
+                torch.mul(given[0], gradient, out=here).addcmul_(given[1], mean[part])
+                here.div_(squares[part].sqrt().add_(SMALL)).neg_()
+            here.mul_(gradient != 0)
+
 
 def observe(
     settings: StepPolicySettings, memory: Memory, x: Tensor, value: Tensor, gradient: Tensor
@@ -130,7 +189,7 @@ def observe(
     if settings.output == "step":
         units = torch.ones_like(x)[None]
     else:
-        units = torch.stack([gradient, mean]) / -(squares.sqrt() + 1e-12)
+        units = torch.stack([gradient, mean]) / -(squares.sqrt() + SMALL)
     later = {
         **memory,
         "time": memory["time"] + 1,
@@ -148,17 +207,23 @@ def features(memory: Memory, x: Tensor, value: Tensor, gradient: Tensor) -> Tens
     r"""The observation features :math:`\Psi_t` of each coordinate, (3, R, P).
 
     Change of the objective over its last value; gradient over one plus its last size; size of the last step but one
-    over a tenth plus that of the last. What would need an iterate before the first is 0.
+    over a tenth plus that of the last. What would need an iterate before the first is 0, and all are finite.
 
     Source: arXiv 1703.00441, section 4.
     """
     if int(memory["time"]) == 0:
         nothing = torch.zeros_like(x)
         return torch.stack([nothing, gradient / (gradient.abs() + 1), nothing])
-    change = (value - memory["value"]) / memory["value"]
+    change = relative_change(value, memory["value"])
     moved = (x - memory["x"]).abs()
     before = memory["moved"] if int(memory["time"]) > 1 else moved
     return torch.stack([change[:, None].expand_as(x), gradient / (memory["size"] + 1), before / (moved + 0.1)])
+
+
+def relative_change(value: Tensor, before: Tensor) -> Tensor:
+    """Change of a value over what it was: 0 from zero to zero, and the largest number from zero to anything else."""
+    change = torch.where(value == before, 0, (value - before) / before)
+    return change.clamp(-torch.finfo(change.dtype).max, torch.finfo(change.dtype).max)
 
 
 def inputs(psi: Tensor) -> Tensor:
@@ -173,25 +238,73 @@ def inputs(psi: Tensor) -> Tensor:
     return torch.cat([change.tanh()[None], sizes, near[None], gradient.sign()[None]])
 
 
+def _look(now: Now, part: slice, memory: Memory, seen: Tensor) -> None:
+    """Write what the network sees of some coordinates but for the change, (INPUTS - 1, m): see `features`, `inputs`.
+
+    Gradients' sizes, iterates and steps are brought forward in the memory, in place.
+    """
+    gradient, x = now.gradient[part], now.x[part]
+    size, last, moved = (memory[name][part] for name in ("size", "x", "moved"))
+    scratch, ratio, psi, sign = seen
+    if now.time:
+        torch.div(gradient, torch.add(size, 1, out=scratch), out=psi)
+        torch.sub(x, last, out=scratch).abs_().clamp_max_(MAX)
+        if now.time == 1:
+            moved.copy_(scratch)  # there is no step before it
+        torch.div(moved, scratch + 0.1, out=ratio)
+        moved.copy_(scratch)
+    else:
+        torch.div(gradient, torch.abs(gradient, out=scratch).add_(1), out=psi)
+        ratio.zero_()
+    torch.abs(gradient, out=size)
+    last.copy_(x)
+    torch.sign(gradient, out=sign)
+    torch.abs(psi, out=scratch)
+    psi.div_(scratch + math.exp(-7))
+    seen[:2].clamp_min_(1e-12).log_().div_(14).add_(1).clamp_min_(0)
+
+
 class PredictedStepDescent(LearnedOptimizer):
     r"""Predicted Step Descent: a meta-learned recurrent policy predicts the step of every coordinate.
 
     It needs no learning rate: `lr` multiplies the predicted steps, and 1 is what the policy was trained for. The policy
-    was meta-trained on small perceptrons with minibatches; see its model card.
+    was meta-trained on small perceptrons with minibatches; see its model card. It is told losses and gradients in the
+    unit in which the first loss is 2.3, as in meta-training: so no step depends on the unit of the loss (chosen).
 
     Args:
         params: parameters, or groups of them with an `lr` of their own.
         lr: factor on the predicted steps; a schedule may change it.
         policy: the name of a shipped policy, a file that meta-training wrote, or a
             `StepPolicy`.
+        process_group: see `LearnedOptimizer`.
 
-    `step`, state, shapes and errors are those of `LearnedOptimizer`: a closure is needed and called once.
+    `step`, shapes and errors are those of `LearnedOptimizer`: a closure is needed and called once. State of a parameter
+    of shape (*s): ``hidden`` and ``cell``, (*s, cells); the iterate ``x``, the ``size`` of the gradient, how far the
+    element ``moved``, and of its gradients the sum of ``squares`` and running ``mean``, (*s), all float32. A coordinate
+    is remembered in 8 x cells + 20 bytes: 84 with the shipped policy.
 
     Source: Li and Malik 2017, arXiv 1703.00441; what differs is in `StepPolicy`.
     """
 
-    def __init__(self, params: ParamsT, lr: float | Tensor = 1.0, policy: str | Path | StepPolicy = "psd") -> None:
-        super().__init__(params, policy if isinstance(policy, StepPolicy) else self.from_pretrained(policy), lr)
+    def __init__(
+        self,
+        params: ParamsT,
+        lr: float | Tensor = 1.0,
+        policy: str | Path | StepPolicy = "psd",
+        *,
+        process_group: ProcessGroup | Literal["world"] | None = "world",
+    ) -> None:
+        rule: Any = policy if isinstance(policy, StepPolicy) else self.from_pretrained(policy)
+        super().__init__(params, rule, lr, process_group=process_group)
+
+    def _number_names(self) -> tuple[str, ...]:
+        return (*super()._number_names(), "unit")
+
+    def _unit(self, numbers: Numbers, look: Look) -> float:
+        if not numbers["time"]:
+            unit = abs(look.loss) / START or 1.0
+            numbers["unit"].fill_(min(max(unit, UNITS[0]), UNITS[1]))
+        return float(numbers["unit"])
 
     @staticmethod
     def from_pretrained(policy: str | Path = "psd") -> StepPolicy:

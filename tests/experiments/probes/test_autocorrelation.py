@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from optrepro.optimizers.autocorrelation import StreamingAutocorrelation, momentum_filter, scores, windowed
+from optrepro.experiments.probes.autocorrelation import StreamingAutocorrelation, momentum_filter, scores, windowed
 
 
 def gradients(*shape: int, seed: int = 0) -> Tensor:

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from optrepro.optimizers.families import Diagonal, Family, Frobenius, Lyapunov, Spectral, learning_power
+from optrepro.experiments.probes.families import Diagonal, Family, Frobenius, Lyapunov, Spectral, learning_power
 
 DIMENSION = 4
 FAMILIES = ["frobenius", "spectral", "spectral-integer", "spectral-loose", "lyapunov", "lyapunov-metric", "diagonal"]

@@ -1,0 +1,1 @@
+"""What the experiments measure gradients with: their autocorrelation, and the static families."""

@@ -1,0 +1,194 @@
+"""Optimizers whose steps look at the loss: how they come to it, and when a step does nothing."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple, TypeVar, overload
+
+import torch
+from torch import Tensor
+
+from optrepro.optimizers._base import BaseOptimizer, Group, State, evaluate, refuse_sparse
+from optrepro.optimizers._coordinates import Coordinates, Memory
+from optrepro.optimizers._ranks import gathered, local, local_gradient, resolve
+
+Loss = TypeVar("Loss")
+
+
+class Look(NamedTuple):
+    """What a step begins with: the ranks' mean loss, and the largest absolute value in all their gradients."""
+
+    loss: float
+    largest: float
+
+    @property
+    def is_finite(self) -> bool:
+        """Whether a step can be made of it."""
+        return math.isfinite(self.loss) and math.isfinite(self.largest)
+
+
+class ClosureOptimizer(BaseOptimizer):
+    """An optimizer whose step needs a closure, and which knows all elements of all parameters as one problem's.
+
+    Where the loss or a gradient is not finite on any of the ranks, no step is taken and nothing is remembered.
+    """
+
+    purpose = "looks at the loss"
+    couples = True  # whether the step of a coordinate depends on the others
+
+    _coordinates: Coordinates | None = None
+    _memory: Memory | None = None
+    _is_checked = False
+
+    # What a kind of optimizer says.
+
+    def _begin(self, coordinates: Coordinates) -> Memory:
+        """The memory before the first step."""
+        raise NotImplementedError
+
+    def _table_shapes(self) -> dict[str, tuple[int, ...]]:
+        """For each tensor that has the parameter's shape first, what further dimensions it has."""
+        raise NotImplementedError
+
+    def _number_names(self) -> tuple[str, ...]:
+        """Names of the numbers of the whole problem."""
+        return ()
+
+    def _prepare(self) -> None:
+        """Do what is to be done before the closure is evaluated."""
+
+    def _take(self, loss: Any, closure: Callable[[], Any]) -> None:
+        """Take a step, after an evaluation of the closure that has given this loss."""
+        raise NotImplementedError
+
+    # What users call.
+
+    @overload
+    def step(self, closure: None = None) -> None: ...
+
+    @overload
+    def step(self, closure: Callable[[], Loss]) -> Loss: ...
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:
+        """Evaluate the closure, take one step, and return the closure's loss, which is that before the step.
+
+        Args:
+            closure: clears the gradients, evaluates the loss, calls ``backward()`` and returns the loss.
+
+        Raises: ValueError without a closure; but where all gradients are zero or None, the state is made then, and
+            nothing else is done, as tools ask for that save checkpoints.
+        """
+        params = self._all_params()
+        if closure is None:
+            refuse_sparse(params, self)
+            if any(bool(local_gradient(param).any()) for param in params if param.grad is not None):
+                name = type(self).__name__
+                what = f"{name} {self.purpose}, so step needs a function that computes the gradients and returns it"
+                raise ValueError(f"closure = None is not allowed: {what}")
+            self._remembered()
+            return None
+        self._check_ranks(self._laid_out())
+        self._prepare()
+        loss = evaluate(closure)
+        refuse_sparse(params, self)
+        self._take(loss, closure)
+        return loss
+
+    # What they share.
+
+    def _laid_out(self) -> Coordinates:
+        """The order of the coordinates, made anew where parameters were exchanged or moved to another device."""
+        params = self._all_params()
+        if self._coordinates is None or not self._coordinates.fit(params):
+            group = resolve(self.process_group)
+            # Where something is remembered it is of coordinates that were there; they are found again by their state.
+            self._coordinates, self._memory = Coordinates(params, group), None
+        return self._coordinates
+
+    def _remembered(self) -> Memory:
+        """What is remembered, in the state of the parameters; begun or taken over from there where need be."""
+        coordinates = self._laid_out()
+        memory = self._memory
+        if memory is None or not memory.is_attached(self.state):
+            for param in coordinates.params:
+                if self.state.get(param):
+                    self._check_shapes(param)
+            memory = self._begin(coordinates)
+            memory.restore(self.state)
+            memory.attach(self.state)
+            self._memory = memory
+        return memory
+
+    def _check_shapes(self, param: Tensor) -> None:
+        for name, further in self._table_shapes().items():
+            found = self.state[param].get(name)
+            if found is not None and found.shape != (*param.shape, *further):
+                before = tuple(found.shape[: found.ndim - len(further)])
+                raise ValueError(
+                    f"params: one has the shape {tuple(param.shape)} now and had {before} in the steps before: "
+                    f"make a new {type(self).__name__} for the changed ones"
+                )
+
+    def _look(self, loss: Any) -> Look:
+        """The loss and the size of the gradients, which are the same on all ranks."""
+        coordinates = self._laid_out()
+        value, largest = number(loss), coordinates.largest()
+        for group in coordinates.partners:
+            facts = torch.tensor([value, largest], dtype=torch.float64, device=coordinates.device)
+            everyone = gathered(facts, group)
+            value, largest = torch.stack([everyone[:, 0].mean(), everyone[:, 1].max()]).tolist()
+        return Look(value, largest)
+
+    def _mean_loss(self, loss: Any) -> float:
+        """The loss, which is the same on all ranks."""
+        coordinates, value = self._laid_out(), number(loss)
+        for group in coordinates.partners:
+            facts = torch.tensor([value], dtype=torch.float64, device=coordinates.device)
+            value = float(gathered(facts, group).mean())
+        return value
+
+    def _check_ranks(self, coordinates: Coordinates) -> None:
+        if self.couples and not self._is_checked and not coordinates.are_shared():
+            name = type(self).__name__
+            raise ValueError(
+                f"params differ between the ranks, and {name} decides from all of them together: shard the model with "
+                "torch.distributed.fsdp.fully_shard, or pass process_group=None if each rank trains a model of its own"
+            )
+        self._is_checked = True
+
+    # State.
+
+    def _state_names(self, group: Group) -> dict[str, bool]:
+        return dict.fromkeys([*self._table_shapes(), *self._number_names()], False)
+
+    def _check_state(self, param: Tensor, group: Group, state: State, key: object) -> None:
+        super()._check_state(param, group, state, key)
+        for name, further in {**self._table_shapes(), **dict.fromkeys(self._number_names(), ())}.items():
+            shape = further if name in self._number_names() else (*param.shape, *further)
+            if tuple(state[name].shape) != tuple(shape):
+                shapes = f"{tuple(state[name].shape)}, and it must be {tuple(shape)}"
+                raise ValueError(f"state of parameter {key}: {name} has the shape {shapes}")
+
+    def _forget_layout(self) -> None:
+        self._coordinates, self._memory, self._is_checked = None, None, False
+
+
+def number(loss: Any) -> float:
+    """The loss as a number.
+
+    Raises: ValueError if it is None or not one number.
+    """
+    value = torch.empty(0) if loss is None else torch.as_tensor(loss)
+    if value.numel() != 1:
+        found = "None" if loss is None else f"a loss of shape {tuple(value.shape)}"
+        raise ValueError(f"closure returned {found}: it must return the loss, one number")
+    return float(value.detach())
+
+
+def move(coordinates: Coordinates, step: Tensor, rates: Sequence[float | Tensor]) -> None:
+    """Add a step (n,) to the parameters that have a gradient, each multiplied by its rate."""
+    for param, part, rate in zip(coordinates.params, coordinates.split(step), rates, strict=True):
+        if param.grad is not None:
+            local(param).add_(part * rate)
