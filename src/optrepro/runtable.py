@@ -232,6 +232,7 @@ _LATER: dict[str, Any] = {
     "most_log_std": -1.0,
     "averaging": 0,
     "second": "none",
+    "acting": "mean",
 }
 
 

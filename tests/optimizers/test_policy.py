@@ -13,6 +13,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from optrepro.optimizers.policy import Policy, PolicySettings, Trajectory, load, save
+from optrepro.optimizers.policy import noise as sampled
 
 STEPS = 12
 LENGTH = 15  # column of the features that holds the size of the last step
@@ -323,3 +324,31 @@ def test_policies_of_the_wheel_have_the_settings_that_they_were_trained_with() -
     shipped = Path(__file__).parents[2] / "src" / "optrepro" / "optimizers" / "weights" / "pop.safetensors"
     settings = load(shipped)[0].settings
     assert settings == PolicySettings()
+
+
+def test_noise_is_standard_normal_and_independent_over_coordinates_times_and_outputs() -> None:
+    drawn = torch.stack([sampled(time, torch.arange(200), 2) for time in range(100)])
+    assert drawn.mean().item() == pytest.approx(0, abs=0.02)
+    assert drawn.std().item() == pytest.approx(1, abs=0.02)
+    assert (drawn.abs() > 1.96).double().mean().item() == pytest.approx(0.05, abs=0.005)
+    for axis in (0, 1, 2):
+        a, b = drawn.narrow(axis, 0, drawn.shape[axis] - 1), drawn.narrow(axis, 1, drawn.shape[axis] - 1)
+        assert (a * b).mean().item() == pytest.approx(0, abs=0.03)
+    assert len(drawn.flatten().unique()) == drawn.numel()
+
+
+def test_noise_belongs_to_the_number_of_a_coordinate_whatever_the_others_are() -> None:
+    numbers = torch.tensor([5, 0, 3])
+    assert torch.equal(sampled(7, numbers), sampled(7, torch.arange(9))[numbers])
+
+
+def test_a_policy_acts_by_its_mean_or_by_a_sample_around_it() -> None:
+    mean, sample = policy(), policy(acting="sample")
+    features, numbers = noise(5, 3), torch.arange(5)
+    memories = [made.begin(5) for made in (mean, mean, sample)]
+    for t in range(3):
+        with torch.no_grad():
+            center, log_std = mean.step(features[:, t], memories[0], t)
+            assert torch.equal(mean.act(features[:, t], memories[1], t, numbers), center)
+            got = sample.act(features[:, t], memories[2], t, numbers)
+        torch.testing.assert_close(got, center + log_std.exp() * sampled(t, numbers)[:, 0].float())

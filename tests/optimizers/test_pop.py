@@ -81,9 +81,13 @@ def evaluate(f: Function) -> Callable[[Tensor], tuple[Tensor, Tensor]]:
     return value_and_gradient
 
 
+@pytest.mark.parametrize("acting", ["mean", "sample"])
 @pytest.mark.parametrize("name", ["ackley", "rosenbrock", "forrester", "hartmann6", "schwefel"])
-def test_it_meets_the_points_of_the_environment_it_was_trained_in(name: str, policy: Policy) -> None:
+def test_it_meets_the_points_of_the_environment_it_was_trained_in(name: str, acting: str, policy: Policy) -> None:
     f = vlse.get(name)
+    acts = Policy(replace(policy.settings, acting=acting))  # type: ignore[arg-type]
+    acts.load_state_dict(policy.state_dict())
+    policy = acts.eval()
     start = torch.rand(f.dim, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
     expected = roll_out(policy, evaluate(f), start[None], budget=30).points[:, 0]
     x = start.clone().requires_grad_()

@@ -62,7 +62,7 @@ def roll_out(
         start: box coordinates.
         budget: evaluations of value and gradient.
         valid: coordinates that exist.
-        noise: draws the actions, and has everything kept that training needs; None takes the mean.
+        noise: draws the actions, and has everything kept that training needs; None acts as an optimization does.
         horizon: what the policy is told of the budget; None: the one that it was trained for.
 
     Raises: ValueError for noise where some coordinates do not exist.
@@ -74,6 +74,7 @@ def roll_out(
         raise ValueError("valid = False for some coordinates is not allowed with noise: training has no padding.")
     rows = start.numel() if every else int(chosen.sum())
     memory = policy.begin(rows)
+    numbers = torch.arange(start.shape[1], device=start.device).expand_as(start)[chosen]
     values, points, rates, kept = [], [], [], []
     for time in range(budget):
         value, gradient = evaluate(trajectory.u)
@@ -81,10 +82,10 @@ def roll_out(
         points.append(trajectory.u)
         features = trajectory.observe(value, gradient)
         flat = features.flatten(0, 1) if every else features[chosen]
-        mean, log_std = policy.step(flat, memory, time)
         if noise is None:
-            action = mean
+            action = policy.act(flat, memory, time, numbers)
         else:
+            mean, log_std = policy.step(flat, memory, time)
             draw = torch.randn(mean.shape, generator=noise).to(mean)
             action = mean + log_std.exp() * draw
             probability = joint(log_prob(action, mean, log_std), policy.settings)

@@ -50,6 +50,8 @@ class PolicySettings:
         second: what the policy adds to the step a share of, in [-1, 1], which it chooses beside the learning rate:
             ``none``; ``momentum``, the last step; or ``best``, the way back to the best point so far. Both go beyond
             the paper.
+        acting: what an optimization takes of the distribution over actions: its ``mean``, or a ``sample``, as training
+            does. The policy may count on its noise to look for other basins; the mean then explores less than it.
     """
 
     backbone: Literal["transformer", "gru"] = "transformer"
@@ -66,6 +68,7 @@ class PolicySettings:
     least_log_std: float = -6.0
     most_log_std: float = -1.0
     second: Literal["none", "momentum", "best"] = "none"
+    acting: Literal["mean", "sample"] = "mean"
 
     @property
     def outputs(self) -> int:
@@ -285,6 +288,26 @@ def _decades(share: Tensor, resolved: float) -> Tensor:
     return torch.log10(share.clamp(resolved, 1 / resolved)) / 10
 
 
+def noise(time: int, numbers: Tensor, outputs: int = 1) -> Tensor:
+    """Standard normal numbers (rows, outputs), float64, the same whenever `time` and the coordinates' numbers are.
+
+    Nothing is drawn, so no generator's state is part of an optimization's, and it is the same on every device. The bits
+    are those of SplitMix64 (Steele, Lea and Flood, Fast splittable pseudorandom number generators, 2014).
+    """
+    which = numbers[:, None].long() * outputs + torch.arange(outputs, device=numbers.device)
+    bits = _mixed(_mixed(which + 1) + time + 1)
+    uniform = ((bits >> 11 & (1 << 53) - 1).double() + 0.5) / 2**53
+    drawn: Tensor = torch.special.ndtri(uniform)
+    return drawn
+
+
+def _mixed(bits: Tensor) -> Tensor:
+    bits = bits * -0x61C8864680B583EB
+    bits = (bits ^ (bits >> 30 & (1 << 34) - 1)) * -0x40A7B892E31B1A47
+    bits = (bits ^ (bits >> 27 & (1 << 37) - 1)) * -0x6B2FB644ECCEEE15
+    return bits ^ (bits >> 31 & (1 << 33) - 1)
+
+
 class Policy(nn.Module):
     """A normal distribution over the action of each coordinate, given the features of its past.
 
@@ -320,6 +343,13 @@ class Policy(nn.Module):
     def step(self, features: Tensor, memory: list[Tensor], time: int) -> tuple[Tensor, Tensor]:
         """As `forward`, for the evaluation number `time` alone, (B, FEATURES) -> two of (B,); updates `memory`."""
         return self._distribution(features, self.backbone.step(self.embed(features), memory, time))
+
+    def act(self, features: Tensor, memory: list[Tensor], time: int, numbers: Tensor) -> Tensor:
+        """The actions of an optimization, as `step`; samples are a function of `time` and the coordinates' numbers."""
+        mean, log_std = self.step(features, memory, time)
+        if self.settings.acting == "mean":
+            return mean
+        return mean + log_std.exp() * noise(time, numbers, self.settings.outputs).view_as(mean).to(mean)
 
     def _distribution(self, features: Tensor, hidden: Tensor) -> tuple[Tensor, Tensor]:
         mean, spread = self.head(hidden).unflatten(-1, (self.settings.outputs, 2)).unbind(-1)

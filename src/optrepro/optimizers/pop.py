@@ -64,7 +64,8 @@ class POP(ClosureOptimizer):
         ``memory_0`` and so on, (*s, ...). A Transformer remembers history x width x layers x 2 x 4 bytes for each
         element: 8 KiB with the sizes that are default, so 0.8 GB for a network of 100,000 weights; see `bytes_needed`.
         Under `fully_shard` it is sharded as the parameter is; `FullyShardedDataParallel` trains, but its
-        ``optim_state_dict`` cannot take tensors of more dimensions than the parameter has.
+        ``optim_state_dict`` cannot take tensors of more dimensions than the parameter has. A policy that samples its
+        actions draws others where parameters are sharded.
     Raises: ValueError for a setting that is not allowed, complex parameters, a missing closure, a loss that is not one
         number, parameters that changed their size, or that differ between the ranks; MemoryError before anything is
         allocated, where the state does not fit; FileNotFoundError for an unknown policy; RuntimeError for sparse
@@ -231,7 +232,8 @@ class POP(ClosureOptimizer):
             some = slice(start, start + ROWS)
             kept = [tables[name][..., some].movedim(-1, at) for name, at in zip(names, counting, strict=True)]
             parts = list(kept)
-            actions.append(self.policy.step(features[some], parts, time)[0])
+            numbers = torch.arange(start, start + len(features[some]), device=features.device)
+            actions.append(self.policy.act(features[some], parts, time, numbers))
             for old, new in zip(kept, parts, strict=True):
                 if new is not old:
                     old.copy_(new)

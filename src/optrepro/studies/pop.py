@@ -61,6 +61,9 @@ class NetworkConfig(Model):
     resolved: Annotated[float, Field(gt=0, lt=1, description="Share below which features tell no sizes apart.")] = 1e-10
     least_log_std: Annotated[float, Field(lt=-1, description="Of the distribution of actions.")] = -6.0
     most_log_std: Annotated[float, Field(ge=-1, le=1, description="Of the distribution of actions.")] = -1.0
+    acting: Annotated[
+        Literal["mean", "sample"], Field(description="What is taken of the distribution over actions, after training.")
+    ] = "mean"
     second: Annotated[
         Literal["none", "momentum", "best"],
         Field(description="What a share of is added to steps, beyond the paper: the last step, the way to the best."),
