@@ -257,7 +257,7 @@ MAKES = [
         needs_loss=True,
         one_group=True,
     ),
-    *register(optimizers.Polyak, {"polyak": {}}, lr=None, needs_loss=True, one_group=True),
+    *register(optimizers.Polyak, {"polyak": {}}, lr=1.0, needs_loss=True, one_group=True),
 ]
 
 

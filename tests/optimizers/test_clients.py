@@ -368,22 +368,8 @@ def test_lightnings_manual_optimization_gives_no_closure_by_itself(make: Make, t
 def skorch_net(make: Make, **settings: Any) -> skorch.NeuralNet:
     """A net that knows the optimizer by its class and settings, as its users write it."""
     given = {f"optimizer__{name}": value for name, value in make.settings.items() if value != "shipped"}
-    if make.lr is None:  # skorch hands a rate to every optimizer
-        kind: Any = WithoutRate(make.kind)
-    else:
-        kind, given = make.kind, {"lr": make.lr, **given}
     fixed = {"batch_size": BATCH, "max_epochs": 1, "train_split": None, "verbose": 0, **settings}
-    return skorch.NeuralNet(Net, nn.MSELoss, optimizer=kind, **given, **fixed)
-
-
-class WithoutRate:
-    """A class that takes no rate, for a client that gives one; it can be pickled."""
-
-    def __init__(self, kind: type[torch.optim.Optimizer]) -> None:
-        self.kind = kind
-
-    def __call__(self, params: Any, lr: float, **settings: Any) -> torch.optim.Optimizer:
-        return self.kind(params, **settings)
+    return skorch.NeuralNet(Net, nn.MSELoss, optimizer=make.kind, lr=make.lr, **given, **fixed)
 
 
 @each_crossed

@@ -1,6 +1,3 @@
-import copy
-import io
-
 import numpy as np
 import pytest
 import torch
@@ -110,11 +107,6 @@ def test_a_gradient_of_zero_is_survived():
     assert steps_on([(0.0, 0.0), (1.0, 2.0)]) == [[0.0, 0.0], [-1.0, -2.0]]
 
 
-def test_without_a_line_search_the_closure_is_called_once_a_step():
-    _, closure = minimize(quadratic, torch.zeros(DIM, dtype=torch.float64, requires_grad=True), 7, lr=1e-3)
-    assert len(closure.losses) == 7
-
-
 def test_the_line_search_takes_the_first_halving_that_decreases_the_loss_enough():
     x = parameter(1.0)  # on x^2 a step of length a ends at 1 - 2 a: a = 1 changes nothing, a = 1/2 finds the minimum
     _, closure = minimize(lambda x: (x**2).sum(), x, 1, lr=4.0, line_search="armijo")
@@ -176,83 +168,6 @@ def test_several_parameters_step_as_one_vector(line_search):
     assert unused.item() == 7.0
 
 
-@pytest.mark.parametrize("line_search", [None, "armijo"])
-def test_a_run_resumed_from_a_state_dict_equals_the_uninterrupted_one(line_search):
-    x = torch.ones(DIM, dtype=torch.float64, requires_grad=True)
-    optimizer, closure = minimize(quadratic, x, 3, lr=0.02, line_search=line_search)
-    file = io.BytesIO()
-    torch.save(optimizer.state_dict(), file)
-    file.seek(0)
-
-    y = x.detach().clone().requires_grad_()
-    resumed = ConjugateGradient([y], lr=1.0)
-    resumed.load_state_dict(torch.load(file, weights_only=True))
-    for _ in range(3):
-        optimizer.step(closure)
-        resumed.step(closure_of(resumed, lambda: quadratic(y)))
-
-    assert torch.equal(x, y)
-
-
-def test_a_loaded_state_is_not_shared_with_its_source():
-    x = torch.ones(DIM, dtype=torch.float64, requires_grad=True)
-    optimizer, _ = minimize(quadratic, x, 3)
-    saved = optimizer.state_dict()
-    before = copy.deepcopy(saved)
-    y = x.detach().clone().requires_grad_()
-    resumed = ConjugateGradient([y])
-    resumed.load_state_dict(saved)
-    resumed.step(closure_of(resumed, lambda: quadratic(y)))
-    torch.testing.assert_close(optimizer.state_dict(), before, rtol=0, atol=0)
-
-
-@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
-@pytest.mark.parametrize("line_search", [None, "armijo"])
-def test_where_loss_or_gradient_are_not_finite_nothing_is_done_or_remembered(bad, line_search):
-    x, y = (torch.ones(DIM, dtype=torch.float64, requires_grad=True) for _ in range(2))
-    minimize(quadratic, x, 6, lr=0.02, line_search=line_search)
-    optimizer, closure = minimize(quadratic, y, 3, lr=0.02, line_search=line_search)
-    before = y.detach().clone()
-
-    def bad_gradient():
-        loss = closure()
-        y.grad[1] = bad
-        return loss
-
-    assert optimizer.step(lambda: closure() * bad).isfinite().logical_not()
-    optimizer.step(bad_gradient)
-    assert torch.equal(y, before)
-    for _ in range(3):
-        optimizer.step(closure)
-    assert torch.equal(y, x)
-
-
-@pytest.mark.parametrize("line_search", [None, "armijo"])
-def test_parameters_without_a_gradient_stay_though_they_had_a_direction(line_search):
-    x, y = parameter(1.0, -2.0), parameter(3.0)
-    optimizer = ConjugateGradient([x, y], lr=0.1, line_search=line_search)
-    optimizer.step(closure_of(optimizer, lambda: (x**2).sum() + (y**2).sum()))
-    before = y.item()
-    optimizer.step(closure_of(optimizer, lambda: (x**2).sum()))
-    assert y.item() == before
-    assert x.abs().max() < 2
-
-
-def test_a_closure_that_fails_in_the_line_search_leaves_the_parameters_as_they_were():
-    x = parameter(3.0, -1.0)
-    optimizer = ConjugateGradient([x], lr=1.0, line_search="armijo")
-    closure = closure_of(optimizer, lambda: (x**2).sum())
-
-    def failing():
-        if len(closure.losses) == 2:
-            raise KeyboardInterrupt
-        return closure()
-
-    with pytest.raises(KeyboardInterrupt):
-        optimizer.step(failing)
-    assert x.tolist() == [3.0, -1.0]
-
-
 def test_a_huge_gradient_is_no_overflow():
     x = torch.ones(100, requires_grad=True)
     optimizer = ConjugateGradient([x], lr=1e-22)
@@ -261,35 +176,3 @@ def test_a_huge_gradient_is_no_overflow():
         optimizer.step(lambda: 1.0)
         assert x.isfinite().all()
     assert optimizer.state[x]["direction"].abs().max() < 10
-
-
-def test_a_missing_closure_is_an_error_that_says_why():
-    x = parameter(1.0)
-    x.grad = torch.ones_like(x)
-    with pytest.raises(ValueError, match="closure = None is not allowed: ConjugateGradient evaluates the loss"):
-        ConjugateGradient([x]).step()
-
-
-@pytest.mark.parametrize(
-    ("settings", "message"), [({"lr": 0.0}, "lr = 0.0"), ({"line_search": "wolfe"}, "line_search = 'wolfe'")]
-)
-def test_a_setting_that_is_not_allowed_is_an_error_that_names_it(settings, message):
-    with pytest.raises(ValueError, match=message):
-        ConjugateGradient([parameter(1.0)], **settings)
-
-
-def test_a_second_parameter_group_is_an_error():
-    with pytest.raises(ValueError, match="several groups"):
-        ConjugateGradient([{"params": [parameter(1.0)]}, {"params": [parameter(2.0)]}])
-
-
-def test_complex_parameters_are_an_error():
-    with pytest.raises(ValueError, match="complex"):
-        ConjugateGradient([torch.ones(2, dtype=torch.complex64, requires_grad=True)])
-
-
-def test_sparse_gradients_are_an_error():
-    table = torch.nn.Embedding(5, 2, sparse=True)
-    optimizer = ConjugateGradient(table.parameters())
-    with pytest.raises(RuntimeError, match="sparse"):
-        optimizer.step(closure_of(optimizer, lambda: table(torch.tensor([1, 2])).sum()))

@@ -17,14 +17,13 @@ dtypes = pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @dtypes
 @each
 def test_every_element_moves_whatever_the_size_and_dtype(make: Make, dtype: torch.dtype) -> None:
-    for settings in ({}, {"foreach": False}) if make.family else ({},):
-        params = [torch.zeros(size, dtype=dtype, requires_grad=True) for size in SIZES]
-        optimizer = make(params, **settings)
-        for _ in range(4):
-            feed(make, optimizer, [torch.ones_like(param) for param in params], loss=torch.tensor(1.0))
-        assert all((param != 0).all() for param in params)
-        few = 0.02 if make.policy else 8 * torch.finfo(dtype).eps
-        assert all(param.max() - param.min() <= few * param.abs().max() for param in params)
+    params = [torch.zeros(size, dtype=dtype, requires_grad=True) for size in SIZES]
+    optimizer = make(params, **({"foreach": False} if make.family else {}))
+    for _ in range(3):
+        feed(make, optimizer, [torch.ones_like(param) for param in params], loss=torch.tensor(1.0))
+    assert all((param != 0).all() for param in params)
+    few = 0.02 if make.policy else 8 * torch.finfo(dtype).eps
+    assert all(param.max() - param.min() <= few * param.abs().max() for param in params)
 
 
 @dtypes

@@ -1,6 +1,5 @@
 """POP, the optimizer: the policy's decisions, taken on parameters of any shape, in a box or without one."""
 
-import copy
 import io
 from collections.abc import Callable
 from dataclasses import replace
@@ -161,24 +160,6 @@ def test_groups_have_bounds_of_their_own_or_none(policy: Policy) -> None:
     assert c.item() < -1
 
 
-def test_the_loss_before_the_step_is_returned_and_the_closure_called_once(policy: Policy) -> None:
-    x = tensor(0.9, -0.4)
-    optimizer = POP([x], policy=policy)
-    losses: list[float] = []
-
-    def closure() -> float:
-        optimizer.zero_grad()
-        loss = wells(x)
-        loss.backward()
-        losses.append(loss.item())
-        return losses[-1]
-
-    for n in range(3):
-        expected = wells(x).item()
-        assert optimizer.step(closure) == expected
-        assert len(losses) == n + 1
-
-
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-3), (torch.bfloat16, 0.1)])
 def test_in_less_precision_it_goes_about_the_same_way(dtype: torch.dtype, tolerance: float, policy: Policy) -> None:
     x, y = tensor(0.9, -0.4), tensor(0.9, -0.4, dtype=dtype)
@@ -187,24 +168,6 @@ def test_in_less_precision_it_goes_about_the_same_way(dtype: torch.dtype, tolera
     assert points.dtype == dtype
     assert (points[1:] != points[:-1]).any(1).all()
     torch.testing.assert_close(points.double(), expected, rtol=0, atol=tolerance)
-
-
-def test_a_step_leaves_the_gradient_as_it_is(policy: Policy) -> None:
-    x = tensor(0.9, -0.4)
-    optimizer = POP([x], bounds=(-1, 1), policy=policy)
-    optimizer.step(closure_of(optimizer, lambda: wells(x)))
-    x.grad = torch.tensor([2.0, -3.0], dtype=torch.float64)
-    optimizer.step(lambda: torch.ones(()))
-    assert x.grad.tolist() == [2.0, -3.0]
-
-
-def test_parameters_without_a_gradient_and_elements_with_none_stay_where_they_are(policy: Policy) -> None:
-    x, unused = tensor(0.9, -0.4, 1 / 3), tensor(1 / 3)
-    optimizer = POP([x, unused], lr=0.7, policy=policy)
-    for _ in range(5):
-        optimizer.step(closure_of(optimizer, lambda: wells(x[:2])))
-    assert (x[2].item(), unused.item()) == (1 / 3, 1 / 3)
-    assert (x[:2] != torch.tensor([0.9, -0.4])).all()
 
 
 def test_a_schedule_shrinks_the_steps(policy: Policy) -> None:
@@ -234,56 +197,6 @@ def test_what_happens_between_steps_counts_as_part_of_the_last(policy: Policy) -
     torch.testing.assert_close(torch.stack(points), expected, rtol=0, atol=1e-7)
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_a_resumed_run_equals_the_uninterrupted_one(dtype: torch.dtype, policy: Policy) -> None:
-    x = tensor(0.9, -0.4, dtype=dtype)
-    expected = descend(POP([x], lr=0.3, policy=policy), x, wells, 20)
-    for interruption in (0, 1, 9):
-        y = tensor(0.9, -0.4, dtype=dtype)
-        first = POP([y], lr=0.3, policy=policy)
-        if interruption:
-            descend(first, y, wells, interruption)
-        file = io.BytesIO()
-        torch.save(first.state_dict(), file)
-        file.seek(0)
-        second = POP([y], lr=1.0, policy=policy)
-        second.load_state_dict(torch.load(file, weights_only=True))
-        assert torch.equal(descend(second, y, wells, 20 - interruption), expected[interruption:])
-
-
-def test_a_loaded_state_is_not_shared_with_its_source(policy: Policy) -> None:
-    x, y = tensor(0.9, -0.4), tensor(0.9, -0.4)
-    first, second = POP([x], policy=policy), POP([y], policy=policy)
-    descend(first, x, wells, 5)
-    second.load_state_dict(first.state_dict())
-    before = copy.deepcopy(first.state_dict())
-    descend(second, y, wells, 5)
-    torch.testing.assert_close(first.state_dict(), before, rtol=0, atol=0)
-
-
-@pytest.mark.parametrize("bad", [float("nan"), float("inf"), float("-inf")])
-def test_where_loss_or_gradient_are_not_finite_nothing_is_done_or_remembered(bad: float, policy: Policy) -> None:
-    x, y = tensor(0.9, -0.4), tensor(0.9, -0.4)
-    expected = descend(POP([x], policy=policy), x, wells, 10)
-    optimizer = POP([y], policy=policy)
-
-    def bad_loss() -> Tensor:
-        optimizer.zero_grad()
-        wells(y).backward()
-        return torch.tensor(bad)
-
-    def bad_gradient() -> Tensor:
-        loss = bad_loss()
-        y.grad[1] = bad  # type: ignore[index]
-        return wells(y) + 0 * loss.nan_to_num()
-
-    assert not torch.as_tensor(optimizer.step(bad_loss)).isfinite()
-    first = descend(optimizer, y, wells, 4)
-    optimizer.step(bad_gradient)
-    optimizer.step(bad_loss)
-    assert torch.equal(torch.cat([first, descend(optimizer, y, wells, 6)]), expected)
-
-
 def test_a_group_added_later_starts_a_new_problem(policy: Policy) -> None:
     x, late = tensor(0.9, -0.4), tensor(0.5)
     optimizer = POP([x], policy=policy)
@@ -296,13 +209,6 @@ def test_a_group_added_later_starts_a_new_problem(policy: Policy) -> None:
         fresh.step(closure_of(fresh, lambda: wells(fresh_x) + wells(fresh_late)))
     assert late.item() != 0.5
     assert torch.equal(torch.cat([x, late]), torch.cat([fresh_x, fresh_late]))
-
-
-def test_a_group_that_is_refused_leaves_the_optimizer_as_it_was(policy: Policy) -> None:
-    optimizer = POP([tensor(0.5)], policy=policy)
-    with pytest.raises(ValueError, match="complex"):
-        optimizer.add_param_group({"params": [torch.zeros(1, dtype=torch.complex64)]})
-    assert len(optimizer.param_groups) == 1
 
 
 def test_a_policy_is_a_name_a_file_or_itself(policy: Policy, tmp_path: Path) -> None:
@@ -323,30 +229,6 @@ def test_the_shipped_policy_is_the_default_and_finds_a_minimum() -> None:
     assert optimizer.policy.settings == POP.from_pretrained("pop").settings
     points = descend(optimizer, x, lambda x: (x - 1).square().sum(), 50)
     assert (points - 1).norm(dim=1).min() < 1e-2
-
-
-def test_an_unknown_policy_is_named_with_those_there_are() -> None:
-    with pytest.raises(FileNotFoundError, match="policy = 'poop' is no file, and no shipped policy; those are"):
-        POP([tensor(0.5)], policy="poop")
-
-
-def test_a_step_without_a_closure_says_what_is_missing(policy: Policy) -> None:
-    x = tensor(0.5)
-    x.grad = torch.ones(1, dtype=torch.float64)
-    with pytest.raises(ValueError, match="closure = None is not allowed: POP looks at the loss"):
-        POP([x], policy=policy).step()
-    assert x.item() == 0.5
-
-
-@pytest.mark.parametrize(
-    ("loss", "message"),
-    [(None, "closure returned None"), (torch.zeros(3), r"closure returned a loss of shape \(3,\)")],
-)
-def test_a_loss_that_is_not_one_number_is_named(loss: Any, message: str, policy: Policy) -> None:
-    x = tensor(0.5)
-    optimizer = POP([x], policy=policy)
-    with pytest.raises(ValueError, match=message):
-        optimizer.step(lambda: loss)
 
 
 BAD_BOUNDS = {

@@ -26,7 +26,7 @@ def test_two_runs_from_the_same_start_are_the_same(make: Make) -> None:
 
 @each_that(lambda make: make.family)
 def test_joined_parameters_step_as_one_by_one(make: Make) -> None:
-    assert_same_run(trained(make, 30, foreach=True), trained(make, 30, foreach=False), **make.order)
+    assert_same_run(trained(make, 20, foreach=True), trained(make, 20, foreach=False), **make.order)
 
 
 @each_that(lambda make: make.family)
@@ -143,9 +143,9 @@ def test_shared_weights_are_trained_once(make: Make) -> None:
 def test_the_choice_left_on_the_device_gives_the_step_of_the_choice_read(
     make: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    read = [trained(make, 20, foreach=foreach) for foreach in (False, True)]
+    read = [trained(make, 12, foreach=foreach) for foreach in (False, True)]
     monkeypatch.setattr(_switching, "indices", lambda choice: list(choice.split(1)))
-    left = [trained(make, 20, foreach=foreach) for foreach in (False, True)]
+    left = [trained(make, 12, foreach=foreach) for foreach in (False, True)]
     for a, b in zip(read, left, strict=True):
         assert_same_run(a, b, rtol=1e-5, atol=1e-6)
 

@@ -186,7 +186,12 @@ def read(
 
 
 def find(rule: str | Path) -> Path:
-    """The file of the weights shipped under a name, or the file itself; FileNotFoundError if it is neither."""
+    """The file of the weights shipped under a name, or the file itself.
+
+    Raises: FileNotFoundError if it is neither; ValueError for what names no file.
+    """
+    allowed = "the name of a shipped policy, a path or a policy"
+    require(isinstance(rule, str | Path), "policy", rule, allowed)
     shipped = WEIGHTS / f"{rule}.safetensors"
     path = shipped if shipped.is_file() else Path(rule)
     if not path.is_file():

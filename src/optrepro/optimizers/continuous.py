@@ -8,43 +8,56 @@ of the gradient, and only the one buffer that moves the parameters is kept.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any, Unpack, cast
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple, cast
 
 import torch
 from torch import Tensor
+from torch import distributed as dist
 from torch.nn.functional import normalize
 from torch.optim.optimizer import ParamsT
 
-from optrepro.optimizers._switching import (
-    AdamSettings,
-    Group,
-    Number,
-    Record,
-    Rule,
-    SGDSettings,
-    SwitchingAdam,
-    SwitchingSGD,
-    require,
+from optrepro.optimizers._base import BaseOptimizer, Group, State, evaluate, refuse_sparse, require
+from optrepro.optimizers._candidates import check_betas, check_momentum, momenta, pairs, refuse_cycled
+from optrepro.optimizers._kernels import fits_kernel_of_cpu, scale_
+from optrepro.optimizers._ranks import (
+    are_replicas,
+    gathered,
+    holders,
+    is_distributed,
+    local,
+    local_gradient,
+    resolve,
+    total,
 )
-from optrepro.optimizers.gap import GapAdam, GapAdamW, GapSGD, GreedyAlignment
 from optrepro.optimizers.sketch import Sketch
 
+if TYPE_CHECKING:
+    from torch.distributed import ProcessGroup
+
+    ProcessGroupSetting = ProcessGroup | Literal["world"] | None
+
+Number = float | Tensor  # a tensor () where no step may wait for its value, or the compiler must not know it
 MEMORY = 0.05  # of the state of torch's optimizer: what the sketch may take
 DOUBT = 3.0  # standard errors by which a score must exceed 0
+OUTLIER = 100.0  # times the median norm of the sketches: longer ones are cut to it
 TINY = 1e-30
 START = 0.9  # momentum before anything is known of the gradients: the usual one
 POINTS = 128  # momenta at which the score is evaluated, closer together towards 1
 # Where the rule would pass from one to the next of the momenta 0.5, 0.9 and 0.99, were they its candidates.
 EDGES = (0.766, 0.968)
+# What is kept once for all parameters, in the state of one of them: numbers, and what the interval asks for.
+COUNTERS = ("momentum", "age", "counted", "counts")
+ESTIMATE = ("began", "looked", "products", "squares", "weight", "sketches")
 
 
 @dataclass(frozen=True)
-class ContinuousRule(Rule):
+class ContinuousRule:
     """Settings of the estimate and its maximizer, see `ContinuousSGD`."""
 
+    select: str = "global"
     score: str = "debiased"
     lags: int = 16
     decay: float = 0.99
@@ -63,16 +76,87 @@ class ContinuousRule(Rule):
         require(self.rest >= 0, "rest", self.rest, "at least 0")
 
     @property
-    def spell(self) -> int:
-        """Steps whose gradients are watched one after the other: in the last look every lag has products."""
+    def window(self) -> int:
+        """Length of an observation window; long enough that its last estimate has samples at every lag."""
         return self.lags + self.every
 
 
-class Continuous(GreedyAlignment):
+class Part(NamedTuple):
+    """Parameters of a group that one call may work on: of each this rank's part, all of equal history.
+
+    Attributes:
+        owners: the parameters themselves.
+        state: by name, what is shaped like the parameters.
+        step: the number of their step, from 1.
+        product: () in float64, of all beta1 that they have seen; None for SGD.
+    """
+
+    group: Group
+    owners: list[Tensor]
+    params: list[Tensor]
+    grads: list[Tensor]
+    state: dict[str, list[Tensor]]
+    step: Number
+    product: Tensor | None
+
+
+@dataclass
+class Layout:
+    """What is made from the parameters and the ranks that hold them, and kept beside the state.
+
+    Attributes:
+        counts: whether this rank sketches its part of each parameter; of replicas only one rank does.
+        groups: the process groups over which sketches are summed.
+        grid, filters: the momenta at which the score is evaluated, and their filters.
+    """
+
+    sketch: Sketch
+    counts: list[bool]
+    groups: tuple[ProcessGroup, ...]
+    grid: Tensor
+    filters: Tensor
+
+
+class Clock:
+    """The record's numbers on the host, so that no step waits to read them."""
+
+    def __init__(self, record: State) -> None:
+        self.tensor = record["age"]
+        self.age, self.counted = int(record["age"]), int(record["counted"])
+        self.momentum = float(record["momentum"])
+        self.began, self.looked = (int(record[name]) if name in record else 0 for name in ("began", "looked"))
+        self.version = self.tensor._version
+
+    def tells(self, record: State) -> bool:
+        """Whether the record still is the one that was read, and nobody else has changed it."""
+        return record["age"] is self.tensor and self.tensor._version == self.version
+
+    def tick(self) -> None:
+        """Count a step."""
+        self.age += 1
+        self.tensor.add_(1)
+        self.version = self.tensor._version
+
+
+class Continuous(BaseOptimizer):
     """The momentum as a number that moves: what the forms for SGD and Adam share."""
 
-    rule: ContinuousRule  # type: ignore[assignment]
-    _sketch: Sketch | None = None
+    rule: ContinuousRule
+    family: ClassVar[str]  # the setting that holds the interval
+    buffers: ClassVar[tuple[str, ...]]  # what the state holds that is shaped like the parameter
+    has_product: ClassVar[bool] = False
+    couples_weight_decay: ClassVar[bool] = True
+    _layout: Layout | None = None
+    _clock: Clock | None = None
+    _home: Tensor | None = None
+    _homeless: State | None = None
+    _listed: int = 0
+
+    def __init__(
+        self, params: ParamsT, defaults: Group, rule: ContinuousRule, process_group: ProcessGroupSetting
+    ) -> None:
+        self.rule = rule
+        super().__init__(params, defaults, process_group)
 
     @property
     def needs(self) -> None:
@@ -82,230 +166,447 @@ class Continuous(GreedyAlignment):
     @property
     def interval(self) -> tuple[float, float]:
         """The smallest and the largest momentum."""
-        momenta = self._momenta(self.param_groups[0])
-        return min(momenta), max(momenta)
+        return self._interval(self.param_groups[0])
 
     @property
     def momentum(self) -> Tensor:
         """The momentum of the last step, () in float64 on the device of the first parameter."""
-        return cast(Tensor, self._record()["momentum"])
+        return self._record()["momentum"].clone()
 
     @property
     def autocorrelation(self) -> Tensor:
-        """The estimate of R_0 ... R_lags, (lags + 1,), as of the last look; NaN for lags of no products so far."""
+        """The estimate of R_0 ... R_lags, (lags + 1,), as of the last look; NaN for lags without products so far."""
         record = self._record()
-        if "sketches" not in record:
-            return torch.full((self.rule.lags + 1,), math.nan, device=record["momentum"].device)
-        return cast(Tensor, record["products"] * self.sketch.stride / record["weight"])
+        if "products" not in record:
+            return torch.full((self.rule.lags + 1,), math.nan, dtype=torch.float64, device=record["momentum"].device)
+        return record["products"] / record["weight"]
 
     @property
-    def selection(self) -> Record:
+    def selection(self) -> dict[str, Tensor]:
         """The momentum as if it were the nearest of 0.5, 0.9 and 0.99, in the form of `GapSGD.selection`.
 
         Bins are (0, 0.766), (0.766, 0.968) and (0.968, 1), which is where the score of `GapSGD` passes from one
         candidate to the next. `last`: the bin, (), -1 before the first step; `counts`: steps in each bin, (3,).
         """
         record = self._record()
-        self._count(record, record["age"])
-        last = torch.bucketize(record["momentum"], _edges(record["momentum"].device))
-        return {"last": last if record["age"] else torch.full_like(last, -1), "counts": record["counts"]}
+        age = record["age"]
+        last = torch.where(age > 0, place_of(record["momentum"]), -1)
+        return {"last": last, "counts": record["counts"] + counts_of(record["momentum"], age - record["counted"])}
+
+    @property
+    def sketch(self) -> Sketch | None:
+        """What the gradients are seen through; None before the first step, and for a single momentum."""
+        return None if self._layout is None else self._layout.sketch
 
     @torch.no_grad()
-    def step(self, closure: Callable[[], Any] | None = None) -> Any:  # type: ignore[override]
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:
         """Take one step; returns the closure's loss, or None. RuntimeError for sparse gradients."""
-        loss = None
-        if closure is not None:
-            with torch.enable_grad():
-                loss = closure()
-        lists = [(group, params) for group in self.param_groups for params in self._lists(group)]
-        momentum = self._observe()
-        for group, params in lists:
-            self._update(group, params, cast(list[Tensor], [param.grad for param in params]), momentum)
+        loss = None if closure is None else evaluate(closure)
+        refuse_sparse(self._all_params(), self)
+        for group in self.param_groups:
+            refuse_cycled(group, self.family, self._listed)
+        parts: list[Part] = []
+        for group in self.param_groups:
+            columns: list[list[Tensor]] = [[] for _ in range(2 + len(self._names))]
+            self._init_group(group, torch.compiler.is_compiling(), *columns)
+            parts += self._parts(group, *columns)
+        kept: list[Tensor] = []
+        self._init_group(None, torch.compiler.is_compiling(), kept)
+        record = dict(zip(self._record_names(self.param_groups[0]), kept, strict=True))
+        if torch.compiler.is_compiling():
+            momentum: Number = self._observe_compiled(record, parts)
+        else:
+            momentum = self._observe(record, parts)
+        for part in parts:
+            self._update(part, momentum if self._moves else self._momenta(part.group)[0])
         return loss
 
     # What a kind of optimizer says.
 
     def _momenta(self, group: Group) -> Sequence[float]:
+        """The momenta or beta1 that a group lists."""
         raise NotImplementedError
 
-    def _state_size(self) -> int:
-        """Bytes of the state that torch's optimizer would have."""
-        raise NotImplementedError
-
-    def _fresh_state(self, param: Tensor) -> dict[str, Any]:
-        """The state of a parameter before its first step."""
-        raise NotImplementedError
-
-    def _history(self, state: dict[str, Any]) -> object:
-        """Parameters of equal history are worked on in one call."""
-        return None
-
-    def _sample(self, sketch: Sketch, params: list[Tensor], groups: list[Group]) -> Tensor:
-        """The sampled coordinates of what the autocorrelation is measured of."""
-        sample = sketch.sample([param.grad for param in params])
-        if self.couples_weight_decay and any(group["weight_decay"] for group in groups):
-            signed = [-group["weight_decay"] if group["maximize"] else group["weight_decay"] for group in groups]
-            decays = [0.0 if param.grad is None else decay for param, decay in zip(params, signed, strict=True)]
-            sample += sketch.sample(params) * sketch.spread(decays)
-        return sample
-
-    def _update(self, group: Group, params: list[Tensor], grads: list[Tensor], momentum: Number) -> None:
+    def _update(self, part: Part, momentum: Number) -> None:
         """Update the buffers, and move the parameters."""
         raise NotImplementedError
 
-    def _lists(self, group: Group) -> list[list[Tensor]]:
-        """Parameters that have a gradient, in lists that one call may work on. Counts a step of each."""
-        lists: dict[Any, list[Tensor]] = {}
-        for i, param in enumerate(group["params"]):
+    def _sample(self, found: list[tuple[Part, int] | None], sketch: Sketch) -> Tensor:
+        """The sampled coordinates of what the autocorrelation is measured of.
+
+        Args:
+            found: of each parameter its part and place therein; None for a parameter without gradient.
+        """
+        sample = sketch.sample([None if place is None else place[0].grads[place[1]] for place in found])
+        if self.couples_weight_decay and any(group["weight_decay"] for group in self.param_groups):
+            params = [None if place is None else place[0].params[place[1]] for place in found]
+            decays = [0.0 if place is None else signed_decay(place[0].group) for place in found]
+            sample = sample + sketch.sample(params) * sketch.spread(decays)
+        return sample
+
+    # The parameters' state.
+
+    @property
+    def _names(self) -> tuple[str, ...]:
+        """Names in a parameter's state, without the record."""
+        return (*self.buffers, "step", *(("beta1_product",) if self.has_product else ()))
+
+    def _init_group(self, group: Group | None, separate: bool, *columns: list[Tensor]) -> None:
+        """Fill the columns with a group's parameters that have a gradient, their gradients and their state.
+
+        Without a group there is one column, for the record. What does not exist yet is made. The compiler calls a
+        method of this name instead of compiling it.
+
+        Args:
+            separate: give every parameter numbers of its own, which compiled code changes in place.
+        """
+        if group is None:
+            record = self._placed_record()
+            if self._moves:
+                self._arrange(record)
+            columns[0].extend(record[name] for name in self._record_names(self.param_groups[0]))
+            return
+        names, numbers = self._names, dict[torch.device, State]()
+        seen: set[int] = set()
+        for param in group["params"]:
             if param.grad is None:
                 continue
-            if param.grad.is_sparse:
-                raise RuntimeError(f"{type(self).__name__} does not support sparse gradients")
             state = self.state[param]
             if not state:
-                state.update(self._fresh_state(param))
-            state["step"] += 1
-            key = i if group["foreach"] is False else (param.device, param.dtype, self._history(state))
-            lists.setdefault(key, []).append(param)
-        return list(lists.values())
+                if param.device not in numbers:
+                    numbers[param.device] = self._fresh_numbers(param.device)
+                state.update({name: torch.zeros_like(param) for name in self.buffers} | numbers[param.device])
+            if separate:
+                for name in names[len(self.buffers) :]:
+                    if id(state[name]) in seen:
+                        state[name] = state[name].clone()
+                    seen.add(id(state[name]))
+            for column, value in zip(columns, (param, param.grad, *(state[name] for name in names)), strict=True):
+                column.append(value)
 
-    def _objectives(self, group: Group, params: list[Tensor], grads: list[Tensor]) -> list[Tensor]:
-        """Gradients of what is minimized, with coupled weight decay."""
-        if group["maximize"]:
-            grads = list(torch._foreach_neg(grads))
-        if self.couples_weight_decay and group["weight_decay"] != 0:
-            grads = list(torch._foreach_add(grads, params, alpha=group["weight_decay"]))
-        return grads
+    def _fresh_numbers(self, device: torch.device) -> State:
+        """The numbers in the state of parameters before their first step. All of equal history hold the same."""
+        step = {"step": torch.zeros((), dtype=torch.float32)}
+        return step | (
+            {"beta1_product": torch.ones((), dtype=torch.float64, device=device)} if self.has_product else {}
+        )
+
+    def _parts(self, group: Group, params: list[Tensor], grads: list[Tensor], *state: list[Tensor]) -> Iterator[Part]:
+        """Count a step of the parameters, and divide them."""
+        is_compiling, steps = torch.compiler.is_compiling(), state[len(self.buffers)]
+        lists: dict[Any, list[int]] = {}
+        for i, param in enumerate(params):
+            alone = is_compiling or group["foreach"] is False
+            lists.setdefault(i if alone else (param.device, param.dtype, id(steps[i])), []).append(i)
+        for members in lists.values():
+            owners = [params[i] for i in members]
+            step = steps[members[0]]
+            if is_compiling:
+                torch._foreach_add_([step], 1)
+            else:
+                step = step.cpu() + 1
+                for owner in owners:
+                    self.state[owner]["step"] = step
+            yield Part(
+                group,
+                owners,
+                [local(param) for param in owners],
+                [
+                    local_gradient(param) if is_distributed(param) else grads[i]
+                    for i, param in zip(members, owners, strict=True)
+                ],
+                {name: [local(column[i]) for i in members] for name, column in zip(self.buffers, state, strict=False)},
+                step if is_compiling else step.item(),
+                state[-1][members[0]] if self.has_product else None,
+            )
 
     # The momentum.
 
-    def _observe(self) -> Number:
+    def _observe(self, record: State, parts: list[Part]) -> Number:
         """The momentum of this step, with its gradients; on a CPU a float, elsewhere a tensor () in float32."""
-        record = self._record()
-        record["age"] += 1
+        if self._clock is None or not self._clock.tells(record):
+            self._clock = Clock(record)
+        clock = self._clock
+        clock.tick()
+        momentum = record["momentum"]
         if self._moves:
-            if "sketches" not in record:
-                self._start(record)
-            place = record["place"]
-            if place < self.rule.spell:
-                self._watch(record, place)
-            record["place"] = (place + 1) % (self.rule.spell + self.rule.rest)
-        momentum: Tensor = record["momentum"]
+            place = (clock.age - 1 - clock.began) % (self.rule.window + self.rule.rest)
+            if place < self.rule.window:
+                self._watch(record, clock, place, parts)
+        elif (fixed := float(self.interval[0])) != clock.momentum:  # a scheduler cycles it
+            self._count(record, clock)
+            momentum.fill_(fixed)
+            clock.momentum = fixed
         return momentum.item() if momentum.device.type == "cpu" else momentum.float()
 
-    def _all_params(self) -> tuple[list[Tensor], list[Group]]:
-        """Every parameter, and its group."""
-        params = [param for group in self.param_groups for param in group["params"]]
-        return params, [group for group in self.param_groups for _ in group["params"]]
-
-    @property
-    def sketch(self) -> Sketch:
-        """What the gradients are seen through."""
-        if self._sketch is None:
-            params, _ = self._all_params()
-            rows, small = self.rule.spell, 16 * (self.rule.lags + 8)
-            memory = MEMORY * self._state_size() - small
-            self._sketch = Sketch([param.numel() for param in params], memory, rows, self.rule.seed, params[0].device)
-        return self._sketch
-
-    def _start(self, record: dict[str, Any]) -> None:
-        """Begin anew with no sketches."""
-        device = self.sketch.signs.device
-        record["sketches"] = torch.zeros(self.rule.spell, self.sketch.width, device=device)
-        record["products"] = torch.zeros(self.rule.lags + 1, device=device)
-        record["squares"] = torch.zeros((), device=device)
-        record["weight"] = torch.zeros(self.rule.lags + 1, device=device)
-        record.update(place=0, looked=record["age"] - 1)
-
-    def _watch(self, record: dict[str, Any], place: int) -> None:
-        """Sketch the gradients of a step of a spell, and look at the estimate at every so many of them."""
+    def _watch(self, record: State, clock: Clock, place: int, parts: list[Part]) -> None:
+        """Sketch this gradient; every `every` steps, update the estimate."""
         lags, every, sketches = self.rule.lags, self.rule.every, record["sketches"]
         if place == 0:
             sketches.zero_()  # nothing is known of the steps before
-        params, groups = self._all_params()
-        self.sketch.fold(self._sample(self.sketch, params, groups), out=sketches[lags + place % every])
+        sketches[lags + place % every] = self._sketched(parts)
         if (place + 1) % every == 0:
-            self._refresh(record, place + 1)
+            self._count(record, clock)
+            for name, value in self._look(record, sketches, place + 1, clock.age - clock.looked).items():
+                record[name].copy_(value)
             sketches[:lags] = sketches[every:].clone()
+            clock.looked = clock.age
+            record["looked"].fill_(clock.age)
 
-    def _refresh(self, record: dict[str, Any], known: int) -> None:
-        """Take the last sketches into the autocorrelation, and move the momentum towards its maximizer.
+    def _observe_compiled(self, record: State, parts: list[Part]) -> Tensor:
+        """The same for compiled code, which computes at every step what some steps ask for, and keeps it in those."""
+        rule, momentum, age = self.rule, record["momentum"], record["age"] + 1
+        new = {
+            "age": age,
+            "counted": record["age"].clone(),
+            "counts": record["counts"] + counts_of(momentum, record["age"] - record["counted"]),
+        }
+        if self._moves:
+            lags, every = rule.lags, rule.every
+            place = (record["age"] - record["began"]) % (rule.window + rule.rest)
+            is_watched = place < rule.window
+            is_looked_at = is_watched & ((place + 1) % every == 0)
+            is_row = torch.arange(rule.window, device=age.device) == lags + place % every
+            sketches = torch.where(place == 0, 0.0, record["sketches"])
+            sketches = torch.where((is_row & is_watched)[:, None], self._sketched(parts), sketches)
+            found = self._look(record, sketches, place + 1, (age - record["looked"]).double()) | {"looked": age}
+            for name, value in found.items():
+                new[name] = torch.where(is_looked_at, value, record[name])
+            moved_up = torch.cat([sketches[every:], sketches[lags:]])
+            new["sketches"] = torch.where(is_looked_at, moved_up, sketches)
+        else:
+            new["momentum"] = torch.full_like(momentum, self.interval[0])
+        for name, value in new.items():
+            torch._foreach_copy_(
+                [record[name]], [value]
+            )  # `copy_` of a float64 () is lost in compiled code (torch 2.13)
+        return new.get("momentum", momentum)
 
-        Of the first gradients of a spell few are known before them, so that long lags have fewer products.
+    def _sketched(self, parts: list[Part]) -> Tensor:
+        """The sketch of this step's gradients, (width,): the sum of those of all ranks' parts."""
+        layout = cast(Layout, self._layout)
+        places = {owner: (part, i) for part in parts for i, owner in enumerate(part.owners)}
+        found = [
+            places.get(param) if counts else None
+            for param, counts in zip(self._all_params(), layout.counts, strict=True)
+        ]
+        return total(layout.sketch.fold(self._sample(found, layout.sketch)), layout.groups)
+
+    def _look(self, record: State, sketches: Tensor, known: int | Tensor, elapsed: int | Tensor) -> State:
+        """What is new in the record once the last sketches are taken into the autocorrelation.
+
+        Of the first gradients of a window few are known before them, so that long lags have fewer products.
+
+        Args:
+            known: sketches in this window, with those of the last `every` steps.
+            elapsed: steps since the last look.
         """
-        lags, every, sketches = self.rule.lags, self.rule.every, record["sketches"]
-        elapsed, record["looked"] = record["age"] - record["looked"], record["age"]
-        # A row of the product holds a sketch's inner products with all; those with itself and the ones before it lie
-        # one place further right in each row.
-        rows = (sketches[lags:] @ sketches.T).as_strided((every, lags + 1), (lags + every + 1, 1))
+        lags, every, forget = self.rule.lags, self.rule.every, self.rule.decay**elapsed
+        unit, square = bounded(sketches, record["products"][0] / record["weight"][0])
+        rows = lagged_products(unit, lags).double() * square
         counts = (known - torch.arange(lags + 1, device=rows.device)).clamp(0, every)
-        forget = self.rule.decay**elapsed
-        record["products"] = torch.add(rows.sum(0).flip(0), record["products"], alpha=forget)
-        record["squares"] = torch.add(rows[:, :lags].square().sum(), record["squares"], alpha=forget**2)
-        record["weight"] = torch.add(counts, record["weight"], alpha=forget)
-        self._settle(record, elapsed)
+        new = {
+            "products": rows.sum(0) + forget * record["products"],
+            "squares": rows[:, 1:].square().sum() + forget**2 * record["squares"],
+            "weight": counts + forget * record["weight"],
+        }
+        new["momentum"] = self._settled(new, record["momentum"], elapsed)
+        return new
 
-    def _count(self, record: dict[str, Any], age: int) -> None:
-        """Count the steps until then, since the last count; all of them had the present momentum."""
-        momentum, steps = record["momentum"], age - record["counted"]
-        if steps:
-            place = torch.bucketize(momentum, _edges(momentum.device))[None]
-            record["counts"] = record["counts"].index_add(0, place, torch.full_like(place, steps))
-            record["counted"] = age
-
-    def _settle(self, record: dict[str, Any], elapsed: int) -> None:
-        """The smoothed maximizer of the score, so many steps after the last."""
-        products = record["products"] if self.rule.score == "paper" else record["products"][1:]
-        low, high = self.interval
-        grid, filters = _filters(low, high, len(products), products.device)
-        best, index = (filters @ products).max(0)
+    def _settled(self, estimate: State, momentum: Tensor, elapsed: int | Tensor) -> Tensor:
+        """The smoothed maximizer of the score, `elapsed` steps after the last."""
+        layout, (low, high) = cast(Layout, self._layout), self.interval
+        products = estimate["products"] if self.rule.score == "paper" else estimate["products"][1:]
+        best, index = (layout.filters @ products).max(0)
         # Were the gradients uncorrelated, any score would have this variance.
-        variance = record["squares"] / self.rule.lags
-        beyond_doubt = best * best.abs() > DOUBT**2 * variance
-        target = torch.where(beyond_doubt, grid.index_select(0, index[None])[0], low)
-        keep = self.rule.smoothing**elapsed
-        self._count(record, record["age"] - 1)
-        record["momentum"] = torch.lerp(target, record["momentum"], keep).clamp_(low, high)
+        variance = estimate["squares"] / self.rule.lags
+        is_beyond_doubt = best * best.abs() > DOUBT**2 * variance
+        target = torch.where(is_beyond_doubt, layout.grid.index_select(0, index[None])[0], low)
+        return (target + (momentum - target) * self.rule.smoothing**elapsed).clamp(low, high)
 
-    def _record(self) -> dict[str, Any]:
-        record = self.state["selection"]  # type: ignore[index]
-        if not record:
-            device = self.param_groups[0]["params"][0].device
-            low, high = self.interval
-            start = torch.full((), min(max(START, low), high), dtype=torch.float64, device=device)
-            record["momentum"] = start
-            record["counts"] = torch.zeros(len(EDGES) + 1, dtype=torch.int64, device=device)
-            record.update(age=0, counted=0)
-        return cast(dict[str, Any], record)
+    def _count(self, record: State, clock: Clock) -> None:
+        """Count the steps before this one, since the last count; all of them had the present momentum."""
+        steps = clock.age - 1 - clock.counted
+        if steps:
+            record["counts"].add_(counts_of(record["momentum"], steps))
+            record["counted"].fill_(clock.age - 1)
+            clock.counted = clock.age - 1
+
+    # The record.
 
     @property
     def _moves(self) -> bool:
+        return self._listed > 1 and self.interval[1] > self.interval[0]
+
+    def _interval(self, group: Group) -> tuple[float, float]:
+        listed = self._momenta(group)
+        return min(listed), max(listed)
+
+    def _record_names(self, group: Group) -> tuple[str, ...]:
+        low, high = self._interval(group)
+        return COUNTERS + (ESTIMATE if high > low else ())
+
+    def _record(self) -> State:
+        """What is known so far. Changes nothing."""
+        for state in self.state.values():
+            if "momentum" in state:
+                return cast(State, state)
+        return self._homeless or self._fresh_record()
+
+    def _placed_record(self) -> State:
+        """The record, which is put into the state of the first parameter that has one."""
+        home = self._home
+        if home is None or "momentum" not in self.state.get(home, ()):
+            with_state = [param for param in self._all_params() if self.state.get(param)]
+            self._home = home = next(
+                (param for param in with_state if "momentum" in self.state[param]),
+                with_state[0] if with_state else None,
+            )
+        if home is None:  # a rank without parameters takes part in the sums all the same
+            self._homeless = record = self._homeless or self._fresh_record()
+            return record
+        record = cast(State, self.state[home])
+        names = self._record_names(self.param_groups[0])
+        if any(name not in record for name in names):
+            made = self._homeless or self._fresh_record()
+            record.update({name: made[name] for name in names if name not in record})
+            self._homeless = None
+        return record
+
+    def _fresh_record(self) -> State:
+        params, (low, high), lags = self._all_params(), self.interval, self.rule.lags
+        device = local(params[0]).device if params else torch.device("cpu")
+        record = {
+            "momentum": torch.full((), min(max(START, low), high), dtype=torch.float64, device=device),
+            "age": torch.zeros((), dtype=torch.int64, device=device),
+            "counted": torch.zeros((), dtype=torch.int64, device=device),
+            "counts": torch.zeros(len(EDGES) + 1, dtype=torch.int64, device=device),
+        }
+        if high > low:
+            record["began"] = torch.zeros((), dtype=torch.int64, device=device)
+            record["looked"] = torch.zeros((), dtype=torch.int64, device=device)
+            record["products"] = torch.zeros(lags + 1, dtype=torch.float64, device=device)
+            record["squares"] = torch.zeros((), dtype=torch.float64, device=device)
+            record["weight"] = torch.zeros(lags + 1, dtype=torch.float64, device=device)
+            record["sketches"] = torch.zeros(0, 0, dtype=torch.float32, device=device)
+        return record
+
+    def _arrange(self, record: State) -> None:
+        """Make the sketch, and have all ranks and the record fit it."""
+        if self._layout is None:
+            self._layout = self._made_layout(record["momentum"].device)
+            self._agree(record, self._layout.groups)
+        shape = self.rule.window, self._layout.sketch.width
+        if record["sketches"].shape != shape:
+            record["sketches"] = torch.zeros(shape, dtype=torch.float32, device=record["momentum"].device)
+            record["began"].copy_(record["age"])
+            self._clock = None
+
+    def _made_layout(self, device: torch.device) -> Layout:
+        """What the parameters and the ranks that hold them ask for."""
+        params, everyone = self._all_params(), resolve(self.process_group)
+        spread = [holders(param, everyone) for param in params]
+        groups = tuple(dict.fromkeys(group for over in spread for group in over))
+        if not groups and everyone is not None and not are_replicas(params, everyone):
+            groups, spread = (everyone,), [(everyone,)] * len(params)
+        # Of replicas the first rank's counts.
+        counts = [all(group in over or dist.get_rank(group) == 0 for group in groups) for over in spread]
+        sizes = [local(param).numel() if mine else 0 for param, mine in zip(params, counts, strict=True)]
+        memory = len(self.buffers) * sum(local(p).nbytes for p, mine in zip(params, counts, strict=True) if mine)
+        size, seed = sum(sizes), self.rule.seed
+        if groups:
+            numbers = total(torch.tensor([size, memory], dtype=torch.float64, device=device), groups)
+            size, memory = (int(number) // math.prod(map(dist.get_world_size, groups)) for number in numbers.tolist())
+            for group in groups:
+                seed = (seed * dist.get_world_size(group) + dist.get_rank(group) + 1) % 2**62
+        memory_of_sketch = MEMORY * memory - 16 * (self.rule.lags + 8)
+        sketch = Sketch(sizes, memory_of_sketch, self.rule.window, seed, device, size)
         low, high = self.interval
-        return high > low
+        lags = self.rule.lags + (self.rule.score == "paper")
+        return Layout(sketch, counts, groups, *filters(low, high, lags, device))
+
+    def _agree(self, record: State, groups: Sequence[ProcessGroup]) -> None:
+        """Have the ranks go on from the record of the one that has taken the most steps; others had no parameters."""
+        names = [name for name in self._record_names(self.param_groups[0]) if name != "sketches"]
+        for group in groups:
+            rows = gathered(torch.cat([record[name].double().flatten() for name in names]), group)
+            ages = rows[:, names.index("age")]
+            if ages.min() < ages.max():
+                best = torch.split(rows[ages.argmax()], [record[name].numel() for name in names])
+                for name, value in zip(names, best, strict=True):
+                    record[name].copy_(value.view_as(record[name]))
+                record["sketches"] = record["sketches"].new_zeros(0, 0)
 
     # Settings.
 
     def add_param_group(self, param_group: Group) -> None:
-        """Add parameters, with settings of their own where given; sketches of fewer parameters are forgotten."""
+        """Add parameters, with settings of their own where given; what is known of fewer parameters is forgotten."""
         super().add_param_group(param_group)
-        self._sketch = None
-        self.state.get("selection", {}).pop("sketches", None)  # type: ignore[call-overload]
+        record = next((state for state in self.state.values() if "products" in state), None)
+        if record is not None:
+            for name in ("products", "squares", "weight"):
+                record[name].zero_()
+            record["sketches"] = record["sketches"].new_zeros(0, 0)
 
     def _checked(self, group: Group) -> Group:
-        group = super()._checked(group)
-        for name in ("nesterov", "dampening", "lr_modulation"):
-            require(not group.get(name), name, group.get(name), 'off with candidates="continuous"')
-        momenta, own = (self._momenta(g) for g in (self.param_groups[0] if self.param_groups else group, group))
-        same = (min(own), max(own)) == (min(momenta), max(momenta))
-        require(same, self.family, group[self.family], f"on the interval of the first group, {momenta}")
+        self._check_settings(group)
+        own, first = self._interval(group), self._interval(self.param_groups[0] if self.param_groups else group)
+        require(own == first, self.family, group[self.family], f"on the interval of the first group, {first}")
         return group
 
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        super().__setstate__(state)
-        self._sketch = None
+    def _check_settings(self, group: Group) -> None:
+        for name in ("lr", "weight_decay"):
+            require(group[name] >= 0, name, group[name], "at least 0")
+        for name in ("nesterov", "dampening", "lr_modulation"):
+            require(not group.get(name), name, group.get(name), 'off with candidates="continuous"')
+        require(len(self._momenta(group)) > 0, self.family, group[self.family], "at least one number")
+
+    def _forget_layout(self) -> None:
+        self._layout = self._clock = self._home = None
+        if self.param_groups:
+            self._listed = len(self._momenta(self.param_groups[0]))
+
+    # Saving and loading.
+
+    def _state_names(self, group: Group) -> dict[str, bool]:
+        return {name: name in self.buffers for name in (*self._names, *self._record_names(group))}
+
+    def _check_state(self, param: Tensor, group: Group, state: State, key: object) -> None:
+        names = self._record_names(group)
+        is_whole = not any(name in state for name in names)  # of the parameters one has the record
+        super()._check_state(param, group, {**dict.fromkeys(names, param), **state} if is_whole else state, key)
+        if "products" in state:
+            found = len(state["products"]) - 1
+            require(found == self.rule.lags, "lags of state_dict", found, f"the optimizer's, {self.rule.lags}")
+
+    def _translated(self, group: Group, saved: Group, states: list[State]) -> Group:
+        if "lr_modulation" not in saved:  # of torch's optimizer, whose buffer is ours
+            saved = {**saved, self.family: group[self.family]}
+            for state in states:
+                self._adopt(state, saved)
+        now = super()._translated(group, saved, states)
+        self._check_settings(now)
+        return now
+
+    def _adopt(self, state: State, saved: Group) -> None:
+        """Make the state of a parameter in torch's optimizer one of ours."""
+
+    def _take_over(self, prepared: dict[str, Any]) -> None:
+        super()._take_over(prepared)
+        # Of equal numbers all parameters hold the same tensor again.
+        held: dict[Any, State] = {}
+        for param, state in self.state.items():
+            if "step" in state:
+                numbers = {name: state[name] for name in self._names[len(self.buffers) :]}
+                numbers["step"] = numbers["step"].cpu().float()
+                key = (param.device, *(number.item() for number in numbers.values()))
+                state.update(held.setdefault(key, numbers))
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**super().__getstate__(), "rule": self.rule}
 
 
-class ContinuousSGD(Continuous, GapSGD):
+class ContinuousSGD(Continuous):
     r"""SGD whose momentum is, at every step, the one on an interval that suits the gradients' autocorrelation.
 
     With :math:`R_k = E\langle g_n, g_{n-k}\rangle`, the momentum is the smoothed maximizer of
@@ -322,7 +623,8 @@ class ContinuousSGD(Continuous, GapSGD):
     Args:
         params, lr: as in `GapSGD`.
         momentum: the interval, from the smallest to the largest of the numbers given, in [0, 1). A single number is
-            `torch.optim.SGD` bit for bit on the CPU.
+            `torch.optim.SGD`: on the CPU, in float32 and float64, bit for bit its fused step; elsewhere its plain step
+            to rounding. It may be cycled by a scheduler.
         select: ``"global"``.
         score: ``"debiased"``, as above; ``"paper"`` has the sums begin at k = 0.
         lags: K, at least 2.
@@ -330,22 +632,32 @@ class ContinuousSGD(Continuous, GapSGD):
         smoothing: share of the past in the momentum, per step, in [0, 1).
         every: steps between two looks at the estimate. Until the first look the momentum is 0.9, or what of the
             interval is nearest to it.
-        rest: gradients are watched in spells of lags + every steps; in so many steps between two spells the momentum
-            stays. Long lags have fewer products in a spell, and so less of a say.
+        rest: gradients are observed in windows of lags + every steps; in so many steps between two windows the momentum
+            stays. Long lags have fewer products in a window, and so less of a say.
         seed: of the sketch; two optimizers of equal seeds and parameters measure alike.
-        **settings: weight_decay (coupled), maximize and foreach, see `SwitchingSGD`.
+        weight_decay: coupled; it enters the gradient that is measured and applied.
+        maximize, foreach: as in `torch.optim.SGD`.
+        dampening, nesterov, lr_modulation: off; there for those who pass the settings of `GapSGD`.
+        process_group: the ranks that train this model together, where torch.distributed is used: ``"world"``, all; a
+            process group; or None, this process by itself. Where they hold shards, each sketches its own, and the
+            sketches are summed, so that all take the same momentum.
 
     Gradients are seen through a `Sketch`; a parameter without a gradient counts as one whose gradient is 0, and its
-    buffer and value stay as they are.
+    buffer and value stay as they are. A sketch that is not finite counts as 0, and one longer than 100 times the median
+    of its window is cut to that, so that a spike is forgotten.
 
     Shape: parameters of any shape and floating dtype; state is one buffer shaped like the parameter, and for all of
-        them together signs, 32 sketches and a few numbers, at most 5 % of the buffers from some 8,000 elements on and
-        at most 0.2 MB. (A table of 10 KB is shared by all optimizers of a process.) On an accelerator no step waits.
-    Raises: as `GapSGD`, and ValueError for nesterov, dampening or lr_modulation.
+        them together signs, 32 sketches and a few numbers, at most 5 % of the buffers and 128 bytes from some 12,000
+        elements on, and at most 0.2 MB. (A table of 20 KB is shared by all optimizers of a process.) The sketches and
+        numbers lie in the state of the first parameter that has one. On an accelerator no step waits.
+    Raises: ValueError for a setting outside its range or complex parameters, and for nesterov, dampening or
+        lr_modulation; RuntimeError for sparse gradients. `FullyShardedDataParallel.optim_state_dict` cannot save the
+        sketches: use `fully_shard`, or this rank's own `state_dict`.
     Source: the principle is that of arXiv 2512.06370; estimate and maximizer are chosen here.
     """
 
-    buffers = "momentum_buffer"
+    family = "momentum"
+    buffers = ("momentum_buffer",)
 
     def __init__(
         self,
@@ -362,42 +674,64 @@ class ContinuousSGD(Continuous, GapSGD):
         every: int = 16,
         rest: int = 32,
         seed: int = 0,
-        **settings: Unpack[SGDSettings],
+        dampening: float = 0.0,
+        weight_decay: float = 0.0,
+        nesterov: bool = False,
+        lr_modulation: bool = False,
+        maximize: bool = False,
+        foreach: bool | None = None,
+        process_group: ProcessGroupSetting = "world",
     ) -> None:
+        require(candidates == "continuous", "candidates", candidates, '"continuous"')
+        defaults = {
+            "lr": lr,
+            "momentum": momentum,
+            "dampening": dampening,
+            "weight_decay": weight_decay,
+            "nesterov": nesterov,
+            "lr_modulation": lr_modulation,
+            "maximize": maximize,
+            "foreach": foreach,
+        }
         rule = ContinuousRule(select, score, lags, decay, smoothing, every, rest, seed)
-        SwitchingSGD.__init__(self, params, lr, momentum, rule, **settings)
+        super().__init__(params, defaults, rule, process_group)
 
     def _momenta(self, group: Group) -> Sequence[float]:
-        return cast(Sequence[float], group["momentum"])
+        return momenta(group)
 
-    def _state_size(self) -> int:
-        return sum(param.nbytes for param in self._all_params()[0])
+    def _check_settings(self, group: Group) -> None:
+        super()._check_settings(group)
+        check_momentum(group)
 
-    def _fresh_state(self, param: Tensor) -> dict[str, Any]:
-        return {"step": 0, "momentum_buffer": torch.zeros_like(param)}
+    def _adopt(self, state: State, saved: Group) -> None:
+        if state.get("momentum_buffer") is None:  # of steps without momentum
+            state.clear()
+        else:
+            state["step"] = torch.ones((), dtype=torch.float32)
 
-    def _update(self, group: Group, params: list[Tensor], grads: list[Tensor], momentum: Number) -> None:
-        buffers = [self.state[param]["momentum_buffer"] for param in params]
-        if not isinstance(momentum, Tensor) and _fits_kernel(params, grads, buffers):
+    def _update(self, part: Part, momentum: Number) -> None:
+        group, params, grads, buffers = part.group, part.params, part.grads, part.state["momentum_buffer"]
+        lr = group["lr"]
+        if not isinstance(momentum, Tensor) and all(map(fits_kernel_of_cpu, params, grads, buffers)):
             torch._fused_sgd_(
                 params,
                 grads,
                 buffers,
                 weight_decay=group["weight_decay"],
                 momentum=max(momentum, TINY),  # at 0 the kernel would leave the buffer as it is
-                lr=float(group["lr"]),
+                lr=float(lr),
                 dampening=0.0,
                 nesterov=False,
                 maximize=group["maximize"],
                 is_first_step=False,
             )
             return
-        torch._foreach_mul_(buffers, _on(params[0].device, momentum))
-        torch._foreach_add_(buffers, self._objectives(group, params, grads))
-        torch._foreach_add_(params, buffers, alpha=-group["lr"])
+        scale_(buffers, on(params[0].device, momentum))
+        torch._foreach_add_(buffers, objectives(part, self.couples_weight_decay))
+        descend(params, buffers, lr)
 
 
-class ContinuousAdam(Continuous, GapAdam):
+class ContinuousAdam(Continuous):
     r"""Adam whose beta1 is, at every step, the one on an interval that suits the gradients' autocorrelation.
 
     As `ContinuousSGD`, with :math:`R_k = E\langle P^{1/2} g_n, P^{1/2} g_{n-k}\rangle`,
@@ -409,15 +743,21 @@ class ContinuousAdam(Continuous, GapAdam):
     Args:
         params, lr: as in `GapAdam`.
         betas: pairs (beta1, beta2) with a common beta2, whose smallest and largest beta1 are the ends of the interval.
-            A single pair is `torch.optim.Adam` bit for bit on the CPU.
+            A single pair is `torch.optim.Adam`: on the CPU, in float32 and float64, bit for bit its fused step;
+            elsewhere its plain step to rounding. It may be cycled by a scheduler.
         select, score, lags, decay, smoothing, every, rest, seed: as in `ContinuousSGD`.
-        **settings: eps, weight_decay (coupled), maximize and foreach, see `SwitchingAdam`.
+        eps, maximize, foreach: as in `torch.optim.Adam`.
+        weight_decay: coupled, 0 by default.
+        lr_modulation, process_group: as in `ContinuousSGD`.
 
     Shape: as `ContinuousSGD`; state is a first and a second moment.
     Raises, source: as `ContinuousSGD`.
     """
 
-    buffers = "exp_avg"
+    family = "betas"
+    buffers = ("exp_avg", "exp_avg_sq")
+    has_product = True
+    default_weight_decay: ClassVar[float] = 0.0
 
     def __init__(
         self,
@@ -434,150 +774,193 @@ class ContinuousAdam(Continuous, GapAdam):
         every: int = 16,
         rest: int = 32,
         seed: int = 0,
-        **settings: Unpack[AdamSettings],
+        eps: float = 1e-8,
+        weight_decay: float | None = None,
+        lr_modulation: bool = False,
+        maximize: bool = False,
+        foreach: bool | None = None,
+        process_group: ProcessGroupSetting = "world",
     ) -> None:
+        require(candidates == "continuous", "candidates", candidates, '"continuous"')
+        defaults = {
+            "lr": lr,
+            "betas": betas,
+            "eps": eps,
+            "weight_decay": self.default_weight_decay if weight_decay is None else weight_decay,
+            "lr_modulation": lr_modulation,
+            "maximize": maximize,
+            "foreach": foreach,
+        }
         rule = ContinuousRule(select, score, lags, decay, smoothing, every, rest, seed)
-        SwitchingAdam.__init__(self, params, lr, betas, rule, **settings)
+        super().__init__(params, defaults, rule, process_group)
 
     def _momenta(self, group: Group) -> Sequence[float]:
-        return [beta for beta, _ in group["betas"]]
+        return [beta for beta, _ in pairs(group)]
 
-    def _state_size(self) -> int:
-        return 2 * sum(param.nbytes for param in self._all_params()[0])
+    def _check_settings(self, group: Group) -> None:
+        check_betas(group)
+        require(group["eps"] >= 0, "eps", group["eps"], "at least 0")
+        super()._check_settings(group)
 
-    def _fresh_state(self, param: Tensor) -> dict[str, Any]:
-        zeros = {name: torch.zeros_like(param) for name in ("exp_avg", "exp_avg_sq")}
-        return {"step": 0, **zeros, "beta1_product": _one(param.device)}
+    def _adopt(self, state: State, saved: Group) -> None:
+        if "step" in state and "exp_avg" in state:
+            state["step"] = torch.as_tensor(state["step"])
+            state["beta1_product"] = saved["betas"][0] ** state["step"].double()
 
-    def _history(self, state: dict[str, Any]) -> object:
-        # All that have seen the same beta1 hold the same tensor.
-        return state["step"], id(state["beta1_product"])
+    def _sample(self, found: list[tuple[Part, int] | None], sketch: Sketch) -> Tensor:
+        gradient = super()._sample(found, sketch)
+        groups = [group for group in self.param_groups for _ in group["params"]]
+        beta2 = sketch.spread([pairs(group)[0][1] for group in groups])
+        squares = sketch.sample([None if place is None else place[0].state["exp_avg_sq"][place[1]] for place in found])
+        squares = squares * beta2 + gradient.square() * (1 - beta2)
+        known = [1 - pairs(place[0].group)[0][1] ** place[0].step for place in found if place is not None]
+        corrections = iter(known)  # where there is no gradient, any will do
+        correction = sketch.spread([known[0] if place is None else next(corrections) for place in found])
+        denominator = (squares / correction).sqrt() + sketch.spread([group["eps"] for group in groups])
+        return gradient / denominator.sqrt().clamp(min=TINY)
 
-    def _sample(self, sketch: Sketch, params: list[Tensor], groups: list[Group]) -> Tensor:
-        gradient = super()._sample(sketch, params, groups)
-        states = [{} if param.grad is None else self.state[param] for param in params]
-        beta2 = sketch.spread([group["betas"][0][1] for group in groups])
-        exp_avg_sq = sketch.sample([state.get("exp_avg_sq") for state in states]) * beta2
-        exp_avg_sq += gradient.square() * (1 - beta2)
-        ages = [state.get("step") or max(s.get("step", 1) for s in states) for state in states]
-        corrections = [1 - group["betas"][0][1] ** age for group, age in zip(groups, ages, strict=True)]
-        denominator = (exp_avg_sq / sketch.spread(corrections)).sqrt_().add_(sketch.spread([g["eps"] for g in groups]))
-        return gradient / denominator.sqrt_().clamp_(min=TINY)
-
-    def _update(self, group: Group, params: list[Tensor], grads: list[Tensor], momentum: Number) -> None:
-        states = [self.state[param] for param in params]
-        step, product = states[0]["step"], states[0]["beta1_product"] * _on(params[0].device, momentum)
-        for state in states:
-            state["beta1_product"] = product
-        exp_avgs = [state["exp_avg"] for state in states]
-        exp_avg_sqs = [state["exp_avg_sq"] for state in states]
-        if not isinstance(momentum, Tensor) and _fits_kernel(params, grads, exp_avgs):
-            self._update_fused(group, params, grads, exp_avgs, exp_avg_sqs, momentum, step, product.item())
+    def _update(self, part: Part, momentum: Number) -> None:
+        group, product = part.group, cast(Tensor, part.product)
+        if torch.compiler.is_compiling():
+            torch._foreach_mul_([product], momentum)
+        else:
+            product = product * on(product.device, momentum)
+            for owner in part.owners:
+                self.state[owner]["beta1_product"] = product
+        beta2 = pairs(group)[0][1]
+        exp_avgs, exp_avg_sqs = part.state.values()
+        if not isinstance(momentum, Tensor) and all(
+            map(fits_kernel_of_cpu, part.params, part.grads, exp_avgs, exp_avg_sqs)
+        ):
+            self._update_fused(part, momentum, beta2, product.item())
             return
-        lr, (_, beta2) = group["lr"], group["betas"][0]
-        grads = self._objectives(group, params, grads)
+        params, grads, step, lr = part.params, objectives(part, self.couples_weight_decay), part.step, group["lr"]
+        if isinstance(step, Tensor):
+            step = step.double()  # in float32 1 - 0.999^step has four digits
         if not self.couples_weight_decay and group["weight_decay"] != 0:
-            torch._foreach_mul_(params, 1 - lr * group["weight_decay"])
-        # There is no lerp with a weight that the host does not know.
-        beta = _on(params[0].device, momentum)
-        torch._foreach_mul_(exp_avgs, beta / (1 - beta))
-        torch._foreach_add_(exp_avgs, grads)
-        torch._foreach_mul_(exp_avgs, 1 - beta)
+            scale_(params, 1 - lr * group["weight_decay"])
+        if isinstance(momentum, Tensor):  # there is no lerp with a weight that the host does not know
+            beta = on(params[0].device, momentum)
+            torch._foreach_mul_(exp_avgs, beta / (1 - beta))
+            torch._foreach_add_(exp_avgs, grads)
+            torch._foreach_mul_(exp_avgs, 1 - beta)
+        else:
+            torch._foreach_lerp_(exp_avgs, grads, 1 - momentum)
         torch._foreach_mul_(exp_avg_sqs, beta2)
         torch._foreach_addcmul_(exp_avg_sqs, grads, grads, 1 - beta2)
         denominators = torch._foreach_sqrt(exp_avg_sqs)
-        correction = (1 - product).float()
-        torch._foreach_mul_(denominators, correction / (1 - beta2**step) ** 0.5)
-        torch._foreach_add_(denominators, correction * group["eps"])
-        torch._foreach_addcdiv_(params, exp_avgs, denominators, value=-lr)
+        torch._foreach_div_(denominators, (1 - beta2**step) ** 0.5)
+        torch._foreach_add_(denominators, group["eps"])
+        # torch corrects by its present beta1, which a scheduler may cycle; here by all that there were.
+        correction = 1 - product if self._moves else 1 - momentum**step
+        if isinstance(correction, Tensor) and correction.device.type == "cpu" and not torch.compiler.is_compiling():
+            correction = correction.item()
+        if isinstance(correction, Tensor) or isinstance(lr, Tensor):
+            torch._foreach_mul_(denominators, on(params[0].device, correction))
+            descend(params, list(torch._foreach_div(exp_avgs, denominators)), lr)
+        else:
+            torch._foreach_addcdiv_(params, exp_avgs, denominators, value=-(lr / correction))
 
-    def _update_fused(
-        self,
-        group: Group,
-        params: list[Tensor],
-        grads: list[Tensor],
-        exp_avgs: list[Tensor],
-        exp_avg_sqs: list[Tensor],
-        beta: float,
-        step: int,
-        product: float,
-    ) -> None:
-        """One pass over memory. The kernel's bias correction is that of a constant beta1; it is made the right one."""
-        ratio = (1 - product) / (1 - beta**step) if self._moves else 1.0
+    def _update_fused(self, part: Part, beta1: float, beta2: float, product: float) -> None:
+        """One pass over memory. Rescaled, because the kernel assumes a constant beta1."""
+        group, step = part.group, cast(float, part.step)
+        ratio = (1 - product) / (1 - beta1**step) if self._moves else 1.0
         kernel, decay = torch._fused_adam_, group["weight_decay"]
         if not self.couples_weight_decay:
             kernel, decay = torch._fused_adamw_, decay * ratio
+        exp_avgs, exp_avg_sqs = part.state.values()
         kernel(
-            params,
-            grads,
+            part.params,
+            part.grads,
             exp_avgs,
             exp_avg_sqs,
             [],
-            [torch.tensor(float(step))] * len(params),
+            [torch.full((), step, dtype=torch.float32)] * len(part.params),
             lr=float(group["lr"]) / ratio,
-            beta1=beta,
-            beta2=group["betas"][0][1],
+            beta1=beta1,
+            beta2=beta2,
             weight_decay=decay,
             eps=group["eps"],
             amsgrad=False,
             maximize=group["maximize"],
         )
 
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Load a state; it is copied, so that two optimizers never share a buffer."""
-        super().load_state_dict(state_dict)
-        # torch gives each parameter a tensor of its own, in the parameter's precision.
-        saved = {
-            key: state_dict["state"][key]["beta1_product"]
-            for key in state_dict["state"]
-            if "beta1_product" in state_dict["state"][key]
-        }
-        keys = [key for group in state_dict["param_groups"] for key in group["params"]]
-        params = [param for group in self.param_groups for param in group["params"]]
-        shared: dict[tuple[torch.device, float], Tensor] = {}
-        for key, param in zip(keys, params, strict=True):
-            if key in saved:
-                product = saved[key].to(param.device, torch.float64, copy=True)
-                self.state[param]["beta1_product"] = shared.setdefault((param.device, product.item()), product)
 
-
-class ContinuousAdamW(ContinuousAdam, GapAdamW):
+class ContinuousAdamW(ContinuousAdam):
     """`ContinuousAdam` with decoupled weight decay, 0.01 by default; a single pair is `torch.optim.AdamW`."""
 
-
-FORMS: dict[type, type] = {GapSGD: ContinuousSGD, GapAdam: ContinuousAdam, GapAdamW: ContinuousAdamW}
-
-
-def _fits_kernel(params: list[Tensor], grads: list[Tensor], buffers: list[Tensor]) -> bool:
-    """Whether a CPU's fused kernel, which goes through memory in order, finds the same coordinates everywhere."""
-    return params[0].device.type == "cpu" and all(
-        param.dtype == grad.dtype
-        and (
-            (param.is_contiguous() and grad.is_contiguous() and buffer.is_contiguous())  # quicker to ask
-            or param.stride() == grad.stride() == buffer.stride()
-        )
-        for param, grad, buffer in zip(params, grads, buffers, strict=True)
-    )
+    couples_weight_decay = False
+    default_weight_decay = 0.01
 
 
-def _on(device: torch.device, number: Number) -> Number:
+def objectives(part: Part, couples_weight_decay: bool) -> list[Tensor]:
+    """Gradients of what is minimized, with coupled weight decay."""
+    group, grads = part.group, part.grads
+    if group["maximize"]:
+        grads = list(torch._foreach_neg(grads))
+    if couples_weight_decay and group["weight_decay"] != 0:
+        grads = list(torch._foreach_add(grads, part.params, alpha=group["weight_decay"]))
+    return grads
+
+
+def descend(params: list[Tensor], updates: list[Tensor], rate: Number) -> None:
+    """Move the parameters against the updates."""
+    if isinstance(rate, Tensor) or torch.compiler.is_compiling():
+        torch._foreach_sub_(params, [update * rate for update in updates])
+    else:
+        torch._foreach_add_(params, updates, alpha=-rate)
+
+
+def signed_decay(group: Group) -> float:
+    """The part of the parameters that coupled weight decay adds to their gradients."""
+    decay: float = group["weight_decay"]
+    return -decay if group["maximize"] else decay
+
+
+def lagged_products(sketches: Tensor, lags: int) -> Tensor:
+    """Inner products of each row from number `lags` on with itself and the `lags` ones before it, (rows, lags + 1)."""
+    products = sketches[lags:] @ sketches.T
+    row = torch.arange(lags, len(sketches), device=sketches.device)
+    return products.gather(1, row[:, None] - torch.arange(lags + 1, device=sketches.device))
+
+
+def bounded(sketches: Tensor, known: Tensor) -> tuple[Tensor, Tensor]:
+    """Sketches in units of their median norm, those beyond `OUTLIER` cut to it; and the square of that unit, ().
+
+    What is not finite becomes 0. `known` is the mean square norm so far, NaN where there is none.
+    """
+    norms = torch.linalg.vector_norm(sketches, dim=1, dtype=torch.float64)
+    is_finite = norms.isfinite()
+    norms = torch.where(is_finite & (norms > 0), norms, math.nan)
+    unit = torch.cat([norms, torch.where(known > 0, known, math.nan).sqrt()[None]]).nanmedian().nan_to_num(1.0)
+    factors = (1 / torch.maximum(norms.nan_to_num(0.0) / OUTLIER, unit)).float()
+    return torch.where(is_finite[:, None], sketches, 0.0) * factors[:, None], unit.square()
+
+
+def place_of(momentum: Tensor) -> Tensor:
+    """The bin of a momentum, () in int64."""
+    return (momentum > edges(momentum.device)).sum()
+
+
+def counts_of(momentum: Tensor, steps: int | Tensor) -> Tensor:
+    """The number of steps in each bin, where all had one momentum."""
+    return (torch.arange(len(EDGES) + 1, device=momentum.device) == place_of(momentum)) * steps
+
+
+def on(device: torch.device, number: Number) -> Number:
+    """The number, on a device if it is a tensor."""
     return number.to(device) if isinstance(number, Tensor) else number
 
 
 @lru_cache(maxsize=16)
-def _filters(low: float, high: float, lags: int, device: torch.device) -> tuple[Tensor, Tensor]:
-    """Momenta on the interval, (points,) in float64, evenly in log(1 - m), and their filters' taps, (points, lags)."""
+def filters(low: float, high: float, lags: int, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Momenta on the interval, (points,), evenly in log(1 - m), and their filters' taps, (points, lags); in float64."""
     grid = 1 - torch.logspace(math.log10(1 - low), math.log10(1 - high), POINTS, dtype=torch.float64)
     grid[0], grid[-1] = low, high
-    filters = normalize(grid[:, None] ** torch.arange(lags), dim=1)
-    return grid.to(device), filters.float().to(device)
+    taps = normalize(grid[:, None] ** torch.arange(lags), dim=1)
+    return grid.to(device), taps.to(device)
 
 
-@lru_cache(maxsize=16)
-def _one(device: torch.device) -> Tensor:
-    return torch.ones((), dtype=torch.float64, device=device)
-
-
-@lru_cache(maxsize=16)
-def _edges(device: torch.device) -> Tensor:
+def edges(device: torch.device) -> Tensor:
+    """Where a bin ends and the next begins."""
     return torch.tensor(EDGES, dtype=torch.float64, device=device)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.optim.optimizer import ParamsT
 
-from optrepro.optimizers._base import Group
+from optrepro.optimizers._base import Group, require
 from optrepro.optimizers._closure import ClosureOptimizer
 from optrepro.optimizers._coordinates import Coordinates, Memory
 from optrepro.optimizers._ranks import gathered, local, local_gradient, total
@@ -30,6 +30,7 @@ class Polyak(ClosureOptimizer):
     Args:
         params: parameters to optimize, in one group, as they share one step length.
         optimum: the minimum, a float or a tensor that broadcasts to the loss, on the device of the parameters.
+        lr: factor on the step, at least 0; 1 is Polyak's. Schedulers and training programs expect one.
         process_group: the ranks that train the model together: ``"world"`` (all), None (this one alone) or a
             `torch.distributed.ProcessGroup`. Their mean loss is looked at. The ranks must hold the same parameters, or
             shards of `fully_shard` or `FullyShardedDataParallel`, and these a scalar loss.
@@ -49,10 +50,11 @@ class Polyak(ClosureOptimizer):
         self,
         params: ParamsT,
         optimum: float | Tensor = 0.0,
+        lr: float | Tensor = 1.0,
         *,
         process_group: ProcessGroup | Literal["world"] | None = "world",
     ) -> None:
-        super().__init__(params, {"optimum": optimum}, process_group)
+        super().__init__(params, {"optimum": optimum, "lr": lr}, process_group)
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Add the one group there may be; ValueError for a second one or for parameters that cannot be optimized."""
@@ -61,9 +63,10 @@ class Polyak(ClosureOptimizer):
         super().add_param_group(param_group)
 
     def _checked(self, group: Group) -> Group:
+        require(group["lr"] >= 0, "lr", group["lr"], "at least 0")
         optimum = group["optimum"]
-        if not torch.as_tensor(optimum).isfinite().all():
-            raise ValueError(f"optimum = {optimum} is not finite; Polyak's step needs the minimum of the loss.")
+        is_finite = bool(torch.as_tensor(optimum).isfinite().all())
+        require(is_finite, "optimum", optimum, "finite: the step needs the minimum of the loss")
         return group
 
     def _remembered(self) -> Memory:
@@ -74,6 +77,7 @@ class Polyak(ClosureOptimizer):
 
     def _take(self, loss: Any, closure: Callable[[], Any]) -> None:
         coordinates, value = self._laid_out(), _value(loss)
+        lr = self.param_groups[0]["lr"]
         for param in coordinates.params:
             _require_fit(param, value.shape, bool(coordinates.shards))
         above = _above(_mean(value.to(coordinates.device), coordinates), self.param_groups[0]["optimum"]).unsqueeze(-1)
@@ -87,7 +91,7 @@ class Polyak(ClosureOptimizer):
         inverse = torch.where(norm > 0, 1 / norm, 0)
         moves = above.isfinite() & norm.isfinite()
         for param, gradient in rows.items():
-            step = torch.where(moves, above * inverse * (gradient * inverse), 0)
+            step = torch.where(moves, lr * above * inverse * (gradient * inverse), 0)
             local(param).sub_(step.view(local(param).shape))
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import cast
 
 import torch
 from torch import Tensor
@@ -30,6 +31,9 @@ class Sketch:
     for the width d and the stride s, if neither buckets nor stride fall in step with the coordinates. (q is the
     kurtosis over the number of coordinates for x = y.) The stride is 1 or a prime that divides no tensor's size.
 
+    Where ranks hold parts of the tensors, each sketches its own with another seed; the sum of their sketches is one of
+    the whole.
+
     Args:
         sizes: number of elements of each tensor.
         memory: bytes that the signs, of one byte each and at most half of it, and `rows` sketches in float32 may take.
@@ -37,20 +41,30 @@ class Sketch:
         rows: sketches that are kept.
         seed: of signs and first coordinate.
         device: where the sketches are made.
+        total: the number of elements, or its mean over ranks, whose sketches have equal widths then.
 
     Source: count sketch of Charikar et al. 2002, with equal buckets; the sample is chosen here.
     """
 
-    def __init__(self, sizes: Sequence[int], memory: float, rows: int, seed: int, device: torch.device) -> None:
-        total = sum(sizes)
+    def __init__(
+        self,
+        sizes: Sequence[int],
+        memory: float,
+        rows: int,
+        seed: int,
+        device: torch.device,
+        total: int | None = None,
+    ) -> None:
+        size = sum(sizes)
+        total = size if total is None else total
         most = min(MOST, max(FEWEST, total // SHARE))
-        sampled = min(most, max(8 * SMALLEST, int(memory / 2)), total)
+        sampled = max(1, min(most, max(8 * SMALLEST, int(memory / 2)), total))
         self.width = min(LARGEST, max(SMALLEST, int((memory - sampled) / (4 * rows))), sampled)
-        self.stride = _stride(-(-total // sampled), sizes)
+        self.stride = _stride(-(-size // sampled), sizes)
         generator = torch.Generator().manual_seed(seed)
         position = int(torch.randint(self.stride, (), generator=generator))
         self._first = position
-        self._are_small = device.type == "cpu" and total < SMALL * len(sizes)
+        self._are_small = device.type == "cpu" and size < SMALL * len(sizes)
         self._parts: list[tuple[int, int, int]] = []  # tensor, its first sampled coordinate, number of them
         for i, size in enumerate(sizes):
             if position < size:
@@ -59,10 +73,12 @@ class Sketch:
                 position += count * self.stride
             position -= size
         count = sum(count for *_, count in self._parts)
-        self._padding = -count % self.width
+        self._padding = -count % self.width if count else self.width
         signs = torch.randint(2, (count + self._padding,), generator=generator, dtype=torch.int8) * 2 - 1
         self.signs = signs.to(device)
-        self._zero = torch.zeros(1, device=device)
+        self._owners = torch.tensor([*(i for i, *_ in self._parts), 0], dtype=torch.int64, device=device)
+        self._counts = torch.tensor([*(n for *_, n in self._parts), self._padding], dtype=torch.int64, device=device)
+        self._zero = torch.zeros(1, dtype=torch.float32, device=device)
         # What end to end with all tensors gives the padding.
         self._filling = [self._zero.expand(self._padding * self.stride)] if self._padding else []
 
@@ -82,17 +98,21 @@ class Sketch:
             pieces = [piece.to(zero.device, non_blocking=True) for piece in pieces]
         return torch.cat(pieces).float()
 
-    def spread(self, values: Sequence[float]) -> float | Tensor:
-        """A number for each tensor, over its sampled coordinates; just the number where all have the same."""
-        if len(set(values)) == 1:
-            return values[0]
-        numbers = torch.tensor([*(values[i] for i, *_ in self._parts), values[0]])
-        counts = torch.tensor([*(count for *_, count in self._parts), self._padding])
-        return numbers.repeat_interleave(counts).to(self.signs.device)
+    def spread(self, values: Sequence[float | Tensor]) -> float | Tensor:
+        """A number, or tensor (), for each tensor, over its sampled coordinates; only the number if all are equal."""
+        if not isinstance(values[0], Tensor):
+            if all(value == values[0] for value in values):
+                return values[0]
+            numbers = torch.tensor(values, dtype=torch.float32, pin_memory=self.signs.device.type == "cuda")
+        else:
+            numbers = torch.stack(cast(list[Tensor], list(values))).float()
+        numbers = numbers.to(self.signs.device, non_blocking=True).index_select(0, self._owners)
+        return numbers.repeat_interleave(self._counts, output_size=len(self.signs))
 
-    def fold(self, sample: Tensor, out: Tensor) -> None:
-        """Write the sketch of a sample, (width,), without the factor sqrt(stride)."""
-        torch.sum(sample.mul_(self.signs).view(-1, self.width), 0, out=out)
+    def fold(self, sample: Tensor) -> Tensor:
+        """The sketch of a sample, (width,)."""
+        row = (sample * self.signs).view(-1, self.width).sum(0)
+        return row * math.sqrt(self.stride) if self.stride > 1 else row
 
 
 def _stride(least: int, sizes: Sequence[int]) -> int:
