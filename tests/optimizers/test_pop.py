@@ -92,7 +92,7 @@ def test_it_meets_the_points_of_the_environment_it_was_trained_in(name: str, act
     x = start.clone().requires_grad_()
     points = descend(POP([x], bounds=(0, 1), policy=policy), x, lambda u: f(torch.lerp(f.lower, f.upper, u)), 30)
     assert torch.equal(points, expected)
-    assert points.unique(dim=0).shape[0] > 3
+    assert points.unique(dim=0).shape[0] > 2
 
 
 def test_the_box_is_only_a_unit_of_length(policy: Policy) -> None:
