@@ -206,12 +206,14 @@ def _policy_batch(config: Config, study_id: str, study: PolicyStudy, policy: str
     shared = study.model_dump(mode="json", exclude={"policies", "prior", "network", "ppo", "repetitions", "gpu"})
     # What every row is tested on, and what its validation score weighs.
     standard = [study.prior.model_dump(mode="json"), study.network.horizon, study.ppo.log_regret]
-    own = [part.model_dump(mode="json") for part in study.entry(policy)]
+    own = [_without_later(part.model_dump(mode="json")) for part in study.entry(policy)]
     start = study.policies[policy].start
     earlier = _policy_batch(config, study_id, study, start).settings if start else None
-    settings = fingerprint([shared, standard, own, earlier, config.seed])
-    # The row is not in the seed: policies of equal seeds begin with equal weights and see equal functions.
-    seeds = [derive_seed(config.seed, study_id, i) for i in range(study.repetitions)]
+    number = [study.policies[policy].seed] if study.policies[policy].seed else []
+    settings = fingerprint([shared, standard, own, earlier, config.seed, *number])
+    # The row is not in the seed: policies of equal numbers begin with equal weights and see equal functions.
+    first = study.policies[policy].seed
+    seeds = [derive_seed(config.seed, study_id, i) for i in range(first, first + study.repetitions)]
     tests = ["prior-test", *(f"vlse/{name}" for name in study.functions)]
     workloads: list[tuple[str, Role]] = [("prior-validation", "tune"), *((name, "test") for name in tests)]
     runs = tuple(
@@ -220,6 +222,22 @@ def _policy_batch(config: Config, study_id: str, study: PolicyStudy, policy: str
         for workload, role in workloads
     )
     return Batch(study_id, policy, policy, runs, (), settings, weights=(study_id, start) if start else None)
+
+
+# Keys that came after runs had been published, with the values that those had: they are not in the runs' ids.
+_LATER: dict[str, Any] = {
+    **dict.fromkeys(("shortest", "horizons", "kl_target", "entropy_target")),
+    "resolved": 1e-10,
+    "least_log_std": -6.0,
+    "most_log_std": -1.0,
+    "averaging": 0,
+    "second": "none",
+    "acting": "mean",
+}
+
+
+def _without_later(settings: dict[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in settings.items() if key not in _LATER or value != _LATER[key]}
 
 
 def _learner_batch(config: Config, study_id: str, study: LearnerStudy, learner: str) -> Batch:

@@ -17,7 +17,7 @@ from optrepro.experiments import functions, policy, sets, tidy
 from optrepro.experiments.checkpoint import Checkpoint, Interrupted
 from optrepro.experiments.context import Context, no_progress
 from optrepro.metalearning import environment
-from optrepro.optimizers.policy import load
+from optrepro.optimizers.policy import Policy, load
 from optrepro.runtable import Batch, derive_seed
 
 SEED, ITERATIONS, HORIZON = 7, 5, 6
@@ -104,6 +104,7 @@ def assert_same(a: dict[str, Tensor], b: dict[str, Tensor]) -> None:
 def assert_same_file(a: Path, b: Path) -> None:
     """Weights, settings and cards are equal."""
     (policy_a, card_a), (policy_b, card_b) = load(a), load(b)
+    assert min(float(str(card.pop("cpu_hours"))) for card in (card_a, card_b)) >= 0  # what took longer is no difference
     assert_same(policy_a.state_dict(), policy_b.state_dict())
     assert (policy_a.settings, card_a) == (policy_b.settings, card_b)
 
@@ -176,8 +177,8 @@ def scripted(monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[dict[str, Te
     def script(*improvements: float) -> list[dict[str, Tensor]]:
         seen: list[dict[str, Tensor]] = []
 
-        def measured(self: Any, problems: object) -> tuple[float, float]:
-            seen.append({name: value.clone() for name, value in self.trainer.policy.state_dict().items()})
+        def measured(self: Any, asked: Policy, problems: object) -> tuple[float, float]:
+            seen.append({name: value.clone() for name, value in asked.state_dict().items()})
             return improvements[len(seen) - 1], 0.0
 
         monkeypatch.setattr(policy._Training, "_on", measured)
@@ -198,6 +199,28 @@ def test_the_weights_kept_and_tested_are_those_of_the_first_best_validation(
     assert not torch.equal(seen[1]["embed.weight"], seen[2]["embed.weight"])
     assert card["functions_seen"] == 2 * 8
     assert rows_of(table, "prior-test", "improvement").tolist() == pytest.approx([0.33], rel=1e-3)
+
+
+def test_of_averaged_and_present_weights_the_better_are_kept(
+    scripted: Callable[..., list[dict[str, Tensor]]], tmp_path: Path
+) -> None:
+    averaging = {"ppo": {**STUDY.ppo.model_dump(), "averaging": 0.9}, "validate_every": 1}
+    seen = scripted(0.1, 0.2, 0.3, 0.5, 0.45, 0.4, 0.2, 0.1, 0.3, 0.2, 0.33)
+    table = train(tmp_path / "p", changed(**averaging))
+    scores = rows_of(table, "prior-validation", "score").tolist()
+    assert scores == pytest.approx([0.2, 0.5, 0.45, 0.2, 0.3], rel=1e-3)
+    assert_same(load(tmp_path / "p")[0].state_dict(), seen[3])
+    assert not torch.equal(seen[2]["embed.weight"], seen[3]["embed.weight"])
+
+
+def test_a_row_with_a_later_seed_is_the_later_repetition_of_one_without(tmp_path: Path) -> None:
+    both = train(tmp_path / "both", changed(repetitions=2))
+    study = changed(policies={"standard": {"label": "standard", "seed": 1}})
+    assert batch_of(study).settings != batch_of(STUDY).settings
+    table = train(tmp_path / "p", study)
+    for metric in ("score", "return"):
+        expected = rows_of(both, "prior-validation", metric, seed=1)
+        pd.testing.assert_series_equal(rows_of(table, "prior-validation", metric), expected)
 
 
 def test_training_stops_after_so_many_validations_without_a_better_score(
@@ -231,7 +254,8 @@ def test_the_weights_reach_the_score_that_the_rows_tell(trained: tuple[pd.DataFr
 
 
 def test_a_policy_with_another_reward_is_scored_by_the_standard_one(tmp_path: Path) -> None:
-    table = train(tmp_path / "p", row="mixed")
+    study = changed(policies={"other": {"label": "other", "ppo": {"log_regret": 0.0}}})
+    table = train(tmp_path / "p", study, "other")
     score, improvement, digits = (
         rows_of(table, "prior-validation", metric) for metric in ("score", "improvement", "digits")
     )
@@ -267,6 +291,47 @@ def test_the_card_of_a_policy_says_what_it_has_that_others_have_not(tmp_path: Pa
     assert ppo != STUDY.ppo
     assert (card["prior"], card["ppo"]) == (prior.model_dump(mode="json"), ppo.model_dump(mode="json"))
     assert vars(made.settings) == network.model_dump()
+
+
+def test_a_later_stage_says_what_it_went_on_from_and_draws_a_stream_of_its_own(tmp_path: Path) -> None:
+    study = changed(policies={"first": {"label": "first"}, "second": {"label": "second", "start": "first"}})
+    train(tmp_path / "first", study, "first")
+    context = Context(
+        SEED, torch.device("cpu"), Checkpoint(None), policy=tmp_path / "second", weights=tmp_path / "first"
+    )
+    policy.run(study, batch_of(study, "second"), context)
+    (_, first), (_, second) = load(tmp_path / "first"), load(tmp_path / "second")
+    assert second["functions_seen_before"] == first["functions_seen"]
+    assert first["functions_seen_before"] == 0
+    assert (first["stream"], second["stream"]) == (
+        {"seed": first["seed"], "stage": 0},
+        {"seed": first["seed"], "stage": 1},
+    )
+
+
+def test_the_best_weights_so_far_lie_beside_those_of_the_end(tmp_path: Path) -> None:
+    def stop(iteration: int, total: int, what: str) -> None:
+        if iteration == 3:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        train(tmp_path / "p.safetensors", progress=stop)
+    _, card = load(policy.so_far(tmp_path / "p.safetensors"))
+    assert card["functions_seen"] == 2 * 8
+    assert card["validation_curve"] == [[16, pytest.approx(card["validation"]["score"])]]  # type: ignore[index]
+    assert "test" not in card
+
+
+def test_a_mixed_training_is_watched_in_all_its_dimensions(tmp_path: Path) -> None:
+    table = train(tmp_path / "p", row="mixed")
+    kept, _ = load(tmp_path / "p")
+    scores = []
+    for dim, count in ((2, 12), (3, 8)):
+        fixed = sets.fixed(STUDY.prior, SEED, "validation", count, dim)
+        values = environment.roll_out(kept, environment.of(fixed.functions), fixed.start, HORIZON).values
+        improvement, digits = sets.progress((values.cummin(0).values - fixed.extrema.minimum).numpy())
+        scores.append(improvement.mean() + 0.1 * digits.mean())
+    assert rows_of(table, "prior-validation", "score").max() == pytest.approx(sum(scores) / 2, rel=1e-3)
 
 
 # The rows

@@ -1,5 +1,6 @@
 """PPO against slow twins and closed forms, and a training that is over in seconds."""
 
+import hashlib
 import io
 import math
 from dataclasses import replace
@@ -15,6 +16,7 @@ from optrepro.optimizers.policy import Policy, PolicySettings, Trajectory
 from optrepro.problems import prior
 from optrepro.problems.prior import Functions, PriorSettings, SyntheticPrior
 
+TIME = 28  # column of the features that holds the share of the horizon that has passed, in [-1, 1]
 SMALL = PolicySettings(width=8, layers=1, heads=2, history=4, horizon=8)
 QUADRATICS = PriorSettings({"convex": 1.0}, 1, (0.5, 1.0), 1.0, 10.0, (1.0, 1.0), 0.0)
 SETTINGS = PPOSettings(
@@ -48,8 +50,8 @@ class Recorder(SyntheticPrior):
         return self.batches[-1]
 
 
-def trainer(seed: int = 0, source: SyntheticPrior | None = None, **changes: Any) -> Trainer:
-    return Trainer(replace(SETTINGS, **changes), SMALL, source or SyntheticPrior(QUADRATICS), seed)
+def trainer(seed: int = 0, source: SyntheticPrior | None = None, stage: int = 0, **changes: Any) -> Trainer:
+    return Trainer(replace(SETTINGS, **changes), SMALL, source or SyntheticPrior(QUADRATICS), seed, stage=stage)
 
 
 def generator(seed: int = 0) -> torch.Generator:
@@ -121,6 +123,14 @@ def test_a_run_below_the_estimated_minimum_has_found_the_minimum() -> None:
     values = torch.tensor([[1.0], [0.25], [-1.0]], dtype=torch.float64)
     left = remaining(values, torch.zeros(1, dtype=torch.float64))
     torch.testing.assert_close(left, torch.tensor([[1.0], [0.625], [0.0]], dtype=torch.float64))
+
+
+def test_below_what_values_are_rounded_by_all_regrets_are_alike() -> None:
+    values = torch.tensor([[1.0], [1e-14], [0.0]], dtype=torch.float64)
+    zero, rounding = torch.zeros(1, dtype=torch.float64), torch.tensor([1e-12], dtype=torch.float64)
+    left = remaining(values, zero, rounding)
+    torch.testing.assert_close(left[1:], torch.full((2, 1), 1e-12, dtype=torch.float64), rtol=0.02, atol=0)
+    assert remaining(values, zero, zero)[-1] == 0
 
 
 def test_a_start_at_the_minimum_gives_finite_rewards() -> None:
@@ -238,7 +248,7 @@ def test_the_clip_does_not_stop_an_action_of_negative_advantage_that_became_more
 
 def test_the_ratios_begin_at_1() -> None:
     made = trainer()
-    episodes = made._episodes(2, 32).episodes
+    episodes = made._episodes(2, 32, SMALL.horizon).episodes
     _, _, _, divergence, clipped = made._step([episodes])
     assert divergence == pytest.approx(0, abs=1e-6)
     assert clipped == 0
@@ -255,7 +265,7 @@ def test_no_epoch_follows_one_that_ends_beyond_the_divergence_limit(limit: float
 def test_advantages_of_an_iteration_are_normalized_within_each_dimension() -> None:
     made = trainer()
     for dim in (2, 4):
-        advantages = made._episodes(dim, 16).episodes.advantages
+        advantages = made._episodes(dim, 16, SMALL.horizon).episodes.advantages
         assert advantages.mean().item() == pytest.approx(0, abs=1e-5)
         assert advantages.std().item() == pytest.approx(1, rel=1e-4)
 
@@ -289,19 +299,138 @@ def test_neither_a_trainer_nor_an_iteration_touches_the_global_generator() -> No
     assert torch.equal(torch.get_rng_state(), before)
 
 
-def test_a_fresh_trainer_goes_on_bit_for_bit_from_a_saved_state() -> None:
-    expected = trainer()
+@pytest.mark.parametrize("second", ["momentum", "best"])
+def test_a_policy_with_a_second_output_learns_both(second: str) -> None:
+    made = Trainer(SETTINGS, replace(SMALL, second=second), SyntheticPrior(QUADRATICS), 0)  # type: ignore[arg-type]
+    episodes = made._episodes(2, 32, SMALL.horizon).episodes
+    assert episodes.actions.shape == (32, 2, 7, 2)
+    assert episodes.log_probs.shape == (32, 2, 7)
+    _, _, entropy, divergence, _ = made._step([episodes])
+    assert divergence == pytest.approx(0, abs=1e-6)
+    assert entropy == pytest.approx(2 * (-1.8 + environment.ENTROPY), abs=0.2)
+    before = made.policy.head.weight.detach().clone()
+    made.iterate()
+    assert ((made.policy.head.weight - before).abs().amax(1) > 0).all()
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{}, {"averaging": 0.9, "kl_target": 1e-4, "horizons": (4, 16), "entropy_target": (-1, -2), "entropy": 0.01}],
+)
+def test_a_fresh_trainer_goes_on_bit_for_bit_from_a_saved_state(changes: dict[str, Any]) -> None:
+    expected = trainer(**changes)
     told = [expected.iterate() for _ in range(4)]
-    stopped = trainer()
+    stopped = trainer(**changes)
     assert [stopped.iterate() for _ in range(2)] == told[:2]
     file = io.BytesIO()
     torch.save(stopped.state_dict(), file)
     file.seek(0)
-    resumed = trainer()
+    resumed = trainer(**changes)
     resumed.load_state_dict(torch.load(file, weights_only=True))
-    assert resumed.functions_seen == 64
+    assert resumed.functions_seen == stopped.functions_seen > 0
     assert [resumed.iterate() for _ in range(2)] == told[2:]
     assert_equal(weights(resumed), weights(expected))
+    assert_equal(list(resumed.averaged.parameters()), list(expected.averaged.parameters()))
+
+
+def test_a_stage_sees_functions_that_no_other_stage_saw() -> None:
+    seen = []
+    for stage in range(3):
+        source = Recorder()
+        made = trainer(source=source, stage=stage)
+        for _ in range(2):
+            made.iterate()
+        seen += [batch.center for batch in source.batches]
+    assert len(torch.cat(seen).unique(dim=0)) == 3 * 2 * 32
+
+
+def test_the_first_stage_draws_what_a_training_without_stages_drew() -> None:
+    digest = hashlib.sha256(b"0/0/functions/2").digest()
+    assert trainer()._generator("functions", 2).initial_seed() == int.from_bytes(digest[:8], "big") >> 1
+
+
+@pytest.mark.parametrize("averaging", [0.0, 0.5, 0.9])
+def test_the_averaged_weights_are_a_mean_that_forgets(averaging: float) -> None:
+    """First a plain mean, of as many iterations as the memory holds; then each new one has its fixed share."""
+    made = trainer(averaging=averaging)
+    expected: list[Tensor] = []
+    for i in range(1, 5):
+        made.iterate()
+        keep = min(averaging, 1 - 1 / i)
+        now = [p.detach().clone() for p in made.policy.parameters()]
+        expected = [keep * mean + (1 - keep) * p for mean, p in zip(expected or now, now, strict=True)]
+        torch.testing.assert_close(list(made.averaged.parameters()), expected)
+    if averaging == 0:
+        assert_equal(list(made.averaged.parameters()), list(made.policy.parameters()))
+
+
+def test_a_training_begins_with_the_weights_that_it_is_given() -> None:
+    given = trainer(seed=5).policy
+    made = trainer()
+    made.begin_with(given)
+    assert_equal(list(made.policy.parameters()), list(given.parameters()))
+    assert_equal(list(made.averaged.parameters()), list(given.parameters()))
+
+
+def test_horizons_cover_their_range_evenly_in_the_logarithm() -> None:
+    made = trainer(horizons=(4, 64))
+    drawn = []
+    for made.iteration in range(400):
+        drawn.append(made._horizon())
+    assert min(drawn) == 4
+    assert max(drawn) >= 60
+    assert sum(h < 16 for h in drawn) / 400 == pytest.approx(0.5, abs=0.1)
+    assert drawn[:5] == [trainer(horizons=(4, 64))._horizon(), *drawn[1:5]]
+
+
+def test_an_iteration_takes_as_many_evaluations_whatever_its_horizon() -> None:
+    source = Recorder()
+    made = trainer(source=source, functions={2: 32, 3: 16}, horizons=(4, 16))
+    for _ in range(6):
+        horizon, before = made._horizon(), len(source.batches)
+        made.iterate()
+        for batch, count in zip(source.batches[before:], (32, 16), strict=True):
+            assert len(batch) * horizon == pytest.approx(count * SMALL.horizon, abs=horizon / 2)
+    assert made.functions_seen == sum(map(len, source.batches))
+
+
+def test_the_policy_is_told_the_horizon_of_its_run() -> None:
+    episodes = trainer(horizons=(16, 16))._episodes(2, 4, 16).episodes
+    time = episodes.features[0, 0, :, TIME]
+    torch.testing.assert_close(time, torch.arange(15) / 8 - 1)
+
+
+def test_the_learning_rate_yields_to_divergence_and_comes_back() -> None:
+    made = trainer(kl_target=0.01)
+    for divergence, expected in ((0.03, 1 / 1.2), (0.03, 1 / 1.44), (0.012, 1 / 1.44), (0.001, 1 / 1.2), (0.0, 1.0)):
+        made._heed(divergence)
+        assert made.caution == pytest.approx(expected)
+    made._heed(0.0)
+    assert made.caution == 1
+    for _ in range(100):
+        made._heed(1.0)
+    assert made._learning_rate() == pytest.approx(ppo.LEAST_CAUTION * SETTINGS.learning_rate / ppo.WARM_UP)
+
+
+def test_the_bonus_rises_while_there_is_too_little_noise_and_falls_while_there_is_too_much() -> None:
+    made = trainer(entropy=0.01, entropy_target=(-1.0, -3.0))
+    for iteration, entropy, expected in ((0, -1.1, 0.011), (50, -1.9, 0.01), (50, -2.1, 0.011), (100, -2.9, 0.01)):
+        made.iteration = iteration
+        made._encourage(entropy)
+        assert made.bonus == pytest.approx(expected)
+    for _ in range(100):
+        made._encourage(-9.0)
+    assert made.bonus == ppo.BONUSES[1]
+    for _ in range(200):
+        made._encourage(0.0)
+    assert made.bonus == ppo.BONUSES[0]
+
+
+def test_without_a_target_divergence_changes_no_rate() -> None:
+    made = trainer()
+    made._heed(1e3)
+    made._encourage(-1e3)
+    assert (made.caution, made.bonus) == (1, SETTINGS.entropy)
 
 
 def test_no_function_is_seen_twice_and_functions_seen_counts_them() -> None:

@@ -13,8 +13,10 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from optrepro.optimizers.policy import Policy, PolicySettings, Trajectory, load, save
+from optrepro.optimizers.policy import noise as sampled
 
 STEPS = 12
+LENGTH = 15  # column of the features that holds the size of the last step
 SMALL = PolicySettings(width=8, layers=2, heads=2, history=4, horizon=10)
 Evaluate = Callable[[Tensor], tuple[Tensor, Tensor]]
 
@@ -252,3 +254,101 @@ def test_a_file_that_holds_no_policy_is_named(write: Callable[[Path], None], tmp
 def test_a_policy_file_that_is_not_there_is_named() -> None:
     with pytest.raises(FileNotFoundError, match="nowhere"):
         load("nowhere.safetensors")
+
+
+# Settings that came later
+
+
+def test_steps_below_the_smallest_rate_are_taken_down_to_the_shortest_alone() -> None:
+    for shortest, action, length in ((None, -0.5, 1e-8), (1e-16, -0.5, 1e-12), (1e-16, -9.0, 1e-16)):
+        trajectory = Trajectory(replace(SMALL, shortest=shortest), torch.full((1, 1), 1e-3, dtype=torch.float64))
+        trajectory.observe(*bumps(trajectory.u))
+        trajectory.move(torch.full((1, 1), action))
+        assert trajectory.rate.item() == pytest.approx(length)
+
+
+@pytest.mark.parametrize(("resolved", "told_apart"), [(1e-10, False), (1e-20, True)])
+def test_features_tell_sizes_apart_as_far_as_they_are_resolved(resolved: float, told_apart: bool) -> None:
+    config = replace(SMALL, resolved=resolved, shortest=1e-16)
+    tiny = [torch.stack([torch.full((3, 4), 0.9), torch.full((3, 4), action)]) for action in (-0.5, -0.75)]
+
+    def slope(u: Tensor) -> tuple[Tensor, Tensor]:
+        return u.sum(-1), torch.ones_like(u)
+
+    first, second = (driven(config, slope, start(), torch.cat([a, a[-1:]])) for a in tiny)
+    assert torch.equal(first[:, :, :2], second[:, :, :2])
+    assert torch.equal(first[:, :, 2, LENGTH], second[:, :, 2, LENGTH]) is not told_apart
+
+
+def test_the_horizon_that_is_told_is_that_of_a_policy_trained_for_it() -> None:
+    expected = driven(replace(SMALL, horizon=40), bumps, start(), actions())
+    trajectory, told = Trajectory(SMALL, start(), horizon=40), []
+    for action in actions():
+        told.append(trajectory.observe(*bumps(trajectory.u)))
+        trajectory.move(action)
+    assert torch.equal(torch.stack(told, 2), expected)
+
+
+@pytest.mark.parametrize("second", ["momentum", "best"])
+def test_a_second_output_adds_its_share_of_the_last_step_or_of_the_way_to_the_best_point(second: str) -> None:
+    config = replace(SMALL, second=second)  # type: ignore[arg-type]
+    share = torch.tensor(0.25).expand(3, 4)
+    plain, other = Trajectory(SMALL, start()), Trajectory(config, start())
+    for action in actions()[:4]:
+        for each in (plain, other):
+            each.observe(*bumps(each.u))
+        before, last, back = other.u, other.step, other.best_u - other.u
+        plain.u, plain.gradient, plain.scale = other.u, other.gradient, other.scale
+        expected = plain.move(action) + 0.25 * (last if second == "momentum" else back)
+        moved = other.move(torch.stack([action, share], -1))
+        inside = (expected > 0) & (expected < 1) & (plain.u > 0) & (plain.u < 1)
+        torch.testing.assert_close(moved[inside], expected[inside])
+        torch.testing.assert_close(other.step, moved - before)
+
+
+@pytest.mark.parametrize("second", ["momentum", "best"])
+@backbones
+def test_a_policy_with_a_second_output_steps_as_over_the_whole_sequence(second: str, backbone: str) -> None:
+    made, features = policy(second=second, backbone=backbone), noise(5, 9)
+    with torch.no_grad():
+        whole = made(features)
+        memory = made.begin(5)
+        each = [made.step(features[:, t], memory, t) for t in range(9)]
+    assert whole[0].shape == whole[1].shape == (5, 9, 2)
+    for i in range(2):
+        torch.testing.assert_close(torch.stack([step[i] for step in each], 1), whole[i], rtol=1e-4, atol=1e-5)
+
+
+def test_policies_of_the_wheel_have_the_settings_that_they_were_trained_with() -> None:
+    """A file says nothing of settings that came after it; they have the values that it was trained with."""
+    shipped = Path(__file__).parents[2] / "src" / "optrepro" / "optimizers" / "weights" / "pop.safetensors"
+    settings = load(shipped)[0].settings
+    assert settings == PolicySettings()
+
+
+def test_noise_is_standard_normal_and_independent_over_coordinates_times_and_outputs() -> None:
+    drawn = torch.stack([sampled(time, torch.arange(200), 2) for time in range(100)])
+    assert drawn.mean().item() == pytest.approx(0, abs=0.02)
+    assert drawn.std().item() == pytest.approx(1, abs=0.02)
+    assert (drawn.abs() > 1.96).double().mean().item() == pytest.approx(0.05, abs=0.005)
+    for axis in (0, 1, 2):
+        a, b = drawn.narrow(axis, 0, drawn.shape[axis] - 1), drawn.narrow(axis, 1, drawn.shape[axis] - 1)
+        assert (a * b).mean().item() == pytest.approx(0, abs=0.03)
+    assert len(drawn.flatten().unique()) == drawn.numel()
+
+
+def test_noise_belongs_to_the_number_of_a_coordinate_whatever_the_others_are() -> None:
+    numbers = torch.tensor([5, 0, 3])
+    assert torch.equal(sampled(7, numbers), sampled(7, torch.arange(9))[numbers])
+
+
+def test_a_policy_acts_by_its_mean_or_by_a_sample_around_it() -> None:
+    mean, sample = policy(), policy(acting="sample")
+    features, numbers = noise(5, 3), torch.arange(5)
+    memories = [made.begin(5) for made in (mean, mean, sample)]
+    for t in range(3):
+        with torch.no_grad():
+            center, log_std = mean.step(features[:, t], memories[0], t)
+            assert torch.equal(mean.act(features[:, t], memories[1], t, numbers), center)
+            got = sample.act(features[:, t], memories[2], t, numbers)
+        torch.testing.assert_close(got, center + log_std.exp() * sampled(t, numbers)[:, 0].float())

@@ -80,15 +80,19 @@ def evaluate(f: Function) -> Callable[[Tensor], tuple[Tensor, Tensor]]:
     return value_and_gradient
 
 
+@pytest.mark.parametrize("acting", ["mean", "sample"])
 @pytest.mark.parametrize("name", ["ackley", "rosenbrock", "forrester", "hartmann6", "schwefel"])
-def test_it_meets_the_points_of_the_environment_it_was_trained_in(name: str, policy: Policy) -> None:
+def test_it_meets_the_points_of_the_environment_it_was_trained_in(name: str, acting: str, policy: Policy) -> None:
     f = vlse.get(name)
+    acts = Policy(replace(policy.settings, acting=acting))  # type: ignore[arg-type]
+    acts.load_state_dict(policy.state_dict())
+    policy = acts.eval()
     start = torch.rand(f.dim, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
     expected = roll_out(policy, evaluate(f), start[None], budget=30).points[:, 0]
     x = start.clone().requires_grad_()
     points = descend(POP([x], bounds=(0, 1), policy=policy), x, lambda u: f(torch.lerp(f.lower, f.upper, u)), 30)
     assert torch.equal(points, expected)
-    assert points.unique(dim=0).shape[0] > 3
+    assert points.unique(dim=0).shape[0] > 2
 
 
 def test_the_box_is_only_a_unit_of_length(policy: Policy) -> None:

@@ -180,3 +180,28 @@ def test_a_function_is_finite_all_over_the_box_even_where_length_scales_are_shor
     assert value.isfinite().all()
     assert gradient.isfinite().all()
     assert math.isfinite(functions.hessian(points(300, 5, 2)).abs().max().item())
+
+
+@pytest.mark.parametrize("scales", [(0.04, 0.05), (0.5, 1.0)])
+@pytest.mark.parametrize("warp", [0.0, 2.0])
+def test_values_near_a_minimum_jump_by_at_most_their_rounding(scales, warp):
+    functions = sample(n=64, length_scale=scales, warp=warp, **only("gp"))
+    lowest = prior.extrema(functions).minimizer[:, None]
+    # so near that an exact value would be the same
+    near = (lowest + 1e-10 * (points(64, 400, 2) - 0.5)).clamp(0, 1)
+    jumps = functions.value(near).std(1)
+    inside = ((lowest > 0.01) & (lowest < 0.99)).all(-1)[:, 0]
+    share = (jumps / functions.rounding())[inside]
+    assert inside.sum() > 10
+    assert share.max() < 1
+    if not warp:
+        assert share.min() > 0.01
+
+
+def test_a_quadratic_is_not_rounded_near_its_minimum_even_when_warped():
+    functions = sample(**only("convex"))
+    assert not functions.rounding().any()
+    near = functions.center[:, None] + 1e-9 * (points(24, 5, 2) - 0.5)
+    offset = near - functions.center[:, None]
+    exact = torch.einsum("npi,nij,npj->np", offset, functions.quadratic, offset)
+    torch.testing.assert_close(functions.value(near), exact, rtol=1e-10, atol=0)

@@ -8,8 +8,8 @@ The reward of an evaluation is the progress it makes in
 
     - improvement * r  -  log_regret * log10 r,   r = (f_best - f*) / (f(x0) - f*), at least `floor`,
 
-which does not change under f -> a f + b. The minimum f* is estimated, and known in training only: it is in the reward
-and in what the critic sees, never in what the policy sees.
+which does not change under f -> a f + b. The minimum f* is estimated, less what values are rounded by, and known in
+training only: it is in the reward and in what the critic sees, never in what the policy sees.
 
 Source: J. Schulman et al., Proximal Policy Optimization Algorithms, arXiv 1707.06347; arXiv 2602.15473 names PPO and a
 reward of its own, which is not known; the reward is chosen.
@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
+from copy import deepcopy
 from dataclasses import dataclass
 from typing import Any
 
@@ -33,6 +34,8 @@ from optrepro.problems.prior import SyntheticPrior
 
 CANDIDATES, REFINEMENTS = 4, 8  # of the search for the minimum: a run that goes below it lowers it
 WARM_UP = 10  # iterations over which the learning rate rises
+CAUTION, LEAST_CAUTION = 1.2, 0.01  # a change of the factor that adapts the learning rate, and its smallest value
+BONUS, BONUSES = 1.1, (1e-4, 0.1)  # a change of the adapted weight of the entropy bonus, and its bounds
 LAST_RATE = 0.02  # of the learning rate is left at the end of its linear decay
 
 
@@ -51,6 +54,14 @@ class PPOSettings:
         entropy, value_loss: weights of the bonus and of the critic's loss.
         improvement, log_regret, floor: of the reward.
         terminal: whether all of the reward comes with the last evaluation.
+        horizons: smallest and largest number of evaluations; each iteration draws one, log-uniform, tells it to the
+            policy, and takes as many functions fewer or more as keep the number of evaluations. None: the policy's.
+        kl_target: divergence of an iteration that the learning rate is adapted to: a factor on it, at most 1, falls
+            after an iteration that ends above twice the target, and rises after one below half of it. None: never.
+        entropy_target: entropy of an action, in nats, at the beginning and at the end, linear between them, that the
+            weight of the bonus is adapted to: it rises after an iteration below the target, and falls after one above
+            it. So noise does not vanish before the policy has found out what it is good for. None: it is fixed.
+        averaging: how much of the averaged weights an iteration keeps. 0: they are the weights themselves.
         precision: of the updates on a GPU, ``float32`` or ``bfloat16``.
     """
 
@@ -70,6 +81,10 @@ class PPOSettings:
     log_regret: float
     floor: float
     terminal: bool = False
+    horizons: tuple[int, int] | None = None
+    kl_target: float | None = None
+    entropy_target: tuple[float, float] | None = None
+    averaging: float = 0.0
     precision: str = "float32"
 
 
@@ -79,7 +94,7 @@ class Episodes:
 
     Attributes:
         features: what the policy saw, (N, D, A, FEATURES).
-        actions, log_probs: what it did and how probable that was, (N, D, A).
+        actions, log_probs: what it did and how probable that was, (N, D, A); actions of two numbers, (N, D, A, 2).
         privileged: what only the critic sees, (N, A, PRIVILEGED).
         advantages, targets: of the actions, and for the critic, (N, A).
         values: what the critic said, (N, A).
@@ -125,6 +140,8 @@ class Trainer:
         source: where the functions come from.
         seed: of the weights, the functions, the starts and the actions.
         device: where all of it happens.
+        stage: number of trainings whose weights this one goes on from, one after the other. Each draws functions,
+            starts and actions of its own.
     """
 
     def __init__(
@@ -134,18 +151,21 @@ class Trainer:
         source: SyntheticPrior,
         seed: int,
         device: torch.device | str = "cpu",
+        stage: int = 0,
     ):
         self.settings, self.source, self.seed, self.device = settings, source, seed, torch.device(device)
+        self.stage = stage
         with torch.random.fork_rng([]):
             torch.manual_seed(seed)
             self.policy, self.critic = Policy(policy).to(device), Critic().to(device)
         self.optimizer = torch.optim.Adam([*self.policy.parameters(), *self.critic.parameters()], eps=1e-5)
-        self.iteration = 0
+        self.averaged = deepcopy(self.policy).requires_grad_(False)
+        self.iteration, self.functions_seen, self.caution, self.bonus = 0, 0, 1.0, settings.entropy
 
-    @property
-    def functions_seen(self) -> int:
-        """Different functions that the policy was trained on so far."""
-        return self.iteration * sum(self.settings.functions.values())
+    def begin_with(self, policy: Policy) -> None:
+        """Start from the weights of another policy."""
+        for mine in (self.policy, self.averaged):
+            mine.load_state_dict(policy.state_dict())
 
     @property
     def done(self) -> bool:
@@ -154,14 +174,15 @@ class Trainer:
 
     def state_dict(self) -> dict[str, Any]:
         """Everything that the next iteration depends on."""
-        parts = {name: getattr(self, name).state_dict() for name in ("policy", "critic", "optimizer")}
-        return {**parts, "iteration": self.iteration}
+        parts = {name: getattr(self, name).state_dict() for name in self._PARTS}
+        return {**parts, **{name: getattr(self, name) for name in self._NUMBERS}}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on where `state_dict` was taken."""
-        for name in ("policy", "critic", "optimizer"):
+        for name in self._PARTS:
             getattr(self, name).load_state_dict(state[name])
-        self.iteration = state["iteration"]
+        for name in self._NUMBERS:
+            setattr(self, name, state[name])
 
     def iterate(self) -> dict[str, float]:
         """One iteration; what happened in it.
@@ -169,28 +190,53 @@ class Trainer:
         ``return`` (mean reward of an episode), ``policy_loss``, ``value_loss``, ``entropy`` (nats for each action),
         ``kl`` (from the policy that acted), ``clip_share``, ``explained_variance`` (of the critic), ``learning_rate``.
         """
-        groups = [self._episodes(dim, count) for dim, count in self.settings.functions.items()]
+        horizon = self._horizon()
+        share = self.policy.settings.horizon / horizon
+        counts = {dim: max(self.settings.minibatches, round(n * share)) for dim, n in self.settings.functions.items()}
+        groups = [self._episodes(dim, count, horizon) for dim, count in counts.items()]
         returns = torch.cat([e.returns for e in groups])
         report = self._improve([e.episodes for e in groups])
         self.iteration += 1
+        self.functions_seen += sum(counts.values())
+        self._average()
         return {"return": float(returns.mean()), **report}
+
+    def _average(self) -> None:
+        """Move the averaged weights to the present ones: in the first iterations their plain mean, then exponential."""
+        keep = min(self.settings.averaging, 1 - 1 / self.iteration)
+        with torch.no_grad():
+            for mean, now in zip(self.averaged.parameters(), self.policy.parameters(), strict=True):
+                mean.lerp_(now, 1 - keep)
+
+    _PARTS = ("policy", "averaged", "critic", "optimizer")
+    _NUMBERS = ("iteration", "functions_seen", "caution", "bonus")
 
     # --- Acting ------------------------------------------------------------------------------------------------------
 
     def _generator(self, *purpose: object) -> torch.Generator:
-        digest = hashlib.sha256("/".join(map(str, (self.seed, self.iteration, *purpose))).encode()).digest()
+        stage = ("stage", self.stage) if self.stage else ()
+        digest = hashlib.sha256("/".join(map(str, (self.seed, *stage, self.iteration, *purpose))).encode()).digest()
         return torch.Generator().manual_seed(int.from_bytes(digest[:8], "big") >> 1)
 
-    def _episodes(self, dim: int, count: int) -> _Acted:
-        horizon = self.policy.settings.horizon
+    def _horizon(self) -> int:
+        if self.settings.horizons is None:
+            return self.policy.settings.horizon
+        least, most = self.settings.horizons
+        draw = float(torch.rand((), generator=self._generator("horizon"), dtype=torch.float64))
+        drawn: float = least * (most / least) ** draw
+        return round(drawn)
+
+    def _episodes(self, dim: int, count: int, horizon: int) -> _Acted:
         functions = self.source.sample(self._generator("functions", dim).initial_seed(), count, dim, self.device)
         start = torch.rand(count, dim, generator=self._generator("starts", dim), dtype=torch.float64).to(self.device)
         noise = self._generator("actions", dim)
-        rollout = environment.roll_out(self.policy, environment.of(functions), start, horizon, noise=noise)
+        evaluate = environment.of(functions)
+        rollout = environment.roll_out(self.policy, evaluate, start, horizon, noise=noise, horizon=horizon)
         assert rollout.features is not None
         assert rollout.actions is not None
         assert rollout.log_probs is not None
-        regret = remaining(rollout.values, prior.extrema(functions, candidates=CANDIDATES, steps=REFINEMENTS).minimum)
+        minimum = prior.extrema(functions, candidates=CANDIDATES, steps=REFINEMENTS).minimum
+        regret = remaining(rollout.values, minimum, functions.rounding())
         rewards = self._rewards(regret)
         privileged = self._privileged(regret)
         with torch.no_grad():
@@ -198,7 +244,7 @@ class Trainer:
         advantages = self._advantages(rewards, values)
         episodes = Episodes(
             features=rollout.features[:, :, :-1],
-            actions=rollout.actions[..., :-1],
+            actions=rollout.actions[:, :, :-1],
             log_probs=rollout.log_probs[..., :-1],
             privileged=privileged[:, :-1],
             advantages=(advantages - advantages.mean()) / (advantages.std() + 1e-8),
@@ -256,6 +302,8 @@ class Trainer:
                 told.append(self._step([_select(e, r.to(self.device)) for e, r in zip(groups, rows, strict=True)]))
             if told[-1][3] > s.kl_limit:
                 break
+        self._heed(float(told[-1][3]))
+        self._encourage(float(told[-1][2]))
         names = ("policy_loss", "value_loss", "entropy", "kl", "clip_share")
         report = dict(zip(names, torch.stack(told).mean(0).tolist(), strict=True))
         targets, values = (torch.cat([getattr(e, name).flatten() for e in groups]) for name in ("targets", "values"))
@@ -264,7 +312,24 @@ class Trainer:
 
     def _learning_rate(self) -> float:
         rise = (self.iteration + 1) / WARM_UP
-        return self.settings.learning_rate * min(1, rise, max(LAST_RATE, 1 - self.iteration / self.settings.iterations))
+        planned = min(1, rise, max(LAST_RATE, 1 - self.iteration / self.settings.iterations))
+        return self.settings.learning_rate * planned * self.caution
+
+    def _heed(self, divergence: float) -> None:
+        """Adapt the factor on the learning rate to how far an iteration moved the policy."""
+        target = self.settings.kl_target
+        if target is not None and divergence > 2 * target:
+            self.caution = max(self.caution / CAUTION, LEAST_CAUTION)
+        elif target is not None and divergence < target / 2:
+            self.caution = min(self.caution * CAUTION, 1.0)
+
+    def _encourage(self, entropy: float) -> None:
+        """Adapt the weight of the entropy bonus to how much noise there is, and how much there should be by now."""
+        if self.settings.entropy_target is not None:
+            first, last = self.settings.entropy_target
+            target = first + (last - first) * self.iteration / self.settings.iterations
+            factor = BONUS if entropy < target else 1 / BONUS
+            self.bonus = min(max(self.bonus * factor, BONUSES[0]), BONUSES[1])
 
     def _step(self, groups: list[Episodes]) -> Tensor:
         """One step of Adam on a minibatch of each dimension; losses, entropy, divergence, share of clipped ratios."""
@@ -275,15 +340,17 @@ class Trainer:
             losses = [F.smooth_l1_loss(self.critic(e.features, e.privileged), e.targets) for e in groups]
         mean, log_std = mean.float(), log_std.float()
         actions, before = (torch.cat([getattr(e, n).flatten(0, 1) for e in groups]) for n in ("actions", "log_probs"))
-        advantages = torch.cat([e.advantages[:, None].expand_as(e.actions).flatten(0, 1) for e in groups])
-        log_ratio = environment.log_prob(actions, mean, log_std) - before
+        advantages = torch.cat([e.advantages[:, None].expand_as(e.log_probs).flatten(0, 1) for e in groups])
+        chosen = self.policy.settings
+        log_ratio = environment.joint(environment.log_prob(actions, mean, log_std), chosen) - before
         ratio = log_ratio.exp()
         clipped = ratio.clamp(1 - s.clip_ratio, 1 + s.clip_ratio)
         policy_loss = -torch.minimum(ratio * advantages, clipped * advantages).mean()
         value_loss = torch.stack(losses).mean()
-        entropy = log_std.mean() + environment.ENTROPY
+        entropy = environment.joint(log_std + environment.ENTROPY, chosen).mean()
         self.optimizer.zero_grad()
-        (policy_loss + s.value_loss * value_loss - s.entropy * entropy).backward()
+        loss: Any = policy_loss + s.value_loss * value_loss - self.bonus * entropy
+        loss.backward()
         for network in (self.policy, self.critic):
             nn.utils.clip_grad_norm_(network.parameters(), s.max_grad_norm)
         self.optimizer.step()
@@ -292,9 +359,12 @@ class Trainer:
             return torch.stack([policy_loss, value_loss, entropy, divergence, cut])
 
 
-def remaining(values: Tensor, minimum: Tensor) -> Tensor:
-    """The share of the start's regret at each evaluation, (T, N); the minimum is lowered where a run went below it."""
-    lowest = torch.minimum(minimum, values.amin(0))
+def remaining(values: Tensor, minimum: Tensor, rounding: Tensor | float = 0.0) -> Tensor:
+    """The share of the start's regret at each evaluation, (T, N); the minimum is lowered where a run went below it.
+
+    A regret is at least `rounding`, (N,), so that nobody is rewarded for the luck of the last bits.
+    """
+    lowest = torch.minimum(minimum, values.amin(0)) - rounding
     return (values - lowest) / (values[0] - lowest).clamp_min(1e-300)
 
 

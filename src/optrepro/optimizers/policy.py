@@ -14,6 +14,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, cast
 
@@ -25,8 +26,7 @@ from optrepro.optimizers import _learned
 
 TINY = 1e-300
 FIRST_ACTION, ACTION_SCALE = 0.8, 0.2  # an untrained policy takes steps of about a fortieth of the box
-FIRST_LOG_STD, LOG_STDS = -1.8, (-6.0, -1.0)
-SMALLEST = 1e-10  # of the shares whose logarithm is a feature: below it, float64 shows rounding
+FIRST_LOG_STD = -1.8
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,16 @@ class PolicySettings:
             absolute value, so that the rate is a length in the box; ``norm``, its root mean square over coordinates;
             ``maximum``, the largest root mean square so far; or ``none``, nothing. With ``none`` values and gradients
             reach the features as they are, too: the policy is then not invariant to the function's scale.
-        smallest, largest: bounds of the learning rate.
+        smallest, largest: the learning rates that actions of 0 and 1 take.
+        shortest: bound of the learning rates below, for actions under 0; None: `smallest`.
+        resolved: share below which features tell no sizes apart. Above 1e-20 little is lost to rounding.
+        least_log_std, most_log_std: of the distribution of actions. With less noise training gets brittle; with more,
+            where actions matter little, it finds out that a long step away from a minimum may pay.
+        second: what the policy adds to the step a share of, in [-1, 1], which it chooses beside the learning rate:
+            ``none``; ``momentum``, the last step; or ``best``, the way back to the best point so far. Both go beyond
+            the paper.
+        acting: what an optimization takes of the distribution over actions: its ``mean``, or a ``sample``, as training
+            does. The policy may count on its noise to look for other basins; the mean then explores less than it.
     """
 
     backbone: Literal["transformer", "gru"] = "transformer"
@@ -54,6 +63,17 @@ class PolicySettings:
     scaling: Literal["coordinate", "norm", "maximum", "none"] = "coordinate"
     smallest: float = 1e-8
     largest: float = 1.0
+    shortest: float | None = None
+    resolved: float = 1e-10
+    least_log_std: float = -6.0
+    most_log_std: float = -1.0
+    second: Literal["none", "momentum", "best"] = "none"
+    acting: Literal["mean", "sample"] = "mean"
+
+    @property
+    def outputs(self) -> int:
+        """Numbers that the policy chooses for a coordinate at a time."""
+        return 1 if self.second == "none" else 2
 
 
 class Trajectory:
@@ -66,6 +86,7 @@ class Trajectory:
         bounded: whether steps are projected into the box.
         sums: of some tensors (N, D) over all coordinates, (N, 1) each; where they are spread over several processes,
             it adds up what all of them have.
+        horizon: evaluations that there will be; None: those that the policy was trained for.
     """
 
     FEATURES = 35
@@ -95,13 +116,16 @@ class Trajectory:
         valid: Tensor | None = None,
         bounded: bool = True,
         sums: Callable[[Sequence[Tensor]], list[Tensor]] | None = None,
+        horizon: int | None = None,
     ):
         self.settings, self.u, self.bounded = settings, start, bounded
         self._sums = sums or (lambda columns: [column.sum(-1, keepdim=True) for column in columns])
+        self.horizon = horizon or settings.horizon
         self.valid = torch.ones_like(start) if valid is None else valid.to(start)
         self.count = self._sums([self.valid])[0]
         self.steps = 0
         self._span = math.log10(settings.largest / settings.smallest)
+        self._least = math.log10((settings.shortest or settings.smallest) / settings.smallest) / self._span
 
     def observe(self, value: Tensor, gradient: Tensor) -> Tensor:
         """Take in value (N,) and gradient (N, D) at `u`; features (N, D, FEATURES), float32."""
@@ -129,10 +153,19 @@ class Trajectory:
         return features
 
     def move(self, action: Tensor) -> Tensor:
-        """Step with the actions (N, D); the new `u`. An action of 0 is the smallest learning rate, 1 the largest."""
-        self.action = action.clamp(0, 1)
+        """Step with the actions (N, D); the new `u`. An action of 0 is the smallest learning rate, 1 the largest.
+
+        With a second output they are (N, D, 2), and the second ones the shares of what is added.
+        """
+        added = torch.zeros_like(self.u)
+        if self.settings.second != "none":
+            action, share = action.unbind(-1)
+            added = share.to(self.u).clamp(-1, 1) * (
+                self.step if self.settings.second == "momentum" else self.best_u - self.u
+            )
+        self.action = action.clamp(self._least, 1)
         self.rate = self.settings.largest * 10 ** (self._span * (self.action.to(self.u) - 1))
-        moved = self.u - self.rate * self.gradient / self.scale.clamp_min(TINY)
+        moved = self.u - self.rate * self.gradient / self.scale.clamp_min(TINY) + added
         moved = moved.clamp(0, 1) if self.bounded else moved
         self.step, self.u = moved - self.u, moved
         return moved
@@ -169,6 +202,8 @@ class Trajectory:
         self.step, self.action = zero, zero
 
     def _features(self, size: Tensor, met: _Met, value_before: Tensor, g_before: Tensor) -> Tensor:
+        decades = partial(_decades, resolved=self.settings.resolved)
+        depth = -math.log10(self.settings.resolved) / 10  # so that sign and size of a change are one feature in [-1, 1]
         g, down = self.gradient, -self.gradient.sign()
         norm, turned, along, length, bend = met.norm, met.turned, met.along, met.length, met.bend
         scaled = self.settings.scaling != "none"
@@ -185,24 +220,24 @@ class Trajectory:
         inside = self.u.clamp(0, 1)
         ahead = torch.where(down > 0, 1 - inside, inside)
         first = float(self.steps == 0)
-        time = min(self.steps / self.settings.horizon, 1.0)
+        time = min(self.steps / self.horizon, 1.0)
         columns = (
             size / norm.clamp_min(TINY) - 1,
-            _decades(size / norm.clamp_min(TINY)),
-            _decades(norm / self.steepest.clamp_min(TINY)),
-            _decades(size / self.largest.clamp_min(TINY)),
-            _decades(size / g_before.abs().clamp_min(TINY)),
+            decades(size / norm.clamp_min(TINY)),
+            decades(norm / self.steepest.clamp_min(TINY)),
+            decades(size / self.largest.clamp_min(TINY)),
+            decades(size / g_before.abs().clamp_min(TINY)),
             change,
-            change.sign() * (1 + _decades(change.abs())),
+            change.sign() * (1 + decades(change.abs()) / depth),
             own_change,
-            own_change.sign() * (1 + _decades(own_change.abs())),
+            own_change.sign() * (1 + decades(own_change.abs()) / depth),
             own_above,
-            _decades(own_above),
+            decades(own_above),
             above,
-            _decades(above),
-            _decades(own_spread / spread),
-            (self.step * down).sign() * (1 + _decades(self.step.abs())),
-            _decades(self.step.abs()),
+            decades(above),
+            decades(own_spread / spread),
+            (self.step * down).sign() * (1 + decades(self.step.abs()) / depth),
+            decades(self.step.abs()),
             (g * g_before).sign(),
             met.agreement / norm_before.clamp_min(TINY),
             self._as_action(secant),
@@ -212,14 +247,14 @@ class Trajectory:
             2 * self.action - 1,
             2 * ahead - 1,
             4 * to_best * down,
-            (to_best * down).sign() * (1 + _decades(to_best.abs())),
-            _decades(to_best.abs()),
+            (to_best * down).sign() * (1 + decades(to_best.abs()) / depth),
+            decades(to_best.abs()),
             torch.full_like(g, first),
             torch.full_like(g, 2 * time - 1),
-            torch.full_like(g, 1 - math.log1p(self.steps) / math.log1p(self.settings.horizon)).clamp_min(0),
-            (self.since / self.settings.horizon).clamp_max(1),
+            torch.full_like(g, 1 - math.log1p(self.steps) / math.log1p(self.horizon)).clamp_min(0),
+            (self.since / self.horizon).clamp_max(1),
             (self.since == 0).to(g),
-            (self.own_since / self.settings.horizon).clamp_max(1),
+            (self.own_since / self.horizon).clamp_max(1),
             (self.own_since == 0).to(g),
             self.count.log2() / 5,
         )
@@ -230,7 +265,7 @@ class Trajectory:
     def _as_action(self, rate: Tensor) -> Tensor:
         """A learning rate for the plain gradient, as the action that would take it, centered."""
         decades = torch.log10((rate * self.scale / self.settings.largest).clamp_min(TINY))
-        return (2 * (1 + decades / self._span) - 1).clamp(-1.5, 1.5)
+        return (2 * (1 + decades / self._span) - 1).clamp(2 * self._least - 1.5, 1.5)
 
 
 class _Met(NamedTuple):
@@ -248,9 +283,29 @@ class _Met(NamedTuple):
     agreement: Tensor
 
 
-def _decades(share: Tensor) -> Tensor:
-    """log10 of a share, as a fraction of the decades that are told apart: 1e-10 is -1."""
-    return torch.log10(share.clamp(SMALLEST, 1 / SMALLEST)) / -math.log10(SMALLEST)
+def _decades(share: Tensor, resolved: float) -> Tensor:
+    """log10 of a share in units of ten decades, 1e-10 is -1, as far as they are told apart."""
+    return torch.log10(share.clamp(resolved, 1 / resolved)) / 10
+
+
+def noise(time: int, numbers: Tensor, outputs: int = 1) -> Tensor:
+    """Standard normal numbers (rows, outputs), float64, the same whenever `time` and the coordinates' numbers are.
+
+    Nothing is drawn, so no generator's state is part of an optimization's, and it is the same on every device. The bits
+    are those of SplitMix64 (Steele, Lea and Flood, Fast splittable pseudorandom number generators, 2014).
+    """
+    which = numbers[:, None].long() * outputs + torch.arange(outputs, device=numbers.device)
+    bits = _mixed(_mixed(which + 1) + time + 1)
+    uniform = ((bits >> 11 & (1 << 53) - 1).double() + 0.5) / 2**53
+    drawn: Tensor = torch.special.ndtri(uniform)
+    return drawn
+
+
+def _mixed(bits: Tensor) -> Tensor:
+    bits = bits * -0x61C8864680B583EB
+    bits = (bits ^ (bits >> 30 & (1 << 34) - 1)) * -0x40A7B892E31B1A47
+    bits = (bits ^ (bits >> 27 & (1 << 37) - 1)) * -0x6B2FB644ECCEEE15
+    return bits ^ (bits >> 31 & (1 << 33) - 1)
 
 
 class Policy(nn.Module):
@@ -266,15 +321,19 @@ class Policy(nn.Module):
         width = settings.width
         self.embed = nn.Linear(Trajectory.FEATURES, width)
         self.backbone = (_Transformer if settings.backbone == "transformer" else _Recurrent)(settings)
-        self.head = nn.Linear(width, 2)
-        self.skip = nn.Linear(Trajectory.FEATURES, 1, bias=False)  # a rate that follows a secant is linear in a feature
+        self.head = nn.Linear(width, 2 * settings.outputs)
+        # A rate that follows a secant is linear in a feature.
+        self.skip = nn.Linear(Trajectory.FEATURES, settings.outputs, bias=False)
         with torch.no_grad():
             self.head.weight.mul_(0.1)
             self.head.bias.zero_()
             self.skip.weight.zero_()
 
     def forward(self, features: Tensor) -> tuple[Tensor, Tensor]:
-        """Mean and log of the standard deviation of the actions, (B, T, FEATURES) -> two of (B, T)."""
+        """Mean and log of the standard deviation of the actions, (B, T, FEATURES) -> two of (B, T).
+
+        With a second output two of (B, T, 2).
+        """
         return self._distribution(features, self.backbone(self.embed(features)))
 
     def begin(self, rows: int) -> list[Tensor]:
@@ -285,10 +344,20 @@ class Policy(nn.Module):
         """As `forward`, for the evaluation number `time` alone, (B, FEATURES) -> two of (B,); updates `memory`."""
         return self._distribution(features, self.backbone.step(self.embed(features), memory, time))
 
+    def act(self, features: Tensor, memory: list[Tensor], time: int, numbers: Tensor) -> Tensor:
+        """The actions of an optimization, as `step`; samples are a function of `time` and the coordinates' numbers."""
+        mean, log_std = self.step(features, memory, time)
+        if self.settings.acting == "mean":
+            return mean
+        return mean + log_std.exp() * noise(time, numbers, self.settings.outputs).view_as(mean).to(mean)
+
     def _distribution(self, features: Tensor, hidden: Tensor) -> tuple[Tensor, Tensor]:
-        mean, spread = self.head(hidden).unbind(-1)
-        mean = FIRST_ACTION + ACTION_SCALE * mean + self.skip(features).squeeze(-1)
-        return mean, (spread + FIRST_LOG_STD).clamp(*LOG_STDS)
+        mean, spread = self.head(hidden).unflatten(-1, (self.settings.outputs, 2)).unbind(-1)
+        first = torch.tensor([FIRST_ACTION, 0.0][: self.settings.outputs], device=mean.device)
+        mean = first + ACTION_SCALE * mean + self.skip(features)
+        if self.settings.second == "none":
+            mean, spread = mean.squeeze(-1), spread.squeeze(-1)
+        return mean, (spread + FIRST_LOG_STD).clamp(self.settings.least_log_std, self.settings.most_log_std)
 
 
 class _Transformer(nn.Module):

@@ -64,7 +64,8 @@ class POP(ClosureOptimizer):
         ``memory_0`` and so on, (*s, ...). A Transformer remembers history x width x layers x 2 x 4 bytes for each
         element: 8 KiB with the sizes that are default, so 0.8 GB for a network of 100,000 weights; see `bytes_needed`.
         Under `fully_shard` it is sharded as the parameter is; `FullyShardedDataParallel` trains, but its
-        ``optim_state_dict`` cannot take tensors of more dimensions than the parameter has.
+        ``optim_state_dict`` cannot take tensors of more dimensions than the parameter has. A policy that samples its
+        actions draws others where parameters are sharded.
     Raises: ValueError for a setting that is not allowed, complex parameters, a missing closure, a loss that is not one
         number, parameters that changed their size, or that differ between the ranks; MemoryError before anything is
         allocated, where the state does not fit; FileNotFoundError for an unknown policy; RuntimeError for sparse
@@ -231,11 +232,13 @@ class POP(ClosureOptimizer):
             some = slice(start, start + ROWS)
             kept = [tables[name][..., some].movedim(-1, at) for name, at in zip(names, counting, strict=True)]
             parts = list(kept)
-            actions.append(self.policy.step(features[some], parts, time)[0])
+            numbers = torch.arange(start, start + len(features[some]), device=features.device)
+            actions.append(self.policy.act(features[some], parts, time, numbers))
             for old, new in zip(kept, parts, strict=True):
                 if new is not old:
                     old.copy_(new)
-        return torch.cat(actions) if actions else features.new_zeros(0)
+        none = features.new_zeros(0) if self.policy.settings.outputs == 1 else features.new_zeros(0, 2)
+        return torch.cat(actions) if actions else none
 
     def _factor(self, coordinates: Coordinates) -> float | Tensor:
         """What the policy's steps are multiplied by: one number, or one for each coordinate, (1, n)."""

@@ -124,6 +124,15 @@ class Functions:
         bend = bend + self.warp[:, None, None, None] * slope[..., :, None] * slope[..., None, :]
         return self._stretch(z)[..., None, None] * bend
 
+    def rounding(self) -> Tensor:
+        """How far at most values near a minimum are from those of exact arithmetic, about, (n,).
+
+        It comes from the angles of the Fourier features, which may be large. A quadratic alone has none: its values
+        are exact in proportion to themselves, and its minimum is 0.
+        """
+        angles = 1 + 2 * math.pi + self.frequencies.abs().sum(1)
+        return torch.finfo(angles.dtype).eps * (self.weights * angles).square().sum(-1).sqrt()
+
     def _angles(self, u: Tensor) -> Tensor:
         return torch.baddbmm(self.phases[:, None], u, self.frequencies)
 

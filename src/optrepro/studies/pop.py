@@ -9,8 +9,8 @@ from pydantic import AfterValidator, Field, model_validator
 from optrepro.studies.common import ConstantRates, Count, Model, Name, Positive, overridden
 
 
-def _ascending(pair: tuple[float, float]) -> tuple[float, float]:
-    if pair[0] > pair[1]:
+def _ascending(pair: tuple[float, float] | None) -> tuple[float, float] | None:
+    if pair is not None and pair[0] > pair[1]:
         raise ValueError(f"{list(pair)} must be the smaller number first")
     return pair
 
@@ -18,6 +18,9 @@ def _ascending(pair: tuple[float, float]) -> tuple[float, float]:
 Range = Annotated[
     tuple[Positive, Positive], AfterValidator(_ascending), Field(description="Smallest and largest, log-uniform.")
 ]
+
+
+Horizon = Annotated[int, Field(ge=2)]
 
 
 class PriorConfig(Model):
@@ -52,6 +55,19 @@ class NetworkConfig(Model):
     ] = "coordinate"
     smallest: Annotated[Positive, Field(description="Smallest learning rate.")] = 1e-8
     largest: Annotated[Positive, Field(description="Largest learning rate.")] = 1.0
+    shortest: Annotated[Positive | None, Field(description="Bound of the learning rates below, if not smallest.")] = (
+        None
+    )
+    resolved: Annotated[float, Field(gt=0, lt=1, description="Share below which features tell no sizes apart.")] = 1e-10
+    least_log_std: Annotated[float, Field(lt=-1, description="Of the distribution of actions.")] = -6.0
+    most_log_std: Annotated[float, Field(ge=-1, le=1, description="Of the distribution of actions.")] = -1.0
+    acting: Annotated[
+        Literal["mean", "sample"], Field(description="What is taken of the distribution over actions, after training.")
+    ] = "mean"
+    second: Annotated[
+        Literal["none", "momentum", "best"],
+        Field(description="What a share of is added to steps, beyond the paper: the last step, the way to the best."),
+    ] = "none"
 
     @model_validator(mode="after")
     def _sizes_fit(self) -> Self:
@@ -59,6 +75,8 @@ class NetworkConfig(Model):
             raise ValueError(f"width = {self.width} is not a multiple of heads = {self.heads}")
         if self.smallest >= self.largest:
             raise ValueError(f"smallest = {self.smallest} is not below largest = {self.largest}")
+        if self.shortest is not None and self.shortest > self.smallest:
+            raise ValueError(f"shortest = {self.shortest} is above smallest = {self.smallest}")
         return self
 
 
@@ -84,6 +102,16 @@ class PPOConfig(Model):
     floor: Annotated[float, Field(gt=0, lt=1, description="Share of the start's regret below which all is equal.")]
     terminal: Annotated[bool, Field(description="All of the reward with the last evaluation.")] = False
     precision: Annotated[Literal["float32", "bfloat16"], Field(description="Of updates on a GPU.")] = "float32"
+    horizons: Annotated[
+        tuple[Horizon, Horizon] | None,
+        AfterValidator(_ascending),
+        Field(description="Evaluations of an iteration's runs, log-uniform; null: the network's horizon."),
+    ] = None
+    kl_target: Annotated[Positive | None, Field(description="Divergence that the learning rate is adapted to.")] = None
+    entropy_target: Annotated[
+        tuple[float, float] | None, Field(description="Of an action, first and last; the bonus is adapted to it.")
+    ] = None
+    averaging: Annotated[float, Field(ge=0, lt=1, description="Share of the averaged weights an iteration keeps.")] = 0
 
     @model_validator(mode="after")
     def _minibatches_are_filled(self) -> Self:
@@ -104,6 +132,7 @@ class PolicyRow(Model):
     network: Annotated[dict[str, Any], Field(description="Over the study's network.")] = {}
     ppo: Annotated[dict[str, Any], Field(description="Over the study's PPO.")] = {}
     start: Annotated[Name | None, Field(description="Row of the study whose weights training begins with.")] = None
+    seed: Annotated[int, Field(ge=0, description="Number of the first training seed.")] = 0
 
 
 class PolicyStudy(Model):
@@ -140,6 +169,11 @@ class PolicyStudy(Model):
             overridden(self.network, row.network, f"{key}.network"),
             overridden(self.ppo, row.ppo, f"{key}.ppo"),
         )
+
+    def stage(self, policy: str) -> int:
+        """Number of trainings whose weights a row goes on from, one after the other."""
+        start = self.policies[policy].start
+        return 0 if start is None else 1 + self.stage(start)
 
 
 class Collection(Model):
