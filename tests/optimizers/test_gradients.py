@@ -82,15 +82,16 @@ def test_a_step_with_no_gradient_at_all_changes_nothing(make: Make) -> None:
 
 
 @each_that(lambda make: make.family)
-def test_dropping_gradients_at_random_takes_no_more_memory_than_the_state(make: Make) -> None:
-    params = parameters(*[200] * 12)
+def test_dropping_gradients_at_random_takes_little_more_memory_than_the_state(make: Make) -> None:
+    """At most what is worked on in a step comes on top."""
+    params = parameters(*[4000] * 12)
     optimizer = make(params)
     generator = torch.Generator().manual_seed(0)
     for grads in gradients(params, 20):
         kept = torch.rand(12, generator=generator) > 0.3
         feed(make, optimizer, [grad if keep else None for grad, keep in zip(grads, kept, strict=True)])
     state = sum(value.nbytes for entry in optimizer.state.values() for value in entry.values())
-    assert held(optimizer, besides=params) <= 1.1 * state + 50_000
+    assert held(optimizer, besides=params) <= 1.25 * state + 50_000
 
 
 def held(optimizer: Any, besides: Sequence[Tensor]) -> int:
