@@ -77,6 +77,12 @@ class CautiousAdamW(BaseOptimizer):
     def _state_names(self, group: Group) -> dict[str, bool]:
         return {"step": False, "exp_avg": True, "exp_avg_sq": True}
 
+    def _take_over(self, prepared: dict[str, Any]) -> None:
+        super()._take_over(prepared)
+        for state in self.state.values():
+            if "step" in state:
+                state["step"] = state["step"].cpu().float()
+
     def _forget_layout(self) -> None:
         self._spread = None
 
@@ -178,7 +184,7 @@ class Move(NamedTuple):
 
 def fresh_state(param: Tensor) -> State:
     """The state of a parameter before its first step."""
-    step = torch.zeros((), dtype=torch.float32, device=param.device)
+    step = torch.zeros((), dtype=torch.float32)  # on the host, so that no step waits to read it
     return {"step": step, "exp_avg": torch.zeros_like(param), "exp_avg_sq": torch.zeros_like(param)}
 
 

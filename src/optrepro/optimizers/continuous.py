@@ -49,8 +49,9 @@ START = 0.9  # momentum before anything is known of the gradients: the usual one
 POINTS = 128  # momenta at which the score is evaluated, closer together towards 1
 # Where the rule would pass from one to the next of the momenta 0.5, 0.9 and 0.99, were they its candidates.
 EDGES = (0.766, 0.968)
-# What is kept once for all parameters, in the state of one of them: numbers, and what the interval asks for.
-COUNTERS = ("momentum", "age", "counted", "counts")
+# What is kept once for all parameters, in the state of one of them: always, and where the momentum moves. Numbers in
+# float64 have the shape (1,): compiled code would take those of the shape () for Python's (torch 2.13).
+COUNTERS = ("chosen", "age", "counted", "counts")
 ESTIMATE = ("began", "looked", "products", "squares", "weight", "sketches")
 
 
@@ -89,7 +90,7 @@ class Part(NamedTuple):
         owners: the parameters themselves.
         state: by name, what is shaped like the parameters.
         step: the number of their step, from 1.
-        product: () in float64, of all beta1 that they have seen; None for SGD.
+        product: (1,) in float64, of all beta1 that they have seen; None for SGD.
     """
 
     group: Group
@@ -124,7 +125,7 @@ class Clock:
     def __init__(self, record: State) -> None:
         self.tensor = record["age"]
         self.age, self.counted = int(record["age"]), int(record["counted"])
-        self.momentum = float(record["momentum"])
+        self.momentum = float(record["chosen"])
         self.began, self.looked = (int(record[name]) if name in record else 0 for name in ("began", "looked"))
         self.version = self.tensor._version
 
@@ -172,14 +173,14 @@ class Continuous(BaseOptimizer):
     @property
     def momentum(self) -> Tensor:
         """The momentum of the last step, () in float64 on the device of the first parameter."""
-        return self._record()["momentum"].clone()
+        return self._record()["chosen"][0].clone()
 
     @property
     def autocorrelation(self) -> Tensor:
         """The estimate of R_0 ... R_lags, (lags + 1,), as of the last look; NaN for lags without products so far."""
         record = self._record()
         if "products" not in record:
-            return torch.full((self.rule.lags + 1,), math.nan, dtype=torch.float64, device=record["momentum"].device)
+            return torch.full((self.rule.lags + 1,), math.nan, dtype=torch.float64, device=record["chosen"].device)
         return record["products"] / record["weight"]
 
     @property
@@ -191,8 +192,8 @@ class Continuous(BaseOptimizer):
         """
         record = self._record()
         age = record["age"]
-        last = torch.where(age > 0, place_of(record["momentum"]), -1)
-        return {"last": last, "counts": record["counts"] + counts_of(record["momentum"], age - record["counted"])}
+        last = torch.where(age > 0, place_of(record["chosen"]), -1)
+        return {"last": last, "counts": record["counts"] + counts_of(record["chosen"], age - record["counted"])}
 
     @property
     def sketch(self) -> Sketch | None:
@@ -296,9 +297,7 @@ class Continuous(BaseOptimizer):
     def _fresh_numbers(self, device: torch.device) -> State:
         """The numbers in the state of parameters before their first step. All of equal history hold the same."""
         step = {"step": torch.zeros((), dtype=torch.float32)}
-        return step | (
-            {"beta1_product": torch.ones((), dtype=torch.float64, device=device)} if self.has_product else {}
-        )
+        return step | ({"beta1_product": torch.ones(1, dtype=torch.float64, device=device)} if self.has_product else {})
 
     def _parts(self, group: Group, params: list[Tensor], grads: list[Tensor], *state: list[Tensor]) -> Iterator[Part]:
         """Count a step of the parameters, and divide them."""
@@ -311,7 +310,7 @@ class Continuous(BaseOptimizer):
             owners = [params[i] for i in members]
             step = steps[members[0]]
             if is_compiling:
-                torch._foreach_add_([step], 1)
+                step.add_(1)
             else:
                 step = step.cpu() + 1
                 for owner in owners:
@@ -337,7 +336,7 @@ class Continuous(BaseOptimizer):
             self._clock = Clock(record)
         clock = self._clock
         clock.tick()
-        momentum = record["momentum"]
+        momentum = record["chosen"]
         if self._moves:
             place = (clock.age - 1 - clock.began) % (self.rule.window + self.rule.rest)
             if place < self.rule.window:
@@ -346,7 +345,7 @@ class Continuous(BaseOptimizer):
             self._count(record, clock)
             momentum.fill_(fixed)
             clock.momentum = fixed
-        return momentum.item() if momentum.device.type == "cpu" else momentum.float()
+        return momentum.item() if momentum.device.type == "cpu" else momentum[0].float()
 
     def _watch(self, record: State, clock: Clock, place: int, parts: list[Part]) -> None:
         """Sketch this gradient; every `every` steps, update the estimate."""
@@ -364,7 +363,7 @@ class Continuous(BaseOptimizer):
 
     def _observe_compiled(self, record: State, parts: list[Part]) -> Tensor:
         """The same for compiled code, which computes at every step what some steps ask for, and keeps it in those."""
-        rule, momentum, age = self.rule, record["momentum"], record["age"] + 1
+        rule, momentum, age = self.rule, record["chosen"], record["age"] + 1
         new = {
             "age": age,
             "counted": record["age"].clone(),
@@ -384,12 +383,10 @@ class Continuous(BaseOptimizer):
             moved_up = torch.cat([sketches[every:], sketches[lags:]])
             new["sketches"] = torch.where(is_looked_at, moved_up, sketches)
         else:
-            new["momentum"] = torch.full_like(momentum, self.interval[0])
+            new["chosen"] = torch.full_like(momentum, self.interval[0])
         for name, value in new.items():
-            torch._foreach_copy_(
-                [record[name]], [value]
-            )  # `copy_` of a float64 () is lost in compiled code (torch 2.13)
-        return new.get("momentum", momentum)
+            record[name].copy_(value)
+        return new.get("chosen", momentum)[0]
 
     def _sketched(self, parts: list[Part]) -> Tensor:
         """The sketch of this step's gradients, (width,): the sum of those of all ranks' parts."""
@@ -419,7 +416,7 @@ class Continuous(BaseOptimizer):
             "squares": rows[:, 1:].square().sum() + forget**2 * record["squares"],
             "weight": counts + forget * record["weight"],
         }
-        new["momentum"] = self._settled(new, record["momentum"], elapsed)
+        new["chosen"] = self._settled(new, record["chosen"], elapsed)
         return new
 
     def _settled(self, estimate: State, momentum: Tensor, elapsed: int | Tensor) -> Tensor:
@@ -430,14 +427,14 @@ class Continuous(BaseOptimizer):
         # Were the gradients uncorrelated, any score would have this variance.
         variance = estimate["squares"] / self.rule.lags
         is_beyond_doubt = best * best.abs() > DOUBT**2 * variance
-        target = torch.where(is_beyond_doubt, layout.grid.index_select(0, index[None])[0], low)
+        target = torch.where(is_beyond_doubt, layout.grid.index_select(0, index[None]), low)
         return (target + (momentum - target) * self.rule.smoothing**elapsed).clamp(low, high)
 
     def _count(self, record: State, clock: Clock) -> None:
         """Count the steps before this one, since the last count; all of them had the present momentum."""
         steps = clock.age - 1 - clock.counted
         if steps:
-            record["counts"].add_(counts_of(record["momentum"], steps))
+            record["counts"].add_(counts_of(record["chosen"], steps))
             record["counted"].fill_(clock.age - 1)
             clock.counted = clock.age - 1
 
@@ -458,17 +455,17 @@ class Continuous(BaseOptimizer):
     def _record(self) -> State:
         """What is known so far. Changes nothing."""
         for state in self.state.values():
-            if "momentum" in state:
+            if "chosen" in state:
                 return cast(State, state)
         return self._homeless or self._fresh_record()
 
     def _placed_record(self) -> State:
         """The record, which is put into the state of the first parameter that has one."""
         home = self._home
-        if home is None or "momentum" not in self.state.get(home, ()):
+        if home is None or "chosen" not in self.state.get(home, ()):
             with_state = [param for param in self._all_params() if self.state.get(param)]
             self._home = home = next(
-                (param for param in with_state if "momentum" in self.state[param]),
+                (param for param in with_state if "chosen" in self.state[param]),
                 with_state[0] if with_state else None,
             )
         if home is None:  # a rank without parameters takes part in the sums all the same
@@ -486,7 +483,7 @@ class Continuous(BaseOptimizer):
         params, (low, high), lags = self._all_params(), self.interval, self.rule.lags
         device = local(params[0]).device if params else torch.device("cpu")
         record = {
-            "momentum": torch.full((), min(max(START, low), high), dtype=torch.float64, device=device),
+            "chosen": torch.full((1,), min(max(START, low), high), dtype=torch.float64, device=device),
             "age": torch.zeros((), dtype=torch.int64, device=device),
             "counted": torch.zeros((), dtype=torch.int64, device=device),
             "counts": torch.zeros(len(EDGES) + 1, dtype=torch.int64, device=device),
@@ -495,7 +492,7 @@ class Continuous(BaseOptimizer):
             record["began"] = torch.zeros((), dtype=torch.int64, device=device)
             record["looked"] = torch.zeros((), dtype=torch.int64, device=device)
             record["products"] = torch.zeros(lags + 1, dtype=torch.float64, device=device)
-            record["squares"] = torch.zeros((), dtype=torch.float64, device=device)
+            record["squares"] = torch.zeros(1, dtype=torch.float64, device=device)
             record["weight"] = torch.zeros(lags + 1, dtype=torch.float64, device=device)
             record["sketches"] = torch.zeros(0, 0, dtype=torch.float32, device=device)
         return record
@@ -503,11 +500,11 @@ class Continuous(BaseOptimizer):
     def _arrange(self, record: State) -> None:
         """Make the sketch, and have all ranks and the record fit it."""
         if self._layout is None:
-            self._layout = self._made_layout(record["momentum"].device)
+            self._layout = self._made_layout(record["chosen"].device)
             self._agree(record, self._layout.groups)
         shape = self.rule.window, self._layout.sketch.width
         if record["sketches"].shape != shape:
-            record["sketches"] = torch.zeros(shape, dtype=torch.float32, device=record["momentum"].device)
+            record["sketches"] = torch.zeros(shape, dtype=torch.float32, device=record["chosen"].device)
             record["began"].copy_(record["age"])
             self._clock = None
 
@@ -814,7 +811,7 @@ class ContinuousAdam(Continuous):
     def _adopt(self, state: State, saved: Group) -> None:
         if "step" in state and "exp_avg" in state:
             state["step"] = torch.as_tensor(state["step"])
-            state["beta1_product"] = saved["betas"][0] ** state["step"].double()
+            state["beta1_product"] = saved["betas"][0] ** state["step"].double().view(1)
 
     def _sample(self, found: list[tuple[Part, int] | None], sketch: Sketch) -> Tensor:
         gradient = super()._sample(found, sketch)
@@ -831,7 +828,7 @@ class ContinuousAdam(Continuous):
     def _update(self, part: Part, momentum: Number) -> None:
         group, product = part.group, cast(Tensor, part.product)
         if torch.compiler.is_compiling():
-            torch._foreach_mul_([product], momentum)
+            product.mul_(momentum)
         else:
             product = product * on(product.device, momentum)
             for owner in part.owners:
@@ -860,12 +857,12 @@ class ContinuousAdam(Continuous):
         torch._foreach_div_(denominators, (1 - beta2**step) ** 0.5)
         torch._foreach_add_(denominators, group["eps"])
         # torch corrects by its present beta1, which a scheduler may cycle; here by all that there were.
-        correction = 1 - product if self._moves else 1 - momentum**step
+        correction = 1 - product[0] if self._moves else 1 - momentum**step
         if isinstance(correction, Tensor) and correction.device.type == "cpu" and not torch.compiler.is_compiling():
             correction = correction.item()
         if isinstance(correction, Tensor) or isinstance(lr, Tensor):
-            updates = list(torch._foreach_div(exp_avgs, denominators))
-            descend(params, updates, on(params[0].device, lr / correction))
+            torch._foreach_mul_(denominators, on(params[0].device, correction))
+            descend(params, list(torch._foreach_div(exp_avgs, denominators)), lr)
         else:
             torch._foreach_addcdiv_(params, exp_avgs, denominators, value=-(lr / correction))
 
