@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -9,23 +11,25 @@ from torch import Tensor
 RIGHT_ON_CPU = (torch.float32, torch.float64)
 
 
-def fits_kernel_of_cpu(param: Tensor, *others: Tensor) -> bool:
-    """Whether a CPU's kernel is right for a parameter with this gradient and state.
+def fits_kernel_of_cpu(params: Sequence[Tensor], *columns: Sequence[Tensor]) -> bool:
+    """Whether a CPU's kernel is right for parameters of one device and dtype, with gradients and state in columns.
 
-    It goes through memory in order, so all of them must be laid out alike.
+    It goes through memory in order, so all tensors of a parameter must be laid out alike.
     """
-    dtype = param.dtype
-    if param.device.type != "cpu" or dtype not in RIGHT_ON_CPU or torch.compiler.is_compiling():
+    dtype = params[0].dtype
+    if dtype not in RIGHT_ON_CPU or params[0].device.type != "cpu":
         return False
-    strides, are_contiguous = None, param.is_contiguous()
-    for other in others:
-        if other.dtype != dtype:
+    others = [tensor for column in columns for tensor in column]
+    for tensor in others:
+        if tensor.dtype is not dtype:
             return False
-        if not (are_contiguous and other.is_contiguous()):  # quicker to ask
-            strides = strides or param.stride()
-            if other.stride() != strides:
-                return False
-    return True
+    for tensor in (*params, *others):
+        if not tensor.is_contiguous():
+            break
+    else:  # which is quicker to ask
+        return True
+    strides = [param.stride() for param in params]
+    return all([tensor.stride() for tensor in column] == strides for column in columns)
 
 
 def scale_(tensors: list[Tensor], factor: float | Tensor) -> None:

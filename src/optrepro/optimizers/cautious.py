@@ -199,10 +199,10 @@ def local_parts(move: Move) -> Move:
 
 def take(move: Move) -> None:
     """Take the step: a parameter after the other on a CPU, as lists elsewhere."""
-    foreach = move.group["foreach"]
+    foreach, is_compiling = move.group["foreach"], torch.compiler.is_compiling()
     lists: dict[Any, list[int]] = {}
     for i, (param, *others) in enumerate(zip(*move[1:], strict=True)):
-        if not foreach and fits_kernel_of_cpu(param, *others[:-1]):
+        if not foreach and not is_compiling and fits_kernel_of_cpu([param], *([other] for other in others[:-1])):
             take_in_pieces(move.group, param, *others)
         else:
             lists.setdefault(i if foreach is False else (param.device, param.dtype), []).append(i)

@@ -8,7 +8,8 @@ of the gradient, and only the one buffer that moves the parameters is kept.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+import operator
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple, TypeVar, cast, overload
@@ -107,16 +108,22 @@ class Layout:
     """What is made from the parameters and the ranks that hold them, and kept beside the state.
 
     Attributes:
+        params: all parameters that the optimizer has.
         counts: whether this rank sketches its part of each parameter; of replicas only one rank does.
         groups: the process groups over which sketches are summed.
         grid, filters: the momenta at which the score is evaluated, and their filters.
+        lags: 0 ... lags, (lags + 1,).
+        columns: of the last `every` sketches, for each lag the number of the one before it, (every, lags + 1).
     """
 
+    params: list[Tensor]
     sketch: Sketch
     counts: list[bool]
     groups: tuple[ProcessGroup, ...]
     grid: Tensor
     filters: Tensor
+    lags: Tensor
+    columns: Tensor
 
 
 class Clock:
@@ -152,6 +159,8 @@ class Continuous(BaseOptimizer):
     _clock: Clock | None = None
     _home: Tensor | None = None
     _homeless: State | None = None
+    _settled_in: State | None = None
+    _has_shards: bool | None = None
     _listed: int = 0
 
     def __init__(
@@ -214,19 +223,20 @@ class Continuous(BaseOptimizer):
         for group in self.param_groups:
             refuse_cycled(group, self.family, self._listed)
         parts: list[Part] = []
+        is_compiling, width = torch.compiler.is_compiling(), 2 + len(self._names)
         for group in self.param_groups:
-            columns: list[list[Tensor]] = [[] for _ in range(2 + len(self._names))]
-            self._init_group(group, torch.compiler.is_compiling(), *columns)
+            columns: list[list[Tensor]] = [[] for _ in range(width)]
+            self._init_group(group, is_compiling, *columns)
             parts += self._parts(group, *columns)
         if not parts and resolve(self.process_group) is None:
             return loss
-        kept: list[Tensor] = []
-        self._init_group(None, torch.compiler.is_compiling(), kept)
-        record = dict(zip(self._record_names(self.param_groups[0]), kept, strict=True))
-        if torch.compiler.is_compiling():
+        if is_compiling:
+            kept: list[Tensor] = []
+            self._init_group(None, True, kept)
+            record = dict(zip(self._record_names(self.param_groups[0]), kept, strict=True))
             momentum: Number = self._observe_compiled(record, parts)
         else:
-            momentum = self._observe(record, parts)
+            momentum = self._observe(self._ready_record(), parts)
         for part in parts:
             self._update(part, momentum if self._moves else self._momenta(part.group)[0])
         return loss
@@ -241,18 +251,22 @@ class Continuous(BaseOptimizer):
         """Update the buffers, and move the parameters."""
         raise NotImplementedError
 
-    def _sample(self, found: list[tuple[Part, int] | None], sketch: Sketch) -> Tensor:
+    def _sample(self, grads: list[Tensor | None], parts: list[Part], sketch: Sketch) -> Tensor:
         """The sampled coordinates of what the autocorrelation is measured of.
 
         Args:
-            found: of each parameter its part and place therein; None for a parameter without gradient.
+            grads: of each parameter, this rank's part; None where there is none.
         """
-        sample = sketch.sample([None if place is None else place[0].grads[place[1]] for place in found])
-        if self.couples_weight_decay and any(group["weight_decay"] for group in self.param_groups):
-            params = [None if place is None else place[0].params[place[1]] for place in found]
-            decays = [0.0 if place is None else signed_decay(place[0].group) for place in found]
+        sample = sketch.sample(grads)
+        if self.couples_weight_decay and any(group["weight_decay"] != 0 for group in self.param_groups):
+            decays = self._of_each(signed_decay)
+            params = [None if grad is None else local(p) for p, grad in zip(self._all_params(), grads, strict=True)]
             sample = sample + sketch.sample(params) * sketch.spread(decays)
         return sample
+
+    def _of_each(self, value_of: Callable[[Group], float]) -> list[float]:
+        """A number for each parameter, from the settings of its group."""
+        return [value for group in self.param_groups for value in [value_of(group)] * len(group["params"])]
 
     # The parameters' state.
 
@@ -271,62 +285,79 @@ class Continuous(BaseOptimizer):
             separate: give every parameter numbers of its own, which compiled code changes in place.
         """
         if group is None:
-            record = self._placed_record()
-            if self._moves:
-                self._arrange(record)
+            record = self._ready_record()
             columns[0].extend(record[name] for name in self._record_names(self.param_groups[0]))
             return
-        names, numbers = self._names, dict[torch.device, State]()
+        if self._has_shards is None:
+            self._has_shards = any(map(is_distributed, self._all_params()))
+        params, grads, *of_state = columns
+        named = list(zip(self._names, of_state, strict=True))
+        numbers: dict[torch.device, State] = {}
         seen: set[int] = set()
         for param in group["params"]:
-            if param.grad is None:
+            grad = param.grad
+            if grad is None:
                 continue
-            state = self.state.setdefault(param, {})
+            state = self.state.get(param)
             if not state:
                 if param.device not in numbers:
                     numbers[param.device] = self._fresh_numbers(param.device)
+                state = self.state.setdefault(param, {})
                 state.update({name: torch.zeros_like(param) for name in self.buffers} | numbers[param.device])
             if separate:
-                for name in names[len(self.buffers) :]:
+                for name in self._names[len(self.buffers) :]:
                     if id(state[name]) in seen:
                         state[name] = state[name].clone()
                     seen.add(id(state[name]))
-            for column, value in zip(columns, (param, param.grad, *(state[name] for name in names)), strict=True):
-                column.append(value)
+            params.append(param)
+            grads.append(grad)
+            for name, column in named:
+                column.append(state[name])
 
     def _fresh_numbers(self, device: torch.device) -> State:
         """The numbers in the state of parameters before their first step. All of equal history hold the same."""
         step = {"step": torch.zeros((), dtype=torch.float32)}
         return step | ({"beta1_product": torch.ones(1, dtype=torch.float64, device=device)} if self.has_product else {})
 
-    def _parts(self, group: Group, params: list[Tensor], grads: list[Tensor], *state: list[Tensor]) -> Iterator[Part]:
+    def _parts(self, group: Group, params: list[Tensor], grads: list[Tensor], *state: list[Tensor]) -> list[Part]:
         """Count a step of the parameters, and divide them."""
-        is_compiling, steps = torch.compiler.is_compiling(), state[len(self.buffers)]
+        if not params:
+            return []
+        steps, alone = state[len(self.buffers)], torch.compiler.is_compiling() or group["foreach"] is False
+        if not alone and len({(id(step), param.dtype) for step, param in zip(steps, params, strict=True)}) == 1:
+            return [self._part(group, len(params) == len(group["params"]), params, grads, *state)]
         lists: dict[Any, list[int]] = {}
         for i, param in enumerate(params):
-            alone = is_compiling or group["foreach"] is False
-            lists.setdefault(i if alone else (param.device, param.dtype, id(steps[i])), []).append(i)
-        for members in lists.values():
-            owners = [params[i] for i in members]
-            step = steps[members[0]]
-            if is_compiling:
-                step.add_(1)
-            else:
-                step = step.cpu() + 1
-                for owner in owners:
-                    self.state[owner]["step"] = step
-            yield Part(
-                group,
-                owners,
-                [local(param) for param in owners],
-                [
-                    local_gradient(param) if is_distributed(param) else grads[i]
-                    for i, param in zip(members, owners, strict=True)
-                ],
-                {name: [local(column[i]) for i in members] for name, column in zip(self.buffers, state, strict=False)},
-                step if is_compiling else step.item(),
-                state[-1][members[0]] if self.has_product else None,
-            )
+            lists.setdefault(i if alone else (id(steps[i]), param.dtype), []).append(i)
+        columns = (params, grads, *state)
+        return [
+            self._part(group, False, *([column[i] for i in members] for column in columns))
+            for members in lists.values()
+        ]
+
+    def _part(
+        self, group: Group, is_whole: bool, owners: list[Tensor], grads: list[Tensor], *state: list[Tensor]
+    ) -> Part:
+        """Count a step of parameters of equal history; of all in the group, or of some that leave others behind."""
+        buffers, step, params = state[: len(self.buffers)], state[len(self.buffers)][0], owners
+        product = state[-1][0] if self.has_product else None
+        if self._has_shards:
+            params, grads = [local(param) for param in owners], [local_gradient(param) for param in owners]
+            buffers = tuple([local(buffer) for buffer in column] for column in buffers)
+        named = dict(zip(self.buffers, buffers, strict=True))
+        if torch.compiler.is_compiling():
+            return Part(group, owners, params, grads, named, step.add_(1), product)
+        if is_whole and step.device.type == "cpu":
+            step.add_(1)
+        else:
+            step = step.cpu() + 1
+            product = None if product is None else product.clone()
+            for owner in owners:
+                state_of_owner = self.state[owner]
+                state_of_owner["step"] = step
+                if product is not None:
+                    state_of_owner["beta1_product"] = product
+        return Part(group, owners, params, grads, named, step.item(), product)
 
     # The momentum.
 
@@ -352,7 +383,7 @@ class Continuous(BaseOptimizer):
         lags, every, sketches = self.rule.lags, self.rule.every, record["sketches"]
         if place == 0:
             sketches.zero_()  # nothing is known of the steps before
-        sketches[lags + place % every] = self._sketched(parts)
+        sketches[lags + place % every].copy_(self._sketched(parts))
         if (place + 1) % every == 0:
             self._count(record, clock)
             for name, value in self._look(record, sketches, place + 1, clock.age - clock.looked).items():
@@ -391,12 +422,13 @@ class Continuous(BaseOptimizer):
     def _sketched(self, parts: list[Part]) -> Tensor:
         """The sketch of this step's gradients, (width,): the sum of those of all ranks' parts."""
         layout = cast(Layout, self._layout)
-        places = {owner: (part, i) for part in parts for i, owner in enumerate(part.owners)}
-        found = [
-            places.get(param) if counts else None
-            for param, counts in zip(self._all_params(), layout.counts, strict=True)
-        ]
-        return total(layout.sketch.fold(self._sample(found, layout.sketch)), layout.groups)
+        grads = [param.grad for param in self._all_params()]
+        if layout.groups or self._has_shards:
+            grads = [
+                local_gradient(param) if counts and param.grad is not None else None
+                for param, counts in zip(self._all_params(), layout.counts, strict=True)
+            ]
+        return total(layout.sketch.fold(self._sample(grads, parts, layout.sketch)), layout.groups)
 
     def _look(self, record: State, sketches: Tensor, known: int | Tensor, elapsed: int | Tensor) -> State:
         """What is new in the record once the last sketches are taken into the autocorrelation.
@@ -407,14 +439,14 @@ class Continuous(BaseOptimizer):
             known: sketches in this window, with those of the last `every` steps.
             elapsed: steps since the last look.
         """
-        lags, every, forget = self.rule.lags, self.rule.every, self.rule.decay**elapsed
-        unit, square = bounded(sketches, record["products"][0] / record["weight"][0])
-        rows = lagged_products(unit, lags).double() * square
-        counts = (known - torch.arange(lags + 1, device=rows.device)).clamp(0, every)
+        every, forget = self.rule.every, self.rule.decay**elapsed
+        layout = cast(Layout, self._layout)
+        unit, square = bounded(sketches, record["products"][:1] / record["weight"][:1])
+        rows = lagged_products(unit, layout.columns).double() * square
         new = {
-            "products": rows.sum(0) + forget * record["products"],
-            "squares": rows[:, 1:].square().sum() + forget**2 * record["squares"],
-            "weight": counts + forget * record["weight"],
+            "products": decayed(rows.sum(0), record["products"], forget),
+            "squares": decayed(rows[:, 1:].square().sum(), record["squares"], forget * forget),
+            "weight": decayed((known - layout.lags).clamp_(0, every), record["weight"], forget),
         }
         new["chosen"] = self._settled(new, record["chosen"], elapsed)
         return new
@@ -442,15 +474,14 @@ class Continuous(BaseOptimizer):
 
     @property
     def _moves(self) -> bool:
-        return self._listed > 1 and self.interval[1] > self.interval[0]
+        return self._listed > 1
 
     def _interval(self, group: Group) -> tuple[float, float]:
         listed = self._momenta(group)
         return min(listed), max(listed)
 
     def _record_names(self, group: Group) -> tuple[str, ...]:
-        low, high = self._interval(group)
-        return COUNTERS + (ESTIMATE if high > low else ())
+        return COUNTERS + (ESTIMATE if len(self._momenta(group)) > 1 else ())
 
     def _record(self) -> State:
         """What is known so far. Changes nothing."""
@@ -458,6 +489,22 @@ class Continuous(BaseOptimizer):
             if "chosen" in state:
                 return cast(State, state)
         return self._homeless or self._fresh_record()
+
+    def _ready_record(self) -> State:
+        """The record, in its place and such that the sketches fit the parameters."""
+        home, layout = self._home, self._layout
+        if layout is not None:
+            params = self._all_params()
+            if len(params) != len(layout.params) or not all(map(operator.is_, params, layout.params)):
+                self._forget_layout()  # who removes or replaces parameters says nothing of it
+                self._forget_estimate()
+            elif home is not None and self.state.get(home) is self._settled_in:
+                return cast(State, self._settled_in)
+        record = self._placed_record()
+        if self._moves:
+            self._arrange(record)
+        self._settled_in = record
+        return record
 
     def _placed_record(self) -> State:
         """The record, which is put into the state of the first parameter that has one."""
@@ -488,7 +535,7 @@ class Continuous(BaseOptimizer):
             "counted": torch.zeros((), dtype=torch.int64, device=device),
             "counts": torch.zeros(len(EDGES) + 1, dtype=torch.int64, device=device),
         }
-        if high > low:
+        if self._moves:
             record["began"] = torch.zeros((), dtype=torch.int64, device=device)
             record["looked"] = torch.zeros((), dtype=torch.int64, device=device)
             record["products"] = torch.zeros(lags + 1, dtype=torch.float64, device=device)
@@ -528,8 +575,10 @@ class Continuous(BaseOptimizer):
         memory_of_sketch = MEMORY * memory - 16 * (self.rule.lags + 8)
         sketch = Sketch(sizes, memory_of_sketch, self.rule.window, seed, device, size)
         low, high = self.interval
-        lags = self.rule.lags + (self.rule.score == "paper")
-        return Layout(sketch, counts, groups, *filters(low, high, lags, device))
+        lags = torch.arange(self.rule.lags + 1, device=device)
+        columns = torch.arange(self.rule.lags, self.rule.window, device=device)[:, None] - lags
+        grid, taps = filters(low, high, len(lags) - (self.rule.score == "debiased"), device)
+        return Layout(params, sketch, counts, groups, grid, taps, lags, columns)
 
     def _agree(self, record: State, groups: Sequence[ProcessGroup]) -> None:
         """Have the ranks go on from the record of the one that has taken the most steps; others had no parameters."""
@@ -548,6 +597,9 @@ class Continuous(BaseOptimizer):
     def add_param_group(self, param_group: Group) -> None:
         """Add parameters, with settings of their own where given; what is known of fewer parameters is forgotten."""
         super().add_param_group(param_group)
+        self._forget_estimate()
+
+    def _forget_estimate(self) -> None:
         record = next((state for state in self.state.values() if "products" in state), None)
         if record is not None:
             for name in ("products", "squares", "weight"):
@@ -568,7 +620,7 @@ class Continuous(BaseOptimizer):
         require(len(self._momenta(group)) > 0, self.family, group[self.family], "at least one number")
 
     def _forget_layout(self) -> None:
-        self._layout = self._clock = self._home = None
+        self._layout = self._clock = self._home = self._has_shards = self._settled_in = None
         if self.param_groups:
             self._listed = len(self._momenta(self.param_groups[0]))
 
@@ -600,14 +652,15 @@ class Continuous(BaseOptimizer):
 
     def _take_over(self, prepared: dict[str, Any]) -> None:
         super()._take_over(prepared)
-        # Of equal numbers all parameters hold the same tensor again.
-        held: dict[Any, State] = {}
-        for param, state in self.state.items():
-            if "step" in state:
-                numbers = {name: state[name] for name in self._names[len(self.buffers) :]}
-                numbers["step"] = numbers["step"].cpu().float()
-                key = (param.device, *(number.item() for number in numbers.values()))
-                state.update(held.setdefault(key, numbers))
+        for group in self.param_groups:  # of equal numbers all parameters of a group hold the same tensors again
+            held: dict[Any, State] = {}
+            for param in group["params"]:
+                state = self.state.get(param)
+                if state and "step" in state:
+                    numbers = {name: state[name] for name in self._names[len(self.buffers) :]}
+                    numbers["step"] = numbers["step"].cpu().float()
+                    key = (param.device, *(number.item() for number in numbers.values()))
+                    state.update(held.setdefault(key, numbers))
 
     def __getstate__(self) -> dict[str, Any]:
         return {**super().__getstate__(), "rule": self.rule}
@@ -719,7 +772,7 @@ class ContinuousSGD(Continuous):
     def _update(self, part: Part, momentum: Number) -> None:
         group, params, grads, buffers = part.group, part.params, part.grads, part.state["momentum_buffer"]
         lr = group["lr"]
-        if self._moves and not isinstance(momentum, Tensor) and all(map(fits_kernel_of_cpu, params, grads, buffers)):
+        if self._moves and not isinstance(momentum, Tensor) and fits_kernel_of_cpu(params, grads, buffers):
             torch._fused_sgd_(
                 params,
                 grads,
@@ -813,30 +866,30 @@ class ContinuousAdam(Continuous):
             state["step"] = torch.as_tensor(state["step"])
             state["beta1_product"] = saved["betas"][0] ** state["step"].double().view(1)
 
-    def _sample(self, found: list[tuple[Part, int] | None], sketch: Sketch) -> Tensor:
-        gradient = super()._sample(found, sketch)
-        groups = [group for group in self.param_groups for _ in group["params"]]
-        beta2 = sketch.spread([pairs(group)[0][1] for group in groups])
-        squares = sketch.sample([None if place is None else place[0].state["exp_avg_sq"][place[1]] for place in found])
-        squares = squares * beta2 + gradient.square() * (1 - beta2)
-        known = [1 - pairs(place[0].group)[0][1] ** place[0].step for place in found if place is not None]
-        corrections = iter(known)  # where there is no gradient, any will do
-        correction = sketch.spread([known[0] if place is None else next(corrections) for place in found])
-        denominator = (squares / correction).sqrt() + sketch.spread([group["eps"] for group in groups])
-        return gradient / denominator.sqrt().clamp(min=TINY)
+    def _sample(self, grads: list[Tensor | None], parts: list[Part], sketch: Sketch) -> Tensor:
+        gradient = super()._sample(grads, parts, sketch)
+        squares: list[Tensor | None] = [None] * len(grads)
+        corrections: list[Number] = [1.0] * len(grads)  # where there is no gradient, any will do
+        places = {param: i for i, param in enumerate(self._all_params())}
+        for part in parts:
+            correction = 1 - pairs(part.group)[0][1] ** part.step
+            for owner, exp_avg_sq in zip(part.owners, part.state["exp_avg_sq"], strict=True):
+                place = places[owner]
+                if grads[place] is not None:
+                    squares[place], corrections[place] = exp_avg_sq, correction
+        beta2 = sketch.spread(self._of_each(lambda group: pairs(group)[0][1]))
+        exp_avg_sq = sketch.sample(squares) * beta2 + gradient.square() * (1 - beta2)
+        eps = sketch.spread(self._of_each(lambda group: cast(float, group["eps"])))
+        denominator = (exp_avg_sq / sketch.spread(corrections)).sqrt_() + eps
+        return gradient / denominator.sqrt_().clamp_(min=TINY)
 
     def _update(self, part: Part, momentum: Number) -> None:
         group, product = part.group, cast(Tensor, part.product)
-        if torch.compiler.is_compiling():
-            product.mul_(momentum)
-        else:
-            product = product * on(product.device, momentum)
-            for owner in part.owners:
-                self.state[owner]["beta1_product"] = product
+        product.mul_(on(product.device, momentum))
         beta2 = pairs(group)[0][1]
         exp_avgs, exp_avg_sqs = part.state.values()
-        fits = all(map(fits_kernel_of_cpu, part.params, part.grads, exp_avgs, exp_avg_sqs))
-        if fits and self._moves and not isinstance(momentum, Tensor):
+        fits = self._moves and fits_kernel_of_cpu(part.params, part.grads, exp_avgs, exp_avg_sqs)
+        if not isinstance(momentum, Tensor) and fits:
             self._update_fused(part, momentum, beta2, product.item())
             return
         params, grads, step, lr = part.params, objectives(part, self.couples_weight_decay), part.step, group["lr"]
@@ -922,24 +975,30 @@ def signed_decay(group: Group) -> float:
     return -decay if group["maximize"] else decay
 
 
-def lagged_products(sketches: Tensor, lags: int) -> Tensor:
-    """Inner products of each row from number `lags` on with itself and the `lags` ones before it, (rows, lags + 1)."""
-    products = sketches[lags:] @ sketches.T
-    row = torch.arange(lags, len(sketches), device=sketches.device)
-    return products.gather(1, row[:, None] - torch.arange(lags + 1, device=sketches.device))
+def lagged_products(sketches: Tensor, columns: Tensor) -> Tensor:
+    """Inner products of each of the last rows with itself and the `lags` ones before it, (every, lags + 1).
+
+    Args:
+        columns: (every, lags + 1), the numbers of these rows, see `Layout`.
+    """
+    return (sketches[-len(columns) :] @ sketches.T).gather(1, columns)
 
 
 def bounded(sketches: Tensor, known: Tensor) -> tuple[Tensor, Tensor]:
     """Sketches in units of their median norm, those beyond `OUTLIER` cut to it; and the square of that unit, ().
 
-    What is not finite becomes 0. `known` is the mean square norm so far, NaN where there is none.
+    What is not finite becomes 0. `known` is the mean square norm so far, (1,), NaN where there is none.
     """
     norms = torch.linalg.vector_norm(sketches, dim=1, dtype=torch.float64)
-    is_finite = norms.isfinite()
-    norms = torch.where(is_finite & (norms > 0), norms, math.nan)
-    unit = torch.cat([norms, torch.where(known > 0, known, math.nan).sqrt()[None]]).nanmedian().nan_to_num(1.0)
-    factors = (1 / torch.maximum(norms.nan_to_num(0.0) / OUTLIER, unit)).float()
-    return torch.where(is_finite[:, None], sketches, 0.0) * factors[:, None], unit.square()
+    lengths = torch.cat([norms, known.sqrt()])
+    unit = torch.where((lengths > 0) & (lengths < math.inf), lengths, math.nan).nanmedian()
+    scales = (1 / torch.maximum(norms / OUTLIER, unit)).nan_to_num_(0.0)
+    return (sketches * scales.float()[:, None]).nan_to_num_(0.0, 0.0, 0.0), unit.nan_to_num(0.0).square()
+
+
+def decayed(new: Tensor, old: Tensor, share: Number) -> Tensor:
+    """The new and a share of the old."""
+    return new + share * old if isinstance(share, Tensor) else torch.add(new, old, alpha=share)
 
 
 def place_of(momentum: Tensor) -> Tensor:

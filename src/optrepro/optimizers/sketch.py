@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import cast
 
 import torch
 from torch import Tensor
@@ -100,12 +99,14 @@ class Sketch:
 
     def spread(self, values: Sequence[float | Tensor]) -> float | Tensor:
         """A number, or tensor (), for each tensor, over its sampled coordinates; only the number if all are equal."""
-        if not isinstance(values[0], Tensor):
-            if all(value == values[0] for value in values):
-                return values[0]
-            numbers = torch.tensor(values, dtype=torch.float32, pin_memory=self.signs.device.type == "cuda")
+        tensors = [value for value in values if isinstance(value, Tensor)]
+        if tensors:
+            stand_in = torch.ones_like(tensors[0])
+            numbers = torch.stack([v if isinstance(v, Tensor) else stand_in * v for v in values]).float()
+        elif all(value == values[0] for value in values):
+            return values[0]
         else:
-            numbers = torch.stack(cast(list[Tensor], list(values))).float()
+            numbers = torch.tensor(values, dtype=torch.float32, pin_memory=self.signs.device.type == "cuda")
         numbers = numbers.to(self.signs.device, non_blocking=True).index_select(0, self._owners)
         return numbers.repeat_interleave(self._counts, output_size=len(self.signs))
 
