@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -151,7 +152,7 @@ class BaseOptimizer(Optimizer):
                 self.state[param][name] = value.detach().to(param.device, dtype, copy=True)
 
     def __getstate__(self) -> dict[str, Any]:
-        state = {param: _compact(state) for param, state in self.state.items()}
+        state = defaultdict(dict, {param: _compact(state) for param, state in self.state.items()})
         group = self.process_group
         # A process group belongs to its process.
         return {**super().__getstate__(), "state": state, "process_group": None if group is None else "world"}

@@ -709,6 +709,9 @@ class SwitchingOptimizer(BaseOptimizer):
                 if buffer is not None:
                     state.update(dict.fromkeys(buffer_names, buffer))
                     state.setdefault("step", torch.ones((), dtype=torch.float32))
+                    for name, is_like in names.items():  # what torch's optimizer has not remembered
+                        if is_like and name not in state:
+                            state[name] = torch.zeros_like(buffer)
                 if state:
                     state.update({name: value for name, value in record.items() if name in names})
         require(self.family in saved, f"{self.family} of state_dict", None, "there")

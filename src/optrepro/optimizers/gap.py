@@ -235,6 +235,9 @@ class GreedyAlignment(Alignment):
             sparse gradients. Nothing has moved then.
         """
         given = {"half_grads": half_grads, "validation_grads": validation_grads}
+        if self.needs and given[self.needs] is None and self._has_no_gradient():
+            # Nothing is chosen from: distributed checkpoints have a first step made so, to know the state.
+            given[self.needs] = [param.grad for param in self._all_params()]
         for name, grads in given.items():
             if (grads is not None) != (name == self.needs):
                 state = "is missing" if grads is None else "is superfluous"
@@ -243,6 +246,9 @@ class GreedyAlignment(Alignment):
         if probes is not None:
             self._check_probes(probes)
         return self._step(closure, probes)
+
+    def _has_no_gradient(self) -> bool:
+        return not any(param.grad is not None and bool(param.grad.any()) for param in self._all_params())
 
     def _check_probes(self, probes: Probes) -> None:
         params = self._all_params()

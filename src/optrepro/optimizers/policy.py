@@ -353,7 +353,7 @@ class Policy(nn.Module):
 
     def _distribution(self, features: Tensor, hidden: Tensor) -> tuple[Tensor, Tensor]:
         mean, spread = self.head(hidden).unflatten(-1, (self.settings.outputs, 2)).unbind(-1)
-        first = torch.tensor([FIRST_ACTION, 0.0][: self.settings.outputs], device=mean.device)
+        first = torch.tensor([FIRST_ACTION, 0.0][: self.settings.outputs], dtype=mean.dtype, device=mean.device)
         mean = first + ACTION_SCALE * mean + self.skip(features)
         if self.settings.second == "none":
             mean, spread = mean.squeeze(-1), spread.squeeze(-1)
