@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from types import MappingProxyType
 from typing import Any, ClassVar, Self, Unpack, cast, overload
 
@@ -190,7 +189,7 @@ class GreedyAlignment(Alignment):
             )
         return cast(Self, cls.continuous_form(*arguments, **settings))
 
-    @cached_property
+    @property
     def needs(self) -> str | None:
         """The argument that `step` asks for: None, "half_grads" or "validation_grads"."""
         if self._candidate_count == 1:
@@ -269,7 +268,7 @@ class GreedyAlignment(Alignment):
             return [g.add(local(p), alpha=group["weight_decay"]) for g, p in zip(given, params, strict=True)]
         return given
 
-    @cached_property
+    @property
     def _keeps_gradient(self) -> bool:
         return self.rule.score == "debiased" and self.rule.self_term == "previous" and self._candidate_count > 1
 
