@@ -221,3 +221,107 @@ def test_groups_on_different_intervals_are_refused() -> None:
     groups = [{"params": [torch.zeros(2, requires_grad=True)]}, {"params": [torch.zeros(3)], "momentum": (0.0, 0.5)}]
     with pytest.raises(ValueError, match="on the interval of the first group"):
         ContinuousSGD(groups, 0.1)
+
+
+@BOTH
+def test_a_spike_is_forgotten_and_gradients_that_overflow_count_as_nothing(optimizer: Any) -> None:
+    gradients = autoregressive(0.8, 1200, 2000)
+    expected = followed(gradients, optimizer)[1][-1]
+    for spike in (1e19, float("inf"), float("nan")):
+        spiked = gradients.clone()
+        spiked[5] *= spike  # in the first window
+        spiked[70, :3] *= 1e15
+        if optimizer is ContinuousSGD:
+            momenta = followed(spiked, optimizer)[1]
+            assert 0 <= momenta.min() <= momenta.max() <= 0.99
+            assert abs(momenta[-1] - expected) < 0.05
+    spiked = gradients.clone()
+    spiked[70] *= 1e15
+    assert abs(followed(spiked, optimizer)[1][-1] - expected) < 0.05
+
+
+@pytest.mark.parametrize("factor", [1e-12, 1e12])
+@BOTH
+def test_the_scale_of_the_gradients_changes_no_momentum(optimizer: Any, factor: float) -> None:
+    gradients = autoregressive(0.8, 200, 2000)
+    settings = {} if optimizer is ContinuousSGD else {"eps": 0.0}
+    momenta = [followed(g, optimizer, **settings)[1] for g in (gradients, factor * gradients)]
+    assert momenta[0][-1] < 0.89
+    torch.testing.assert_close(momenta[0], momenta[1], rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16, torch.float16])
+def test_every_element_moves_as_in_torchs_plain_step(dtype: torch.dtype) -> None:
+    """Of a momentum that moves, with the recursion made of torch's own calls."""
+    for size in range(1, 71):
+        p = torch.zeros(size, dtype=dtype, requires_grad=True)
+        x, buffer = torch.zeros(size, dtype=dtype), torch.zeros(size, dtype=dtype)
+        rule = ContinuousSGD([p], 0.125, every=1, lags=2, rest=0)
+        for n in range(6):
+            p.grad = torch.full((size,), 1.0 + n, dtype=dtype)
+            rule.step()
+            buffer.mul_(rule.momentum.item()).add_(p.grad)
+            x.add_(buffer, alpha=-0.125)
+        torch.testing.assert_close(p.detach(), x)
+
+
+def test_what_is_known_lies_in_the_state_of_the_first_parameter_that_has_one() -> None:
+    frozen, *params = (torch.zeros(300, requires_grad=True) for _ in range(3))
+    rule = ContinuousAdamW([frozen, *params], 1e-3)
+    assert torch.isnan(rule.autocorrelation).all()
+    assert rule.momentum == 0.9
+    assert rule.selection["last"] == -1
+    assert not rule.state
+    for _ in range(20):
+        for param in params:
+            param.grad = torch.randn(300)
+        rule.step()
+    assert frozen not in rule.state
+    assert "sketches" in rule.state[params[0]]
+    assert set(rule.state[params[1]]) == {"exp_avg", "exp_avg_sq", "step", "beta1_product"}
+
+
+@pytest.mark.parametrize("after", [5, 20, 40, 70])
+@BOTH
+def test_a_checkpoint_within_a_window_or_between_two_goes_on_bit_for_bit(optimizer: Any, after: int) -> None:
+    gradients = autoregressive(0.7, 150, 3000)
+    whole, _ = followed(gradients, optimizer)
+    first, _ = followed(gradients[:after], optimizer)
+    (old,) = first.param_groups[0]["params"]
+    param = old.detach().clone().requires_grad_()
+    second = optimizer([param], 1e-3)
+    second.load_state_dict(first.state_dict())
+    for gradient in gradients[after:]:
+        param.grad = gradient.clone()
+        second.step()
+    assert torch.equal(param, whole.param_groups[0]["params"][0])
+    assert torch.equal(second.momentum, whole.momentum)
+    assert torch.equal(second.autocorrelation, whole.autocorrelation)
+
+
+def test_parameters_that_wait_have_the_bias_correction_of_their_own_steps() -> None:
+    params = [torch.ones(400, requires_grad=True) for _ in range(2)]
+    rule = ContinuousAdamW(params, 0.01, every=2, lags=4, rest=3, weight_decay=0)
+    product, first, second, n = 1.0, torch.zeros(400), torch.zeros(400), 0
+    x = torch.ones(400)
+    for step, gradient in enumerate(autoregressive(0.9, 60, 400)):
+        params[0].grad, params[1].grad = gradient.clone(), gradient.clone() if step % 3 else None
+        rule.step()
+        if step % 3:
+            beta, n = rule.momentum.item(), n + 1
+            product, first = product * beta, beta * first + (1 - beta) * gradient
+            second = 0.999 * second + 0.001 * gradient**2
+            x = x - 0.01 * first / (1 - product) / ((second / (1 - 0.999**n)).sqrt() + 1e-8)
+    torch.testing.assert_close(params[1].detach(), x, rtol=1e-4, atol=1e-5)
+
+
+def test_parameters_removed_by_hand_are_seen_no_more() -> None:
+    groups = [{"params": [torch.zeros(300, requires_grad=True)]} for _ in range(2)]
+    rule = ContinuousSGD(groups, 1e-3)
+    for n in range(40):
+        if n == 20:
+            del rule.param_groups[1]
+        for group in rule.param_groups:
+            group["params"][0].grad = torch.ones(300)
+        rule.step()
+    assert len(rule.sketch.signs) < 300

@@ -43,7 +43,7 @@ def test_parameters_without_a_gradient_wait(make: Make, foreach: bool | None) ->
         before = copies(params)
         feed(make, optimizer, [grad if has else None for grad, has in zip(grads, has_one, strict=True)])
         assert moved(params, before) == has_one
-    if make.family:
+    if make.family == "betas" or (make.family and not make.is_continuous):
         assert [optimizer.state[param]["step"].item() for param in params] == [7, 4, 3, 4]
     if make.selects_each and not make.name.startswith("mean"):
         assert optimizer.selection["counts"].sum(1).tolist() == pytest.approx([7, 4, 3, 4])
