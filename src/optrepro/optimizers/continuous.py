@@ -872,12 +872,12 @@ class ContinuousAdam(Continuous):
         corrections: list[Number] = [1.0] * len(grads)  # where there is no gradient, any will do
         places = {param: i for i, param in enumerate(self._all_params())}
         for part in parts:
-            correction = 1 - pairs(part.group)[0][1] ** part.step
+            correction = 1 - beta2_of(part.group) ** part.step
             for owner, exp_avg_sq in zip(part.owners, part.state["exp_avg_sq"], strict=True):
                 place = places[owner]
                 if grads[place] is not None:
                     squares[place], corrections[place] = exp_avg_sq, correction
-        beta2 = sketch.spread(self._of_each(lambda group: pairs(group)[0][1]))
+        beta2 = sketch.spread(self._of_each(beta2_of))
         exp_avg_sq = sketch.sample(squares) * beta2 + gradient.square() * (1 - beta2)
         eps = sketch.spread(self._of_each(lambda group: cast(float, group["eps"])))
         denominator = (exp_avg_sq / sketch.spread(corrections)).sqrt_() + eps
@@ -886,7 +886,7 @@ class ContinuousAdam(Continuous):
     def _update(self, part: Part, momentum: Number) -> None:
         group, product = part.group, cast(Tensor, part.product)
         product.mul_(on(product.device, momentum))
-        beta2 = pairs(group)[0][1]
+        beta2 = beta2_of(group)
         exp_avgs, exp_avg_sqs = part.state.values()
         fits = self._moves and fits_kernel_of_cpu(part.params, part.grads, exp_avgs, exp_avg_sqs)
         if not isinstance(momentum, Tensor) and fits:
@@ -967,6 +967,12 @@ def descend(params: list[Tensor], updates: list[Tensor], rate: Number) -> None:
         torch._foreach_add_(params, [update * -rate for update in updates])
     else:
         torch._foreach_add_(params, updates, alpha=-rate)
+
+
+def beta2_of(group: Group) -> float:
+    """The one beta2 of a group."""
+    betas = group["betas"]
+    return cast(float, betas[1] if isinstance(betas[0], float) else betas[0][1])
 
 
 def signed_decay(group: Group) -> float:

@@ -78,14 +78,16 @@ class Sketch:
         self._owners = torch.tensor([*(i for i, *_ in self._parts), 0], dtype=torch.int64, device=device)
         self._counts = torch.tensor([*(n for *_, n in self._parts), self._padding], dtype=torch.int64, device=device)
         self._zero = torch.zeros(1, dtype=torch.float32, device=device)
+        self._absent = [self._zero.expand(size) for size in sizes] if self._are_small else []
         # What end to end with all tensors gives the padding.
         self._filling = [self._zero.expand(self._padding * self.stride)] if self._padding else []
 
     def sample(self, tensors: Sequence[Tensor | None]) -> Tensor:
         """The sampled coordinates end to end, padded to full buckets; zeros for a tensor that is None."""
         zero = self._zero
-        if self._are_small and all(tensor is not None for tensor in tensors):
-            joined: Tensor = _flatten_dense_tensors((*tensors, *self._filling))  # type: ignore[no-untyped-call]
+        if self._are_small:
+            there = [self._absent[i] if tensor is None else tensor for i, tensor in enumerate(tensors)]
+            joined: Tensor = _flatten_dense_tensors((*there, *self._filling))  # type: ignore[no-untyped-call]
             return joined[self._first :: self.stride].float()
         pieces = []
         for i, start, count in self._parts:
