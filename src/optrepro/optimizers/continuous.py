@@ -270,11 +270,6 @@ class Continuous(BaseOptimizer):
 
     # The parameters' state.
 
-    @property
-    def _names(self) -> tuple[str, ...]:
-        """Names in a parameter's state, without the record."""
-        return (*self.buffers, "step", *(("beta1_product",) if self.has_product else ()))
-
     def _init_group(self, group: Group | None, separate: bool, *columns: list[Tensor]) -> None:
         """Fill the columns with a group's parameters that have a gradient, their gradients and their state.
 
