@@ -85,13 +85,13 @@ class ContinuousRule:
 
 
 class Part(NamedTuple):
-    """Parameters of a group that one call may work on: of each this rank's part, all of equal history.
+    """Parameters of a group that one call may work on, of each this rank's part.
 
     Attributes:
         owners: the parameters themselves.
         state: by name, what is shaped like the parameters.
-        step: the number of their step, from 1.
-        product: (1,) in float64, of all beta1 that they have seen; None for SGD.
+        step: for Adam, the number of their step, from 1.
+        product: for Adam, that of all beta1 that they have seen, (1,) in float64.
     """
 
     group: Group
@@ -152,8 +152,8 @@ class Continuous(BaseOptimizer):
 
     rule: ContinuousRule
     family: ClassVar[str]  # the setting that holds the interval
-    buffers: ClassVar[tuple[str, ...]]  # what the state holds that is shaped like the parameter
-    has_product: ClassVar[bool] = False
+    buffers: ClassVar[tuple[str, ...]]  # what a parameter's state holds that is shaped like it
+    numbers: ClassVar[tuple[str, ...]] = ()  # what it holds else
     couples_weight_decay: ClassVar[bool] = True
     _layout: Layout | None = None
     _clock: Clock | None = None
@@ -161,6 +161,7 @@ class Continuous(BaseOptimizer):
     _homeless: State | None = None
     _settled_in: State | None = None
     _has_shards: bool | None = None
+    _is_mixed: bool = False
     _listed: int = 0
 
     def __init__(
@@ -223,7 +224,7 @@ class Continuous(BaseOptimizer):
         for group in self.param_groups:
             refuse_cycled(group, self.family, self._listed)
         parts: list[Part] = []
-        is_compiling, width = torch.compiler.is_compiling(), 2 + len(self._names)
+        is_compiling, width = torch.compiler.is_compiling(), 2 + len(self.buffers) + len(self.numbers)
         for group in self.param_groups:
             columns: list[list[Tensor]] = [[] for _ in range(width)]
             self._init_group(group, is_compiling, *columns)
@@ -284,9 +285,11 @@ class Continuous(BaseOptimizer):
             columns[0].extend(record[name] for name in self._record_names(self.param_groups[0]))
             return
         if self._has_shards is None:
-            self._has_shards = any(map(is_distributed, self._all_params()))
+            everyone = self._all_params()
+            self._has_shards = any(map(is_distributed, everyone))
+            self._is_mixed = len({(param.device, param.dtype) for param in everyone}) > 1
         params, grads, *of_state = columns
-        named = list(zip(self._names, of_state, strict=True))
+        named = list(zip(self.buffers + self.numbers, of_state, strict=True))
         numbers: dict[torch.device, State] = {}
         seen: set[int] = set()
         for param in group["params"]:
@@ -300,7 +303,7 @@ class Continuous(BaseOptimizer):
                 state = self.state.setdefault(param, {})
                 state.update({name: torch.zeros_like(param) for name in self.buffers} | numbers[param.device])
             if separate:
-                for name in self._names[len(self.buffers) :]:
+                for name in self.numbers:
                     if id(state[name]) in seen:
                         state[name] = state[name].clone()
                     seen.add(id(state[name]))
@@ -311,19 +314,19 @@ class Continuous(BaseOptimizer):
 
     def _fresh_numbers(self, device: torch.device) -> State:
         """The numbers in the state of parameters before their first step. All of equal history hold the same."""
-        step = {"step": torch.zeros((), dtype=torch.float32)}
-        return step | ({"beta1_product": torch.ones(1, dtype=torch.float64, device=device)} if self.has_product else {})
+        return {}
 
     def _parts(self, group: Group, params: list[Tensor], grads: list[Tensor], *state: list[Tensor]) -> list[Part]:
-        """Count a step of the parameters, and divide them."""
+        """Count a step of the parameters, and divide them into lists that one call may work on."""
         if not params:
             return []
-        steps, alone = state[len(self.buffers)], torch.compiler.is_compiling() or group["foreach"] is False
-        if not alone and len({(id(step), param.dtype) for step, param in zip(steps, params, strict=True)}) == 1:
+        alone = torch.compiler.is_compiling() or group["foreach"] is False
+        histories = [id(step) for step in state[len(self.buffers)]] if self.numbers else [0] * len(params)
+        if not alone and not self._is_mixed and histories.count(histories[0]) == len(histories):
             return [self._part(group, len(params) == len(group["params"]), params, grads, *state)]
         lists: dict[Any, list[int]] = {}
         for i, param in enumerate(params):
-            lists.setdefault(i if alone else (id(steps[i]), param.dtype), []).append(i)
+            lists.setdefault(i if alone else (histories[i], param.device, param.dtype), []).append(i)
         columns = (params, grads, *state)
         return [
             self._part(group, False, *([column[i] for i in members] for column in columns))
@@ -333,26 +336,29 @@ class Continuous(BaseOptimizer):
     def _part(
         self, group: Group, is_whole: bool, owners: list[Tensor], grads: list[Tensor], *state: list[Tensor]
     ) -> Part:
-        """Count a step of parameters of equal history; of all in the group, or of some that leave others behind."""
-        buffers, step, params = state[: len(self.buffers)], state[len(self.buffers)][0], owners
-        product = state[-1][0] if self.has_product else None
+        """Count a step of parameters of equal history: all of a group, or some that leave others behind."""
+        params, buffers, numbers = owners, state[: len(self.buffers)], state[len(self.buffers) :]
         if self._has_shards:
             params, grads = [local(param) for param in owners], [local_gradient(param) for param in owners]
             buffers = tuple([local(buffer) for buffer in column] for column in buffers)
         named = dict(zip(self.buffers, buffers, strict=True))
+        step, product = self._counted(owners, is_whole, *numbers) if numbers else (0.0, None)
+        return Part(group, owners, params, grads, named, step, product)
+
+    def _counted(
+        self, owners: list[Tensor], is_whole: bool, steps: list[Tensor], products: list[Tensor]
+    ) -> tuple[Number, Tensor | None]:
+        """The number of the step of parameters of equal history, and the tensor that is to hold Adam's product."""
+        step, product = steps[0], products[0]
         if torch.compiler.is_compiling():
-            return Part(group, owners, params, grads, named, step.add_(1), product)
+            return step.add_(1), product
         if is_whole and step.device.type == "cpu":
             step.add_(1)
         else:
-            step = step.cpu() + 1
-            product = None if product is None else product.clone()
+            step, product = step.cpu() + 1, product.clone()
             for owner in owners:
-                state_of_owner = self.state[owner]
-                state_of_owner["step"] = step
-                if product is not None:
-                    state_of_owner["beta1_product"] = product
-        return Part(group, owners, params, grads, named, step.item(), product)
+                self.state[owner].update(step=step, beta1_product=product)
+        return step.item(), product
 
     # The momentum.
 
@@ -622,7 +628,7 @@ class Continuous(BaseOptimizer):
     # Saving and loading.
 
     def _state_names(self, group: Group) -> dict[str, bool]:
-        return {name: name in self.buffers for name in (*self._names, *self._record_names(group))}
+        return {name: name in self.buffers for name in (*self.buffers, *self.numbers, *self._record_names(group))}
 
     def _check_state(self, param: Tensor, group: Group, state: State, key: object) -> None:
         names = self._record_names(group)
@@ -651,8 +657,8 @@ class Continuous(BaseOptimizer):
             held: dict[Any, State] = {}
             for param in group["params"]:
                 state = self.state.get(param)
-                if state and "step" in state:
-                    numbers = {name: state[name] for name in self._names[len(self.buffers) :]}
+                if self.numbers and state and "step" in state:
+                    numbers = {name: state[name] for name in self.numbers}
                     numbers["step"] = numbers["step"].cpu().float()
                     key = (param.device, *(number.item() for number in numbers.values()))
                     state.update(held.setdefault(key, numbers))
@@ -758,11 +764,8 @@ class ContinuousSGD(Continuous):
         check_momentum(group)
 
     def _adopt(self, state: State, saved: Group) -> None:
-        if set(state) == {"momentum_buffer"}:
-            if cast(Any, state["momentum_buffer"]) is None:  # of steps without momentum
-                state.clear()
-            else:
-                state["step"] = torch.ones((), dtype=torch.float32)
+        if cast(Any, state) == {"momentum_buffer": None}:  # of steps without momentum
+            state.clear()
 
     def _update(self, part: Part, momentum: Number) -> None:
         group, params, grads, buffers = part.group, part.params, part.grads, part.state["momentum_buffer"]
@@ -810,7 +813,7 @@ class ContinuousAdam(Continuous):
 
     family = "betas"
     buffers = ("exp_avg", "exp_avg_sq")
-    has_product = True
+    numbers = ("step", "beta1_product")
     default_weight_decay: ClassVar[float] = 0.0
 
     def __init__(
@@ -860,6 +863,13 @@ class ContinuousAdam(Continuous):
         if "step" in state and "exp_avg" in state:
             state["step"] = torch.as_tensor(state["step"])
             state["beta1_product"] = saved["betas"][0] ** state["step"].double().view(1)
+
+    def _fresh_numbers(self, device: torch.device) -> State:
+        # The step lies on the host, so that nothing waits to read it.
+        return {
+            "step": torch.zeros((), dtype=torch.float32),
+            "beta1_product": torch.ones(1, dtype=torch.float64, device=device),
+        }
 
     def _sample(self, grads: list[Tensor | None], parts: list[Part], sketch: Sketch) -> Tensor:
         gradient = super()._sample(grads, parts, sketch)
