@@ -15,12 +15,12 @@ import torch
 from torch import Tensor, nn
 
 from optrepro.optimizers import AlignedMeanAdamW, AlignedMeanSGD, CautiousAdamW, GapAdamW, GapSGD
-from optrepro.problems import networks
+from optrepro.problems.networks import classic
 
 RATE = 1e-6  # small: the work is the same at any rate, and the network must not diverge
 SETS: dict[str, Callable[[], list[tuple[int, ...]]]] = {
     "5 tensors, 10,000 elements": lambda: [(64, 100), (100,), (100, 30), (30,), (470,)],
-    "ResNet-18": lambda: [tuple(p.shape) for p in networks.build("resnet18", (3, 32, 32), 100, seed=0).parameters()],
+    "ResNet-18": lambda: [tuple(p.shape) for p in classic.build("resnet18", (3, 32, 32), 100, seed=0).parameters()],
     "150 tensors, 10 M elements": lambda: [(66_667,)] * 150,
 }
 CYCLE = 64
@@ -147,7 +147,7 @@ class Training:
     """A network, a batch and an optimizer."""
 
     def __init__(self, make: Make, device: torch.device, batch: int) -> None:
-        self.network = networks.build("resnet18", (3, 32, 32), 100, seed=0).to(device)
+        self.network = classic.build("resnet18", (3, 32, 32), 100, seed=0).to(device)
         self.images = torch.rand(batch, 3, 32, 32, device=device)
         self.labels = torch.arange(batch, device=device) % 100
         self.optimizer = make(list(self.network.parameters()))

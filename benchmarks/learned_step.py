@@ -20,7 +20,7 @@ from torch.optim.optimizer import Optimizer
 
 from optrepro.optimizers import L2L, POP, PredictedStepDescent
 from optrepro.optimizers.predicted_step import StepPolicy, StepPolicySettings
-from optrepro.problems import networks
+from optrepro.problems.networks import classic
 
 RATE = 1e-6  # small: the work is the same at any rate, and the network must not diverge
 WARM_UP = 2
@@ -48,7 +48,7 @@ def parameters(name: str, device: torch.device) -> list[Tensor]:
     """The parameters of a network, with gradients."""
     torch.manual_seed(0)
     if name == "resnet18":
-        network = networks.build("resnet18", (3, 32, 32), 100, seed=0).to(device)
+        network = classic.build("resnet18", (3, 32, 32), 100, seed=0).to(device)
     else:
         network = nn.Sequential(nn.Linear(100, 450), nn.ReLU(), nn.Linear(450, 10)).to(device)
     params = list(network.parameters())

@@ -13,9 +13,9 @@ from functools import partial
 
 import torch
 
-from optrepro.metalearning import local_models, lqg
-from optrepro.metalearning.features import Compact, Phi
-from optrepro.metalearning.lqg import Controller, Cost, Dynamics
+from optrepro.metalearning.lto import local_models, lqg
+from optrepro.metalearning.lto.features import Compact, Phi
+from optrepro.metalearning.lto.lqg import Controller, Cost, Dynamics
 
 GROUPS, STRENGTH = 4, 200.0
 COORDINATES, HORIZONS = (250, 1000, 4000, 16_000), (50, 100, 200, 400)

@@ -12,10 +12,10 @@ import time
 import torch
 from torch import Tensor
 
-from optrepro.experiments.functions import Boxes
+from optrepro.experiments.descent.benchmark import Boxes
 from optrepro.optimizers.policy import Policy, Trajectory
 from optrepro.optimizers.pop import POP
-from optrepro.problems import vlse
+from optrepro.problems.functions import vlse
 
 STARTS, STEPS, ROUNDS, RATE = 64, 50, 5, 0.03
 MILLISECONDS, RATIO = 10, 5  # asked for: within the one or the other
@@ -39,7 +39,7 @@ class Adam:
 
 
 class Learned:
-    """Steps of the policy, as in `optrepro.metalearning.environment.roll_out`."""
+    """Steps of the policy, as in `optrepro.metalearning.pop.environment.roll_out`."""
 
     def __init__(self, suite: Boxes, policy: Policy):
         self.suite, self.policy = suite, policy

@@ -31,10 +31,10 @@ from torch import nn
 
 from optrepro import config
 from optrepro.config import PPOConfig
-from optrepro.experiments import sets
-from optrepro.experiments.sets import FixedSet
-from optrepro.metalearning import environment
-from optrepro.metalearning.ppo import Trainer
+from optrepro.experiments.descent import fixed_sets
+from optrepro.experiments.descent.fixed_sets import FixedSet
+from optrepro.metalearning.pop import environment
+from optrepro.metalearning.pop.ppo import Trainer
 from optrepro.optimizers.policy import PolicySettings, Trajectory
 
 DIM, FUNCTIONS, ENVIRONMENTS = 2, 512, 64  # functions in an iteration of ours; environments of theirs
@@ -142,8 +142,8 @@ def main() -> None:
     study = config.load(arguments.config).studies["pop-training"]
     prior, network, ppo = study.entry(next(iter(study.policies)))
     policy, ppo = PolicySettings(**network.model_dump()), ppo.model_copy(update={"functions": {DIM: FUNCTIONS}})
-    trainer = Trainer(ppo, policy, sets.source(prior), seed=0)
-    problems = sets.fixed(prior, 0, "benchmark", FUNCTIONS, DIM)
+    trainer = Trainer(ppo, policy, fixed_sets.source(prior), seed=0)
+    problems = fixed_sets.fixed(prior, 0, "benchmark", FUNCTIONS, DIM)
     actions = policy.horizon - 1
     minibatch = FUNCTIONS * actions // ppo.minibatches
 

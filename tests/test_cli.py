@@ -19,7 +19,7 @@ from optrepro import __main__ as command
 from optrepro import cli, config, layout, provenance, runtable
 from optrepro.analysis.results import StudyResults
 from optrepro.exhibits.material import Material
-from optrepro.experiments.minimize import OPTIMIZERS
+from optrepro.experiments.descent.minimize import OPTIMIZERS
 from optrepro.optimizers import policy
 from optrepro.optimizers.pop import WEIGHTS
 

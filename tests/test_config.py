@@ -11,7 +11,8 @@ from pydantic import ValidationError
 
 from optrepro import config
 from optrepro.config import Config, ConfigError, LearnerStudy, ObjectivesStudy, Panel, PolicyStudy, TrainingStudy
-from optrepro.metalearning import guided_policy_search, imitation, mirror_descent, ppo, unrolled
+from optrepro.metalearning.lto import guided_policy_search, imitation, mirror_descent, unrolled
+from optrepro.metalearning.pop import ppo
 from optrepro.optimizers import l2l, policy, predicted_step
 
 ROOT = Path(__file__).parents[1]

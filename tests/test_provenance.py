@@ -143,11 +143,11 @@ def test_editing_how_a_table_is_computed_leaves_every_exhibit_alone(copy: Path) 
 def test_editing_the_looks_redraws_an_exhibit_and_trains_nothing(copy: Path) -> None:
     exhibit, training = (
         provenance.source_hash("optrepro.exhibits.render"),
-        provenance.source_hash("optrepro.experiments.training"),
+        provenance.source_hash("optrepro.experiments.training.classification"),
     )
     edit((copy / "exhibits").glob("style.py"))
     assert provenance.source_hash("optrepro.exhibits.render") != exhibit
-    assert provenance.source_hash("optrepro.experiments.training") == training
+    assert provenance.source_hash("optrepro.experiments.training.classification") == training
 
 
 def test_editing_one_optimizer_leaves_the_runs_of_the_others_alone(copy: Path) -> None:
@@ -159,7 +159,7 @@ def test_editing_one_optimizer_leaves_the_runs_of_the_others_alone(copy: Path) -
 
 def test_the_hash_covers_every_module_that_importing_loads() -> None:
     code = "import json, sys, {0}; print(json.dumps([n for n, m in sys.modules.items() if n.startswith('optrepro.')]))"
-    for module in ("optrepro.exhibits.render", "optrepro.experiments.training"):
+    for module in ("optrepro.exhibits.render", "optrepro.experiments.training.classification"):
         command = [sys.executable, "-c", code.format(module)]
         loaded = json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
         modules = {name for name in loaded if provenance._path(name).name != "__init__.py"}

@@ -253,9 +253,12 @@ def test_a_derived_seed_fits_every_generator_and_never_changes() -> None:
 @pytest.mark.parametrize(
     ("name", "modules"),
     [
-        ("gap", ["optrepro.experiments.training", "optrepro.optimizers.gap"]),
-        ("sgd", ["optrepro.experiments.training"]),
-        ("all", ["optrepro.experiments.training", "optrepro.optimizers.controls", "optrepro.optimizers.gap"]),
+        ("gap", ["optrepro.experiments.training.classification", "optrepro.optimizers.gap"]),
+        ("sgd", ["optrepro.experiments.training.classification"]),
+        (
+            "all",
+            ["optrepro.experiments.training.classification", "optrepro.optimizers.controls", "optrepro.optimizers.gap"],
+        ),
     ],
 )
 def test_the_source_of_a_batch_is_its_experiment_and_its_optimizer_or_those_of_the_study(
@@ -271,7 +274,7 @@ def test_the_source_of_a_diagnosis_is_that_of_the_rules_it_records(tiny_gap: Tin
     for batch in runtable.batches(settings, "diagnostics"):
         modules = runtable.source_modules(settings, batch)
         assert modules == [
-            "optrepro.experiments.diagnostics",
+            "optrepro.experiments.training.diagnostics",
             "optrepro.optimizers.controls",
             "optrepro.optimizers.gap",
         ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -51,7 +52,7 @@ class Claim(Model):
     source: Annotated[str, Field(description="Where the paper makes it.")]
     number: Annotated[str | None, Field(description="The paper's own number, where it is known.")] = None
     exhibit: Annotated[Name | None, Field(description="The exhibit that tests it; null: not built yet.")] = None
-    rule: Annotated[Name | None, Field(description="Name of the rule in `optrepro.analysis.claims`.")] = None
+    rule: Annotated[DottedPath | None, Field(description="Import path of the function that judges it.")] = None
     settings: Annotated[dict[str, Any], Field(description="Arguments of the rule.")] = {}
     criterion: Annotated[str, Field(description="When it holds, holds in part or fails, in words.")]
 
@@ -91,6 +92,18 @@ def choices(path: Path) -> list[Choice]:
     """The fidelity ledger in ``fidelity.yaml``. Raises: ConfigError."""
     rows: list[Choice] = _read(path, list[Choice])
     return rows
+
+
+def named(path: str, what: str) -> Any:
+    """What an import path names, such as ``optrepro.analysis.gap.claims.switches``.
+
+    Raises: ConfigError that says `what` was asked for if there is no such thing.
+    """
+    module, _, name = path.rpartition(".")
+    try:
+        return getattr(importlib.import_module(module), name)
+    except (ImportError, AttributeError) as error:
+        raise ConfigError(f"{what} = {path!r} cannot be imported: {error}") from None
 
 
 def _read(path: Path, kind: Any) -> Any:

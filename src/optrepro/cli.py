@@ -52,7 +52,7 @@ def plan(config: ConfigPath = DEFAULT, set_: Overrides = None) -> None:
 @app.command()
 def check(config: ConfigPath = DEFAULT, set_: Overrides = None, out: Path | None = None) -> None:
     """Try every optimizer, network and data set that the config names; write the resolved config."""
-    from optrepro.experiments import checks
+    from optrepro.experiments import check as checks
 
     settings = _settings(config, set_)
     checks.check(settings)
@@ -75,7 +75,7 @@ def run(
     """Carry out one batch of runs, resuming where an earlier attempt was stopped."""
     import torch
 
-    from optrepro.experiments import jobs
+    from optrepro.experiments import run as jobs
 
     torch.set_num_threads(threads)
     settings = _settings(config, set_)
@@ -102,7 +102,7 @@ def collect(
     set_: Overrides = None,
 ) -> None:
     """Gather a study's runs into one tidy table with its facts beside it."""
-    from optrepro.experiments import gather
+    from optrepro.experiments import collect as gather
 
     gather.collect(_settings(config, set_), study, metrics, out)
 
@@ -116,7 +116,7 @@ def table(
 ) -> None:
     """Compute a table of the analysis from tidy results."""
     from optrepro.analysis import tables
-    from optrepro.experiments.tidy import write_parquet
+    from optrepro.experiments.base.tidy import write_parquet
 
     write_parquet(tables.compute(_entry(catalogue.load(folder).tables, name, "table"), tidy), out)
 
@@ -181,7 +181,7 @@ def minimize(
     out: Annotated[Path | None, typer.Option(help="Picture of the trajectory, as trajectory.png.")] = None,
 ) -> None:
     """Minimize a benchmark function with one optimizer: print the progress, draw the trajectory."""
-    from optrepro.experiments import minimize as experiment
+    from optrepro.experiments.descent import minimize as experiment
 
     if out is not None and out.suffix not in PICTURES:
         raise ConfigError(f"out = {str(out)!r} is not allowed: it must end in {', '.join(PICTURES)}")
@@ -210,7 +210,7 @@ def schema_(out: Annotated[Path | None, typer.Option(help="File. [default: stand
 @data_app.command("list")
 def data_list(data_dir: DataDir = None) -> None:
     """Print each data set and whether it is at hand."""
-    from optrepro.problems import archives
+    from optrepro.problems.data import archives
 
     for name in archives.ARCHIVES:
         here = archives.at_hand(name, data_dir or archives.DATA_DIR)
@@ -220,7 +220,7 @@ def data_list(data_dir: DataDir = None) -> None:
 @data_app.command("fetch")
 def data_fetch(name: str, data_dir: DataDir = None, out: Annotated[Path | None, typer.Option()] = None) -> None:
     """Download a data set from its official source, unless it is at hand; with --out, list its files there."""
-    from optrepro.problems import archives
+    from optrepro.problems.data import archives
 
     folder = data_dir or archives.DATA_DIR
     embedded = _entry(archives.ARCHIVES, name, "data set").embedded

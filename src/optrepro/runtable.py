@@ -33,7 +33,7 @@ from optrepro.config import (
     TrainingStudy,
     TransferStudy,
 )
-from optrepro.problems import archives
+from optrepro.problems.data import archives
 
 Role = Literal["tune", "test"]
 Trainable = TrainingStudy | FineTuningStudy
@@ -166,7 +166,7 @@ def source_modules(config: Config, batch: Batch) -> list[str]:
         rows += family.optimizers.items()
     classes = [row.class_ for name, row in rows if batch.optimizer in (name, None)]
     own = {path.rpartition(".")[0] for path in classes if path.startswith("optrepro.")}
-    return [f"optrepro.experiments.{study.kind}", *sorted(own)]
+    return [RUNNERS[study.kind], *sorted(own)]
 
 
 def _single(config: Config, study_id: str, study: Study) -> Batch:

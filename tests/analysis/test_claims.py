@@ -5,8 +5,8 @@ import pandas as pd
 import pytest
 
 from optrepro import catalogue
-from optrepro.analysis.claims import judging
-from optrepro.analysis.claims import verdict as words
+from optrepro.analysis import judging
+from optrepro.analysis import verdict as words
 from optrepro.analysis.intervals import Interval
 from optrepro.catalogue import Claim
 

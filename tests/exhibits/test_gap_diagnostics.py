@@ -2,7 +2,8 @@
 
 import pytest
 
-from optrepro.exhibits import style, workloads
+from optrepro.exhibits import style
+from optrepro.exhibits.gap import workloads
 from tests.exhibits import drawing
 
 EXHIBITS = ["gap-stationarity", "gap-stability", "gap-selection"]

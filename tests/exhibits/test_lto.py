@@ -5,14 +5,19 @@ import re
 import pytest
 from matplotlib.text import Text
 
-from optrepro.analysis import lto
+from optrepro.analysis.lto import panels as lto
 from optrepro.analysis.results import StudyResults
-from optrepro.exhibits import lto_ablation, lto_metatraining, lto_panels, lto_robustness, lto_table, style
+from optrepro.exhibits import style
+from optrepro.exhibits.lto import ablation as lto_ablation
+from optrepro.exhibits.lto import metatraining
+from optrepro.exhibits.lto import panels as lto_panels
+from optrepro.exhibits.lto import robustness as lto_robustness
+from optrepro.exhibits.lto import table as lto_table
 from optrepro.exhibits.material import Material
 from tests.exhibits import drawing
 
 KEEP = ("fig1-grey", "fig1-cifar10", "fig3-grey", "fig5-grey", "adagrad", "adam", "l2l", "psd", "psd-bregman")
-EXHIBITS = [lto_panels, lto_table, lto_robustness, lto_ablation, lto_metatraining]
+EXHIBITS = [lto_panels, lto_table, lto_robustness, lto_ablation, metatraining]
 NAMES = [exhibit.__name__.rpartition(".")[2] for exhibit in EXHIBITS]
 
 
@@ -31,7 +36,7 @@ def materials(objectives, robustness, training, ablation, figure="fig1"):
         lto_table: Material(table, {"lto": objectives.facts}),
         lto_robustness: Material({"lto-robustness": lto.robustness(robustness)}, {"lto-robustness": robustness.facts}),
         lto_ablation: Material({"lto-ablation": lto.ablation(training, ablation)}, {"lto-training": training.facts}),
-        lto_metatraining: Material({"lto-metatraining": lto.metatraining(training)}, {"lto-training": training.facts}),
+        metatraining: Material({"lto-metatraining": lto.metatraining(training)}, {"lto-training": training.facts}),
     }
 
 
@@ -92,7 +97,7 @@ def test_every_cell_of_the_table_is_filled(exhibit, material, diverging):
 @pytest.mark.parametrize("exhibit", EXHIBITS, ids=NAMES)
 def test_the_caption_tells_of_seeds_tuning_and_divergence(exhibit, diverging):
     caption = style.caption("What is shown.", diverging[exhibit])
-    if exhibit in (lto_ablation, lto_metatraining):
+    if exhibit in (lto_ablation, metatraining):
         assert "8 validation problems." in caption
     else:
         assert "10 paired repetitions on each panel." in caption
@@ -213,7 +218,7 @@ def test_a_diverged_run_does_not_stretch_the_ratios(diverging):
 
 
 def test_costs_of_both_policies_are_drawn_for_each_route(material):
-    drawn = panels(lto_metatraining.figure(material[lto_metatraining]))
+    drawn = panels(metatraining.figure(material[metatraining]))
     assert [axes.get_title(loc="left") for axes in drawn[:2]] == ["Cost, on policy", "Cost, Bregman ADMM"]
     assert [len(axes.lines) for axes in drawn] == [3, 3, 2, 2, 4]  # costs; mismatch and KL of two, area of four
 
@@ -221,7 +226,7 @@ def test_costs_of_both_policies_are_drawn_for_each_route(material):
 def test_without_a_guided_route_only_validation_is_drawn(learner_study):
     study = learner_study(keep=("imitation", "l2l-trained"))
     made = Material({"lto-metatraining": lto.metatraining(study)}, {"lto-training": study.facts})
-    [axes] = panels(lto_metatraining.figure(made))
+    [axes] = panels(metatraining.figure(made))
     assert axes.get_title(loc="left") == "All learners"
 
 
@@ -232,8 +237,8 @@ def test_validations_that_span_no_axis_are_drawn(learner_study, value, until, tm
     runs = study.runs.copy()
     runs.loc[(runs.metric == "area") & (runs.step <= until), "value"] = value
     made = Material({"lto-metatraining": lto.metatraining(StudyResults(runs, study.facts))}, {"t": study.facts})
-    style.save(lto_metatraining.figure(made), tmp_path / "figure")
-    assert len(lto_metatraining.table(made)) == 12  # three moments of four learners
+    style.save(metatraining.figure(made), tmp_path / "figure")
+    assert len(metatraining.table(made)) == 12  # three moments of four learners
 
 
 def test_the_ablation_shows_the_rows_of_both_studies_in_their_groups(material):

@@ -3,20 +3,13 @@ import re
 import pandas as pd
 import pytest
 
-from optrepro.analysis import generalization
+from optrepro.analysis.pop import generalization
 from optrepro.analysis.results import StudyResults
-from optrepro.exhibits import (
-    pop_ablation,
-    pop_budgets,
-    pop_dimensions,
-    pop_indistribution,
-    pop_shift,
-    pop_training,
-    style,
-)
+from optrepro.exhibits import style
 from optrepro.exhibits.material import Material
+from optrepro.exhibits.pop import ablation, budgets, dimensions, indistribution, shift, training
 
-EXHIBITS = [pop_training, pop_indistribution, pop_budgets, pop_dimensions, pop_ablation, pop_shift]
+EXHIBITS = [training, indistribution, budgets, dimensions, ablation, shift]
 NAMES = [exhibit.__name__.rpartition(".")[2] for exhibit in EXHIBITS]
 STATISTICS = {"condition": 0.4, "local_minima": 0.8}
 
@@ -82,20 +75,20 @@ def test_every_cell_of_the_table_is_filled(exhibit, material):
 
 
 def test_training_shows_the_baselines_as_lines(material):
-    axes = _panels(pop_training.figure(material))
+    axes = _panels(training.figure(material))
     assert len(axes) == 6
     curves = 3  # one for each policy of the study
     assert len(axes[0].lines) == curves + len(material.tables["pop-tuned"])
     assert len(axes[3].lines) == curves
-    table = pop_training.table(material).set_index("optimizer")
+    table = training.table(material).set_index("optimizer")
     assert table.loc["ADAM", "digits gained"] == "1"
     assert table.loc["no scaling, seed 0, last", "training functions seen"] == "2,048"
 
 
 def test_in_distribution_curves_end_at_the_horizon(material):
-    upper = _panels(pop_indistribution.figure(material))[:2]
+    upper = _panels(indistribution.figure(material))[:2]
     assert max(line.get_xdata().max() for line in upper[0].lines) == 10
-    table = pop_indistribution.table(material).set_index("optimizer")
+    table = indistribution.table(material).set_index("optimizer")
     assert table.loc["ADAM", "POP's wins/ties/losses"] == "24/0/0"
     assert table.loc["ADAM", "learning rate"] == "0.1"
     assert table.loc["POP", "lead of POP, digits"] == "–"
@@ -106,32 +99,32 @@ def test_optimizers_that_ran_on_fewer_functions_show_their_paired_difference_alo
     transfer = transfer_study()
     few = transfer.runs[(transfer.runs.optimizer != "random-search") | (transfer.runs.seed < 8)]
     material = _material(StudyResults(few, transfer.facts), policy_study())
-    curves, _, scores, lead, *_ = _panels(pop_indistribution.figure(material))
+    curves, _, scores, lead, *_ = _panels(indistribution.figure(material))
     assert [line.get_label() for line in curves.lines] == ["ADAM", "RPROP", "LBFGS", "POP"]
     rows = len(material.tables["pop-indistribution"])
     markers = [sum(line.get_marker() not in ("None", None) for line in axes.lines) for axes in (scores, lead)]
     assert markers == [rows - 1, rows - 1]  # no score of the reference, no difference of the policy
-    assert pop_dimensions.figure(material).axes
-    assert pop_shift.figure(material).axes
+    assert dimensions.figure(material).axes
+    assert shift.figure(material).axes
 
 
 def test_budgets_reach_ten_horizons_on_both_collections(material):
-    figure = pop_budgets.figure(material)
+    figure = budgets.figure(material)
     assert len(_panels(figure)) == 6
     ranks = _panels(figure)[4]
     assert [tick.get_text() for tick in ranks.get_xticklabels()] == ["10\n(1×)", "20\n(2×)", "40\n(4×)", "100\n(10×)"]
     assert ranks.yaxis_inverted()
-    table = pop_budgets.table(material)
+    table = budgets.table(material)
     assert set(table["functions of"]) == {"prior", "benchmark"}
 
 
 def test_dimensions_name_the_baseline_that_the_policy_leads(material):
-    lead = _panels(pop_dimensions.figure(material))[2]
+    lead = _panels(dimensions.figure(material))[2]
     assert [text.get_text() for text in lead.texts] == ["over ADAM", "over ADAM"]
 
 
 def test_ablations_told_apart_from_the_standard_are_filled(material):
-    figure = pop_ablation.figure(material)
+    figure = ablation.figure(material)
     dots = [line for line in _panels(figure)[3].lines if line.get_marker() == "o"]
     faces = {int(line.get_ydata()[0]): line.get_markerfacecolor() for line in dots}
     names = [tick.get_text() for tick in _panels(figure)[0].get_yticklabels()]
@@ -140,8 +133,8 @@ def test_ablations_told_apart_from_the_standard_are_filled(material):
 
 
 def test_collections_are_ordered_by_their_distance_to_the_prior(material):
-    table = pop_shift.table(material)
+    table = shift.table(material)
     assert list(table.collection.unique()) == ["prior (test)", "benchmark", "plateaus"]
     assert list(table["mean KS distance to the prior"].unique()) == ["0", "0.3", "0.6"]
-    cells = [text.get_text() for text in _panels(pop_shift.figure(material))[0].texts]
+    cells = [text.get_text() for text in _panels(shift.figure(material))[0].texts]
     assert cells == [".00"] * 3 + [".20", ".40", ".30"] + [".40", ".80", ".60"]

@@ -5,8 +5,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from optrepro.exhibits import style, trajectory
-from optrepro.experiments import minimize
-from optrepro.problems import vlse
+from optrepro.experiments.descent import minimize
+from optrepro.problems.functions import vlse
 
 
 def drawn(name: str, optimizer: str = "adam", budget: int = 12) -> Figure:

@@ -6,11 +6,14 @@ import torch
 from optrepro import config, runtable
 from optrepro.analysis import benchmark
 from optrepro.analysis.results import Facts, StudyResults
-from optrepro.exhibits import style, vlse_baselines, vlse_gallery
+from optrepro.exhibits import style
 from optrepro.exhibits.material import Material
-from optrepro.experiments import functions, surfaces, tidy
-from optrepro.experiments.checkpoint import Checkpoint
-from optrepro.experiments.context import Context
+from optrepro.exhibits.vlse import baselines, gallery
+from optrepro.experiments.base import tidy
+from optrepro.experiments.base.checkpoint import Checkpoint
+from optrepro.experiments.base.context import Context
+from optrepro.experiments.descent import benchmark as functions
+from optrepro.experiments.descent import surfaces
 
 NAMES = ["rastrigin", "cross_in_tray", "sphere", "hartmann3", "branin"]
 STUDIES = {
@@ -54,7 +57,7 @@ def material(tmp_path_factory):
     return Material(tables, {"vlse": vlse.facts, "vlse-surfaces": pictures.facts})
 
 
-@pytest.mark.parametrize("exhibit", [vlse_baselines, vlse_gallery])
+@pytest.mark.parametrize("exhibit", [baselines, gallery])
 def test_the_figure_is_as_wide_as_a_page_and_the_same_each_time(exhibit, material, tmp_path):
     for name in ("first", "second"):
         figure = exhibit.figure(material)
@@ -67,7 +70,7 @@ def test_the_figure_is_as_wide_as_a_page_and_the_same_each_time(exhibit, materia
 
 
 def test_the_table_has_both_measures_of_every_function_for_every_optimizer(material):
-    table = vlse_baselines.table(material)
+    table = baselines.table(material)
     functions_part = table[table.group != "summary"]
     assert list(functions_part.measure) == ["improvement", "regret"] * len(NAMES)
     assert list(functions_part.function[::2]) == ["rastrigin", "cross in tray †", "sphere", "hartmann3 (3-D)", "branin"]
@@ -76,7 +79,7 @@ def test_the_table_has_both_measures_of_every_function_for_every_optimizer(mater
 
 
 def test_the_table_sums_up_ranks_and_tests_for_both_sets_of_functions(material):
-    table = vlse_baselines.table(material)
+    table = baselines.table(material)
     ranks = table[table.function.str.startswith("average rank")]
     assert list(ranks.measure) == ["regret", "improvement"] * 2
     assert list(ranks.function.str.contains("4 smooth functions")) == [True, True, False, False]
@@ -91,23 +94,23 @@ def test_wins_are_those_of_the_other_optimizer_against_the_best(material):
     tests = tests[(tests.subset == "all") & (tests.measure == "regret")]
     pair = tests.iloc[0]
     first, second = pair["first"], pair["second"]
-    assert vlse_baselines._versus(tests, second, first)[0] == f"{pair.wins}/{pair.ties}/{pair.losses}"
-    assert vlse_baselines._versus(tests, first, second)[0] == f"{pair.losses}/{pair.ties}/{pair.wins}"
+    assert baselines._versus(tests, second, first)[0] == f"{pair.wins}/{pair.ties}/{pair.losses}"
+    assert baselines._versus(tests, first, second)[0] == f"{pair.losses}/{pair.ties}/{pair.wins}"
 
 
 def test_an_optimizer_without_results_on_a_function_leaves_a_dash(material):
     scores = material.tables["vlse-scores"]
     partial = scores[(scores.function != "sphere") | (scores.optimizer != "adam")]
     partial = Material({**material.tables, "vlse-scores": partial}, material.facts)
-    table = vlse_baselines.table(partial).set_index(["function", "measure"])
+    table = baselines.table(partial).set_index(["function", "measure"])
     assert table.loc[("sphere", "regret"), "Adam"] == "–"
-    assert vlse_baselines.figure(partial).axes
+    assert baselines.figure(partial).axes
 
 
 def test_the_gallery_shows_the_functions_of_two_variables_with_paths_of_known_optimizers(material):
-    figure = vlse_gallery.figure(material)
+    figure = gallery.figure(material)
     titles = [axes.get_title(loc="left") for axes in figure.axes if axes.axison]
     assert titles == ["rastrigin", "cross in tray †", "sphere", "branin"]
-    table = vlse_gallery.table(material)
+    table = gallery.table(material)
     assert list(table.optimizer.unique()) == ["momentum", "Rprop", "Adam"]
     assert len(table) == 4 * 3

@@ -12,12 +12,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from optrepro.metalearning.environment import roll_out
+from optrepro.metalearning.pop.environment import roll_out
 from optrepro.optimizers import POP, pop
 from optrepro.optimizers.policy import Policy, PolicySettings, save
 from optrepro.optimizers.pop import WEIGHTS
-from optrepro.problems import vlse
-from optrepro.problems.vlse import Function
+from optrepro.problems.functions import vlse
+from optrepro.problems.functions.vlse import Function
 
 SETTINGS = PolicySettings(width=8, layers=2, heads=2, history=4, horizon=10, smallest=1e-4)
 Loss = Callable[[Tensor], Tensor]

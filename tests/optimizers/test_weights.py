@@ -6,8 +6,8 @@ import pytest
 
 from optrepro.config import PriorConfig
 from optrepro.config import load as load_config
-from optrepro.experiments import sets
-from optrepro.metalearning import environment
+from optrepro.experiments.descent import fixed_sets
+from optrepro.metalearning.pop import environment
 from optrepro.optimizers import pop
 from optrepro.optimizers.policy import load
 
@@ -38,9 +38,9 @@ def test_a_policy_has_the_scores_of_its_card(name):
     """Runs are chaotic, so another processor's last bits move the means of 1,024 functions a little."""
     policy, facts = load(pop.WEIGHTS / f"{name}.safetensors")
     settings = load_config(ROOT / "config" / "gpu.yaml")
-    fixed = sets.fixed(PriorConfig(**facts["prior"]), settings.seed, "validation", 1024, 2)
+    fixed = fixed_sets.fixed(PriorConfig(**facts["prior"]), settings.seed, "validation", 1024, 2)
     horizon = policy.settings.horizon
     values = environment.roll_out(policy, environment.of(fixed.functions), fixed.start, horizon).values
-    improvement, digits = sets.progress((values.cummin(0).values - fixed.extrema.minimum).numpy())
+    improvement, digits = fixed_sets.progress((values.cummin(0).values - fixed.extrema.minimum).numpy())
     assert improvement.mean() == pytest.approx(facts["validation"]["improvement"], abs=0.006)
     assert digits.mean() == pytest.approx(facts["validation"]["digits"], abs=0.2)

@@ -58,6 +58,6 @@ rule collect:
         "../../environment.yml"
     params:
         settings=lambda wildcards: runtable.fingerprint(study_of(wildcards).model_dump(mode="json", by_alias=True)),
-        source=provenance.source_hash("optrepro.experiments.gather"),
+        source=provenance.source_hash("optrepro.experiments.collect"),
     shell:
         "optrepro collect {wildcards.study} {input.metrics} {output.tidy} > {log} 2>&1"

@@ -50,7 +50,7 @@ class Facts:
 
 @dataclass(frozen=True)
 class StudyResults:
-    """The tidy runs of a study (columns: `optrepro.experiments.tidy.COLUMNS`) and its facts."""
+    """The tidy runs of a study (columns: `optrepro.experiments.base.tidy.COLUMNS`) and its facts."""
 
     runs: pd.DataFrame
     facts: Facts

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Sequence
 from pathlib import Path
 
 import pandas as pd
 
 from optrepro.analysis.results import read_study
-from optrepro.catalogue import TableEntry
+from optrepro.catalogue import TableEntry, named
 
 
 def compute(entry: TableEntry, tidy: Sequence[Path]) -> pd.DataFrame:
@@ -19,8 +18,7 @@ def compute(entry: TableEntry, tidy: Sequence[Path]) -> pd.DataFrame:
         entry: the table's entry in the catalogue.
         tidy: parquet files of its studies, in the entry's order; the facts lie beside them.
     """
-    module, _, name = entry.function.rpartition(".")
-    function = getattr(importlib.import_module(module), name)
+    function = named(entry.function, "table function")
     studies = [read_study(path) for path in tidy]
     files = {"files": [Path(file) for file in entry.files]} if entry.files else {}
     table: pd.DataFrame = function(*studies, **files)

@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 
 from optrepro.exhibits import style
 from optrepro.exhibits.material import Material
-from optrepro.exhibits.vlse_gallery import STAR, START
+from optrepro.exhibits.vlse.gallery import STAR, START
 
 HEIGHT, CONTOURS_WIDTH, CURVE_WIDTH = 78.0, 88.0, 92.0  # mm
 LEVELS = 14

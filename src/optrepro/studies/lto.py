@@ -13,7 +13,7 @@ Share = Annotated[float, Field(ge=0, le=1)]
 
 
 class ObjectiveConfig(Model):
-    """Training of a two-layer perceptron on projected images: `optrepro.problems.perceptrons`."""
+    """Training of a two-layer perceptron on projected images: `optrepro.problems.networks.perceptrons`."""
 
     inputs: Annotated[Count, Field(description="Dimensions that images are projected to.")]
     hidden: Annotated[Count, Field(description="Units of the hidden layer.")]
@@ -56,7 +56,7 @@ class L2LConfig(Model):
 
 
 class ImitationConfig(Model):
-    """Imitation of AdaGrad: `optrepro.metalearning.imitation.ImitationSettings`."""
+    """Imitation of AdaGrad: `optrepro.metalearning.lto.imitation.ImitationSettings`."""
 
     iterations: Annotated[Count, Field(description="Rollouts; in the first the teacher acts.")]
     teacher_rate: Annotated[Positive, Field(description="Learning rate of AdaGrad.")]
@@ -68,7 +68,7 @@ class ImitationConfig(Model):
 
 
 class MirrorConfig(Model):
-    """Guided policy search on policy: `optrepro.metalearning.mirror_descent.MirrorSettings`."""
+    """Guided policy search on policy: `optrepro.metalearning.lto.mirror_descent.MirrorSettings`."""
 
     iterations: Count
     truth: Annotated[Count, Field(description="Examples that a true gradient is taken on.")] = 256
@@ -86,7 +86,7 @@ class MirrorConfig(Model):
 
 
 class BregmanConfig(Model):
-    """Guided policy search by Bregman ADMM: `optrepro.metalearning.guided_policy_search.GuidedSettings`."""
+    """Guided policy search by Bregman ADMM: `optrepro.metalearning.lto.guided_policy_search.GuidedSettings`."""
 
     iterations: Count
     state: Annotated[Literal["phi", "compact"], Field(description="What the guiding policy acts on.")] = "compact"
@@ -116,7 +116,7 @@ class BregmanConfig(Model):
 
 
 class UnrolledConfig(Model):
-    """Truncated back-propagation: `optrepro.metalearning.unrolled.UnrolledSettings`."""
+    """Truncated back-propagation: `optrepro.metalearning.lto.unrolled.UnrolledSettings`."""
 
     iterations: Annotated[Count, Field(description="Rollouts, each on new objectives.")]
     unroll: Annotated[Count, Field(description="Steps between two updates.")] = 20

@@ -24,7 +24,7 @@ Horizon = Annotated[int, Field(ge=2)]
 
 
 class PriorConfig(Model):
-    """The distribution over functions on the unit box: `optrepro.problems.prior`."""
+    """The distribution over functions on the unit box: `optrepro.problems.functions.synthetic`."""
 
     shares: dict[Literal["convex", "gp", "sum"], Annotated[float, Field(ge=0, le=1)]]
     features: Annotated[Count, Field(description="Random Fourier features of a sample.")]
@@ -81,7 +81,7 @@ class NetworkConfig(Model):
 
 
 class PPOConfig(Model):
-    """Proximal policy optimization: `optrepro.metalearning.ppo`."""
+    """Proximal policy optimization: `optrepro.metalearning.pop.ppo`."""
 
     functions: Annotated[
         dict[Count, Count], Field(min_length=1, description="New functions in an iteration, for each dimension.")

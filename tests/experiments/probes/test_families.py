@@ -1,218 +1,195 @@
-"""The optimal operators against a numerical convex solver, which knows only the budget sets."""
+from pathlib import Path
+from types import SimpleNamespace
 
-import cvxpy as cp
-import numpy as np
+import pandas as pd
 import pytest
 import torch
-from torch import Tensor
 
-from optrepro.experiments.probes.families import Diagonal, Family, Frobenius, Lyapunov, Spectral, learning_power
+from optrepro.experiments.base import tidy
+from optrepro.experiments.probes import families
+from optrepro.experiments.probes.families import FAMILIES, MATCHES, descend, match, measure
+from optrepro.problems.functions import toys
 
-DIMENSION = 4
-FAMILIES = ["frobenius", "spectral", "spectral-integer", "spectral-loose", "lyapunov", "lyapunov-metric", "diagonal"]
-
-
-def random_moment(seed: int, rank: int = DIMENSION) -> Tensor:
-    factor = torch.randn(DIMENSION, rank, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
-    return factor @ factor.mT
-
-
-def family(name: str, sigma: Tensor) -> Family:
-    return {
-        "frobenius": Frobenius(2.5),
-        "spectral": Spectral(1.7, 0.6),
-        "spectral-integer": Spectral(1.2, 0.6),
-        "spectral-loose": Spectral(9.0, 0.6),
-        "lyapunov": Lyapunov(2.5, sigma),
-        "lyapunov-metric": Lyapunov(2.5, random_moment(99)),
-        "diagonal": Diagonal(2.5, torch.tensor([0.5, 1.0, 2.0, 4.0], dtype=torch.float64)),
-    }[name]
+SETTINGS = {
+    "member_toys": ["ellipse", "valley"],
+    "family_toys": ["ellipse", "saddle"],
+    "powers": [0.1, 0.5],
+    "decay": 0.9,
+    "members": 8,
+    "tuning_starts": 4,
+    "starts": 16,
+    "steps": 40,
+    "points": 9,
+}
 
 
-def root(matrix: Tensor) -> np.ndarray:
-    values, vectors = torch.linalg.eigh(matrix)
-    return (vectors * values.clamp_min(0).sqrt() @ vectors.mT).numpy()
+def settings(**changes: object) -> SimpleNamespace:
+    return SimpleNamespace(**(SETTINGS | changes))
 
 
-def budget_set(family: Family, operator: cp.Expression, size: cp.Expression | float) -> list[cp.Constraint]:
-    """`operator` in `size` times the budget set, straight from the definitions."""
-    cone = [operator >> 0]
-    match family:
-        case Frobenius(budget):
-            return [*cone, cp.norm(operator, "fro") <= size * budget**0.5]
-        case Spectral(budget, cap):
-            return [*cone, size * cap * np.eye(DIMENSION) - operator >> 0, cp.trace(operator) <= size * budget]
-        case Lyapunov(budget, metric):
-            return [*cone, cp.norm(operator @ root(metric), "fro") <= size * budget**0.5]
-        case Diagonal(budget, cost):
-            weighted = cp.multiply(np.sqrt(cost.numpy()), cp.diag(operator))
-            off_diagonal = cp.multiply(operator, 1 - np.eye(DIMENSION))
-            return [*cone, cp.norm(weighted) <= size * budget**0.5, off_diagonal == 0]
-    raise TypeError(family)
+@pytest.fixture(scope="module")
+def table() -> pd.DataFrame:
+    return measure(settings(), seed=1)
 
 
-def solve(problem: cp.Problem) -> float:
-    value = problem.solve(solver=cp.CLARABEL)
-    assert problem.status == cp.OPTIMAL
-    return value
+def some_starts(toy: str = "ellipse") -> torch.Tensor:
+    return toys.get(toy).starts(5, torch.Generator().manual_seed(0))
 
 
-@pytest.mark.parametrize("rank", [DIMENSION, 2])
+def test_a_fixed_operator_descends_as_written_by_hand() -> None:
+    toy, x = toys.get("valley"), some_starts("valley")
+    operator = torch.tensor([[2e-3, 1e-3], [1e-3, 3e-3]], dtype=torch.float64)
+    values = descend(toy, x, lambda _: operator, steps=3, decay=0.9)
+    for value in values:
+        torch.testing.assert_close(value, toy(x))
+        x = x - torch.func.vmap(torch.func.grad(toy.formula))(x) @ operator
+
+
+def test_sigma_is_the_weighted_mean_of_the_outer_products_along_the_run() -> None:
+    toy, x = toys.get("ellipse"), some_starts()
+    seen = []
+
+    def operator(sigma: torch.Tensor) -> torch.Tensor:
+        seen.append(sigma)
+        return 0.01 * torch.eye(2, dtype=torch.float64).expand_as(sigma)
+
+    descend(toy, x, operator, steps=2, decay=0.5)
+    outer = []
+    for _ in range(3):
+        gradient = torch.func.vmap(torch.func.grad(toy.formula))(x)
+        outer.append(gradient[:, :, None] * gradient[:, None, :])
+        x = x - 0.01 * gradient
+    torch.testing.assert_close(seen[2], (0.25 * outer[0] + 0.5 * outer[1] + outer[2]) / 1.75)
+
+
+def test_without_memory_the_frobenius_family_is_gradient_descent_and_lyapunov_takes_unit_steps() -> None:
+    toy, x = toys.get("ellipse"), some_starts()
+    frobenius = descend(toy, x, lambda s: 0.02 * FAMILIES["frobenius"](s), steps=20, decay=0.0)
+    plain = descend(toy, x, lambda s: 0.02 * torch.eye(2, dtype=torch.float64).expand_as(s), steps=20, decay=0.0)
+    torch.testing.assert_close(frobenius, plain)
+
+    gradient = torch.randn(6, 2, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    step = FAMILIES["lyapunov"](gradient[:, :, None] * gradient[:, None, :]) @ gradient[:, :, None]
+    torch.testing.assert_close(step.squeeze(-1).norm(dim=-1), torch.ones(6, dtype=torch.float64))
+
+
+def test_the_diagonal_family_is_adams_rate_per_coordinate_also_for_zero_gradients() -> None:
+    sigma = torch.diag_embed(torch.tensor([[4.0, 0.25], [1.0, 0.0]], dtype=torch.float64))
+    q = FAMILIES["diagonal"](sigma).diagonal(dim1=-2, dim2=-1)
+    torch.testing.assert_close(q[0], torch.tensor([0.5, 2.0], dtype=torch.float64))
+    torch.testing.assert_close(q[1], torch.tensor([1.0, 0.0], dtype=torch.float64))
+    assert not FAMILIES["diagonal"](torch.zeros(2, 2, dtype=torch.float64)).any()
+
+
+@pytest.mark.parametrize("size", MATCHES.values(), ids=MATCHES.keys())
 @pytest.mark.parametrize("name", FAMILIES)
-def test_no_operator_that_a_convex_solver_finds_has_more_learning_power(name: str, rank: int) -> None:
-    sigma = random_moment(3, rank)
-    chosen = family(name, sigma)
-    operator = cp.Variable((DIMENSION, DIMENSION), symmetric=True)
-    solved = solve(cp.Problem(cp.Maximize(cp.trace(operator @ sigma.numpy())), budget_set(chosen, operator, 1.0)))
-    assert chosen.power(sigma).item() == pytest.approx(solved, rel=1e-5)
-    assert chosen.polar(sigma).item() == pytest.approx(solved, rel=1e-5)
+def test_every_family_is_scaled_to_the_size_of_the_frobenius_family(name: str, size: families.Size) -> None:
+    factor = torch.randn(2, 2, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
+    sigma = factor @ factor.mT
+    scaled = match(size, FAMILIES[name], sigma) * FAMILIES[name](sigma)
+    torch.testing.assert_close(size(scaled, sigma), size(FAMILIES["frobenius"](sigma), sigma))
 
 
-@pytest.mark.parametrize("name", ["frobenius", "lyapunov", "lyapunov-metric", "diagonal"])
-def test_a_strictly_convex_budget_makes_the_solver_find_the_same_operator(name: str) -> None:
-    sigma = random_moment(4)
-    chosen = family(name, sigma)
-    operator = cp.Variable((DIMENSION, DIMENSION), symmetric=True)
-    solve(cp.Problem(cp.Maximize(cp.trace(operator @ sigma.numpy())), budget_set(chosen, operator, 1.0)))
-    np.testing.assert_allclose(operator.value, chosen.optimal(sigma).numpy(), atol=2e-3)
+def test_a_run_that_diverges_stays_infinite_and_is_counted() -> None:
+    values = descend(
+        toys.get("bowl"), some_starts(), lambda s: 50 * torch.eye(2, dtype=torch.float64).expand_as(s), 60, 0.9
+    )
+    assert values[0].isfinite().all()
+    assert values[-1].isinf().all()
+    diverging = measure(settings(member_toys=["bowl"], family_toys=[], powers=[0.1, 50.0]), seed=1)
+    shares = diverging[(diverging.metric == "diverged") & (diverging.optimizer == "identity")]
+    assert shares.set_index("learning_rate").value.to_dict() == {0.1: 0.0, 50.0: 1.0}
+    assert not diverging.value.isna().any()
 
 
-@pytest.mark.parametrize("name", FAMILIES)
-def test_the_gauge_is_the_smallest_multiple_of_the_set_that_holds_the_operator(name: str) -> None:
-    operator = random_moment(5)
-    if name == "diagonal":
-        operator = operator.diagonal().diag()
-    chosen = family(name, random_moment(6))
-    size = cp.Variable()
-    solved = solve(cp.Problem(cp.Minimize(size), budget_set(chosen, cp.Constant(operator.numpy()), size)))
-    assert chosen.gauge(operator).item() == pytest.approx(solved, rel=1e-5)
+def test_a_run_that_left_once_never_counts_as_finite_again() -> None:
+    calls = []
+
+    def leave_at_the_second_step(sigma: torch.Tensor) -> torch.Tensor:
+        calls.append(sigma)
+        return (1e9 if len(calls) == 2 else 0.0) * torch.eye(2, dtype=torch.float64).expand_as(sigma)
+
+    values = descend(toys.get("bowl"), some_starts(), leave_at_the_second_step, steps=4, decay=0.9)
+    assert values[:, 0].isinf().tolist() == [False, False, True, True, True]
 
 
-@pytest.mark.parametrize("name", FAMILIES)
-def test_the_optimal_operator_lies_on_the_boundary_of_the_budget(name: str) -> None:
-    sigma = random_moment(7)
-    chosen = family(name, sigma)
-    assert chosen.gauge(chosen.optimal(sigma)).item() == pytest.approx(1.0)
+def test_the_table_is_tidy_and_equal_seeds_give_equal_bytes(table: pd.DataFrame, tmp_path: Path) -> None:
+    tidy.write(table, tmp_path / "first.parquet")
+    tidy.write(measure(settings(), seed=1), tmp_path / "second.parquet")
+    tidy.write(measure(settings(), seed=2), tmp_path / "other.parquet")
+    first, second, other = ((tmp_path / f"{name}.parquet").read_bytes() for name in ("first", "second", "other"))
+    assert first == second != other
+    assert not table.duplicated(["run", "seed", "step", "metric"]).any()
+    assert table.value.notna().all()
 
 
-@pytest.mark.parametrize("name", FAMILIES)
-def test_learning_power_is_at_most_gauge_times_polar(name: str) -> None:
-    for seed in range(20):
-        sigma, operator = random_moment(2 * seed), random_moment(2 * seed + 1)
-        chosen = family(name, sigma)
-        assert learning_power(operator, sigma) <= chosen.gauge(operator) * chosen.polar(sigma) * (1 + 1e-12)
+def test_every_panel_has_its_optimizers_at_every_power(table: pd.DataFrame) -> None:
+    panels = table[table.role == "test"].groupby("workload").optimizer.unique().map(set).to_dict()
+    members, all_families = {"frobenius", "identity", "random"}, set(FAMILIES)
+    assert panels == {
+        "members/ellipse": members,
+        "members/valley": members,
+        "families/ellipse": all_families,
+        "families/saddle": all_families,
+        "families-norm/ellipse": all_families,
+        "families-norm/saddle": all_families,
+    }
+    curves = table[(table.metric == "gap_median") & (table.role == "test")]
+    assert set(curves.groupby(["workload", "optimizer", "learning_rate"]).size()) == {9}
+    assert set(curves.step) == set(range(0, 41, 5))
 
 
-@pytest.mark.parametrize("name", FAMILIES)
-def test_a_batch_of_moments_is_solved_one_by_one(name: str) -> None:
-    batch = torch.stack([random_moment(seed) for seed in range(6)]).reshape(2, 3, DIMENSION, DIMENSION)
-    chosen = family(name, batch)
-    optimal, power, polar = chosen.optimal(batch), chosen.power(batch), chosen.polar(batch)
-    gauge = chosen.gauge(optimal)
-    for i in range(2):
-        for j in range(3):
-            single = family(name, batch[i, j])
-            torch.testing.assert_close(optimal[i, j], single.optimal(batch[i, j]))
-            torch.testing.assert_close(power[i, j], single.power(batch[i, j]))
-            torch.testing.assert_close(polar[i, j], single.polar(batch[i, j]))
-            torch.testing.assert_close(gauge[i, j], single.gauge(optimal[i, j]))
+def test_all_optimizers_of_a_toy_share_their_starts_and_tuning_has_its_own(table: pd.DataFrame) -> None:
+    first = table[(table.metric == "gap_upper") & (table.step == 0) & table.workload.str.endswith("ellipse")]
+    assert first[first.optimizer != "random"].value.nunique() == 1
+    tuned = measure(settings(tuning_starts=16, steps=1, powers=[1e-9]), seed=1)
+    medians = tuned[(tuned.metric == "gap_median") & (tuned.workload == "families/ellipse") & (tuned.step == 1)]
+    assert medians[medians.role == "tune"].value.min() != pytest.approx(medians[medians.role == "test"].value.min())
 
 
-@pytest.mark.parametrize("name", FAMILIES)
-def test_a_moment_of_zero_gives_the_operator_zero(name: str) -> None:
-    zero = torch.zeros(DIMENSION, DIMENSION, dtype=torch.float64)
-    chosen = family(name, zero)
-    assert torch.equal(chosen.optimal(zero), zero)
-    assert chosen.power(zero) == chosen.polar(zero) == chosen.gauge(zero) == 0
+def test_quartiles_are_those_of_the_final_gaps(table: pd.DataFrame) -> None:
+    key = ["workload", "optimizer", "learning_rate"]
+    plain = table[(table.optimizer != "random") & (table.role == "test") & (table.step == 40)]
+    final = plain[plain.metric == "final_gap"].groupby(key).value
+    for metric, rank in (("gap_lower", 4), ("gap_median", 8), ("gap_upper", 11)):
+        recorded = plain[plain.metric == metric].set_index(key).value
+        pd.testing.assert_series_equal(recorded.sort_index(), final.apply(lambda g, k=rank: g.sort_values().iloc[k]))
+    assert set(final.size()) == {16}
 
 
-@pytest.mark.parametrize("name", ["frobenius", "spectral-loose", "lyapunov"])
-def test_the_operator_vanishes_on_the_null_space_of_the_moment(name: str) -> None:
-    sigma = random_moment(8, rank=2)
-    null = torch.linalg.eigh(sigma).eigenvectors[:, :2]
-    optimal = family(name, sigma).optimal(sigma)
-    assert (optimal @ null).abs().max() < 1e-7
-    assert torch.linalg.matrix_rank(optimal, rtol=1e-6) == 2
+def test_no_random_member_is_ahead_of_the_optimal_one_early_and_at_a_small_budget(table: pd.DataFrame) -> None:
+    ahead = table[(table.metric == "share_ahead") & (table.learning_rate == 0.1) & table.step.between(1, 20)]
+    assert set(ahead.workload) == {"members/ellipse", "members/valley"}
+    assert (ahead.value == 0).all()
 
 
-def test_lyapunov_with_the_moment_as_metric_is_normalized_gradient_descent_on_the_range() -> None:
-    sigma = random_moment(9)
-    expected = (2.5 / sigma.trace()).sqrt() * torch.eye(DIMENSION, dtype=torch.float64)
-    torch.testing.assert_close(Lyapunov(2.5, sigma).optimal(sigma), expected)
-
-    deficient = random_moment(9, rank=2)
-    vectors = torch.linalg.eigh(deficient).eigenvectors[:, 2:]
-    expected = (2.5 / deficient.trace()).sqrt() * vectors @ vectors.mT
-    torch.testing.assert_close(Lyapunov(2.5, deficient).optimal(deficient), expected, atol=1e-6, rtol=0)
-
-
-def test_spectral_gives_the_cap_to_leading_eigenvectors_and_the_remainder_to_the_next() -> None:
-    sigma = torch.diag(torch.tensor([1.0, 4.0, 2.0, 3.0], dtype=torch.float64))
-    expected = torch.diag(torch.tensor([0.0, 0.6, 0.5, 0.6], dtype=torch.float64))
-    torch.testing.assert_close(Spectral(1.7, 0.6).optimal(sigma), expected)
+def test_share_ahead_counts_members_with_a_lower_median() -> None:
+    # a single start and a budget beyond stability for the optimal member's one-sided operator: some members are ahead
+    few = measure(settings(member_toys=["ellipse"], family_toys=[], powers=[1.5], starts=1, members=64), seed=3)
+    ahead = few[(few.metric == "share_ahead") & (few.step == 40)].value.item()
+    assert 0 < ahead < 1
+    random = few[(few.optimizer == "random") & (few.step == 40)].set_index("metric").value
+    optimal = few[(few.optimizer == "frobenius") & (few.step == 40)].set_index("metric").value
+    # with one start the pooled quartiles are those over the members, and so is the final gap of that start
+    assert random.final_gap == random.gap_median
+    assert (random.gap_median < optimal.gap_median) == (ahead > 0.5)
 
 
-def test_tied_eigenvalues_leave_the_spectral_power_unique() -> None:
-    sigma = 3 * torch.eye(DIMENSION, dtype=torch.float64)
-    chosen = Spectral(1.7, 0.6)
-    assert chosen.power(sigma).item() == pytest.approx(3 * 1.7)
-    assert chosen.gauge(chosen.optimal(sigma)).item() == pytest.approx(1.0)
+def test_a_panel_does_not_depend_on_the_others(table: pd.DataFrame) -> None:
+    alone = measure(settings(member_toys=[], family_toys=["saddle"]), seed=1)
+    within = table[table.workload.str.endswith("/saddle")]
+    pd.testing.assert_frame_equal(alone, within.reset_index(drop=True))
 
 
-@pytest.mark.parametrize(("exponent", "shape"), [(3, -1), (2, 0)])
-def test_the_diagonal_cost_recovers_adam_and_sgd(exponent: int, shape: int) -> None:
-    deviation = torch.tensor([0.1, 1.0, 10.0], dtype=torch.float64)
-    sigma = torch.diag(deviation**2)
-    q = Diagonal(1.0, deviation**exponent).optimal(sigma).diagonal()
-    torch.testing.assert_close(q / q[1], deviation**shape)
+def test_run_names_the_study_and_reports_progress() -> None:
+    calls = []
+    context = SimpleNamespace(seed=1, progress=lambda *call: calls.append(call))
+    small = settings(member_toys=["bowl"], family_toys=[], starts=2, members=2, steps=2, points=2)
+    result = families.run(small, SimpleNamespace(study="gap-families"), context)
+    assert set(result.study) == {"gap-families"}
+    assert calls == [(0, 1, "bowl"), (1, 1, "done")]
 
 
-def test_tiny_float32_moments_do_not_underflow() -> None:
-    sigma = torch.diag(torch.tensor([2e-30, 1e-30]))
-    for chosen in (Frobenius(1.0), Spectral(1.5, 1.0), Lyapunov(1.0, sigma), Diagonal(1.0, torch.ones(2))):
-        assert chosen.optimal(sigma)[0, 0] > 0.5
-
-
-def test_the_gauge_is_infinite_outside_every_multiple() -> None:
-    indefinite = torch.diag(torch.tensor([1.0, -1.0]))
-    for chosen in (Frobenius(1.0), Spectral(1.0, 1.0), Lyapunov(1.0, torch.eye(2)), Diagonal(1.0, torch.ones(2))):
-        assert chosen.gauge(indefinite) == torch.inf
-    assert Diagonal(1.0, torch.ones(2)).gauge(torch.tensor([[2.0, 1.0], [1.0, 2.0]])) == torch.inf
-
-
-def test_power_on_the_null_space_of_the_metric_is_unbounded_and_says_so() -> None:
-    chosen = Lyapunov(1.0, torch.diag(torch.tensor([1.0, 0.0])))
-    with pytest.raises(ValueError, match="unbounded"):
-        chosen.optimal(torch.eye(2))
-
-
-@pytest.mark.parametrize(
-    ("sigma", "message"),
-    [
-        (torch.ones(2, 3), r"shape \(2, 3\)"),
-        (torch.ones(3), r"shape \(3,\)"),
-        (torch.tensor([[1.0, 0.5], [0.0, 1.0]]), "not symmetric"),
-        (torch.full((2, 2), torch.nan), "not symmetric"),
-        (torch.diag(torch.tensor([1.0, -1.0])), "not positive semidefinite"),
-    ],
-)
-@pytest.mark.parametrize(
-    "chosen", [Frobenius(1.0), Spectral(1.0, 1.0), Lyapunov(1.0, torch.eye(2)), Diagonal(1.0, torch.ones(2))]
-)
-def test_a_bad_moment_is_named(chosen: Family, sigma: Tensor, message: str) -> None:
-    for method in (chosen.optimal, chosen.polar):
-        with pytest.raises(ValueError, match=message):
-            method(sigma)
-
-
-def test_bad_budgets_caps_costs_and_metrics_are_named() -> None:
-    with pytest.raises(ValueError, match=r"budget = 0 "):
-        Frobenius(0)
-    with pytest.raises(ValueError, match=r"cap = -1 "):
-        Spectral(1.0, -1)
-    with pytest.raises(ValueError, match=r"budget = nan "):
-        Lyapunov(float("nan"), torch.eye(2))
-    with pytest.raises(ValueError, match="metric is not positive semidefinite"):
-        Lyapunov(1.0, -torch.eye(2))
-    with pytest.raises(ValueError, match=r"cost has the entry 0\.0"):
-        Diagonal(1.0, torch.tensor([1.0, 0.0]))
+def test_an_unknown_toy_is_named() -> None:
+    with pytest.raises(ValueError, match="toy = 'canyon'"):
+        measure(settings(member_toys=["canyon"]), seed=1)

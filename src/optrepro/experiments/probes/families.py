@@ -1,272 +1,262 @@
-r"""Static optimizer families: the operator of largest learning power inside a budget set.
+"""The static families on toy losses: are the optimal operators the fast ones, and on which losses?
 
-An update :math:`u = Q g` lowers the loss at the expected rate :math:`E\langle g, u\rangle = \mathrm{Tr}(Q\Sigma)`, the
-*learning power* of :math:`Q` at the gradient moment :math:`\Sigma = E[g g^\top]`. A family is a convex set :math:`C` of
-positive semidefinite operators; its optimal operator maximizes the learning power over :math:`C`.
+An optimizer steps x <- x - Q g, where Q is the optimal operator of its family for Sigma, an exponential average of
+g g^T along its own trajectory that includes the present gradient. Gradients are exact. Three kinds of panels:
 
-Three functions of the set belong together, and `Tr(Q Sigma) <= gauge(Q) * polar(Sigma)` ties them (Cauchy-Schwarz):
+- ``members/<toy>``: one budget B for all, the Frobenius norm of Q. The optimal member against members that are optimal
+  for random Sigma (fixed Q), and against the identity, the member that treats all directions alike.
+- ``families/<toy>``: the families against each other. Their budgets are not commensurate, so each is scaled once such
+  that its learning power at Sigma_0, the average of g g^T over the start box, equals that of the Frobenius family.
+- ``families-norm/<toy>``: the same with equal Frobenius norms at Sigma_0, a match that favours the Frobenius family. It
+  shows what of the comparison depends on the match.
 
-- the gauge of `C`, the smallest `t >= 0` with `Q` in `t C`;
-- the gauge of its polar `{Sigma : Tr(Q Sigma) <= 1 for every Q in C}`, which is the support function of `C`;
-- the learning power of the optimal operator, at which the support function is attained.
+The power of a run is the Frobenius budget in units of the toy's curvature, sqrt(B) times the largest eigenvalue of the
+Hessian: gradient descent with the largest eigenvalue of Q at that budget is stable below 2.
 
-Where `Sigma` has no power, many operators are optimal. Every family returns one that is zero there; so a zero `Sigma`
-gives the zero operator.
-
-Shape: `Sigma` and `Q` are (..., d, d), real and symmetric; leading dimensions are a batch.
-Source: arXiv 2512.06370v1 (names of the families and what they recover); the closed forms are derived.
+Source: arXiv 2512.06370v1 has six such panels; losses, powers, averaging and both matches are chosen.
 """
 
-import math
-from abc import ABC, abstractmethod
-from dataclasses import dataclass
+from __future__ import annotations
 
+import itertools
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, Protocol
+
+import pandas as pd
 import torch
 from torch import Tensor
 
+from optrepro.experiments.base.context import Context, Progress, no_progress
+from optrepro.experiments.base.tidy import COLUMNS
+from optrepro.experiments.probes.operators import Diagonal, Frobenius, Lyapunov, Spectral, learning_power
+from optrepro.problems.functions import toys
+from optrepro.problems.functions.toys import Toy
+from optrepro.runtable import Batch, derive_seed
 
-def learning_power(operator: Tensor, sigma: Tensor) -> Tensor:
-    """Tr(Q Sigma), (..., d, d) and (..., d, d) -> (...): the expected drop in loss per unit of time."""
-    return torch.einsum("...ij,...ji->...", operator, sigma)
+Operator = Callable[[Tensor], Tensor]
+Size = Callable[[Tensor, Tensor], Tensor]
 
-
-class Family(ABC):
-    """A budget set of positive semidefinite operators, and the operator of largest learning power inside it."""
-
-    @abstractmethod
-    def optimal(self, sigma: Tensor) -> Tensor:
-        """The operator of largest learning power, (..., d, d) -> (..., d, d).
-
-        Raises: ValueError if `sigma` is not square, not symmetric or not positive semidefinite.
-        """
-
-    @abstractmethod
-    def gauge(self, operator: Tensor) -> Tensor:
-        """The smallest t >= 0 with `operator` in t C, (..., d, d) -> (...); inf where no multiple of C contains it.
-
-        Raises: ValueError if `operator` is not square or not symmetric.
-        """
-
-    @abstractmethod
-    def polar(self, sigma: Tensor) -> Tensor:
-        """The gauge of the polar of C, in closed form, (..., d, d) -> (...). Raises: as `optimal`."""
-
-    def power(self, sigma: Tensor) -> Tensor:
-        """The learning power that `optimal` attains, (..., d, d) -> (...); equal to `polar`. Raises: as `optimal`."""
-        return learning_power(self.optimal(sigma), sigma)
+DISC = 1e6  # a run that leaves the disc of this radius has diverged
+REFERENCE_STARTS = 1024  # points of the start box that Sigma_0 is averaged over
 
 
-@dataclass(frozen=True, eq=False)
-class Frobenius(Family):
-    r"""All :math:`Q \succeq 0` with :math:`\lVert Q\rVert_F \le \sqrt{B}`.
+class FamiliesSettings(Protocol):
+    """What the study's config decides.
 
-    Optimal: :math:`\sqrt{B}\,\Sigma/\lVert\Sigma\rVert_F`.
-
-    Args:
-        budget: B > 0, the square of the largest Frobenius norm.
+    Attributes:
+        member_toys, family_toys: losses of the two kinds of panels, ids in `optrepro.problems.functions.toys`.
+        powers: budgets that are tried, in units of the curvature.
+        decay: weight of the past in Sigma, in [0, 1).
+        members: number of random members.
+        tuning_starts, starts: number of starts, disjoint, of the role tune and of the role test.
+        steps: length of a run.
+        points: number of steps that the curves are recorded at.
     """
 
-    budget: float
-
-    def __post_init__(self) -> None:
-        _check_positive("budget", self.budget)
-
-    def optimal(self, sigma: Tensor) -> Tensor:
-        """sqrt(B) Sigma / ||Sigma||_F."""
-        _check_moment("sigma", sigma)
-        # the division by the largest entry keeps the squares in the norm from underflowing
-        shape = _divide(sigma, sigma.abs().amax((-2, -1), keepdim=True))
-        return math.sqrt(self.budget) * _divide(shape, _norm(shape)[..., None, None])
-
-    def gauge(self, operator: Tensor) -> Tensor:
-        """||Q||_F / sqrt(B)."""
-        return _on_cone(operator, _norm(operator) / math.sqrt(self.budget))
-
-    def polar(self, sigma: Tensor) -> Tensor:
-        """sqrt(B) ||Sigma||_F."""
-        _check_moment("sigma", sigma)
-        return math.sqrt(self.budget) * _norm(sigma)
+    member_toys: Sequence[str]
+    family_toys: Sequence[str]
+    powers: Sequence[float]
+    decay: float
+    members: int
+    tuning_starts: int
+    starts: int
+    steps: int
+    points: int
 
 
-@dataclass(frozen=True, eq=False)
-class Spectral(Family):
-    r"""All :math:`0 \preceq Q \preceq \tau I` with :math:`\mathrm{Tr}\,Q \le B`.
+def run(study: FamiliesSettings, batch: Batch, context: Context) -> pd.DataFrame:
+    """The tidy table of `measure` for a study, on the CPU whatever the device: operators are 2 x 2."""
+    return measure(study, context.seed, context.progress).assign(study=batch.study)
 
-    Optimal: the leading eigenvectors of `Sigma` get the eigenvalue tau each until the budget is spent, the next one
-    gets the remainder. Where eigenvalues of `Sigma` are tied across that border, every basis of the tied space is
-    optimal and the eigensolver's is taken: the power is unique, the operator is not.
+
+def measure(settings: FamiliesSettings, seed: int, progress: Progress = no_progress) -> pd.DataFrame:
+    """All panels as one tidy table.
+
+    Columns: ``workload`` is members/<toy>, families/<toy> or families-norm/<toy>; ``optimizer`` is frobenius, random or
+    identity in the first kind, and frobenius, spectral, lyapunov, diagonal or identity in the others;
+    ``learning_rate`` is the power.
+
+    Metrics; the gap is the loss minus its minimum 0, and inf once a run has diverged:
+
+    - ``gap_median``, ``gap_lower``, ``gap_upper``: median and quartiles over the starts, and for ``random`` over
+      members and starts, at `points` steps.
+    - ``share_ahead`` (optimizer random): share of the members whose median over the starts is below frobenius' there.
+    - ``final_gap``: gap at the last step from each start, whose index is ``seed``; for ``random`` the median over
+      members.
+    - ``diverged``: share of the runs that diverged.
+
+    Role tune (not in members/<toy>) has ``gap_median`` at the last step, from starts of its own: the power that
+    minimizes it is the tuned one.
+    """
+    panels = [
+        *((_members, name) for name in settings.member_toys),
+        *((_families, name) for name in settings.family_toys),
+    ]
+    rows: list[list[Any]] = []
+    for done, (panel, name) in enumerate(panels):
+        progress(done, len(panels), name)
+        rows += panel(toys.get(name), settings, seed)
+    progress(len(panels), len(panels), "done")
+    return pd.DataFrame(rows, columns=list(COLUMNS))
+
+
+def descend(loss: Callable[[Tensor], Tensor], start: Tensor, operator: Operator, steps: int, decay: float) -> Tensor:
+    """The loss along x <- x - Q(Sigma) g, from starts (..., d) to values (steps + 1, ...); inf once a run has diverged.
 
     Args:
-        budget: B > 0, the largest trace.
-        cap: tau > 0, the largest eigenvalue.
+        loss: maps (..., d) to (...).
+        start: where the runs begin.
+        operator: maps Sigma (..., d, d) to Q.
+        steps: number of updates.
+        decay: weight of the past in the average of g g^T, whose weights are scaled to the sum 1.
     """
-
-    budget: float
-    cap: float
-
-    def __post_init__(self) -> None:
-        _check_positive("budget", self.budget)
-        _check_positive("cap", self.cap)
-
-    def optimal(self, sigma: Tensor) -> Tensor:
-        """V diag(q) V^T with q = tau, ..., tau, remainder, 0, ..., 0 by falling eigenvalue."""
-        values, vectors = _check_moment("sigma", sigma)
-        return (vectors * (self._shares(values) * (values > 0)).unsqueeze(-2)) @ vectors.mT
-
-    def gauge(self, operator: Tensor) -> Tensor:
-        """max(lambda_max(Q) / tau, Tr Q / B)."""
-        _check_symmetric("operator", operator)
-        largest = torch.linalg.eigvalsh(operator)[..., -1]
-        trace = operator.diagonal(dim1=-2, dim2=-1).sum(-1)
-        return _on_cone(operator, torch.maximum(largest / self.cap, trace / self.budget))
-
-    def polar(self, sigma: Tensor) -> Tensor:
-        """sum_i q_i lambda_i(Sigma), q as in `optimal`."""
-        values, _ = _check_moment("sigma", sigma)
-        return (self._shares(values) * values).sum(-1)
-
-    def _shares(self, values: Tensor) -> Tensor:
-        """What each eigenvalue is given, (d,), for eigenvalues in ascending order."""
-        rank = torch.arange(values.shape[-1] - 1, -1, -1, dtype=values.dtype, device=values.device)
-        return (self.budget - self.cap * rank).clamp(0, self.cap)
+    x, sigma, weight = start, torch.zeros(*start.shape, start.shape[-1], dtype=start.dtype), 0.0
+    inside = torch.ones(start.shape[:-1], dtype=torch.bool)
+    values = []
+    for _ in range(steps + 1):
+        value, gradient = _value_and_gradient(loss, x)
+        values.append(torch.where(inside, value, torch.inf))
+        sigma = decay * sigma + gradient.unsqueeze(-1) * gradient.unsqueeze(-2)
+        weight = decay * weight + 1
+        moved = x - (operator(sigma / weight) @ gradient.unsqueeze(-1)).squeeze(-1)
+        inside = inside & (moved.norm(dim=-1) < DISC)
+        # a diverged run stays where it was: what follows must see no overflow
+        x = torch.where(inside.unsqueeze(-1), moved, x)
+    return torch.stack(values)
 
 
-@dataclass(frozen=True, eq=False)
-class Lyapunov(Family):
-    r"""All :math:`Q \succeq 0` with :math:`\mathrm{Tr}(Q M Q) \le B`.
-
-    Optimal: the solution of the Lyapunov equation :math:`M Q + Q M \propto \Sigma`, on the budget's boundary. The
-    paper's case is :math:`M = \Sigma`, an update of bounded mean square: :math:`Q = \sqrt{B/\mathrm{Tr}\,\Sigma}\,I`
-    on the range of `Sigma`, plain gradient descent with a normalized rate. A metric of its own makes the set
-    independent of `Sigma`; without that it would have no polar.
-
-    Args:
-        budget: B > 0, the largest mean square of an update.
-        metric: M, (..., d, d), symmetric positive semidefinite. `Sigma` has to vanish on its null space.
-
-    Raises: ValueError for a bad metric; from `optimal` and `polar` also where the learning power is unbounded because
-    `Sigma` has power on the metric's null space.
-    """
-
-    budget: float
-    metric: Tensor
-
-    def __post_init__(self) -> None:
-        _check_positive("budget", self.budget)
-        _check_moment("metric", self.metric)
-
-    def optimal(self, sigma: Tensor) -> Tensor:
-        """sqrt(B) X / sqrt(Tr(X Sigma)) with (M X + X M)/2 = Sigma."""
-        shape, norm = self._solve(sigma)
-        return math.sqrt(self.budget) * _divide(shape, norm[..., None, None])
-
-    def gauge(self, operator: Tensor) -> Tensor:
-        """sqrt(Tr(Q M Q) / B)."""
-        square = learning_power(operator @ operator, self.metric)
-        return _on_cone(operator, (square / self.budget).clamp_min(0).sqrt())
-
-    def polar(self, sigma: Tensor) -> Tensor:
-        """sqrt(B Tr(X Sigma)), X as in `optimal`."""
-        return math.sqrt(self.budget) * self._solve(sigma)[1]
-
-    def _solve(self, sigma: Tensor) -> tuple[Tensor, Tensor]:
-        """The solution of (M Q + Q M)/2 = Sigma on the range of M, and its norm Tr(Q M Q)^(1/2)."""
-        _check_moment("sigma", sigma)
-        values, vectors = _check_moment("metric", self.metric)
-        rotated = vectors.mT @ sigma @ vectors
-        mean = (values.unsqueeze(-1) + values.unsqueeze(-2)) / 2
-        outside = torch.where(mean > 0, 0, rotated).abs().amax((-2, -1))
-        if (outside > _tolerance(sigma) * sigma.abs().amax((-2, -1))).any():
-            raise ValueError("sigma has power on the null space of metric, where the learning power is unbounded")
-        solution = _divide(rotated, mean)
-        return vectors @ solution @ vectors.mT, (solution * rotated).sum((-2, -1)).clamp_min(0).sqrt()
+def _value_and_gradient(loss: Callable[[Tensor], Tensor], x: Tensor) -> tuple[Tensor, Tensor]:
+    x = x.detach().requires_grad_()
+    value = loss(x)
+    (gradient,) = torch.autograd.grad(value.sum(), x)
+    return value.detach(), gradient
 
 
-@dataclass(frozen=True, eq=False)
-class Diagonal(Family):
-    r"""All :math:`Q = \mathrm{diag}(q)`, :math:`q \ge 0`, with :math:`\sum_i c_i q_i^2 \le B`.
-
-    Optimal: :math:`q_i \propto \sigma_i^2 / c_i` with :math:`\sigma_i^2 = \Sigma_{ii}`. The cost
-    :math:`c_i = \sigma_i^3` gives :math:`1/\sigma_i`, the shape of Adam and AdaGrad; :math:`c_i = \sigma_i^2` gives
-    one rate for all, SGD.
-
-    Args:
-        budget: B > 0, the largest weighted sum of squares.
-        cost: c, (..., d), positive.
-    """
-
-    budget: float
-    cost: Tensor
-
-    def __post_init__(self) -> None:
-        _check_positive("budget", self.budget)
-        if not (self.cost > 0).all():
-            raise ValueError(f"cost has the entry {self.cost.min().item()}; every entry must be positive")
-
-    def optimal(self, sigma: Tensor) -> Tensor:
-        """diag(q), q = sqrt(B) (sigma^2 / c) / sqrt(sum_i sigma_i^4 / c_i)."""
-        _check_moment("sigma", sigma)
-        moment = sigma.diagonal(dim1=-2, dim2=-1)
-        shape = _divide(moment, moment.amax(-1, keepdim=True)) / self.cost
-        norm = (self.cost * shape**2).sum(-1, keepdim=True).sqrt()
-        return torch.diag_embed(math.sqrt(self.budget) * _divide(shape, norm))
-
-    def gauge(self, operator: Tensor) -> Tensor:
-        """sqrt(sum_i c_i q_i^2 / B)."""
-        q = operator.diagonal(dim1=-2, dim2=-1)
-        on_diagonal = (operator == torch.diag_embed(q)).all(-1).all(-1)
-        size = ((self.cost * q**2).sum(-1) / self.budget).sqrt()
-        return _on_cone(operator, torch.where(on_diagonal, size, torch.inf))
-
-    def polar(self, sigma: Tensor) -> Tensor:
-        """sqrt(B sum_i sigma_i^4 / c_i)."""
-        _check_moment("sigma", sigma)
-        return (self.budget * (sigma.diagonal(dim1=-2, dim2=-1) ** 2 / self.cost).sum(-1)).sqrt()
+def frobenius(sigma: Tensor) -> Tensor:
+    """Sigma scaled to Frobenius norm 1."""
+    return Frobenius(1.0).optimal(sigma)
 
 
-def _norm(matrix: Tensor) -> Tensor:
-    """The Frobenius norm, (..., d, d) -> (...)."""
-    return matrix.square().sum((-2, -1)).sqrt()
+def spectral(sigma: Tensor) -> Tensor:
+    """1 on the leading eigenvector and 1/2 on the other (chosen: between the projection and the identity)."""
+    return Spectral(budget=1.5, cap=1.0).optimal(sigma)
 
 
-def _check_positive(name: str, value: float) -> None:
-    if not value > 0:
-        raise ValueError(f"{name} = {value} is not positive")
+def lyapunov(sigma: Tensor) -> Tensor:
+    """The identity over the root mean square of the gradient."""
+    return Lyapunov(1.0, metric=sigma).optimal(sigma)
 
 
-def _check_symmetric(name: str, matrix: Tensor) -> None:
-    if matrix.ndim < 2 or matrix.shape[-1] != matrix.shape[-2]:
-        raise ValueError(f"{name} has the shape {tuple(matrix.shape)}; it must be square, (..., d, d)")
-    difference = (matrix - matrix.mT).abs().amax((-2, -1))
-    # "not <=" also catches NaN
-    if not (difference <= _tolerance(matrix) * matrix.abs().amax((-2, -1))).all():
-        raise ValueError(f"{name} is not symmetric: it differs from its transpose by {difference.max().item():.3g}")
+def diagonal(sigma: Tensor) -> Tensor:
+    """1/sigma_i, Adam's shape: the costs are sigma_i^3, over the sum of sigma_i so that the budget bounds a rate."""
+    # clamped because costs must be positive, and the cube of anything much smaller is 0
+    deviation = sigma.diagonal(dim1=-2, dim2=-1).sqrt().clamp_min(1e-75)
+    return Diagonal(1.0, cost=deviation**3 / deviation.sum(-1, keepdim=True)).optimal(sigma)
 
 
-def _check_moment(name: str, matrix: Tensor) -> tuple[Tensor, Tensor]:
-    """Eigenvalues in ascending order, zero outside the numerical range, and eigenvectors of a semidefinite matrix."""
-    _check_symmetric(name, matrix)
-    values, vectors = torch.linalg.eigh(matrix)
-    largest = values.abs().amax(-1, keepdim=True)
-    if (values < -_tolerance(matrix) * largest).any():
-        raise ValueError(f"{name} is not positive semidefinite: it has the eigenvalue {values.min().item():.3g}")
-    rounding = matrix.shape[-1] * torch.finfo(matrix.dtype).eps * largest
-    return torch.where(values > rounding, values, 0), vectors
+def identity(sigma: Tensor) -> Tensor:
+    """The identity scaled to Frobenius norm 1."""
+    d = sigma.shape[-1]
+    return torch.eye(d, dtype=sigma.dtype).mul(d**-0.5).expand_as(sigma)
 
 
-def _on_cone(operator: Tensor, size: Tensor) -> Tensor:
-    """`size` where the operator is positive semidefinite, inf elsewhere."""
-    _check_symmetric("operator", operator)
-    values = torch.linalg.eigvalsh(operator)
-    inside = values[..., 0] >= -_tolerance(operator) * values.abs().amax(-1)
-    return torch.where(inside, size, torch.inf)
+def frobenius_norm(operator: Tensor, sigma: Tensor) -> Tensor:
+    """The size of an operator whatever the gradients."""
+    return operator.square().sum().sqrt()
 
 
-def _divide(numerator: Tensor, denominator: Tensor) -> Tensor:
-    """The quotient, and 0 where the denominator is 0."""
-    return torch.where(denominator > 0, numerator / torch.where(denominator > 0, denominator, 1), 0)
+def match(size: Size, operator: Operator, sigma: Tensor) -> Tensor:
+    """What to scale an operator by, such that it is as large as the Frobenius family's at Sigma."""
+    return size(frobenius(sigma), sigma) / size(operator(sigma), sigma)
 
 
-def _tolerance(matrix: Tensor) -> float:
-    """The relative size that counts as rounding: half the digits of the type."""
-    return float(torch.finfo(matrix.dtype).eps ** 0.5)
+MATCHES: dict[str, Size] = {"families": learning_power, "families-norm": frobenius_norm}
+FAMILIES: dict[str, Operator] = {f.__name__: f for f in (frobenius, spectral, lyapunov, diagonal, identity)}
+
+
+def _members(toy: Toy, settings: FamiliesSettings, seed: int) -> Iterator[list[Any]]:
+    """The optimal member of the Frobenius family against others of the same budget."""
+    workload = f"members/{toy.name}"
+    start = _starts(toy, settings.starts, seed, "test")
+    budget = torch.tensor(settings.powers, dtype=torch.float64) / toy.curvature()
+    optimal = _gaps(toy, start, frobenius, budget, settings)
+    yield from _curves(workload, "frobenius", optimal, settings)
+    yield from _curves(workload, "identity", _gaps(toy, start, identity, budget, settings), settings)
+
+    generator = torch.Generator().manual_seed(derive_seed(seed, workload, "members"))
+    factor = torch.randn(settings.members, 1, 2, 2, generator=generator, dtype=torch.float64)
+    members = frobenius(factor @ factor.mT)
+    others = _gaps(toy, start.expand(settings.members, -1, -1), lambda _: members, budget, settings)
+    yield from _curves(workload, "random", others, settings)
+    ahead = (_quantile(others, 0.5) < _quantile(optimal, 0.5).unsqueeze(-1)).double().mean(-1)
+    yield from _per_step(workload, "random", "share_ahead", ahead, settings)
+
+
+def _families(toy: Toy, settings: FamiliesSettings, seed: int) -> Iterator[list[Any]]:
+    """The families against each other, as large as the Frobenius family over the start box."""
+    _, gradients = _value_and_gradient(toy, _starts(toy, REFERENCE_STARTS, seed, "reference"))
+    sigma_0 = gradients.mT @ gradients / REFERENCE_STARTS
+    budget = torch.tensor(settings.powers, dtype=torch.float64) / toy.curvature()
+    tuning_start = _starts(toy, settings.tuning_starts, seed, "tune")
+    start = _starts(toy, settings.starts, seed, "test")
+    for (kind, size), (name, operator) in itertools.product(MATCHES.items(), FAMILIES.items()):
+        workload = f"{kind}/{toy.name}"
+        scale = budget * match(size, operator, sigma_0)
+        yield from _curves(workload, name, _gaps(toy, start, operator, scale, settings), settings)
+        tuning = _quantile(_gaps(toy, tuning_start, operator, scale, settings)[-1], 0.5)
+        for power, value in zip(settings.powers, tuning.tolist(), strict=True):
+            yield _row(workload, name, power, "gap_median", value, settings.steps, role="tune")
+
+
+def _gaps(toy: Toy, start: Tensor, operator: Operator, scale: Tensor, settings: FamiliesSettings) -> Tensor:
+    """Losses along the runs, (steps + 1, powers, ...), from starts (..., 2) and with each scale (powers,) of Q."""
+    scale = scale.reshape(-1, *[1] * (start.ndim + 1))
+    start = start.expand(len(scale), *start.shape)
+    return descend(toy, start, lambda sigma: scale * operator(sigma), settings.steps, settings.decay)
+
+
+def _starts(toy: Toy, count: int, seed: int, role: str) -> Tensor:
+    """The starts of a role, (count, 2): the same for every optimizer and in every kind of panel."""
+    return toy.starts(count, torch.Generator().manual_seed(derive_seed(seed, toy.name, role)))
+
+
+def _curves(workload: str, optimizer: str, gaps: Tensor, settings: FamiliesSettings) -> Iterator[list[Any]]:
+    """Quartiles along the run and the final gaps, from gaps (steps + 1, powers, ..., starts)."""
+    pooled = gaps.flatten(2)
+    for metric, q in (("gap_lower", 0.25), ("gap_median", 0.5), ("gap_upper", 0.75)):
+        yield from _per_step(workload, optimizer, metric, _quantile(pooled, q), settings)
+    final = gaps[-1] if gaps.ndim == 3 else _quantile(gaps[-1].mT, 0.5)
+    diverged = pooled[-1].isinf().double().mean(-1)
+    for p, power in enumerate(settings.powers):
+        for index, value in enumerate(final[p].tolist()):
+            yield _row(workload, optimizer, power, "final_gap", value, settings.steps, seed=index)
+        yield _row(workload, optimizer, power, "diverged", diverged[p].item(), settings.steps)
+
+
+def _per_step(
+    workload: str, optimizer: str, metric: str, values: Tensor, settings: FamiliesSettings
+) -> Iterator[list[Any]]:
+    """Rows of values (steps + 1, powers) at evenly spaced steps, the first and the last among them."""
+    shown = sorted({round(float(step)) for step in torch.linspace(0, settings.steps, settings.points)})
+    for p, power in enumerate(settings.powers):
+        for step in shown:
+            yield _row(workload, optimizer, power, metric, values[step, p].item(), step)
+
+
+def _quantile(values: Tensor, q: float) -> Tensor:
+    """Along the last dimension. One of the values: interpolation between infinities is not a number."""
+    return values.kthvalue(1 + round(q * (values.shape[-1] - 1)), dim=-1).values
+
+
+def _row(
+    workload: str,
+    optimizer: str,
+    power: float,
+    metric: str,
+    value: float,
+    step: int,
+    role: str = "test",
+    seed: int = 0,
+) -> list[Any]:
+    run = f"{workload}/{optimizer}/{power:g}/{role}"
+    return [run, "families", workload, optimizer, role, power, seed, step, metric, value]

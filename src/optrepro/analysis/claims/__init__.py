@@ -1,1 +1,0 @@
-"""Claims and their verdicts: what the papers say, and whether the results bear it out."""

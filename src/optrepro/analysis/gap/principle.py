@@ -1,0 +1,160 @@
+"""Rules for the claims about the principle behind GAP: families of operators, and statistics of the gradient."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from optrepro.analysis.gap import concept, diagnostics, families
+from optrepro.analysis.results import StudyResults
+from optrepro.analysis.verdict import ALPHA, FAILS, HOLDS, IN_PART, NBSP, Verdict, all_or_some, p_value
+
+
+def fastest_member(study: StudyResults) -> Verdict:
+    """Holds if on no toy an equal-power member ends lower than the optimal one; in part if fewer than half do on each.
+
+    Members are the random ones, at the power that suits them best, and the identity at the same power.
+    """
+    table = families.curves(study)
+    last = table[(table.kind == "members") & table.shown & (table.step == table.step.max())]
+    shares, identities, evidence = [], [], []
+    for toy, rows in last.groupby("toy", sort=False):
+        by = rows.set_index("optimizer")
+        shares.append(float(by.ahead["random"]))
+        identities.append(bool(by["median"]["identity"] < by["median"]["frobenius"]))
+        also = " and the identity" if identities[-1] else ""
+        evidence.append(f"{toy}: {100 * shares[-1]:.0f}{NBSP}% of the random members{also}")
+    text = f"end lower than the optimal member: {'; '.join(evidence)}"
+    if not any(shares) and not any(identities):
+        return Verdict(HOLDS, text)
+    return Verdict(IN_PART if max(shares) < 0.5 else FAILS, text)
+
+
+def no_family_wins_everywhere(study: StudyResults) -> Verdict:
+    """Holds if two different families win clearly, each on some toy; in part if winners differ less clearly.
+
+    The winner has the lowest median gap at the end; it is clear if it ends lower than the runner-up from so many
+    starts that the sign test's p is below 0.05.
+    """
+    winners, clear, evidence = [], set(), []
+    for toy, (winner, runner_up, p) in _winners(study).items():
+        winners.append(winner)
+        clear |= {winner} if p < ALPHA else set()
+        evidence.append(f"{toy}: {winner} before {runner_up} ({p_value(p)})")
+    if len(set(winners)) == 1:
+        return Verdict(FAILS, "; ".join(evidence))
+    return Verdict(HOLDS if len(clear) > 1 else IN_PART, "; ".join(evidence))
+
+
+def expected_families_win(study: StudyResults, *, expected: Mapping[str, Sequence[str]]) -> Verdict:
+    """Holds if on every toy one of the expected families has the lowest median gap at the end; in part on some."""
+    winners = _winners(study)
+    won = [winners[toy][0] in names for toy, names in expected.items()]
+    return all_or_some(won, "; ".join(f"{toy}: {winners[toy][0]}" for toy in expected))
+
+
+def decay_rate_predicts_choice(study: StudyResults) -> Verdict:
+    """Holds if the candidate that is best for rho^k is the best one in every window; in part if in more than half."""
+    measured, rates = concept.best_candidates(study).debiased, concept.decay_rates(study)
+    candidates = sorted(concept.scores(study).candidate.dropna().unique())
+    predicted = {key: candidates[int(concept.geometric_score(candidates, rho).argmax())] for key, rho in rates.items()}
+    agrees = [predicted[key] == value for key, value in measured.items()]
+    span = f"rho from {rates.min():.2f} to {rates.max():.2f}"
+    evidence = f"the best candidate is the predicted one in {sum(agrees)} of {len(agrees)} windows; {span}"
+    if all(agrees):
+        return Verdict(HOLDS, evidence)
+    return Verdict(IN_PART if sum(agrees) > len(agrees) / 2 else FAILS, evidence)
+
+
+def stationary_over_memories(concepts: StudyResults, followed: StudyResults) -> Verdict:
+    """Holds if the choice persists and gradients stand still over the memory of every candidate; else in part or fails.
+
+    The choice persists if the candidate of the largest noise-free score never changes during training, at each batch
+    size of `concepts`. Gradients of `followed` stand still over a memory 1 / (1 - m) if in every workload R without R_0
+    takes longer than that to change by half, and the KPSS tests, corrected, reject no window of that length, or of the
+    next longer one tested. In part if some of this is so, for some batch size, candidate or workload.
+    """
+    memories = {m: 1 / (1 - m) for m in sorted(concept.scores(concepts).candidate.dropna().unique())}
+    persists, choices = _persistence(concepts)
+    slow, changes = _slower_than_memories(followed, memories)
+    calm, tests = _calm_over_memories(followed, memories)
+    evidence = f"{changes}; {tests}; best candidate early, halfway and late: {choices}"
+    return all_or_some([*persists, *slow, *calm], evidence)
+
+
+def self_term_lowers_choice(study: StudyResults) -> Verdict:
+    """Holds if noise in R_0 lowers the choice in half of the windows or more and raises it in none; in part in less."""
+    best = concept.best_candidates(study)
+    lower, higher = int((best.paper < best.debiased).sum()), int((best.paper > best.debiased).sum())
+    smallest = int((best.paper == best.paper.min()).sum())
+    evidence = (
+        f"the noise lowers the choice in {lower} of {len(best)} windows and raises it in {higher}; "
+        f"the score as written takes {best.paper.min():g} in {smallest}"
+    )
+    if higher or not lower:
+        return Verdict(FAILS, evidence)
+    return Verdict(HOLDS if lower >= len(best) / 2 else IN_PART, evidence)
+
+
+def _winners(study: StudyResults) -> dict[str, tuple[str, str, float]]:
+    """By toy: the family with the lowest median final gap, the runner-up, and the sign test's p between them.
+
+    The identity, plain gradient descent, is no family and does not compete.
+    """
+    winners = {}
+    for workload in study.runs.workload.unique():
+        kind, toy = workload.split("/")
+        if kind == "families":
+            gaps = families.final_gaps(study, workload).drop(columns="identity")
+            first, second = gaps.median().sort_values().index[:2]
+            winners[toy] = (str(first), str(second), families.sign_test(gaps, first, second)[1])
+    return winners
+
+
+def _persistence(study: StudyResults) -> tuple[list[bool], str]:
+    """Whether the candidate of the largest noise-free score is the same in all phases, by batch size; which it is."""
+    chosen = concept.best_candidates(study).debiased.unstack("phase", sort=False)
+    evidence = [
+        f"batch {size}: {', '.join(f'{c:g}' for c in row)}"
+        for size, row in zip(chosen.index, chosen.to_numpy(), strict=True)
+    ]
+    return list(chosen.nunique(axis=1) == 1), "; ".join(evidence)
+
+
+def _slower_than_memories(study: StudyResults, memories: Mapping[float, float]) -> tuple[list[bool], str]:
+    """Whether R without R_0 takes longer than each memory to change by half, by candidate and workload; in words.
+
+    Windows do not overlap, so the first distance measured is their length. A half distance no larger than that is an
+    upper bound: whether it exceeds a shorter memory is not resolved, and does not count.
+    """
+    table = diagnostics.half_distances(study)
+    halves = table[table.part == "memory"].set_index("workload").distance
+    first = study.facts.settings["window"]
+    slow, evidence = [], []
+    for candidate, memory in sorted(memories.items(), reverse=True):
+        longer = (halves > first) & (halves > memory)
+        slow += longer.tolist()
+        unresolved = memory < first and not longer.any()
+        words = "not resolved" if unresolved else f"in {sum(longer)} of {len(halves)} workloads"
+        evidence.append(f"of {candidate:g} ({memory:.0f} steps) {words}")
+    steps = ", ".join(f"{name} {'at most ' * (half <= first)}{half:.0f}" for name, half in halves.items())
+    return slow, f"R without R_0 takes longer to change by half than the memory {', '.join(evidence)}: {steps}"
+
+
+def _calm_over_memories(study: StudyResults, memories: Mapping[float, float]) -> tuple[list[bool], str]:
+    """Whether no window that is as long as the memory is rejected, by candidate and workload; the shares, in words."""
+    tests = diagnostics.stationarity(study)
+    calm, evidence = [], {}
+    for memory in memories.values():
+        lengths = tests.length[tests.length >= memory]
+        if lengths.empty:
+            calm.append(False)
+            evidence[memory] = f"of {memory:.0f} steps none (not tested)"
+            continue
+        length = lengths.min()
+        own = tests[tests.length == length]
+        calm += (own.groupby("workload").rejected.max() == 0).tolist()
+        evidence[length] = (
+            f"of {length} steps up to {100 * own.rejected.max():.0f}{NBSP}% "
+            f"({100 * own.uncorrected.max():.0f}{NBSP}% without correction)"
+        )
+    return calm, f"KPSS rejects of the windows {', '.join(evidence.values())}"

@@ -1,0 +1,1 @@
+"""Tables and claims of the paper on Predicted Step Descent."""

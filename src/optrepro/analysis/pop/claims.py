@@ -1,0 +1,100 @@
+"""Rules for the claims about POP: the policy beside tuned optimizers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import pandas as pd
+
+from optrepro.analysis.pop import generalization
+from optrepro.analysis.results import StudyResults
+from optrepro.analysis.verdict import ALPHA, Verdict, all_or_some, interval_of, p_value, signed
+
+
+def policy_outperforms(study: StudyResults, *, collection: str, groups: Sequence[str]) -> Verdict:
+    """Holds if the policy's improvement beats every optimizer of the groups at the trained horizon; in part some.
+
+    "Beats" is here a positive mean difference over the functions, and Wilcoxon's p below 0.05 after Holm's correction.
+    """
+    compared = generalization.compare(study, [_run(study, collection)], [study.facts.settings["budget"]])
+    return all_or_some(*_against(compared, groups))
+
+
+def policy_outperforms_beyond_horizon(
+    study: StudyResults, *, groups: Sequence[str], multiples: Sequence[int]
+) -> Verdict:
+    """Holds if at every multiple of the horizon the policy beats every optimizer of the groups; in part if at some.
+
+    As in `policy_outperforms`, on the prior's test functions.
+    """
+    table = generalization.budgets(study)
+    table = table[table.collection == generalization.PRIOR]
+    return _in_every_case({f"{m} times the horizon": table[table.multiple == m] for m in multiples}, groups)
+
+
+def policy_outperforms_in_dimensions(
+    study: StudyResults, *, policy: str, groups: Sequence[str], dimensions: Sequence[int]
+) -> Verdict:
+    """Holds if in every dimension the policy beats every optimizer of the groups; in part if in some.
+
+    As in `policy_outperforms`, on functions of the prior, with the policy that is named.
+    """
+    table = generalization.dimensions(study, policy)
+    return _in_every_case({f"{d} dimensions": table[table.dimension == d] for d in dimensions}, groups, policy)
+
+
+def ablation_is_worse(study: StudyResults, *, policy: str) -> Verdict:
+    """Holds if the policy is worse than the standard one on the benchmark by improvement and digits; in part by one.
+
+    "Worse" is a negative mean paired difference over the functions, and Wilcoxon's p below 0.05.
+    """
+    row: Any = generalization.ablation(study).set_index("optimizer").loc[policy]
+    worse, evidence = [], []
+    for measure in generalization.MEASURES:
+        difference, p = interval_of(row, f"vlse_{measure}_difference"), row[f"vlse_{measure}_p"]
+        worse.append(bool(difference.mean < 0 and p < ALPHA))
+        evidence.append(f"{measure} {signed(difference)} ({p_value(p)})")
+    text = f"{row.group} {row.label} less standard, {row.benchmark_functions} functions: {', '.join(evidence)}"
+    return all_or_some(worse, text)
+
+
+def _in_every_case(
+    cases: Mapping[str, pd.DataFrame], groups: Sequence[str], policy: str = generalization.POLICY
+) -> Verdict:
+    """Holds if the policy beats every optimizer of the groups in every case; in part if in some."""
+    ahead, evidence = [], []
+    for case, compared in cases.items():
+        if compared.empty:
+            raise KeyError(case)
+        beaten, text = _against(compared, groups, policy)
+        ahead.append(all(beaten))
+        evidence.append(f"{case}: {text}")
+    return all_or_some(ahead, "; ".join(evidence))
+
+
+def _against(
+    compared: pd.DataFrame, groups: Sequence[str], policy: str = generalization.POLICY
+) -> tuple[list[bool], str]:
+    """Which optimizers of the groups the policy beats by improvement, and in words: how many, and the hardest of them.
+
+    Raises: KeyError if the policy or all of the groups have no results.
+    """
+    own = compared.set_index("optimizer").loc[policy]
+    others = compared[compared.group.isin(groups)]
+    if others.empty:
+        raise KeyError(" or ".join(groups))
+    beaten = (others.improvement_difference > 0) & (others.improvement_p < ALPHA)
+    hardest: Any = others[beaten == beaten.all()].sort_values("improvement_difference").iloc[0]
+    text = (
+        f"improvement {own.improvement:.3f} on {own.functions:,} functions, beats {sum(beaten)} of {len(beaten)}; "
+        f"{hardest.label}: {signed(interval_of(hardest, 'improvement_difference'))} ({p_value(hardest.improvement_p)})"
+    )
+    return [bool(b) for b in beaten], text
+
+
+def _run(study: StudyResults, collection: str) -> str:
+    """The collection. Raises: KeyError if it is not in the study's config."""
+    if collection not in study.facts.settings["collections"]:
+        raise KeyError(collection)
+    return collection

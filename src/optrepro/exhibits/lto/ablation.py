@@ -1,0 +1,89 @@
+"""Exhibit lto-ablation: what the learned optimizers reach without parts of their training."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from optrepro.exhibits import panels, style
+from optrepro.exhibits.material import Material
+from optrepro.exhibits.pop.indistribution import row_names
+
+COLUMNS = {"area": ("Area", "mean objective (nats)"), "final": ("At the end", "final objective (nats)")}
+
+
+def figure(material: Material) -> Figure:
+    """A block for each validation problem, rows of learners in their groups: area and final objective."""
+    table = material.tables["lto-ablation"]
+    blocks = {str(problem): _grouped(rows) for problem, rows in table.groupby("problem", sort=False)}
+    heights = [5.5 * (len(rows) + rows.group.nunique()) + 24 for rows in blocks.values()]
+    page = style.page(material, height=sum(heights))
+    parts: Any = page.subfigures(len(blocks), 1, height_ratios=heights, squeeze=False)
+    for part, (problem, rows) in zip(parts[:, 0], blocks.items(), strict=True):
+        part.suptitle(problem, x=0.01, ha="left", fontsize=9, fontweight="bold")
+        block(part.subplots(1, len(COLUMNS), sharey=True, width_ratios=[1.6, 1]), rows)
+    return page
+
+
+def block(axes: Any, rows: pd.DataFrame) -> None:
+    """Panels that share their rows, the learners that were watched on one problem; lower is better."""
+    y = panels.row_positions(rows)
+    for panel, (column, (title, label)) in zip(axes, COLUMNS.items(), strict=True):
+        for position, row in zip(y, rows.to_dict("records"), strict=True):
+            dot(panel, position, row, column)
+        panel.set(title=title, xlabel=label)
+        style.grid(panel, "both")
+        panel.tick_params(axis="y", length=0)
+    _limit(axes[0], rows)
+    row_names(axes[0], rows, y)
+
+
+def dot(axes: Axes, position: float, row: dict[Any, Any], column: str) -> None:
+    """What the kept weights reach, with its interval over the seeds; for the area, the first validation too."""
+    if column == "area":
+        axes.plot([row["first"], row["area"]], [position] * 2, color=style.INK, linewidth=0.8, linestyle=":")
+        axes.plot(row["first"], position, "o", color=style.INK, markerfacecolor="white", markersize=3.5)
+        axes.plot([row["area_low"], row["area_high"]], [position] * 2, color=style.INK, linewidth=1.8)
+    axes.plot(row[column], position, "o", color=style.INK)
+
+
+def table(material: Material) -> pd.DataFrame:
+    """A row for each learner: area at the first and last validation and with the weights kept, and the final value."""
+    table = material.tables["lto-ablation"]
+    rows = pd.concat([_grouped(rows) for _, rows in table.groupby("problem", sort=False)], ignore_index=True)
+    ends = rows[["area", "area_low", "area_high"]].to_numpy(dtype=float)
+    return pd.DataFrame(
+        {
+            "study": rows.study,
+            "validation problems": rows.problem,
+            "varied": rows.group,
+            "learner": rows.label,
+            "method": rows.method,
+            "area, kept weights": [style.interval(mean, low, high, 4) for mean, low, high in ends],
+            "kept at iteration": [style.number(kept) for kept in rows.kept],
+            "area, first validation": [style.number(area, 4) for area in rows["first"]],
+            "area, last validation": [style.number(area, 4) for area in rows["last"]],
+            "final objective, kept weights": [style.number(final, 4) for final in rows.final],
+            "iterations": [style.number(count, 6) for count in rows.iterations],
+            "training seeds": rows.seeds,
+        }
+    )
+
+
+def _limit(axes: Axes, rows: pd.DataFrame) -> None:
+    """An axis for the areas that are kept: a first validation far above them is outside."""
+    low, high = rows.area.min(), rows.area.max()
+    near = rows["first"][rows["first"] <= high + (high - low)]
+    ends = np.nanmax([high, near.max(), rows.area_high.max()])
+    margin = 0.08 * (ends - low) or 0.05 * ends
+    axes.set_xlim(low - margin, ends + margin)
+
+
+def _grouped(rows: pd.DataFrame) -> pd.DataFrame:
+    """The rows with those of a group together, groups in the order of their first rows."""
+    order = {group: index for index, group in enumerate(rows.group.unique())}
+    return rows.sort_values("group", key=lambda group: group.map(order), kind="stable", ignore_index=True)

@@ -1,0 +1,140 @@
+"""Exhibits lto-fig1 to lto-fig5: the true objective against the iteration, a panel for each data set."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from optrepro.exhibits import style
+from optrepro.exhibits.material import Material
+
+POLICY = "psd"
+SHOWN = ("sgd", "momentum", "conjugate-gradient", "lbfgs", "adam", "adagrad", "rmsprop", "l2l", POLICY)  # the paper's
+LEARNED = {"l2l": 1.9, POLICY: 2.6}  # widths of what stands out
+FACES = "grey"  # the panel that the paper shows the Toronto Faces Dataset in
+HEADROOM = 1.12  # of the start, above which a curve leaves the panel
+
+PLATE = {"facecolor": "white", "edgecolor": "none", "alpha": 0.85, "pad": 1.0}  # behind words among curves
+
+
+def figure(material: Material) -> Figure:
+    """Panels side by side: mean over the repetitions and one standard deviation; diverged runs are counted above."""
+    curves, scores = _of_figure(material)
+    shown = curves[curves.optimizer.isin(SHOWN)]
+    titles = dict(zip(shown.panel, shown.dataset, strict=True))
+    page = style.page(material, height=82)
+    panels = page.subplots(1, len(titles), squeeze=False)[0]
+    for letter, axes, (panel, title) in zip("abcdefgh", panels, titles.items(), strict=False):
+        curve_panel(axes, shown[shown.panel == panel])
+        axes.set_title(f"{letter}  {title}", pad=12)
+        subtitle(axes, scores[scores.panel == panel])
+        if panel.endswith(FACES):
+            note = "in the place of\nToronto Faces"
+            axes.text(0.98, 0.82, note, fontsize=6.5, color=style.MUTED, bbox=PLATE, zorder=5, **_corner(axes))
+    panels[0].set_ylabel("true objective (nats)")
+    handles, labels = panels[0].get_legend_handles_labels()
+    page.legend(handles, labels, ncols=5, loc="outside lower center", handlelength=3)
+    return page
+
+
+def curve_panel(axes: Axes, curves: pd.DataFrame) -> None:
+    """The curves of one panel; one that leaves it is cut off, and crosses at the top count the diverged runs."""
+    start = curves[curves.step == 0]["mean"].max()
+    lows, diverged = [], 0
+    for place, (key, rows) in enumerate(curves.groupby("optimizer", sort=False)):
+        look, width = style.look(str(key)), LEARNED.get(str(key), 1.0)
+        marks: dict[str, Any] = {"markevery": (place / 27, 1 / 3), "markersize": 7 if key == POLICY else 3.5}
+        zorder = 2 if key in LEARNED else 3  # thin lines stay visible on wide ones
+        label = str(rows.label.iloc[0])
+        axes.plot(rows.step, rows["mean"], **{**look.point, **look.line}, **marks, lw=width, label=label, zorder=zorder)
+        spread = rows["std"].fillna(0)
+        alpha = 0.2 if key in LEARNED else 0.08
+        axes.fill_between(rows.step, rows["mean"] - spread, rows["mean"] + spread, color=look.color, alpha=alpha, lw=0)
+        lows.append((rows["mean"] - spread).min())
+        if rows.diverged_share.max() > 0:
+            mark_diverged(axes, rows, diverged)
+            diverged += 1
+    low, high = min(lows), HEADROOM * start
+    axes.set(xlabel="iteration", xlim=(0, curves.step.max()), ylim=(low - 0.03 * (high - low), high))
+    style.grid(axes)
+
+
+def mark_diverged(axes: Axes, rows: pd.DataFrame, above: int) -> None:
+    """At the top, how many runs of an optimizer have diverged: four to a row, so that they cover little."""
+    axes.text(
+        0.02 + 0.25 * (above % 4),
+        0.985 - 0.075 * (above // 4),
+        f"✕ {round(rows.diverged_share.max() * rows.repetitions.max())}",
+        transform=axes.transAxes,
+        va="top",
+        fontsize=6.5,
+        fontweight="bold",
+        color=style.look(str(rows.optimizer.iloc[0])).color,
+        bbox=PLATE,
+        zorder=5,
+    )
+
+
+def subtitle(axes: Axes, scores: pd.DataFrame) -> None:
+    """Below the title, how the policy's area compares with that of the best other."""
+    for row in scores[scores.optimizer == POLICY].to_dict("records"):
+        text = f"area {relative_difference(row, 'area')} against {rival(scores, row, 'area')}: {row['area_verdict']}"
+        axes.text(0, 1.02, text, transform=axes.transAxes, fontsize=6.5, color=style.look(POLICY).color)
+
+
+def table(material: Material) -> pd.DataFrame:
+    """A row for each panel and optimizer: area and final objective with their ranks, intervals and tests."""
+    return readable_scores(_of_figure(material)[1])
+
+
+def readable_scores(scores: pd.DataFrame) -> pd.DataFrame:
+    """`optrepro.analysis.lto.panels.scores` as text; 95 % intervals in brackets, differences to the best other in percent."""
+    readable: dict[str, Any] = {
+        "panel": scores.panel,
+        "data": scores.dataset,
+        "optimizer": scores.label,
+        "learning rate": [style.number(rate) for rate in scores.learning_rate],
+    }
+    for measure, name in (("area", "area"), ("final", "final objective")):
+        ends = scores[[measure, f"{measure}_low", f"{measure}_high"]].to_numpy(dtype=float)
+        readable[name] = [style.interval(mean, low, high, 4) for mean, low, high in ends]
+        readable[f"rank by {name}"] = scores[f"{measure}_rank"]
+        records = scores.to_dict("records")
+        readable[f"best other by {name}"] = [rival(scores, row, measure) for row in records]
+        readable[f"difference to it, {name}"] = [relative_difference(row, measure, ends=True) for row in records]
+        readable[f"p (Holm), {name}"] = [style.p_value(p) for p in scores[f"{measure}_p_holm"]]
+        readable[f"verdict by {name}"] = scores[f"{measure}_verdict"]
+    readable["repetitions"] = scores.repetitions
+    readable["diverged"] = scores.diverged
+    return pd.DataFrame(readable)
+
+
+def relative_difference(row: Any, measure: str, ends: bool = False) -> str:
+    """The difference to the best other in percent of its mean, with the ends of its interval; a dash without one."""
+    difference = row[f"{measure}_difference"]
+    if difference != difference:
+        return "–"
+    reference = row[measure] - difference
+    mean, low, high = (100 * row[f"{measure}_difference{end}"] / reference for end in ("", "_low", "_high"))
+    interval = f" [{low:+.1f}, {high:+.1f}]" if ends and low == low else ""
+    return f"{mean:+.1f} %{interval}"
+
+
+def rival(scores: pd.DataFrame, row: Any, measure: str) -> str:
+    """The label of the best other optimizer; a dash if there is none."""
+    labels = dict(zip(scores.optimizer, scores.label, strict=True))
+    return str(labels.get(row[f"{measure}_rival"], "–"))
+
+
+def _of_figure(material: Material) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Curves and scores of the figure, which is the one that its table of scores is about."""
+    [scores] = [table for name, table in material.tables.items() if name != "lto-curves"]
+    curves = material.tables["lto-curves"]
+    return curves[curves.panel.isin(scores.panel.unique())], scores
+
+
+def _corner(axes: Axes) -> dict[str, Any]:
+    return {"transform": axes.transAxes, "ha": "right", "va": "top"}

@@ -1,0 +1,171 @@
+"""Exhibit lto-table: area and final objective of every optimizer in all panels, with ranks, tests and targets."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.patches import Patch
+from matplotlib.ticker import NullFormatter, StrMethodFormatter
+
+from optrepro.exhibits import style
+from optrepro.exhibits.lto.panels import LEARNED, POLICY, readable_scores
+from optrepro.exhibits.material import Material
+from optrepro.exhibits.panels import row_positions
+from optrepro.exhibits.pop.indistribution import row_names
+
+VERDICTS = {"best": style.look(POLICY).color, "tied": "#F3A6CE", "worse": style.FAINT}
+SIGNS = {"best": "●", "tied": "◐", "worse": "○"}
+SIZES = {POLICY: 9.0, "l2l": 6.0}  # of what stands out; else 4
+REACH = 0.85  # quantile of the ratios that the axis reaches to: those beyond are at its edge
+
+
+def figure(material: Material) -> Figure:
+    """Left: area by panel, relative to the best classic one. Right: average ranks, and panels by verdict."""
+    scores, summary = material.tables["lto-scores"], material.tables["lto-summary"]
+    page = style.page(material, height=max(105.0, 5.4 * (scores.panel.nunique() + scores.figure.nunique()) + 40))
+    parts: Any = page.subfigures(1, 2, width_ratios=[1.4, 1])
+    left, right = parts
+    area = left.subplots()
+    relative_panel(area, scores)
+    left.legend(*_legend(summary), ncols=3, loc="outside lower center", handletextpad=0.2, columnspacing=1)
+    ranks, verdicts = right.subplots(2, 1)
+    rank_panel(ranks, summary)
+    verdict_panel(verdicts, summary)
+    handles = [Patch(color=color, label=verdict) for verdict, color in VERDICTS.items()]
+    right.legend(handles=handles, ncols=3, loc="outside lower center")
+    return page
+
+
+def relative_panel(axes: Axes, scores: pd.DataFrame) -> None:
+    """A row for each panel: areas over that of the classic optimizer with the lowest one, on a logarithmic axis."""
+    titles = scores.drop_duplicates("panel")
+    y = dict(zip(titles.panel, row_positions(titles.assign(group=titles.figure)), strict=True))
+    low, high = float(scores.area_relative.min()), max(float(scores.area_relative.quantile(REACH)), 1.02)
+    for row in scores.sort_values("optimizer", key=lambda keys: keys.map(SIZES).fillna(0)).to_dict("records"):
+        look, inside = style.look(row["optimizer"]), row["area_relative"] <= high
+        point = look.point if inside else {**look.point, "marker": "$»$", "alpha": 0.7}
+        x = min(row["area_relative"], high)
+        axes.plot(x, y[row["panel"]], **point, markersize=SIZES.get(row["optimizer"], 4.0), clip_on=False)
+    for row in scores[scores.optimizer == POLICY].to_dict("records"):
+        verdict = row["area_verdict"] + (f", {row['diverged']} diverged" if row["diverged"] else "")
+        text = f"{SIGNS[row['area_verdict']]} {verdict}"
+        axes.text(1.03, y[row["panel"]], text, transform=axes.get_yaxis_transform(), fontsize=6.5, va="center")
+    axes.axvline(1, color=style.MUTED, linewidth=0.8, zorder=0)
+    axes.set(xscale="log", xlim=(low / 1.01, high * 1.01))
+    headings = "figure " + titles.figure.str.removeprefix("fig")
+    row_names(axes, titles.assign(label=titles.dataset, group=headings), list(y.values()))
+    axes.set(title="Area", xlabel="area over the lowest of a classic optimizer's")
+    axes.xaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
+    axes.xaxis.set_minor_formatter(NullFormatter() if high / low > 3 else StrMethodFormatter("{x:g}"))
+    axes.tick_params(axis="x", which="both", labelsize=7)
+    axes.tick_params(axis="y", length=0)
+    style.grid(axes, "both")
+    axes.grid(True, axis="x", which="minor")
+
+
+def rank_panel(axes: Axes, summary: pd.DataFrame) -> None:
+    """Average rank over the panels: by area filled, by final objective open."""
+    for place, row in enumerate(summary.to_dict("records")):
+        look = style.look(row["optimizer"])
+        axes.plot([row["area_rank"], row["final_rank"]], [place] * 2, color=look.color, linewidth=0.8)
+        for measure, filled in (("final", False), ("area", True)):
+            point = style.Look(look.color, look.marker, look.dashes, filled=filled).point
+            axes.plot(row[f"{measure}_rank"], place, **point, markersize=SIZES.get(row["optimizer"], 4.0))
+    axes.set(title="Average rank", xlabel="by area (open: final)", xlim=(0.6, None))
+    _rows(axes, summary)
+
+
+def verdict_panel(axes: Axes, summary: pd.DataFrame) -> None:
+    """In how many panels an optimizer's area is the best, tied with the best other, or worse."""
+    for place, row in enumerate(summary.to_dict("records")):
+        left = 0
+        for verdict, color in VERDICTS.items():
+            axes.barh(place, row[f"area_{verdict}"], left=left, height=0.6, color=color)
+            left += row[f"area_{verdict}"]
+        if row["lost"]:
+            axes.text(left, place, f" ✕ {row['lost']}", color=style.WARNING, fontsize=6.5, va="center")
+    axes.set(title="Verdicts by area", xlabel="panels (✕ diverged runs)")
+    axes.set_xlim(0, 1.15 * summary.panels.max())
+    _rows(axes, summary)
+
+
+def table(material: Material) -> pd.DataFrame:
+    """A row for each panel and optimizer, one for each optimizer over all panels, progress, and what was asked."""
+    scores = readable_scores(material.tables["lto-scores"])
+    scores.insert(0, "part", "panel")
+    records = material.tables["lto-tuned"].to_dict("records")
+    rates = {row["optimizer"]: _rate(row) for row in records}
+    scores["learning rate"] = material.tables["lto-scores"].optimizer.map(rates).to_numpy()
+    overall = [_overall(row, rates) for row in material.tables["lto-summary"].to_dict("records")]
+    beyond = [_beyond(row) for row in material.tables["lto-progress"].to_dict("records")]
+    targets = [_target(row) for row in material.tables["lto-targets"].to_dict("records")]
+    parts = [scores, pd.DataFrame([*overall, *beyond, *targets])]
+    return pd.concat(parts, ignore_index=True).astype(object).fillna("–")
+
+
+def _overall(row: dict[Any, Any], rates: dict[str, str]) -> dict[str, Any]:
+    """All panels together; behind the verdicts, in how many panels it is worse before Holm's correction."""
+    cells = {"part": "all panels", "panel": f"{row['panels']} panels", "optimizer": row["label"]}
+    cells |= {"learning rate": rates.get(row["optimizer"], "–"), "diverged": row["lost"]}
+    for measure, name in (("area", "area"), ("final", "final objective")):
+        cells[name] = f"{row[f'{measure}_relative']:.3f} of the best classic (geometric mean)"
+        cells[f"rank by {name}"] = f"{row[f'{measure}_rank']:.2f}"
+        if row["optimizer"] != POLICY and row[f"{measure}_wins"] == row[f"{measure}_wins"]:
+            record = "/".join(f"{row[f'{measure}_{outcome}']:.0f}" for outcome in ("wins", "ties", "losses"))
+            cells[f"difference to it, {name}"] = f"the policy's wins/ties/losses {record}"
+            cells[f"p (Holm), {name}"] = style.p_value(row[f"{measure}_p"])
+        counts = ", ".join(f"{verdict} {row[f'{measure}_{verdict}']}" for verdict in VERDICTS)
+        cells[f"verdict by {name}"] = f"{counts} ({row[f'{measure}_behind']} uncorrected)"
+    return cells
+
+
+def _beyond(row: dict[Any, Any]) -> dict[str, Any]:
+    """Progress beyond the trained horizon."""
+    fall = style.interval(row["progress"], row["progress_low"], row["progress_high"], 4)
+    return {
+        "part": f"progress, iteration {row['trained']} to {row['end']}",
+        "panel": row["panel"],
+        "data": row["dataset"],
+        "optimizer": row["label"],
+        "final objective": f"{row['at_trained']:.4f} to {row['at_end']:.4f}, falls by {fall}",
+    }
+
+
+def _target(row: dict[Any, Any]) -> dict[str, Any]:
+    """What the policy is to reach."""
+    return {
+        "part": "target",
+        "panel": row["criterion"],
+        "area": f"asked: {row['asked']}",
+        "verdict by area": f"{row['measured']} ({'reached' if row['reached'] else 'not reached'})",
+    }
+
+
+def _rate(row: dict[Any, Any]) -> str:
+    """The tuned learning rate, † if it is an end of its grid."""
+    return style.number(row["learning_rate"]) + (" †" if row["rates"] > 1 and not row["interior"] else "")
+
+
+def _rows(axes: Axes, summary: pd.DataFrame) -> None:
+    """Names of the rows, learned ones in their colours."""
+    axes.set_yticks(range(len(summary)), _broken(summary))
+    axes.set_ylim(len(summary) - 0.4, -0.6)
+    axes.tick_params(axis="y", length=0)
+    for text, key in zip(axes.get_yticklabels(), summary.optimizer, strict=True):
+        if key in LEARNED:
+            text.set(fontweight="bold", color=style.look(key).color)
+    style.grid(axes, "x")
+
+
+def _legend(summary: pd.DataFrame) -> tuple[list[Line2D], list[str]]:
+    keys = list(summary.optimizer)
+    return [Line2D([], [], **style.look(k).point, markersize=SIZES.get(k, 4.0)) for k in keys], _broken(summary)
+
+
+def _broken(summary: pd.DataFrame) -> list[str]:
+    """Labels, long ones on two lines."""
+    return [label.replace(", ", ",\n") for label in summary.label]

@@ -1,0 +1,142 @@
+"""Exhibit pop-indistribution: the policy and the baselines on test functions of the prior, at the trained horizon."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import StrMethodFormatter
+
+from optrepro.exhibits import panels, style
+from optrepro.exhibits.material import Material
+
+POLICY, COLLECTION = "pop", "prior-test"
+KINDS = {"convex": "convex", "gp": "Gaussian process", "sum": "sum of both"}
+MEASURES = {"improvement": "normalized improvement", "digits": "digits gained"}
+RISE = 5  # evaluations before which the curves rise, and are not resolved
+
+
+def figure(material: Material) -> Figure:
+    """Above: both scores along the runs. Below: at the horizon, and what the policy is ahead of each optimizer."""
+    scores = material.tables["pop-indistribution"]
+    horizon = scores.budget.max()
+    curves = material.tables["pop-curves"]
+    shown = complete(curves[(curves.collection == COLLECTION) & (curves.evaluations <= horizon)])
+    rows = 4.6 * len(scores) + 30
+    page = style.page(material, height=rows + 75)
+    parts: Any = page.subfigures(2, 1, height_ratios=[75, rows])
+    upper = parts[0].subplots(1, 2)
+    for axes, measure in zip(upper, MEASURES, strict=True):
+        curve_panel(axes, shown, measure)
+    parts[0].legend(*upper[0].get_legend_handles_labels(), ncols=5, loc="outside lower center", handlelength=2.6)
+    dot_panels(parts[1], scores)
+    return page
+
+
+def complete(table: pd.DataFrame) -> pd.DataFrame:
+    """The rows of optimizers that ran on all functions of their collection: only these have means to compare.
+
+    References may have run on a few of them, where only their paired difference to the policy means something.
+    """
+    return table[table.functions == table.groupby("collection").functions.transform("max")]
+
+
+def curve_panel(axes: Axes, curves: pd.DataFrame, measure: str) -> None:
+    """Mean of a score along the runs, on a logarithmic axis of evaluations; the policy's 95 % interval is shaded."""
+    for key, rows in curves.groupby("optimizer", sort=False):
+        look, width = style.look(str(key)), 2.4 if key == POLICY else 1.1
+        point = {**look.point, **look.line, "markevery": [-1]}
+        axes.plot(rows.evaluations, rows[measure], **point, linewidth=width, label=rows.label.iloc[0])
+        if key == POLICY:
+            low, high = rows[f"{measure}_low"], rows[f"{measure}_high"]
+            axes.fill_between(rows.evaluations, low, high, color=look.color, alpha=0.15, lw=0)
+    later = curves[measure][curves.evaluations >= RISE]
+    axes.set(xscale="log", xlim=(1, 1.1 * curves.evaluations.max()), ylim=(later.min(), None))
+    axes.set(xlabel="evaluations of value and gradient", ylabel=f"mean {measure}")
+    axes.xaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
+    axes.set_title(MEASURES[measure].capitalize())
+    style.grid(axes)
+
+
+def dot_panels(figure: Any, scores: pd.DataFrame) -> None:
+    """Panels that share their rows, the optimizers in their groups: both scores, and the policy's paired lead."""
+    axes = figure.subplots(1, 4, sharey=True)
+    y = panels.row_positions(scores)
+    titles = {
+        "improvement": ("Improvement", "normalized improvement"),
+        "improvement_difference": ("Lead of POP", "difference (paired)"),
+        "digits": ("Digits", "digits gained"),
+        "digits_difference": ("Lead of POP", "difference (paired)"),
+    }
+    whole = complete(scores).reindex(scores.index).assign(optimizer=scores.optimizer)
+    for panel, (column, (title, label)) in zip(axes, titles.items(), strict=True):
+        shown = scores if column.endswith("difference") else whole
+        if shown[column].notna().any():
+            panels.dots(panel, shown, y, column, 1)
+        if column.endswith("difference"):
+            panel.axvline(0, color=style.look(POLICY).color, linewidth=1)
+            panel.set_xlim(min(panel.get_xlim()[0], 0), max(panel.get_xlim()[1], 0))
+        panel.set(title=title, xlabel=label)
+        panel.locator_params(axis="x", nbins=4)
+    row_names(axes[0], scores, y)
+
+
+def row_names(axes: Axes, scores: pd.DataFrame, y: list[float]) -> None:
+    """Labels of the rows, and a heading above each group."""
+    axes.set_yticks(y, list(scores.label))
+    axes.set_ylim(max(y) + 0.7, min(y) - 1.4)
+    for group, rows in scores.assign(y=y).groupby("group"):
+        axes.annotate(
+            style.GROUP_TITLES.get(str(group), str(group)),
+            (0, rows.y.min() - 0.85),
+            xycoords=axes.get_yaxis_transform(),
+            xytext=(-4, 0),
+            textcoords="offset points",
+            ha="right",
+            va="center",
+            fontsize=7,
+            fontweight="bold",
+            color=style.MUTED,
+        )
+
+
+def table(material: Material) -> pd.DataFrame:
+    """A row for each optimizer: scores, the policy's lead with its tests, and scores by kind of function."""
+    scores = material.tables["pop-indistribution"]
+    edges = material.tables["pop-tuned"].set_index("optimizer").on_edge
+    readable = readable_scores(scores)
+    marks = scores.optimizer.map(edges.map({True: " †", False: ""})).fillna("")
+    readable.insert(1, "learning rate", scores.learning_rate.map(style.number) + marks)
+    for kind, name in KINDS.items():
+        for measure in MEASURES:
+            readable[f"{measure}, {name}"] = [style.number(value) for value in scores[f"{kind}_{measure}"]]
+    return readable
+
+
+def readable_scores(scores: pd.DataFrame) -> pd.DataFrame:
+    """Scores as text, a row per row of `optrepro.analysis.pop.generalization.compare`; 95 % intervals in brackets."""
+    record = zip(scores.wins, scores.ties, scores.losses, strict=True)
+    return pd.DataFrame(
+        {
+            "optimizer": scores.label,
+            "normalized improvement": intervals(scores, "improvement", 3),
+            "digits": intervals(scores, "digits", 2),
+            "rank": [style.number(rank) for rank in scores["rank"]],
+            "lead of POP, improvement": intervals(scores, "improvement_difference", 3),
+            "p (Holm)": [style.p_value(p) for p in scores.improvement_p],
+            "lead of POP, digits": intervals(scores, "digits_difference", 2),
+            "p (Holm), digits": [style.p_value(p) for p in scores.digits_p],
+            "POP's wins/ties/losses": [f"{w}/{t}/{loss}" if w + t + loss else "–" for w, t, loss in record],
+            "functions": scores.functions,
+            "skipped": scores.skipped,
+            "diverged": scores.diverged,
+        }
+    )
+
+
+def intervals(scores: pd.DataFrame, name: str, digits: int) -> list[str]:
+    """A column with its 95 % intervals as text, `digits` after the point."""
+    ends = scores[[name, f"{name}_low", f"{name}_high"]].to_numpy(dtype=float)
+    return [style.interval(mean, low, high, digits) for mean, low, high in ends]

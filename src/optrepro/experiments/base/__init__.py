@@ -1,0 +1,1 @@
+"""What every experiment uses: its context, checkpoints, tidy rows, optimizers and data."""

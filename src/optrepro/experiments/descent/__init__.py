@@ -1,0 +1,1 @@
+"""Experiments that minimize many functions side by side."""

@@ -1,0 +1,203 @@
+"""Optimizers on many problems in a box, side by side in one tensor where their step allows it.
+
+A problem lives on [0, 1]^d in box coordinates. After each step the point is projected back into the box. An evaluation
+is one call for value and gradient; the first one is at the start, and those of a line search count.
+"""
+
+from __future__ import annotations
+
+import inspect
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from optrepro.config import OptimizerConfig
+from optrepro.experiments.base import factory
+from optrepro.optimizers.polyak import Polyak
+from optrepro.runtable import derive_seed
+
+Evaluate = Callable[[Tensor], tuple[Tensor, Tensor]]
+
+# Steps that treat each element (Polyak's: each row) as if it stood alone, so that one tensor can hold many problems.
+ROW_WISE = frozenset(
+    {
+        torch.optim.SGD,
+        torch.optim.RMSprop,
+        torch.optim.Adam,
+        torch.optim.AdamW,
+        torch.optim.Adagrad,
+        torch.optim.Rprop,
+        torch.optim.Adadelta,
+        torch.optim.Adamax,
+        torch.optim.NAdam,
+        torch.optim.RAdam,
+        Polyak,
+    }
+)
+
+PATIENCE = 10  # chosen: calls with one and the same point, in a row, after which a run has settled
+
+
+class Suite(Protocol):
+    """N problems of at most D coordinates.
+
+    Attributes:
+        start: where the runs begin, (N, D) float64, box coordinates; zero beyond a problem's own dimension.
+        valid: coordinates that exist, (N, D) bool.
+        optima: smallest values, (N,), for oracles that ask for them.
+    """
+
+    start: Tensor
+    valid: Tensor
+    optima: Tensor
+
+    def evaluate(self, u: Tensor) -> tuple[Tensor, Tensor]:
+        """Values (N,) and gradients (N, D) at points (N, D)."""
+        ...
+
+    def one(self, row: int) -> Evaluate:
+        """Problem number `row` alone: (d,) -> value () and gradient (d,)."""
+        ...
+
+
+@dataclass(frozen=True)
+class Descent:
+    """Runs on N problems.
+
+    Attributes:
+        values: at each evaluation, (budget, N) float64; infinite if it was not finite or never made.
+        points: evaluated, (budget, N, D); NaN if never made.
+        diverged: runs that met a value or gradient that is not finite, (N,) bool; they stop there.
+    """
+
+    values: Tensor
+    points: Tensor
+    diverged: Tensor
+
+
+def row_wise(optimizer: OptimizerConfig) -> bool:
+    """Whether one instance of the optimizer can step many problems at once."""
+    return factory.optimizer_class(optimizer.class_) in ROW_WISE
+
+
+def descend(optimizer: OptimizerConfig, suite: Suite, rates: Tensor, budget: int, seed: int = 0) -> Descent:
+    """Run an optimizer on every problem of a suite.
+
+    Args:
+        optimizer: class and settings; the class is stepped as it is.
+        suite: N problems.
+        rates: learning rate of each, (N,).
+        budget: evaluations of value and gradient in a run.
+        seed: of optimizers that draw.
+    """
+    return (together if row_wise(optimizer) else apart)(optimizer, suite, rates, budget, seed)
+
+
+def together(optimizer: OptimizerConfig, suite: Suite, rates: Tensor, budget: int, seed: int = 0) -> Descent:
+    """All problems in one tensor (N, D), of which the rows of each learning rate are a parameter of their own."""
+    u = suite.start.clone()
+    distinct = sorted(set(rates.tolist()))
+    rows = [(rates == rate).nonzero()[:, 0].to(u.device) for rate in distinct]
+    order = torch.cat(rows).argsort()
+    parameters = [u[r].requires_grad_() for r in rows]
+    optimizers = [
+        factory.make(_informed(optimizer, suite.optima[r]), [parameter], rate, seed=seed)
+        for parameter, rate, r in zip(parameters, distinct, rows, strict=True)
+    ]
+    values, points = u.new_empty(budget, len(u)), u.new_empty(budget, *u.shape)
+    alive = torch.ones(len(u), dtype=torch.bool, device=u.device)
+    for step in range(budget):
+        value, gradient = suite.evaluate(u)
+        alive &= value.isfinite() & gradient.isfinite().all(-1)
+        values[step] = torch.where(value.isfinite(), value, math.inf)
+        points[step] = u
+        for parameter, stepper, r in zip(parameters, optimizers, rows, strict=True):
+            parameter.grad = gradient[r]
+            stepper.step(partial(value.index_select, 0, r))  # type: ignore[arg-type]
+            with torch.no_grad():
+                parameter.copy_(torch.where(alive[r, None], parameter.clamp(0, 1), u[r]))
+        u = torch.cat([parameter.detach() for parameter in parameters])[order]
+    return Descent(values, points, ~alive)
+
+
+def apart(optimizer: OptimizerConfig, suite: Suite, rates: Tensor, budget: int, seed: int = 0) -> Descent:
+    """One problem after the other, whatever the optimizer does with its closure."""
+    count, width = suite.start.shape
+    values = torch.full((budget, count), math.inf, dtype=torch.float64)
+    points = torch.full((budget, count, width), math.nan, dtype=torch.float64)
+    diverged = torch.zeros(count, dtype=torch.bool)
+    dims, optima = suite.valid.sum(-1).tolist(), suite.optima.tolist()
+    for row, (rate, dim) in enumerate(zip(rates.tolist(), dims, strict=True)):
+        run = _Run(suite.one(row), suite.start[row, :dim], budget)
+        run.solve(_informed(optimizer, optima[row]), rate, derive_seed(seed, row))
+        made = len(run.values)
+        values[:made, row] = torch.tensor(run.values, dtype=torch.float64)
+        points[:made, row, :dim] = torch.stack(run.points)
+        diverged[row] = run.diverged
+    return Descent(values.nan_to_num(nan=math.inf, posinf=math.inf, neginf=math.inf), points, diverged)
+
+
+class _Stop(Exception):
+    """Leaves an optimizer in the middle of its step."""
+
+
+class _Run:
+    """One run on one problem from one start.
+
+    Wherever the optimizer's point is, even within a line search, it gets value and gradient at the projection into the
+    box: were the gradient the projection's too, it would vanish beyond a corner, and end the search there.
+    """
+
+    def __init__(self, evaluate: Evaluate, start: Tensor, budget: int):
+        self.evaluate, self.budget = evaluate, budget
+        self.u = start.cpu().clone().requires_grad_()
+        self.values: list[float] = []
+        self.points: list[Tensor] = []
+        self.diverged = False
+        self._last, self._repeats = self.u.detach().clone(), 0
+
+    def solve(self, config: OptimizerConfig, rate: float, seed: int) -> None:
+        """Step until the budget is used, the run diverges, or it stays where it is.
+
+        Raises: ValueError if the optimizer takes a step without a call for value and gradient.
+        """
+        optimizer = factory.make(config, [self.u], rate, seed=seed)
+        if hasattr(optimizer, "train"):  # schedule-free optimizers keep other points for evaluation than for steps
+            optimizer.train()
+        try:
+            while True:
+                made = len(self.values)
+                optimizer.step(self._closure)  # type: ignore[arg-type]
+                if len(self.values) == made:
+                    raise ValueError(f"class = {config.class_!r}: its step(closure) does not call the closure")
+                with torch.no_grad():
+                    self.u.clamp_(0, 1)
+        except _Stop:
+            return
+
+    def _closure(self) -> Tensor:
+        # The point itself, not its projection: a line search may be far out, beyond one corner for long.
+        self._repeats = self._repeats + 1 if torch.equal(self.u, self._last) else 1
+        if len(self.values) == self.budget or self._repeats > PATIENCE:
+            raise _Stop
+        self._last = self.u.detach().clone()
+        point = self.u.detach().clamp(0, 1)
+        value, self.u.grad = self.evaluate(point)
+        self.values.append(value.item())
+        self.points.append(point)
+        if not (math.isfinite(self.values[-1]) and bool(self.u.grad.isfinite().all())):
+            self.diverged = True
+            raise _Stop
+        return value
+
+
+def _informed(config: OptimizerConfig, optimum: Tensor | float) -> OptimizerConfig:
+    """The config with the optimum among its settings, if the class is an oracle that asks for it."""
+    if "optimum" not in inspect.signature(factory.optimizer_class(config.class_)).parameters:
+        return config
+    return config.model_copy(update={"settings": {**config.settings, "optimum": optimum}})

@@ -1,0 +1,270 @@
+"""The benchmark functions in box coordinates: an optimizer is tuned for each function, then run from other starts.
+
+A box coordinate is u = (x - lower) / (upper - lower), so that every function lives on [0, 1]^d and a step has the same
+length everywhere. How runs are made is said in `descent`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from optrepro.config import FunctionsStudy, OptimizerConfig
+from optrepro.experiments.base.context import Context
+from optrepro.experiments.descent import batched
+from optrepro.experiments.descent.batched import Descent, Evaluate
+from optrepro.problems.functions import vlse
+from optrepro.problems.functions.vlse import Function
+from optrepro.runtable import Batch, Role, Run
+
+Array = NDArray[np.float64]
+
+FLOOR = 1e-12  # chosen: a smaller share of the start's regret is rounding, and earns a learning rate nothing
+RECORDED = (1, 2, 3, 5, 7, 10, 15, 20, 30, 50, 70)  # evaluations, and ten, a hundred, ... times the last six
+PATH = 50  # points of a path that are all kept; of the later ones every tenth
+
+
+@dataclass(frozen=True)
+class Descents:
+    """Runs of one optimizer on F functions, with R learning rates on each, from S starts.
+
+    Attributes:
+        values: value at each evaluation, (budget, F, R, S) float64; infinite if it was not finite or never made.
+        paths: points evaluated from the first start, (budget, F, R, D), box coordinates; NaN if never made.
+        diverged: runs that met a value or gradient that is not finite, (F, R, S) bool; they stop there.
+    """
+
+    values: Tensor
+    paths: Tensor
+    diverged: Tensor
+
+
+def run(study: FunctionsStudy, batch: Batch, context: Context) -> pd.DataFrame:
+    """Tune on the tuning starts, then run from the test starts with the tuned rate: tidy rows.
+
+    Tuning runs, one for each function and rate: ``tuning_score``, the mean number of decimal digits by which the runs
+    shrink the regret of their start, at most 12; the rate of the highest score is taken, the smaller one among equals.
+    Test runs: ``regret`` (best value so far less the optimum, `step` the number of evaluations, `seed` the index of the
+    start), and in two dimensions ``x0`` and ``x1``, the points evaluated from the first start. Both: ``diverged``, a
+    row for each start that met something not finite, at the last evaluation before it. The test runs also carry what
+    the analysis must know of the function: ``dimension``, ``range`` (largest value less optimum), ``smooth`` and
+    ``group[...]``.
+    """
+    assert batch.optimizer is not None
+    optimizer = study.entry(batch.optimizer)
+    functions = [get(name, study.dimension) for name in study.functions]
+    together = batched.row_wise(optimizer)
+    # One problem at a time is no work for a GPU, and takes long enough to be worth saving.
+    device = context.device if together else torch.device("cpu")
+    chunks = [functions] if together else [[f] for f in functions]
+    with context.checkpoint.listening():
+        done: list[dict[Any, Any]] = (context.checkpoint.load() or {"done": []})["done"]
+        for chunk in chunks[len(done) :]:
+            context.checkpoint.step(lambda: {"done": done})
+            done.append(_tune_and_test(study, batch, optimizer, chunk, device).to_dict("list"))
+            context.progress(len(done), len(chunks), batch.name)
+    return pd.concat([pd.DataFrame(part) for part in done], ignore_index=True)
+
+
+def descend(
+    optimizer: OptimizerConfig,
+    functions: Sequence[Function],
+    starts: Sequence[Tensor],
+    rates: Tensor,
+    budget: int,
+    seed: int = 0,
+) -> Descents:
+    """Run an optimizer on every function with each of its learning rates from each of its starts.
+
+    Args:
+        optimizer: class and settings; the class is stepped as it is.
+        functions: F of them.
+        starts: for each function (S, dim), box coordinates.
+        rates: learning rates of each function, (F, R).
+        budget: evaluations of value and gradient in a run.
+        seed: of optimizers that draw.
+    """
+    return _descend(batched.descend, optimizer, functions, starts, rates, budget, seed)
+
+
+def _descend(
+    route: Callable[..., Descent],
+    optimizer: OptimizerConfig,
+    functions: Sequence[Function],
+    starts: Sequence[Tensor],
+    rates: Tensor,
+    budget: int,
+    seed: int,
+) -> Descents:
+    shape = (*rates.shape, len(starts[0]))
+    repeated = [start.repeat(shape[1], 1) for start in starts]
+    made = route(optimizer, Boxes(functions, repeated), rates[..., None].expand(shape).flatten(), budget, seed)
+    first = made.points.view(budget, *shape, -1)[:, :, :, 0]
+    return Descents(made.values.view(budget, *shape), first, made.diverged.view(shape))
+
+
+class Boxes:
+    """The functions on their unit boxes, as a `batched.Suite`: each has as many consecutive rows as starts."""
+
+    def __init__(self, functions: Sequence[Function], starts: Sequence[Tensor]):
+        self.functions, self.rows = functions, len(starts[0])
+        self.start = _padded(starts).flatten(0, 1).contiguous()
+        like = self.start
+        self.lower = _padded([f.lower[None] for f in functions]).to(like).flatten(0, 1).repeat_interleave(self.rows, 0)
+        self.upper = _padded([f.upper[None] for f in functions]).to(like).flatten(0, 1).repeat_interleave(self.rows, 0)
+        self.optima = like.new_tensor([f.optimum for f in functions]).repeat_interleave(self.rows)
+        dims = torch.tensor([f.dim for f in functions], device=like.device).repeat_interleave(self.rows)
+        self.valid = torch.arange(like.shape[-1], device=like.device) < dims[:, None]
+
+    def evaluate(self, u: Tensor) -> tuple[Tensor, Tensor]:
+        """Values (N,) and gradients (N, D) at the box coordinates `u`."""
+        with torch.enable_grad():
+            u = u.detach().requires_grad_()
+            slabs = torch.lerp(self.lower, self.upper, u).view(len(self.functions), self.rows, -1)
+            values = torch.cat([f(slab[:, : f.dim]) for f, slab in zip(self.functions, slabs, strict=True)])
+            (gradient,) = torch.autograd.grad(values.sum(), u)
+        return values.detach(), gradient
+
+    def one(self, row: int) -> Evaluate:
+        """One function alone, on the CPU."""
+        f = self.functions[row // self.rows]
+
+        def evaluate(u: Tensor) -> tuple[Tensor, Tensor]:
+            with torch.enable_grad():
+                point = u.clone().requires_grad_()
+                value = f(torch.lerp(f.lower, f.upper, point))
+            (gradient,) = torch.autograd.grad(value, point)
+            return value.detach(), gradient
+
+        return evaluate
+
+
+def get(name: str, dimension: int) -> Function:
+    """The function in `dimension`, or in its own where it is not defined in that one."""
+    try:
+        return vlse.get(name, dimension)
+    except ValueError:
+        return vlse.get(name)
+
+
+def _padded(points: Sequence[Tensor]) -> Tensor:
+    """Tensors (S, d) of any d as one (F, S, D) with D the largest, zero beyond each function's dimension."""
+    width = max(p.shape[-1] for p in points)
+    return torch.stack([torch.nn.functional.pad(p, (0, width - p.shape[-1])) for p in points])
+
+
+# --- The protocol, and its rows --------------------------------------------------------------------------------------
+
+
+def _tune_and_test(
+    study: FunctionsStudy, batch: Batch, optimizer: OptimizerConfig, functions: Sequence[Function], device: torch.device
+) -> pd.DataFrame:
+    runs = {(run.workload, run.role, run.learning_rate): run for run in batch.runs}
+    grid = study.grid(str(batch.optimizer))
+
+    def descents(role: Role, count: int, rates: Tensor) -> Descents:
+        seeds = [next(run.seed for run in batch.runs if (run.workload, run.role) == (f.name, role)) for f in functions]
+        starts = [starts_of(f, count, seed).to(device) for f, seed in zip(functions, seeds, strict=True)]
+        return descend(optimizer, functions, starts, rates, study.budget, seed=seeds[0])
+
+    tuning = descents("tune", study.tuning_starts, torch.tensor(grid, dtype=torch.float64).expand(len(functions), -1))
+    scores = _digits_gained(_regrets(tuning, functions))
+    chosen = [grid[best] for best in scores.argmax(-1)]  # the first of equals
+    test = descents("test", study.starts, torch.tensor(chosen, dtype=torch.float64)[:, None])
+    regrets = _regrets(test, functions)
+    rows = []
+    for i, f in enumerate(functions):
+        for j, rate in enumerate(grid):
+            run = runs[f.name, "tune", rate]
+            rows.append(metric_rows(run, rate, "tuning_score", scores[i, j], step=study.budget))
+            rows.append(_diverged_rows(run, rate, tuning, i, j))
+        run = runs[f.name, "test", None]
+        rows.append(_regret_rows(run, chosen[i], regrets[:, i, 0]))
+        rows.append(_diverged_rows(run, chosen[i], test, i, 0))
+        if f.dim == 2:
+            rows.extend(_path_rows(run, chosen[i], f, test.paths[:, i, 0].cpu()))
+        facts = {"dimension": f.dim, "range": f.largest - f.optimum, "smooth": f.smooth, f"group[{f.group}]": 1}
+        rows.extend(metric_rows(run, chosen[i], metric, value) for metric, value in facts.items())
+    return pd.concat([part for part in rows if len(part)], ignore_index=True)
+
+
+def starts_of(f: Function, count: int, seed: int) -> Tensor:
+    """Uniform starts in box coordinates, (count, dim): a function of `f` and `seed` alone, drawn on the CPU."""
+    points = vlse.sample_starts(f, count, torch.Generator().manual_seed(seed))
+    return ((points - f.lower) / (f.upper - f.lower)).clamp(0, 1)
+
+
+def _regrets(descents: Descents, functions: Sequence[Function]) -> Array:
+    """Best value so far less the optimum, (budget, F, R, S); rounding below zero is cut off."""
+    optima = torch.tensor([f.optimum for f in functions], dtype=torch.float64)
+    best = descents.values.cpu().cummin(0).values
+    regrets: Array = (best - optima[:, None, None]).clamp_min(0).numpy()
+    return regrets
+
+
+def _digits_gained(regrets: Array) -> Array:
+    """Mean of -log10(final regret / regret of the start) over the starts, (F, R); a start at the optimum gains none."""
+    first, final = regrets[0], regrets[-1]
+    share = np.divide(final, first, out=np.ones_like(final), where=(first > 0) & np.isfinite(first))
+    digits: Array = -np.log10(np.clip(share, FLOOR, 1)).mean(-1)
+    return digits
+
+
+def metric_rows(run: Run, rate: float, metric: str, value: Any, seed: Any = 0, step: Any = 0) -> pd.DataFrame:
+    """Tidy rows of one metric; `value`, `seed` and `step` are broadcast against each other."""
+    value, seed, step = np.broadcast_arrays(np.atleast_1d(value), seed, step)
+    return pd.DataFrame(
+        {
+            "run": run.id,
+            "study": run.study,
+            "workload": run.workload,
+            "optimizer": run.optimizer,
+            "role": run.role,
+            "learning_rate": rate,
+            "seed": seed.ravel(),
+            "step": step.ravel(),
+            "metric": metric,
+            "value": _rounded(value.ravel().astype(np.float64)),
+        }
+    )
+
+
+def _rounded(values: Array) -> Array:
+    """Four significant digits, in binary: the zeros that follow them halve the files."""
+    mantissa, exponent = np.frexp(values)
+    rounded: Array = np.ldexp(np.round(mantissa * 2**13) / 2**13, exponent)
+    return rounded
+
+
+def _regret_rows(run: Run, rate: float, regrets: Array) -> pd.DataFrame:
+    """Regrets (budget, S) at the recorded evaluations."""
+    budget, starts = regrets.shape
+    steps = recorded(budget)
+    return metric_rows(run, rate, "regret", regrets[steps - 1].T, seed=np.arange(starts)[:, None], step=steps)
+
+
+def recorded(budget: int) -> Array:
+    """Numbers of evaluations after which the regret is kept: evenly spread on a logarithmic axis, and the last."""
+    steps = {*RECORDED, *(m * 10**k for m in RECORDED[-6:] for k in range(1, len(str(budget)))), budget}
+    return np.array(sorted(step for step in steps if step <= budget))
+
+
+def _diverged_rows(run: Run, rate: float, descents: Descents, i: int, j: int) -> pd.DataFrame:
+    starts = descents.diverged[i, j].nonzero()[:, 0].cpu()
+    made = descents.values[:, i, j, :].isfinite().sum(0).cpu()
+    return metric_rows(run, rate, "diverged", np.ones(len(starts)), seed=starts.numpy(), step=made[starts].numpy())
+
+
+def _path_rows(run: Run, rate: float, f: Function, path: Tensor) -> list[pd.DataFrame]:
+    """Points (budget, 2) of one run in the function's own coordinates."""
+    made = int(path[:, 0].isfinite().sum())
+    kept = np.array([t for t in range(made) if t < PATH or t % 10 == 9])
+    points = torch.lerp(f.lower, f.upper, path[kept, :2]).numpy()
+    return [metric_rows(run, rate, f"x{axis}", points[:, axis], step=kept + 1) for axis in (0, 1)]

@@ -1,0 +1,226 @@
+"""Small networks as objectives: every optimizer is tuned once, on the objective of meta-training, then run on panels.
+
+A run is one random subset of a data set's images under its own random projection, one draw of initial weights and one
+sequence of minibatches; all of them follow from its seed, which optimizers share. A step costs what the optimizer makes
+it cost: iterations count steps, and the further evaluations of a line search are not counted.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any, Protocol
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor
+
+from optrepro.config import ConfigError, ObjectivesStudy, OptimizerConfig
+from optrepro.experiments.base import data, factory
+from optrepro.experiments.base.context import Context
+from optrepro.experiments.descent import batched
+from optrepro.experiments.descent.benchmark import metric_rows
+from optrepro.metalearning.lto import rollouts
+from optrepro.optimizers._learned import LearnedOptimizer, StepRule
+from optrepro.problems.data.images import Dataset
+from optrepro.problems.networks.perceptrons import Perceptrons
+from optrepro.runtable import Batch, Run
+
+DIVERGED = 2.0  # chosen: a run has diverged where its objective is above this multiple of its start
+
+
+def run(study: ObjectivesStudy, batch: Batch, context: Context) -> pd.DataFrame:
+    """Tune an optimizer, unless it is learned, and run it on every panel: tidy rows.
+
+    ``objective`` is the true objective after `step` iterations, infinite from the first one on that is not finite;
+    `seed` is the repetition. ``diverged`` marks the first of these iterations at which it is not finite or above twice
+    its start. The learning rate taken is that of the smallest mean area under the curve of the tuning runs, the smaller
+    one among equals.
+    """
+    job = _Job(study, batch, context)
+    # One data set after the other, so that each is read once and no two are in memory.
+    workloads = [*(["tuning"] if job.grid else []), *sorted(study.panels, key=context.datasets.__getitem__)]
+    with context.checkpoint.listening():
+        state: dict[str, Any] = context.checkpoint.load() or {"parts": [], "rate": math.nan}
+        # A part comes before the checkpoint, so that the shortest time slice gets somewhere.
+        for done, workload in enumerate(workloads[len(state["parts"]) :], start=len(state["parts"]) + 1):
+            if workload == "tuning":
+                rows, state["rate"] = job.tune()
+            else:
+                rows = job.test(workload, state["rate"])
+            state["parts"].append(rows.to_dict("list"))
+            context.progress(done, len(workloads), f"{batch.name} {workload}")
+            context.checkpoint.step(lambda: state)
+    return pd.concat([pd.DataFrame(part) for part in state["parts"]], ignore_index=True)
+
+
+class _Job:
+    """One optimizer on all panels of a study."""
+
+    def __init__(self, study: ObjectivesStudy, batch: Batch, context: Context):
+        assert batch.optimizer is not None
+        self.study, self.batch, self.context = study, batch, context
+        self.optimizer = study.entry(batch.optimizer)
+        learned = self.optimizer.group == "policy"
+        self.grid = () if learned else study.grid(batch.optimizer)
+        # One run at a time is no work for a GPU.
+        self.device = context.device if learned or batched.row_wise(self.optimizer) else torch.device("cpu")
+        self.rule = rule_of(self.optimizer, context) if learned else None
+        self.images: Dataset | None = None
+
+    def tune(self) -> tuple[pd.DataFrame, float]:
+        """Rows of the tuning runs, and the learning rate of the smallest mean area."""
+        runs = [run for rate in self.grid for run in self.batch.runs if (run.role, run.learning_rate) == ("tune", rate)]
+        repetitions = len(runs) // len(self.grid)
+        problems = self._objectives("tuning", runs[:repetitions]).rows([*range(repetitions)] * len(self.grid))
+        record = recorded(self.study.tuning.steps, self.study.evaluations)
+        curves = descend(self.optimizer, problems, self.grid, record)
+        areas = rollouts.area(curves, record).view(len(self.grid), repetitions).mean(1)
+        rates = [rate for rate in self.grid for _ in range(repetitions)]
+        return _rows(runs, rates, record, curves), self.grid[int(areas.argmin())]
+
+    def test(self, workload: str, rate: float) -> pd.DataFrame:
+        """Rows of the test runs on a panel."""
+        runs = [run for run in self.batch.runs if (run.role, run.workload) == ("test", workload)]
+        problems = self._objectives(workload, runs)
+        record = recorded(self.study.panels[workload].steps, self.study.evaluations)
+        if self.rule is None:
+            curves = descend(self.optimizer, problems, [rate], record)
+        else:
+            curves = _finite(rollouts.roll_out(self.rule, problems, record))
+        return _rows(runs, [rate] * len(runs), record, curves)
+
+    def _objectives(self, workload: str, runs: Sequence[Run]) -> Perceptrons:
+        panel, name = self.study.workloads[workload], self.context.datasets[workload]
+        if self.images is None or self.images.name != name:
+            self.images = data.images(name, self.device)
+        train, classes = self.images.train, self.images.classes
+        return data.objectives(train, classes, panel, self.study.examples, [run.seed for run in runs])
+
+
+def rule_of(row: OptimizerConfig, context: Context) -> StepRule:
+    """The rule of a row: in the file `context.weights` if a study of the config trains it, else one that is shipped.
+
+    Raises: ConfigError if the row's class is no learned optimizer; FileNotFoundError or ValueError if there is no rule.
+    """
+    cls: Any = factory.optimizer_class(row.class_)
+    if not issubclass(cls, LearnedOptimizer):
+        raise ConfigError(f"class = {row.class_!r} is not allowed: rows of the group policy are learned optimizers")
+    path = row.settings.get("policy") if context.weights is None else context.weights
+    rule: Any = cls.from_pretrained() if path is None else cls.from_pretrained(path)
+    return rule.to(context.device)  # type: ignore[no-any-return]
+
+
+def recorded(steps: int, evaluations: int) -> list[int]:
+    """Iterations at which the true objective is evaluated: evenly spread, the start and the last one among them."""
+    return sorted({round(steps * i / (evaluations - 1)) for i in range(evaluations)})
+
+
+# --- Runs ------------------------------------------------------------------------------------------------------------
+
+
+def descend(optimizer: OptimizerConfig, problems: Perceptrons, rates: Sequence[float], record: Sequence[int]) -> Tensor:
+    """True objectives (len(record), R) under an optimizer; infinite from the first one on that is not finite.
+
+    Args:
+        optimizer: class and settings; the class is stepped as it is.
+        problems: R objectives, of which equally many in a row have the same learning rate.
+        rates: the learning rates.
+        record: iterations, ascending; 0 is the start.
+    """
+    x, examples, curve, due = problems.start(), problems.minibatches(record[-1]), [], set(record)
+    stepper: _Stepper = (_Together if batched.row_wise(optimizer) else _Apart)(optimizer, problems, x, rates)
+    for iteration in range(record[-1] + 1):
+        if iteration in due:
+            curve.append(problems.objective(x))
+        if iteration < record[-1]:
+            batch = examples[iteration]
+            stepper.step(*problems.evaluate(x, batch), batch)
+    return _finite(torch.stack(curve))
+
+
+class _Stepper(Protocol):
+    """Steps R runs, whose parameters are the rows of one tensor (R, P) that it changes in place."""
+
+    def step(self, value: Tensor, gradient: Tensor, examples: Tensor) -> None:
+        """A step of all runs from values (R,) and gradients (R, P) on the minibatches with indices (R, B)."""
+        ...
+
+
+class _Together:
+    """Optimizers that treat each element as if it stood alone: one instance for all runs of a learning rate."""
+
+    def __init__(self, optimizer: OptimizerConfig, problems: Perceptrons, x: Tensor, rates: Sequence[float]):
+        self.parts = [part.requires_grad_() for part in x.chunk(len(rates))]
+        self.optimizers = [factory.make(optimizer, [p], rate) for p, rate in zip(self.parts, rates, strict=True)]
+
+    def step(self, value: Tensor, gradient: Tensor, examples: Tensor) -> None:
+        """See `_Stepper`."""
+        count = len(self.parts)
+        for part, optimizer, v, g in zip(
+            self.parts, self.optimizers, value.chunk(count), gradient.chunk(count), strict=True
+        ):
+            part.grad = g
+            optimizer.step(partial(_given, v))  # type: ignore[arg-type]
+
+
+class _Apart:
+    """Any optimizer: an instance for each run. A run whose gradient is not finite ends."""
+
+    def __init__(self, optimizer: OptimizerConfig, problems: Perceptrons, x: Tensor, rates: Sequence[float]):
+        self.alone = [problems.rows([row]) for row in range(len(problems))]
+        self.parts = [part.requires_grad_() for part in x.unbind()]
+        repeated = [rate for rate in rates for _ in range(len(x) // len(rates))]
+        self.optimizers = [factory.make(optimizer, [p], rate) for p, rate in zip(self.parts, repeated, strict=True)]
+
+    def step(self, value: Tensor, gradient: Tensor, examples: Tensor) -> None:
+        """See `_Stepper`."""
+        finite = (value.isfinite() & gradient.isfinite().all(1)).tolist()
+        for row, (part, optimizer) in enumerate(zip(self.parts, self.optimizers, strict=True)):
+            if finite[row]:
+                evaluate = partial(self.alone[row].evaluate, examples=examples[row : row + 1])
+                optimizer.step(_closure(part, evaluate, value[row], gradient[row]))  # type: ignore[arg-type]
+            else:
+                part.detach().fill_(math.nan)
+
+
+def _closure(
+    part: Tensor, evaluate: Callable[[Tensor], tuple[Tensor, Tensor]], value: Tensor, gradient: Tensor
+) -> Callable[[], Tensor]:
+    """The closure of one run: its first call is where all runs were evaluated, the later ones evaluate it alone."""
+    known = [(value, gradient)]
+
+    def closure() -> Tensor:
+        if known:
+            here, part.grad = known.pop()
+            return here
+        values, gradients = evaluate(part.detach()[None])
+        part.grad = gradients[0]
+        return values[0]
+
+    return closure
+
+
+def _given(value: Tensor) -> Tensor:
+    return value
+
+
+def _finite(curves: Tensor) -> Tensor:
+    """Curves (points, R), infinite from the first value on that is not finite."""
+    return curves.where(curves.isfinite().cumprod(0) == 1, math.inf)
+
+
+# --- Rows ------------------------------------------------------------------------------------------------------------
+
+
+def _rows(runs: Sequence[Run], rates: Sequence[float], record: Sequence[int], curves: Tensor) -> pd.DataFrame:
+    """Tidy rows of runs with curves (len(record), R)."""
+    rows, values = [], curves.double().cpu().numpy()
+    for run, rate, curve in zip(runs, rates, values.T, strict=True):
+        rows.append(metric_rows(run, rate, "objective", curve, seed=run.repetition, step=record))
+        above = np.flatnonzero(~np.isfinite(curve) | (curve > DIVERGED * curve[0]))
+        if len(above):
+            rows.append(metric_rows(run, rate, "diverged", 1.0, seed=run.repetition, step=record[above[0]]))
+    return pd.concat(rows)

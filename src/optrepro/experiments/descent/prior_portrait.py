@@ -1,0 +1,106 @@
+"""The prior seen: its fixed sets, pictures of samples, and its statistics beside those of the other collections."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor
+
+from optrepro.config import PriorStudy
+from optrepro.experiments.base.context import Context
+from optrepro.experiments.descent import fixed_sets
+from optrepro.experiments.descent.benchmark import metric_rows
+from optrepro.experiments.descent.fixed_sets import FixedSet
+from optrepro.problems.functions import shifted, vlse
+from optrepro.problems.functions.landscape import describe
+from optrepro.runtable import Batch, Role, Run, derive_seed
+
+POINTS = 512  # chosen: points of the box that the statistics of a function are taken from
+
+
+def run(study: PriorStudy, batch: Batch, context: Context) -> pd.DataFrame:
+    """The tidy rows of the study, on the CPU whatever the device: no tensor is large.
+
+    - Workloads ``validation`` (role tune) and ``test`` (role test), the fixed sets, with `seed` the index of the
+      function: ``minimum``, ``maximum`` (estimates), ``kind`` (index in `optrepro.problems.functions.synthetic.KINDS`), and the
+      start's coordinates ``start0``, ``start1``, ...
+    - Workload ``gallery/<i>``, the first functions of the test set, where they have two variables: ``kind``;
+      ``surface``, the value at grid point (`seed`, `step`), rows along the second coordinate and columns along the
+      first; the minimizer ``x0``, ``x1``.
+    - Workload ``statistics/<collection>``: the metrics of `optrepro.problems.functions.landscape.describe` that are defined,
+      `seed` the index of the function in its collection. Collections are ``prior``, ``vlse`` (the study's functions
+      of no more variables than the study's) and ``shift-<name>``.
+    """
+    counts = {"validation": study.validation_functions, "test": study.test_functions}
+    found = {
+        name: fixed_sets.fixed(study.prior, context.seed, name, count, study.dim) for name, count in counts.items()
+    }
+    return pd.concat(
+        [
+            _set_rows(batch, "validation", "tune", found["validation"]),
+            _set_rows(batch, "test", "test", found["test"]),
+            *(_gallery_rows(batch, study, found["test"]) if study.dim == 2 else []),
+            *_statistics_rows(batch, study, context),
+        ],
+        ignore_index=True,
+    )
+
+
+def _set_rows(batch: Batch, name: str, role: Role, fixed: FixedSet) -> pd.DataFrame:
+    facts = {
+        "minimum": fixed.extrema.minimum,
+        "maximum": fixed.extrema.maximum,
+        "kind": fixed.functions.kind,
+        **{f"start{k}": fixed.start[:, k] for k in range(fixed.start.shape[1])},
+    }
+    return _rows(batch, name, role, facts)
+
+
+def _gallery_rows(batch: Batch, study: PriorStudy, fixed: FixedSet) -> list[pd.DataFrame]:
+    shown = slice(0, study.gallery)
+    unit = torch.linspace(0, 1, study.resolution, dtype=torch.float64)
+    grid = torch.stack(torch.meshgrid(unit, unit, indexing="xy"), dim=-1).flatten(0, 1)
+    functions, minimizers = fixed.functions[shown], fixed.extrema.minimizer[shown]
+    surfaces = functions.value(grid.expand(len(functions), -1, -1)).view(-1, study.resolution, study.resolution)
+    places = np.arange(study.resolution)
+    rows = []
+    for i, surface in enumerate(surfaces):
+        row = _run(batch, f"gallery/{i}", "test")
+        rows.append(metric_rows(row, 0.0, "kind", functions.kind[i].item()))
+        rows.append(metric_rows(row, 0.0, "surface", surface.numpy(), seed=places[:, None], step=places))
+        rows += [metric_rows(row, 0.0, f"x{k}", minimizers[i, k].item()) for k in (0, 1)]
+    return rows
+
+
+def _statistics_rows(batch: Batch, study: PriorStudy, context: Context) -> list[pd.DataFrame]:
+    seed = derive_seed(context.seed, "prior", "statistics")
+    total = 2 + len(shifted.NAMES)
+    context.progress(0, total, "prior")
+    own = fixed_sets.source(study.prior).sample(seed, study.described, study.dim)
+    rows = [_rows(batch, "statistics/prior", "test", describe(own, seed, POINTS))]
+    for done, name in enumerate(shifted.NAMES, start=1):
+        context.progress(done, total, name)
+        problems = shifted.get(name, derive_seed(seed, name), study.described, study.dim)
+        rows.append(_rows(batch, f"statistics/shift-{name}", "test", describe(problems, seed, POINTS)))
+    context.progress(total - 1, total, "vlse")
+    for i, f in enumerate(map(vlse.get, study.functions)):
+        if f.dim <= study.dim:
+            rows.append(_rows(batch, "statistics/vlse", "test", describe(f, seed, POINTS), first=i))
+    context.progress(total, total, "done")
+    return rows
+
+
+def _rows(batch: Batch, workload: str, role: Role, facts: Mapping[str, Tensor], first: int = 0) -> pd.DataFrame:
+    """A row for each function and fact that is defined; `first` is the index of the first function."""
+    row = _run(batch, workload, role)
+    seeds = {name: first + np.flatnonzero(~values.isnan().numpy()) for name, values in facts.items()}
+    return pd.concat(
+        [metric_rows(row, 0.0, name, values[seeds[name] - first], seed=seeds[name]) for name, values in facts.items()]
+    )
+
+
+def _run(batch: Batch, workload: str, role: Role) -> Run:
+    return Run(batch.study, workload, "none", role, None, 0, 0, batch.settings)

@@ -1,0 +1,43 @@
+"""Values of the two-dimensional benchmark functions on a grid, for contours."""
+
+from __future__ import annotations
+
+import pandas as pd
+import torch
+
+from optrepro.config import SurfacesStudy
+from optrepro.experiments.base.context import Context
+from optrepro.experiments.descent.benchmark import metric_rows
+from optrepro.problems.functions import vlse
+from optrepro.problems.functions.vlse import Function
+from optrepro.runtable import Batch, Run
+
+
+def run(study: SurfacesStudy, batch: Batch, context: Context) -> pd.DataFrame:
+    """Tidy rows of the study's functions of two variables; the others are left out.
+
+    Metrics: ``surface``, the value at grid point `step` = row * resolution + column, where rows go along the second
+    coordinate and columns along the first, both from the lower to the upper bound; ``lower[k]`` and ``upper[k]``, the
+    box; ``minimizer[k]``, coordinate k of the known minimizer number `seed`; ``smooth``.
+    """
+    functions = [f for f in map(vlse.get, study.functions) if f.dim == 2]
+    return pd.concat([rows for f in functions for rows in _function_rows(f, study, batch)], ignore_index=True)
+
+
+def _function_rows(f: Function, study: SurfacesStudy, batch: Batch) -> list[pd.DataFrame]:
+    run = Run(batch.study, f.name, "none", "test", None, 0, 0, batch.settings)
+    values = surface(f, study.resolution).flatten().numpy()
+    rows = [metric_rows(run, 0.0, "surface", values, step=range(len(values)))]
+    for k in (0, 1):
+        rows.append(metric_rows(run, 0.0, f"lower[{k}]", f.lower[k].item()))
+        rows.append(metric_rows(run, 0.0, f"upper[{k}]", f.upper[k].item()))
+        rows.append(metric_rows(run, 0.0, f"minimizer[{k}]", f.minimizers[:, k].numpy(), seed=range(len(f.minimizers))))
+    return [*rows, metric_rows(run, 0.0, "smooth", f.smooth)]
+
+
+def surface(f: Function, resolution: int) -> torch.Tensor:
+    """Values of a function of two variables on an even grid, (resolution, resolution): rows along the second one."""
+    unit = torch.linspace(0, 1, resolution, dtype=torch.float64)
+    points = torch.stack(torch.meshgrid(unit, unit, indexing="xy"), dim=-1)
+    with torch.no_grad():
+        return f(torch.lerp(f.lower, f.upper, points))

@@ -1,0 +1,210 @@
+"""Meta-training: a policy trained on functions streamed from the prior, watched on the validation set, tested once."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from torch import Tensor
+
+from optrepro.config import PolicyStudy
+from optrepro.experiments.base.context import Context
+from optrepro.experiments.descent import benchmark, fixed_sets
+from optrepro.experiments.descent.benchmark import Boxes, metric_rows
+from optrepro.experiments.descent.fixed_sets import FixedSet
+from optrepro.metalearning.pop import environment
+from optrepro.metalearning.pop.ppo import PPOSettings, Trainer
+from optrepro.optimizers import policy as policies
+from optrepro.optimizers.policy import Policy, PolicySettings
+from optrepro.runtable import Batch, Run, derive_seed
+
+
+def run(study: PolicyStudy, batch: Batch, context: Context) -> pd.DataFrame:
+    """Train a policy for each repetition; write the weights of the first to `context.policy`; tidy rows.
+
+    Of the validation sets, with `step` the number of functions trained on so far and `seed` the repetition:
+    ``improvement`` and ``digits``, the means of what `fixed_sets.progress` gives in the fewest dimensions trained in;
+    ``score``, the first plus the standard reward's weight of the log regret times the second, its mean over the
+    dimensions trained in; and means over the iterations since the last validation of what `Trainer.iterate` reports.
+    The weights kept are those of the highest score. Test rows: ``improvement`` and ``digits`` on the prior's test
+    functions, ``regret`` on the benchmark's at the first and the last evaluation, with `seed` the start.
+    """
+    repetitions = len({run.repetition for run in batch.runs})
+    rows: list[pd.DataFrame] = []
+    with context.checkpoint.listening():
+        state: dict[str, Any] = context.checkpoint.load() or {"done": []}
+        for repetition in range(len(state["done"]), repetitions):
+            training = _Training(study, batch, context, repetition)
+            state = training.run(state)
+    for repetition, finished in enumerate(state["done"]):
+        runs = {run.workload: run for run in batch.runs if run.repetition == repetition}
+        training = _Training(study, batch, context, repetition)
+        training.trainer.averaged.load_state_dict(finished["weights"])
+        rows += [training.curve(runs["prior-validation"], finished["history"]), *training.tests(runs)]
+        if repetition == 0:
+            assert context.policy is not None
+            policies.save(training.trainer.averaged, context.policy, training.card(finished, rows))
+    return pd.concat(rows, ignore_index=True)
+
+
+def so_far(policy: Path) -> Path:
+    """Where the best weights of a training lie that still goes on."""
+    return policy.with_name(f"{policy.stem}-so-far{policy.suffix}")
+
+
+class _Training:
+    """One repetition."""
+
+    def __init__(self, study: PolicyStudy, batch: Batch, context: Context, repetition: int):
+        assert batch.optimizer is not None
+        self.study, self.batch, self.context, self.repetition = study, batch, context, repetition
+        self.own_prior, network, ppo = study.entry(batch.optimizer)
+        self.seed = next(run.seed for run in batch.runs if run.repetition == repetition)
+        self.trainer = Trainer(
+            PPOSettings(**ppo.model_dump()),
+            PolicySettings(**network.model_dump()),
+            fixed_sets.source(self.own_prior),
+            self.seed,
+            context.device,
+            study.stage(batch.optimizer),
+        )
+
+        # By the trainings that this one goes on from: other functions, as each stage has a stream of its own.
+        earlier = policies.load(context.weights)[1] if context.weights else {}
+        self.seen_before = sum(int(str(earlier.get(key, 0))) for key in ("functions_seen", "functions_seen_before"))
+
+    def run(self, state: dict[str, Any]) -> dict[str, Any]:
+        """Train to the end, or until validation stops improving, from where `state` says."""
+        fresh: dict[str, Any] = {
+            "best": -np.inf,
+            "stale": 0,
+            "weights": {},
+            "history": [],
+            "since": [],
+            "cpu_seconds": 0.0,
+        }
+        mine = state.get("training") or fresh
+        if "trainer" in mine:
+            self.trainer.load_state_dict(mine["trainer"])
+        elif self.context.weights is not None:
+            self.trainer.begin_with(policies.load(self.context.weights)[0])
+        # As many coordinates in each of the dimensions that it is trained in.
+        dims, count = sorted(self.trainer.settings.functions), self.study.validation_functions
+        validation = [self._fixed("validation", max(1, count * dims[0] // dim), dim) for dim in dims]
+        iterations = self.trainer.settings.iterations
+
+        def saved() -> dict[str, Any]:
+            return {"done": state["done"], "training": {**mine, "trainer": self.trainer.state_dict()}}
+
+        # An iteration comes before the checkpoint, so that the shortest time slice gets somewhere.
+        while not self.trainer.done and mine["stale"] < self.study.patience:
+            before = time.process_time()
+            mine["since"].append(self.trainer.iterate())
+            mine["cpu_seconds"] += time.process_time() - before
+            if self.trainer.iteration % self.study.validate_every == 0 or self.trainer.done:
+                self._validate(mine, validation)
+            self.context.progress(
+                self.trainer.iteration, iterations, f"{self.batch.name}.{self.repetition} score {mine['best']:.4f}"
+            )
+            self.context.checkpoint.step(saved)
+        return {"done": [*state["done"], {key: mine[key] for key in ("best", "weights", "history", "cpu_seconds")}]}
+
+    def _validate(self, mine: dict[str, Any], validation: list[FixedSet]) -> None:
+        """Take the policy's measure, and keep its weights if they are the best so far."""
+        trainer, weight = self.trainer, self.study.ppo.log_regret
+        # Averaged weights converge better, the present ones may explore better.
+        candidates = [trainer.averaged, trainer.policy] if trainer.settings.averaging else [trainer.averaged]
+        found = []
+        for policy in candidates:
+            measured = [self._on(policy, problems) for problems in validation]
+            found.append((float(np.mean([each + weight * decades for each, decades in measured])), *measured[0]))
+        best = max(range(len(found)), key=lambda i: found[i][0])
+        score, improvement, digits = found[best]
+        means = {key: float(np.mean([report[key] for report in mine["since"]])) for key in mine["since"][0]}
+        told = {"improvement": improvement, "digits": digits, "score": score, **means}
+        mine["history"].append({"step": self.trainer.functions_seen, **told})
+        mine["since"] = []
+        mine["stale"] += 1
+        if score > mine["best"]:
+            weights = {name: value.detach().cpu().clone() for name, value in candidates[best].state_dict().items()}
+            mine.update(best=score, stale=0, weights=weights)
+            if self.repetition == 0 and self.context.policy is not None:
+                policies.save(candidates[best], so_far(self.context.policy), self._facts(mine))
+
+    def curve(self, run: Run, history: list[dict[str, float]]) -> pd.DataFrame:
+        """Rows of the training."""
+        steps = [int(told["step"]) for told in history]
+        metrics = [key for key in history[0] if key != "step"]
+        parts = [
+            metric_rows(run, np.nan, key, [told[key] for told in history], seed=self.repetition, step=steps)
+            for key in metrics
+        ]
+        return pd.concat(parts)
+
+    def tests(self, runs: dict[str, Run]) -> list[pd.DataFrame]:
+        """Rows of the tests."""
+        budget = self.study.network.horizon
+        improvement, digits = self._on(self.trainer.averaged, self._fixed("test", self.study.test_functions, 2))
+        facts = {"improvement": improvement, "digits": digits}
+        run = runs["prior-test"]
+        rows = [metric_rows(run, np.nan, k, v, seed=self.repetition, step=budget) for k, v in facts.items()]
+        fs = [benchmark.get(name, 2) for name in self.study.functions]
+        seeds = [derive_seed(self.context.seed, "vlse", f.name, "ablation") for f in fs]
+        starts = [benchmark.starts_of(f, self.study.starts, seed) for f, seed in zip(fs, seeds, strict=True)]
+        suite = Boxes(fs, [start.to(self.context.device) for start in starts])
+        values = environment.roll_out(self.trainer.averaged, suite.evaluate, suite.start, budget, suite.valid).values
+        regrets = (values.cummin(0).values - suite.optima).clamp_min(0).cpu().numpy()
+        for i, f in enumerate(fs):
+            mine = regrets[[0, -1], i * self.study.starts : (i + 1) * self.study.starts]
+            seed = np.arange(self.study.starts)
+            rows.append(
+                metric_rows(runs[f"vlse/{f.name}"], np.nan, "regret", mine.T, seed[:, None], np.array([1, budget]))
+            )
+        return rows
+
+    def card(self, finished: dict[str, Any], rows: list[pd.DataFrame]) -> dict[str, object]:
+        """What people should know who use the weights."""
+        test = pd.concat(rows).query("workload == 'prior-test'").groupby("metric").value.mean()
+        return {
+            **self._facts(finished),
+            "test": {key: round(float(test[key]), 4) for key in ("improvement", "digits")},
+        }
+
+    def _facts(self, state: dict[str, Any]) -> dict[str, object]:
+        """What a training that ended, or goes on, has to say of its best weights."""
+        ppo = self.study.entry(str(self.batch.optimizer))[2]
+        best = max(state["history"], key=lambda told: told["score"])
+        thin = max(1, len(state["history"]) // 64)
+        return {
+            "source": "arXiv 2602.15473, rebuilt; settings that the paper leaves open are chosen",
+            "trained_on": "functions sampled from the synthetic prior, never on the benchmark",
+            "started_from": self.study.policies[str(self.batch.optimizer)].start,
+            "functions_seen": int(best["step"]),
+            "functions_seen_before": self.seen_before,
+            "stream": {"seed": self.seed, "stage": self.trainer.stage},
+            "cpu_hours": round(state["cpu_seconds"] / 3600, 3),
+            "iterations": self.trainer.settings.iterations,
+            "device": self.context.device.type,
+            "seed": self.seed,
+            "config_hash": self.batch.settings,
+            "validation": {key: round(best[key], 4) for key in ("score", "improvement", "digits")},
+            "validation_curve": [[int(told["step"]), round(told["score"], 4)] for told in state["history"][::thin]],
+            "prior": self.own_prior.model_dump(mode="json"),
+            "ppo": ppo.model_dump(mode="json"),
+        }
+
+    def _fixed(self, name: str, count: int, dim: int) -> FixedSet:
+        return fixed_sets.fixed(self.study.prior, self.context.seed, name, count, dim)
+
+    def _on(self, policy: Policy, problems: FixedSet) -> tuple[float, float]:
+        """Mean improvement and digits on a fixed set, with the mean actions."""
+        device = self.context.device
+        evaluate = environment.of(problems.functions.to(device))
+        horizon = self.study.network.horizon
+        values: Tensor = environment.roll_out(policy, evaluate, problems.start.to(device), horizon).values
+        regrets = (values.cpu().cummin(0).values - problems.extrema.minimum).numpy()
+        improvement, digits = fixed_sets.progress(regrets)
+        return float(improvement.mean()), float(digits.mean())

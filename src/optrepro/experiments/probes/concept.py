@@ -1,0 +1,259 @@
+"""The principle on a real training run: its gradient autocorrelation, candidate filters, and their scores.
+
+A network is trained by plain SGD. In three windows of the run (early, middle, late) the inner products of whole
+gradients up to `lags` steps apart are averaged to R_k, and each candidate momentum is scored against them. Small and
+large batches show the bias of the self term: R_0 = E ||g||^2 holds the mini-batch noise, which no other lag does.
+
+Batches are drawn with replacement, so that different steps have independent batches; passes over shuffled examples
+would correlate the batches of a pass negatively. Still R_k is not the alignment of true gradients alone: the step that
+was taken with g_(n-k) moved the weights that g_n is taken at, which lowers R_k by about the learning rate times
+E[g^T H g]. With small batches and large rates R_1 is negative while the gradient without noise is not.
+
+Source: arXiv 2512.06370 (the principle and the score "paper"); the other scores, the network, the rate and the windows
+are chosen.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import pandas as pd
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from optrepro.config import ImageData
+from optrepro.experiments.base import data
+from optrepro.experiments.base.context import Context, Progress, no_progress
+from optrepro.experiments.base.tidy import COLUMNS
+from optrepro.experiments.probes.autocorrelation import StreamingAutocorrelation, momentum_filter, scores
+from optrepro.problems.data.images import Dataset, Split
+from optrepro.problems.networks import classic
+from optrepro.runtable import Batch, derive_seed
+
+
+class ConceptSettings(Protocol):
+    """What the study's config decides.
+
+    Attributes:
+        network, network_settings: as in `optrepro.problems.networks.classic.build`.
+        batch_sizes: each is a training run of its own; even, because the gradient is taken in two halves.
+        learning_rate: of plain SGD.
+        steps: length of a run, at least 3 `window` + 2 `lags`.
+        window: number of consecutive steps of an estimate; a multiple of `blocks`.
+        lags: the largest lag.
+        blocks: number of parts of a window, at least 2, whose spread gives the standard error.
+        probes: number of steps of a window at which the gradient of the whole training set is taken.
+        candidates: momenta that are scored.
+        repetitions: number of runs with weights and batches of their own.
+    """
+
+    network: str
+    network_settings: Mapping[str, Any]
+    batch_sizes: Sequence[int]
+    learning_rate: float
+    steps: int
+    window: int
+    lags: int
+    blocks: int
+    probes: int
+    candidates: Sequence[float]
+    repetitions: int
+
+
+@dataclass(frozen=True)
+class Trace:
+    """What is measured along a run of n steps.
+
+    Attributes:
+        loss: mini-batch loss, (n,).
+        products: <g_n, g_(n-k)> for k = 0 ... lags, (n, lags + 1); 0 where there is no g_(n-k) yet.
+        halves: inner product of the gradients of the two halves of the batch, (n,): R_0 without mini-batch noise.
+        full: squared norm of the gradient of the whole training set, by step, at the probed steps.
+    """
+
+    loss: Tensor
+    products: Tensor
+    halves: Tensor
+    full: Mapping[int, Tensor]
+
+
+def run(study: ConceptSettings, batch: Batch, context: Context) -> pd.DataFrame:
+    """The tidy table of `measure` for a study."""
+    assert isinstance(study, ImageData)
+    assert context.dataset is not None
+    dataset = data.load(study, context.dataset, context.seed, context.device)
+    return measure(study, context.seed, dataset, context.progress).assign(study=batch.study)
+
+
+def measure(settings: ConceptSettings, seed: int, dataset: Dataset, progress: Progress = no_progress) -> pd.DataFrame:
+    """Autocorrelation, filters and scores as one tidy table.
+
+    Columns: ``workload`` is <phase>/batch-<size> with the phases early, middle and late; ``seed`` is the repetition;
+    ``optimizer`` is sgd, or momentum-<candidate> for filters and scores. Each metric but ``filter`` has a twin with the
+    suffix ``_error``, its standard error over the blocks of the window.
+
+    - ``autocorrelation``: R_k with k in ``step``.
+    - ``self_term_halves``, ``self_term_full``: R_0 without mini-batch noise, from the halves of each batch, and from
+      the whole training set at a few steps (where the error is that over these steps).
+    - ``loss``: mean mini-batch loss.
+    - ``score_paper``: inner product of R with the candidate's unit-norm filter.
+    - ``score_debiased``, ``score_debiased_previous``: the same with R_0 from the halves, and with R_1 in its place.
+    - ``score_raw``: sum over k >= 1 of momentum^k R_k, the gain that the self term leaves to choose by.
+    - ``filter``: coefficients of the unit-norm filter with k in ``step``, under the workload ``filters``.
+
+    Filters are cut after `lags`, and have unit norm as they are cut.
+
+    Raises: ValueError for settings that do not fit together, see `ConceptSettings`.
+    """
+    _check(settings)
+    rows = [
+        _row("filters", f"momentum-{momentum:g}", settings, 0, lag, "filter", value)
+        for momentum in settings.candidates
+        for lag, value in enumerate(momentum_filter(momentum, settings.lags).tolist())
+    ]
+    runs = list(itertools.product(range(settings.repetitions), settings.batch_sizes))
+    for done, (repetition, batch_size) in enumerate(runs):
+        progress(done, len(runs), f"batch {batch_size}")
+        trace = train(settings, batch_size, derive_seed(seed, "concept", repetition), dataset)
+        for phase, start in phases(settings).items():
+            rows += _window_rows(f"{phase}/batch-{batch_size}", trace, start, settings, repetition)
+    progress(len(runs), len(runs), "done")
+    return pd.DataFrame(rows, columns=list(COLUMNS))
+
+
+def phases(settings: ConceptSettings) -> dict[str, int]:
+    """The first step of each window. The early one starts as soon as every lag has a past gradient."""
+    return {
+        "early": settings.lags,
+        "middle": (settings.steps - settings.window) // 2,
+        "late": settings.steps - settings.window,
+    }
+
+
+def train(settings: ConceptSettings, batch_size: int, seed: int, dataset: Dataset) -> Trace:
+    """Trains a network by SGD and measures its gradients.
+
+    Args:
+        settings: see `ConceptSettings`.
+        batch_size: even.
+        seed: of the initial weights, whatever the batch size, and of the batches.
+        dataset: its training split is used, on the device it lives on.
+    """
+    split = dataset.train
+    network = classic.build(
+        settings.network,
+        dataset.input_shape,
+        dataset.classes,
+        seed=derive_seed(seed, "weights"),
+        **settings.network_settings,
+    ).to(split.images.device)
+    generator = torch.Generator().manual_seed(derive_seed(seed, "batches", batch_size))
+    stream = StreamingAutocorrelation(settings.lags, decay=1.0)
+    probed = _probed(settings)
+    losses, products, halves, full = [], [], [], {}
+    for step in range(settings.steps):
+        if step in probed:
+            full[step] = _full_gradient(network, split).square().sum()
+        index = torch.randint(len(split.labels), (batch_size,), generator=generator).to(split.labels.device)
+        (loss_a, a), (loss_b, b) = (_loss_and_gradient(network, split, half) for half in index.chunk(2))
+        gradient = (a + b) / 2
+        losses.append((loss_a + loss_b) / 2)
+        halves.append(a @ b)
+        products.append(stream.update(gradient))
+        _descend(network, gradient, settings.learning_rate)
+    return Trace(torch.stack(losses), torch.stack(products), torch.stack(halves), full)
+
+
+def _check(settings: ConceptSettings) -> None:
+    for batch_size in settings.batch_sizes:
+        if batch_size < 2 or batch_size % 2:
+            raise ValueError(f"batch_sizes has {batch_size}, which has no two halves: every size must be even")
+    if settings.blocks < 2 or settings.window % settings.blocks:
+        raise ValueError(f"window = {settings.window} does not divide into blocks = {settings.blocks}, at least 2")
+    if not 2 <= settings.probes <= settings.window:
+        raise ValueError(f"probes = {settings.probes} is not in [2, window = {settings.window}]")
+    least = 3 * settings.window + 2 * settings.lags
+    if settings.steps < least:
+        raise ValueError(
+            f"steps = {settings.steps} is less than 3 window + 2 lags = {least}: the windows would overlap"
+        )
+
+
+def _probed(settings: ConceptSettings) -> set[int]:
+    """Steps at the middle of `probes` equal parts of each window."""
+    offsets = [int(settings.window * (p + 0.5) / settings.probes) for p in range(settings.probes)]
+    return {start + offset for start in phases(settings).values() for offset in offsets}
+
+
+def _loss_and_gradient(network: nn.Module, split: Split, index: Tensor | slice) -> tuple[Tensor, Tensor]:
+    """Mean cross-entropy of some examples and its gradient as one vector (d,)."""
+    loss = F.cross_entropy(network(split.images[index]), split.labels[index])
+    gradients = torch.autograd.grad(loss, list(network.parameters()))
+    return loss.detach(), torch.cat([g.flatten() for g in gradients])
+
+
+def _full_gradient(network: nn.Module, split: Split, chunk: int = 2000) -> Tensor:
+    """The gradient of the mean loss of a whole split, (d,), in chunks that bound the memory."""
+    count = len(split.labels)
+    parts = [slice(start, min(start + chunk, count)) for start in range(0, count, chunk)]
+    weighted = [_loss_and_gradient(network, split, part)[1] * (part.stop - part.start) for part in parts]
+    return torch.stack(weighted).sum(0) / count
+
+
+@torch.no_grad()
+def _descend(network: nn.Module, gradient: Tensor, learning_rate: float) -> None:
+    offset = 0
+    for parameter in network.parameters():
+        part = gradient[offset : offset + parameter.numel()]
+        parameter.sub_(part.view_as(parameter), alpha=learning_rate)
+        offset += parameter.numel()
+
+
+def _window_rows(
+    workload: str, trace: Trace, start: int, settings: ConceptSettings, repetition: int
+) -> Iterator[list[Any]]:
+    """The rows of one window, each value with its standard error."""
+    stop = start + settings.window
+
+    def blocks(values: Tensor) -> Tensor:
+        """Block means of the window: (n, ...) -> (blocks, ...)."""
+        return values[start:stop].double().reshape(settings.blocks, -1, *values.shape[1:]).mean(1)
+
+    def rows(optimizer: str, step: int, metric: str, sample: Tensor) -> Iterator[list[Any]]:
+        error = sample.std() / len(sample) ** 0.5
+        yield _row(workload, optimizer, settings, repetition, step, metric, sample.mean().item())
+        yield _row(workload, optimizer, settings, repetition, step, f"{metric}_error", error.item())
+
+    autocorrelation, halves = blocks(trace.products), blocks(trace.halves)
+    full = torch.stack([value for step, value in trace.full.items() if start <= step < stop]).double()
+    for lag in range(settings.lags + 1):
+        yield from rows("sgd", lag, "autocorrelation", autocorrelation[:, lag])
+    for metric, sample in (("self_term_halves", halves), ("self_term_full", full), ("loss", blocks(trace.loss))):
+        yield from rows("sgd", 0, metric, sample)
+    for metric, sample in _scores(autocorrelation, halves, settings.candidates).items():
+        for j, momentum in enumerate(settings.candidates):
+            yield from rows(f"momentum-{momentum:g}", 0, metric, sample[:, j])
+
+
+def _scores(autocorrelation: Tensor, halves: Tensor, candidates: Sequence[float]) -> dict[str, Tensor]:
+    """The scores (blocks, candidates) by metric. They are linear in R, so their block means are those of R's."""
+    rest = autocorrelation[:, 1:]
+    lags = torch.arange(1, autocorrelation.shape[1], dtype=rest.dtype, device=rest.device)
+    gains = torch.stack([momentum**lags for momentum in candidates], dim=1)
+    return {
+        "score_paper": scores(autocorrelation, candidates),
+        "score_debiased": scores(torch.cat([halves.unsqueeze(1), rest], dim=1), candidates),
+        "score_debiased_previous": scores(torch.cat([rest[:, :1], rest], dim=1), candidates),
+        "score_raw": rest @ gains,
+    }
+
+
+def _row(
+    workload: str, optimizer: str, settings: ConceptSettings, repetition: int, step: int, metric: str, value: float
+) -> list[Any]:
+    run = f"{workload}/{repetition}"
+    return [run, "concept", workload, optimizer, "test", settings.learning_rate, repetition, step, metric, value]

@@ -1,0 +1,163 @@
+"""Step time and memory of optimizers beside torch's own, on the parameters of networks.
+
+An optimizer and torch's versions of its reference take turns, so that a machine that gets slower or faster does so for
+all of them, and a ratio is made within a turn. Times are what this measures: two runs never give the same bytes.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import pandas as pd
+import torch
+from torch import Tensor, nn
+
+from optrepro.config import OptimizerConfig, OverheadStudy, TimedFamily, TimedNetwork
+from optrepro.experiments.base import factory
+from optrepro.experiments.base.context import Context
+from optrepro.experiments.base.tidy import COLUMNS
+from optrepro.problems.data import texts
+from optrepro.problems.networks import classic, lora
+from optrepro.runtable import Batch
+
+RATE = 1e-6  # small: the work is the same at any rate, and the parameters must stay finite
+VERSIONS = ("foreach", "fused")  # of torch's optimizer; ratios are to the first
+MOST_TURNS = 40  # more say nothing new
+STEPS = 64  # of a turn at most: in as many the continuous form watches and rests once
+TURN = 0.05  # seconds: a turn of small steps has several
+IMAGES, CLASSES = (3, 32, 32), 100
+
+
+def run(study: OverheadStudy, batch: Batch, context: Context) -> pd.DataFrame:
+    """Tidy results with a row for each turn: workload ``network/family``, `seed` the turn.
+
+    Metrics: ``step_seconds``; ``step_ratio``, to the reference's foreach version in the same turn; ``state_ratio``, the
+    bytes of state over the reference's, and ``parameters``, their number, once. Torch's versions are rows too, with the
+    keys ``foreach`` and ``fused``.
+    """
+    rows: list[list[Any]] = []
+    total = len(study.networks) * sum(len(timed(family)) for family in study.families.values())
+    done = 0
+    for network_id, network in study.networks.items():
+        parameters = _parameters(network, context.seed, context.device)
+        for family_id, family in study.families.items():
+            workload = f"{network_id}/{family_id}"
+            for key, row in timed(family).items():
+                rows += _measure(key, row, family, parameters, study, workload)
+                context.progress(done := done + 1, total, f"{workload}: {key}")
+    return pd.DataFrame(rows, columns=list(COLUMNS)).assign(study=batch.study)
+
+
+def timed(family: TimedFamily) -> dict[str, OptimizerConfig]:
+    """The rows that are timed: fixed ones are torch's own, and those that repeat shares cost what any shares cost."""
+    return {key: row for key, row in family.optimizers.items() if row.group != "fixed" and row.shares_of is None}
+
+
+def build(network: TimedNetwork, seed: int = 0) -> nn.Module:
+    """The network, on the CPU. Raises: ValueError or TypeError for one that there is not, or sizes that do not fit."""
+    if network.network == "gpt":
+        module = texts.gpt(**network.settings, seed=seed)
+    else:
+        module = classic.build(network.network, IMAGES, CLASSES, seed=seed, **network.settings)
+    if network.lora_rank is not None:
+        module = lora.lora(module, network.lora_rank, network.lora_rank, None, seed)
+    return module
+
+
+def state_bytes(optimizer: torch.optim.Optimizer) -> int:
+    """Bytes of the tensors that an optimizer keeps between steps, each storage once."""
+    storages: dict[int, int] = {}
+    kept = [dict(optimizer.state), getattr(optimizer, "sketch", None) and [optimizer.sketch.signs]]  # type: ignore[attr-defined]
+    for tensor in _tensors(kept):
+        storages[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+    return sum(storages.values())
+
+
+def _tensors(value: Any) -> Iterator[Tensor]:
+    if isinstance(value, Tensor):
+        yield value
+    for inner in value.values() if isinstance(value, dict) else value if isinstance(value, list | tuple) else ():
+        yield from _tensors(inner)
+
+
+def _parameters(network: TimedNetwork, seed: int, device: torch.device) -> list[Tensor]:
+    """The trained parameters, with gradients that stay as they are."""
+    module = build(network, seed).to(device)
+    parameters: list[Tensor] = list(lora.trainable(module).values())
+    generator = torch.Generator().manual_seed(seed)
+    for parameter in parameters:
+        parameter.grad = torch.randn(parameter.shape, generator=generator).to(device) * 1e-3
+    return parameters
+
+
+@dataclass
+class _Side:
+    """An optimizer that takes its turn."""
+
+    optimizer: torch.optim.Optimizer
+    arguments: dict[str, Any]
+    device: torch.device
+
+    @classmethod
+    def of(cls, optimizer: torch.optim.Optimizer, parameters: Sequence[Tensor]) -> _Side:
+        """An optimizer with all that its step asks for, made from the gradients that are there."""
+        needs = getattr(optimizer, "needs", None)
+        given = [parameter.grad.clone() for parameter in parameters if parameter.grad is not None]
+        loss = torch.ones((), device=given[0].device)
+        arguments = {"half_grads": given, "validation_grads": given, "loss": lambda: loss}
+        names = {"loss": "closure"}
+        if hasattr(optimizer, "train"):  # schedule-free optimizers step in this mode only
+            optimizer.train()
+        side = cls(optimizer, {names.get(needs, needs): arguments[needs]} if needs else {}, given[0].device)
+        side.turn(2)  # state is made at the first step
+        return side
+
+    def turn(self, steps: int) -> float:
+        """Seconds of a step, the mean of some."""
+        _wait(self.device)
+        started = time.perf_counter()
+        for _ in range(steps):
+            self.optimizer.step(**self.arguments)
+        _wait(self.device)
+        return (time.perf_counter() - started) / steps
+
+
+def _wait(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def _measure(
+    key: str,
+    row: OptimizerConfig,
+    family: TimedFamily,
+    parameters: Sequence[Tensor],
+    study: OverheadStudy,
+    workload: str,
+) -> list[list[Any]]:
+    """An optimizer and its references in turns; the first row of a family reports the references too."""
+    cls: Callable[..., torch.optim.Optimizer] = factory.optimizer_class(family.reference)
+    sides = {name: _Side.of(cls(parameters, RATE, **family.settings, **{name: True}), parameters) for name in VERSIONS}
+    sides[key] = _Side.of(factory.make(row, parameters, RATE), parameters)
+    known = [*VERSIONS, key] if key == next(iter(timed(family))) else [key]
+    steps = max(1, min(STEPS, int(TURN / sides[key].turn(1))))
+    rows: list[list[Any]] = []
+
+    def record(optimizer: str, turn: int, metric: str, value: float) -> None:
+        rows.append(["", "", workload, optimizer, "test", RATE, turn, 0, metric, float(value)])
+
+    base = state_bytes(sides["foreach"].optimizer)
+    for name in known:
+        record(name, 0, "state_ratio", state_bytes(sides[name].optimizer) / base)
+        record(name, 0, "parameters", sum(parameter.numel() for parameter in parameters))
+    started, turn = time.perf_counter(), 0
+    while turn < study.turns or (turn < MOST_TURNS and time.perf_counter() - started < study.seconds):
+        seconds = {name: side.turn(steps) for name, side in sides.items()}
+        for name in known:
+            record(name, turn, "step_seconds", seconds[name])
+            record(name, turn, "step_ratio", seconds[name] / seconds["foreach"])
+        turn += 1
+    return rows

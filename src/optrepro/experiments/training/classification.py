@@ -1,0 +1,320 @@
+"""Image classification, and the loop of all trainings: batches of runs from rows of the run table to tidy tables."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from functools import lru_cache
+from itertools import groupby
+from typing import Any
+
+import pandas as pd
+import torch
+from torch import Tensor
+
+from optrepro.config import OptimizerConfig, Recipe, TrainingStudy
+from optrepro.experiments.base import factory
+from optrepro.experiments.base.context import Context
+from optrepro.experiments.base.tidy import COLUMNS
+from optrepro.experiments.base.tuning import tuned_learning_rate
+from optrepro.experiments.training import replicas, tasks
+from optrepro.experiments.training.tasks import Build
+from optrepro.problems.data import images as datasets
+from optrepro.problems.data.images import Dataset
+from optrepro.runtable import Batch, Run, derive_seed
+
+STACK = 32  # copies in one stacked program: more gains nothing and costs memory
+
+
+def run(study: TrainingStudy, batch: Batch, context: Context) -> pd.DataFrame:
+    """Tune on validation data, then train with the tuned rate: the tidy results of the batch's runs, see `train`."""
+    return train(study, batch, context, *tasks.of(study, context))
+
+
+def train(
+    study: Recipe,
+    batch: Batch,
+    context: Context,
+    dataset: Dataset,
+    build: Build,
+    make: Callable[..., Training] | None = None,
+) -> pd.DataFrame:
+    """The tidy results of a batch of runs; those that name no learning rate take the tuned one.
+
+    Metrics, at each evaluated step: ``train_loss`` (mean since the last one), ``validation_loss``,
+    ``validation_accuracy``, and in test runs ``test_loss``, ``test_accuracy`` and ``chosen[k]``, the number of steps
+    (times parameter tensors, where each chooses for itself) taken so far with candidate k. A run whose loss is not
+    finite ends with one row ``diverged``.
+
+    Args:
+        study: how to train.
+        batch: runs from the run table.
+        context: their surroundings.
+        dataset: what to train on.
+        build: makes the models of runs.
+        make: `Training`, or a kind of it.
+    """
+    groups = list(_groups(batch.runs, study))
+    with context.checkpoint.listening():
+        saved = context.checkpoint.load() or {"group": 0, "rows": [], "training": None}
+        rows: list[list[Any]] = saved["rows"]
+        for number in range(saved["group"], len(groups)):
+            results = pd.concat([context.earlier, _frame(rows)])
+            optimizer = study.entry(groups[number][0].optimizer)
+            shares = _shares(results, optimizer.shares_of)
+            if optimizer.shares_of is not None and shares is None:
+                continue  # every run of the giver diverged: these runs stay missing, and are counted as such
+            rates = [_rate(run, results, study) for run in groups[number]]
+            training = (make or Training)(groups[number], rates, study, optimizer, shares, dataset, build)
+            if saved["training"] is not None:
+                training.load_state(saved.pop("training"))
+                saved["training"] = None
+            while not training.finished:  # the step comes first, so that the shortest time slice gets somewhere
+                training.advance()
+                context.progress(number * training.steps + training.step, len(groups) * training.steps, batch.name)
+                context.checkpoint.step(lambda: {"group": number, "rows": rows, "training": training.state()})  # noqa: B023
+            training.finish()
+            rows.extend(training.rows)
+    return _frame(rows)
+
+
+# Factor of the learning rate after a share of the steps; "step" is the recipe of He et al. 2016, section 4.2.
+_SCHEDULES: dict[str, Callable[[float], float]] = {
+    "cosine": lambda done: 0.5 * (1 + math.cos(math.pi * done)),
+    "step": lambda done: 1.0 if done < 0.5 else 0.1 if done < 0.75 else 0.01,
+    "constant": lambda done: 1.0,
+}
+
+
+class Training:
+    """Copies of one network, each trained by its own optimizer; one call of `advance` is one step of all of them.
+
+    After a step, `replicas.parameters[r]` hold the gradients that run r took it with.
+    """
+
+    def __init__(
+        self,
+        runs: Sequence[Run],
+        rates: Sequence[float],
+        study: Recipe,
+        optimizer: OptimizerConfig,
+        shares: Sequence[float] | None,
+        dataset: Dataset,
+        build: Build,
+    ):
+        self.runs, self.rates, self.study, self.dataset = runs, rates, study, dataset
+        self.models = build(runs)
+        self.optimizers = [
+            factory.make(optimizer, parameters, rate, seed=derive_seed(run.seed, "optimizer"), shares=shares)
+            for parameters, rate, run in zip(self.models.parameters, rates, runs, strict=True)
+        ]
+        self.schedule = optimizer.schedule or study.schedule
+        self.needs = getattr(self.optimizers[0], "needs", None)
+        self.step = 0
+        self.steps = study.steps
+        self.rows: list[list[Any]] = []
+        self.alive = [True] * len(runs)
+        self._augmented = isinstance(study, TrainingStudy) and study.augment
+        self._loss = torch.zeros(len(runs), device=dataset.train.labels.device)  # summed since the last evaluation
+        self._since = 0
+        self.switch_mode("train")
+
+    @property
+    def finished(self) -> bool:
+        """Whether every run has had its steps or has diverged."""
+        return self.step >= self.steps or not any(self.alive)
+
+    def advance(self) -> None:
+        """One step of every run that is alive, and an evaluation where the curve has a point."""
+        self._set_rates()
+        losses, gradients, arguments = self._gradients(*self._batch(self.dataset.train, "order"))
+        self._loss += losses
+        self._since += 1
+        for r, optimizer in enumerate(self.optimizers):
+            if self.alive[r]:
+                for parameter, gradient in zip(self.models.parameters[r], gradients[r], strict=True):
+                    parameter.grad = gradient
+                optimizer.step(**arguments[r])
+        self.step += 1
+        if self._is_evaluated():
+            self._evaluate()
+
+    def finish(self) -> None:
+        """What is left to do after the last step: here nothing."""
+
+    def state(self) -> dict[str, Any]:
+        """All that a resumed training needs to go on bit for bit."""
+        return {
+            "models": self.models.state(),
+            "optimizers": [optimizer.state_dict() for optimizer in self.optimizers],
+            "step": self.step,
+            "rows": self.rows,
+            "alive": self.alive,
+            "loss": self._loss,
+            "since": self._since,
+        }
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        """Go on from `state()`."""
+        self.models.load_state(state["models"])
+        for optimizer, saved in zip(self.optimizers, state["optimizers"], strict=True):
+            optimizer.load_state_dict(saved)
+        self.step, self.rows, self.alive = state["step"], state["rows"], state["alive"]
+        self._loss, self._since = state["loss"], state["since"]
+
+    def _set_rates(self) -> None:
+        factor = _SCHEDULES[self.schedule](self.step / self.steps)
+        for optimizer, rate in zip(self.optimizers, self.rates, strict=True):
+            for group in optimizer.param_groups:
+                group["lr"] = rate * factor
+
+    def _batch(self, split: datasets.Split, stream: str) -> tuple[Tensor, Tensor]:
+        """Inputs (R, B, ...) and labels (R, B, ...) of this step; runs with the same seed get the same batch."""
+        index = torch.stack([self._index(run.seed, len(split.labels), stream) for run in self.runs])
+        index = index.to(split.labels.device)
+        images = split.images[index]
+        if self._augmented and split is self.dataset.train:
+            seeds = (derive_seed(run.seed, "augment", self.step) for run in self.runs)
+            images = datasets.augment(images, [torch.Generator().manual_seed(seed) for seed in seeds])
+        return images, split.labels[index]
+
+    def _index(self, seed: int, examples: int, stream: str) -> Tensor:
+        return self._part(seed, examples, stream, self.study.batch_size, self.step)
+
+    def _part(self, seed: int, examples: int, stream: str, size: int, step: int) -> Tensor:
+        """The examples of one step of passes over shuffled examples."""
+        size = min(size, examples)
+        epoch, position = divmod(step, examples // size)
+        return _order(seed, stream, epoch, examples)[position * size : (position + 1) * size]
+
+    def _gradients(self, images: Tensor, labels: Tensor) -> tuple[Tensor, replicas.Gradients, list[dict[str, Any]]]:
+        """Losses, gradients, and what else the optimizers' steps ask for."""
+        if self.needs == "half_grads":
+            half = images.shape[1] // 2
+            losses_a, first = self.models.gradients(images[:, :half], labels[:, :half])
+            losses_b, second = self.models.gradients(images[:, half:], labels[:, half:])
+            scored = (labels != replicas.IGNORED).flatten(1)
+            x = scored[:, : scored.shape[1] // 2].sum(1) / scored.sum(1)  # share of the first half: 1/2 for images
+            gradients = [
+                [x[r] * a + (1 - x[r]) * b for a, b in zip(*pair, strict=True)]
+                for r, pair in enumerate(zip(first, second, strict=True))
+            ]
+            # Twice what each half adds to the gradient: neither has noise of the other, as 2 g - a has if x is not 1/2.
+            doubled = [{"half_grads": [2 * x[r] * a for a in grads]} for r, grads in enumerate(first)]
+            return x * losses_a + (1 - x) * losses_b, gradients, doubled
+        losses, gradients = self.models.gradients(images, labels)
+        if self.needs == "validation_grads":
+            examples = self._batch(self.dataset.validation, "validation order")
+            _, validation = self.models.gradients(*examples, probe=True)
+            return losses, gradients, [{"validation_grads": g} for g in validation]
+        if self.needs == "loss":
+            return losses, gradients, [{"closure": loss.clone} for loss in losses]
+        return losses, gradients, [{} for _ in self.runs]
+
+    def _is_evaluated(self) -> bool:
+        """Test runs are evaluated at `evaluations` even steps, tuning runs at the end only."""
+        if self.step == self.steps:
+            return True
+        points = self.study.evaluations
+        passed = self.step * points // self.steps, (self.step - 1) * points // self.steps
+        return self.runs[0].role == "test" and passed[0] > passed[1]
+
+    def _evaluate(self) -> None:
+        self.switch_mode("eval")
+        splits = {"validation": self.dataset.validation}
+        if self.runs[0].role == "test":
+            splits["test"] = self.dataset.test
+        columns = {"train_loss": self._loss / self._since}
+        for name, split in splits.items():
+            columns[f"{name}_loss"], columns[f"{name}_accuracy"] = self.models.evaluate(split)
+        values = {metric: column.tolist() for metric, column in columns.items()}
+        for r in range(len(self.runs)):
+            if not self.alive[r]:
+                continue
+            # One loss that was not finite is enough: the sum of the losses, and so train_loss, is not finite either.
+            self.alive[r] = all(math.isfinite(column[r]) for column in values.values())
+            if not self.alive[r]:
+                self.record(r, "diverged", 1.0)
+                continue
+            for metric, column in values.items():
+                self.record(r, metric, column[r])
+            for k, count in enumerate(_chosen(self.optimizers[r])):
+                self.record(r, f"chosen[{k}]", count)
+        self._loss.zero_()
+        self._since = 0
+        self.switch_mode("train")
+
+    def record(self, r: int, metric: str, value: float) -> None:
+        """Add a tidy row of run r at the present step."""
+        run = self.runs[r]
+        self.rows.append(
+            [
+                run.id,
+                run.study,
+                run.workload,
+                run.optimizer,
+                run.role,
+                self.rates[r],
+                run.repetition,
+                self.step,
+                metric,
+                float(value),
+            ]
+        )
+
+    def switch_mode(self, mode: str) -> None:
+        """Schedule-free optimizers keep other weights for evaluation than for training."""
+        for optimizer in self.optimizers:
+            if hasattr(optimizer, mode):
+                getattr(optimizer, mode)()
+
+
+@lru_cache(maxsize=256)
+def _order(seed: int, stream: str, epoch: int, examples: int) -> Tensor:
+    """The order of the examples in an epoch, (examples,): of seed and epoch alone, so resuming needs no state."""
+    generator = torch.Generator().manual_seed(derive_seed(seed, stream, epoch))
+    return torch.randperm(examples, generator=generator)
+
+
+def _groups(runs: Sequence[Run], study: Recipe) -> Iterator[Sequence[Run]]:
+    """Runs that are trained at once: of one optimizer, tuning before testing, and no more than pays."""
+    size = STACK if tasks.stackable(study) else 1
+    for _, alike in groupby(runs, key=lambda run: (run.optimizer, run.role)):
+        together = list(alike)
+        for start in range(0, len(together), size):
+            yield together[start : start + size]
+
+
+def _rate(run: Run, results: pd.DataFrame, study: Recipe) -> float:
+    if run.learning_rate is not None:
+        return run.learning_rate
+    own = results[results.optimizer == run.optimizer]
+    if study.criterion == "loss":
+        return tuned_learning_rate(own, "validation_loss", failed=math.inf, lowest=True)
+    return tuned_learning_rate(own, "validation_accuracy", failed=0.0)
+
+
+def _shares(results: pd.DataFrame, giver: str | None) -> list[float] | None:
+    """The share of steps that each candidate got in the giver's test runs; None if no run of it lived to tell."""
+    if giver is None:
+        return None
+    of_giver = results[(results.optimizer == giver) & (results.role == "test")]
+    rows = of_giver[of_giver.metric.str.startswith("chosen")]
+    if rows.empty:
+        return None
+    last = rows.sort_values("step").groupby(["run", "metric"]).value.last().groupby("metric").sum()
+    candidates = [f"chosen[{k}]" for k in range(len(last))]  # by number: chosen[10] is not before chosen[2]
+    return [float(last[candidate] / last.sum()) for candidate in candidates]
+
+
+def _chosen(optimizer: torch.optim.Optimizer) -> list[float]:
+    """Counts per candidate, summed over parameter tensors where each chooses for itself."""
+    selection = getattr(optimizer, "selection", None)
+    if selection is None:
+        return []
+    counts: Tensor = selection["counts"]
+    return [float(count) for count in counts.reshape(-1, counts.shape[-1]).sum(0)]
+
+
+def _frame(rows: Sequence[list[Any]]) -> pd.DataFrame:
+    return pd.DataFrame(rows, columns=list(COLUMNS))

@@ -1,0 +1,87 @@
+"""Fine-tuning by LoRA: a batch of runs, from rows of the run table to a tidy table."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+
+import pandas as pd
+import torch
+
+from optrepro.config import FineTuningStudy, LanguageTask
+from optrepro.experiments.base.context import Context
+from optrepro.experiments.training import tasks
+from optrepro.experiments.training.classification import Training, train
+from optrepro.experiments.training.replicas import Separate
+from optrepro.problems.data import texts
+from optrepro.runtable import Batch
+
+TOGETHER = 64  # questions that are answered side by side, between two chances to save
+
+
+def run(study: FineTuningStudy, batch: Batch, context: Context) -> pd.DataFrame:
+    """Tune on validation data, then fine-tune with the tuned rate: the tidy results of the batch's runs.
+
+    Metrics are those of `training.train`; accuracy of a language model is the share of tokens that it predicts.
+    ``exact_match`` at the last step of test runs, where questions are asked: the share that is answered right.
+    """
+    dataset, build = tasks.of(study, context)
+    asks = isinstance(study.task, LanguageTask) and study.task.exact_match > 0
+    return train(study, batch, context, dataset, build, partial(Asked, context) if asks else Training)
+
+
+class Asked(Training):
+    """A fine-tuning of language models whose test runs answer questions after the last step, some in each advance."""
+
+    def __init__(self, context: Context, *arguments: Any):
+        super().__init__(*arguments)
+        assert isinstance(self.study, FineTuningStudy)
+        assert isinstance(self.study.task, LanguageTask)
+        assert context.dataset is not None
+        count = self.study.task.exact_match
+        self.questions = texts.questions(context.dataset, count) if self.runs[0].role == "test" else []
+        self.tokenizer = tasks.tokenizer_of(self.study)
+        self.device = context.device
+        self.answered = 0
+        self.right = [0] * len(self.runs)
+
+    @property
+    def finished(self) -> bool:
+        """See `Training`; and whether every question has been answered."""
+        return super().finished and (self.answered >= len(self.questions) or not any(self.alive))
+
+    def advance(self) -> None:
+        """See `Training`; after the last step the next questions are answered."""
+        if super().finished:
+            self._answer()
+        else:
+            super().advance()
+
+    def state(self) -> dict[str, Any]:
+        """See `Training`."""
+        return {**super().state(), "answered": self.answered, "right": self.right}
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        """See `Training`."""
+        super().load_state(state)
+        self.answered, self.right = state["answered"], state["right"]
+
+    def _answer(self) -> None:
+        study, models = self.study, self.models
+        assert isinstance(study, FineTuningStudy)
+        assert isinstance(study.task, LanguageTask)
+        assert isinstance(models, Separate)
+        asked = self.questions[self.answered : self.answered + TOGETHER]
+        self.answered += len(asked)
+        self.switch_mode("eval")
+        for r, module in enumerate(models.copies):
+            if not self.alive[r]:
+                continue
+            assert isinstance(module, texts.LanguageModel)
+            with torch.autocast(self.device.type, torch.bfloat16, enabled=study.precision == "bfloat16"):
+                self.right[r] += texts.exact_matches(
+                    module.eval(), asked, context=study.task.context, tokenizer=self.tokenizer
+                )
+            if self.answered == len(self.questions):
+                self.record(r, "exact_match", self.right[r] / self.answered)
+        self.switch_mode("train")

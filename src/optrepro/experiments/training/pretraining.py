@@ -1,0 +1,66 @@
+"""Pretraining of the backbones that are fine-tuned where no hub is at hand."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from optrepro.config import Backbone, OptimizerConfig, PretrainingStudy, Recipe
+from optrepro.experiments.base.context import Context
+from optrepro.experiments.training import replicas, tasks
+from optrepro.experiments.training.classification import Training, train
+from optrepro.experiments.training.replicas import Separate
+from optrepro.problems.networks import lora
+from optrepro.runtable import Batch, Run, derive_seed
+
+POINTS = 10  # of the learning curve
+
+
+def run(study: PretrainingStudy, batch: Batch, context: Context) -> pd.DataFrame:
+    """Train one backbone from scratch; write its weights to `context.policy`; tidy rows as `training.train` gives."""
+    assert batch.optimizer is not None
+    assert context.dataset is not None
+    assert context.policy is not None
+    backbone = study.backbones[batch.optimizer]
+    dataset = tasks.load(backbone.task, context.dataset, context.seed, context.device)
+
+    def build(runs: Sequence[Run]) -> Separate:
+        seeds = [derive_seed(run.seed, "weights") for run in runs]
+        copies = [tasks.transformer(backbone.architecture, dataset, seed).to(context.device) for seed in seeds]
+        return replicas.Separate(copies, bfloat16=False)
+
+    make = partial(Pretraining, context.policy)
+    return train(recipe(backbone, batch.optimizer), batch, context, dataset, build, make)
+
+
+def recipe(backbone: Backbone, name: str) -> Recipe:
+    """How a backbone is trained: AdamW with the usual betas, and a cosine schedule (chosen)."""
+    settings = {"betas": (0.9, 0.999), "weight_decay": 0.01}
+    return Recipe(
+        optimizers={name: OptimizerConfig(label=backbone.label, class_="torch.optim.AdamW", settings=settings)},
+        learning_rates=(backbone.learning_rate,),
+        batch_size=backbone.batch_size,
+        steps=backbone.steps,
+        evaluations=POINTS,
+        tuning_repetitions=1,
+        test_repetitions=1,
+    )
+
+
+class Pretraining(Training):
+    """A training that leaves the weights of its one run in a file."""
+
+    def __init__(self, path: Path, *arguments: Any):
+        super().__init__(*arguments)
+        self.path = path
+
+    def finish(self) -> None:
+        """Write the weights. Raises: FloatingPointError if they diverged."""
+        if not all(self.alive):
+            raise FloatingPointError(f"the pretraining of {self.runs[0].workload} diverged: lower its learning_rate")
+        assert isinstance(self.models, Separate)
+        lora.save(self.models.copies[0], self.path)

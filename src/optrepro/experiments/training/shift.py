@@ -1,0 +1,106 @@
+"""The settling test: image classification in which something changes sharply in mid-training."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pandas as pd
+import torch
+from torch import Tensor
+
+from optrepro.config import ShiftStudy
+from optrepro.experiments.base.context import Context
+from optrepro.experiments.training import tasks
+from optrepro.experiments.training.classification import Training, train
+from optrepro.problems.data.images import Dataset, Split
+from optrepro.runtable import Batch, derive_seed
+
+
+def run(study: ShiftStudy, batch: Batch, context: Context) -> pd.DataFrame:
+    """Tune on validation data, then train with the tuned rate, both through the shift: the tidy results of the runs.
+
+    Metrics are those of `training.train`, and at the last step of test runs, from the test accuracies of the curve:
+    ``before``, the last one before the shift, ``after``, the last one of all, and ``overall``, the mean of all. Tuning
+    runs have the same points of the curve, on validation data; the tuned rate is the best one at the end.
+    """
+    return train(study, batch, context, *tasks.of(study, context), Shifted)
+
+
+class Shifted(Training):
+    """A training whose data set or batch size is another one after half of the steps."""
+
+    def __init__(self, *arguments: Any):
+        super().__init__(*arguments)
+        assert isinstance(self.study, ShiftStudy)
+        self.shift = self.study
+        self.sources = self.dataset, shifted(self.dataset, self.shift)
+
+    def advance(self) -> None:
+        """See `Training`; the point of the curve at the half is still of what was learned from."""
+        self.dataset = self.sources[self._has_shifted()]
+        super().advance()
+
+    def finish(self) -> None:
+        """Record what the curves of test runs say of the shift."""
+        for r, run in enumerate(self.runs):
+            curve = {row[7]: row[9] for row in self.rows if row[0] == run.id and row[8] == "test_accuracy"}
+            if self.alive[r] and curve:
+                self.record(r, "before", curve[self.steps // 2])
+                self.record(r, "after", curve[self.steps])
+                self.record(r, "overall", sum(curve.values()) / len(curve))
+
+    def _has_shifted(self) -> bool:
+        return self.step >= self.steps // 2
+
+    def _is_evaluated(self) -> bool:
+        """Tuning runs have the whole curve too: in them the best fixed candidate of each phase is chosen."""
+        points = self.study.evaluations
+        return self.step * points // self.steps > (self.step - 1) * points // self.steps
+
+    def _index(self, seed: int, examples: int, stream: str) -> Tensor:
+        if self.shift.shift != "batch_size" or not self._has_shifted():
+            return super()._index(seed, examples, stream)
+        # passes over the examples begin anew, in batches of the other size
+        step = self.step - self.steps // 2
+        return self._part(seed, examples, f"{stream} after the shift", int(self.shift.shifted_to), step)
+
+
+def shifted(dataset: Dataset, study: ShiftStudy) -> Dataset:
+    """The data set after the shift.
+
+    Every class takes the place of the next one; or the pixels of all images are permuted alike (as in permuted MNIST);
+    or a share of the training labels is random, the same examples' throughout. A batch size changes no data.
+    """
+    if study.shift == "classes":
+        return _mapped(dataset, lambda split: replace(split, labels=(split.labels + 1) % dataset.classes))
+    if study.shift == "inputs":
+        return _mapped(dataset, _permuted)
+    if study.shift == "label_noise":
+        return replace(dataset, train=_noisy(dataset.train, dataset.classes, study.shifted_to))
+    return dataset
+
+
+def _mapped(dataset: Dataset, change: Any) -> Dataset:
+    return replace(
+        dataset, train=change(dataset.train), validation=change(dataset.validation), test=change(dataset.test)
+    )
+
+
+def _permuted(split: Split) -> Split:
+    pixels = split.images[0, 0].numel()
+    order = torch.randperm(pixels, generator=_generator("inputs")).to(split.images.device)
+    return replace(split, images=split.images.flatten(2)[..., order].view_as(split.images))
+
+
+def _noisy(split: Split, classes: int, share: float) -> Split:
+    generator = _generator("label noise")
+    random = torch.randint(classes, split.labels.shape, generator=generator)
+    replaced = torch.rand(split.labels.shape, generator=generator) < share
+    device = split.labels.device
+    return replace(split, labels=torch.where(replaced.to(device), random.to(device), split.labels))
+
+
+def _generator(name: str) -> torch.Generator:
+    """The shift is the same in all runs."""
+    return torch.Generator().manual_seed(derive_seed("shift", name))

@@ -1,0 +1,118 @@
+"""Imitation of a classic optimizer: what guided policy search starts from, and what it is compared with."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from optrepro.metalearning.lto import supervision
+from optrepro.metalearning.lto.step_trainer import StepTrainer
+from optrepro.metalearning.lto.supervision import Recorder
+from optrepro.optimizers._learned import Columns, Memory
+from optrepro.optimizers.predicted_step import StepPolicy, StepPolicySettings
+from optrepro.problems.networks.perceptrons import Perceptrons
+
+
+@dataclass(frozen=True)
+class ImitationSettings:
+    """How a policy is trained to do as AdaGrad does.
+
+    Attributes:
+        iterations: rollouts; in the first AdaGrad acts, in all others the policy.
+        horizon: steps of a rollout.
+        teacher_rate: learning rate of AdaGrad.
+        coordinates: sampled of each group, in every rollout.
+        epochs, sequences: passes over what was recorded, and sequences in a minibatch.
+        learning_rate, max_grad_norm: of Adam.
+    """
+
+    iterations: int
+    horizon: int
+    teacher_rate: float
+    coordinates: int = 128
+    epochs: int = 4
+    sequences: int = 512
+    learning_rate: float = 0.01
+    max_grad_norm: float = 1.0
+
+
+class AdaGrad:
+    """AdaGrad (Duchi et al. 2011) as a step rule."""
+
+    def __init__(self, rate: float):
+        self.rate = rate
+
+    def begin(self, x: Tensor, groups: Columns) -> Memory:
+        """The sum of squared gradients, (R, P)."""
+        return {"squares": torch.zeros_like(x)}
+
+    def step(self, memory: Memory, x: Tensor, value: Tensor, gradient: Tensor) -> tuple[Tensor, Memory]:
+        """See `StepRule`."""
+        squares = torch.addcmul(memory["squares"], gradient, gradient)
+        return -self.rate * gradient / (squares.sqrt() + 1e-10), {"squares": squares}
+
+
+class Trainer(StepTrainer[ImitationSettings, StepPolicy]):
+    """Dataset aggregation without the aggregate (after Ross et al. 2011): the policy acts, the teacher says what it
+    would have done, and the policy is regressed on that.
+
+    Args:
+        settings: see `ImitationSettings`.
+        policy: size and form of what is trained.
+        objectives: the objectives of an iteration, new ones for each.
+        seed: of the weights and of all random choices.
+        device: where all of it happens.
+    """
+
+    def __init__(
+        self,
+        settings: ImitationSettings,
+        policy: StepPolicySettings,
+        objectives: Callable[[int], Perceptrons],
+        seed: int,
+        device: torch.device | str = "cpu",
+    ):
+        super().__init__(
+            settings, lambda: StepPolicy(policy), objectives, seed, device, lr=settings.learning_rate, betas=(0.9, 0.98)
+        )
+
+    def iterate(self) -> dict[str, float]:
+        """One rollout and its regression; ``mismatch``, the error of the actions relative to their size."""
+        s = self.settings
+        source = supervision.generator(self.seed, self.iteration)
+        sequences = self._record(self.objectives(self.iteration), source)
+        mismatch = supervision.regress(
+            self.rule, self.optimizer, sequences, s.epochs, s.sequences, s.max_grad_norm, source
+        )
+        self.iteration += 1
+        return {"mismatch": mismatch}
+
+    @torch.no_grad()
+    def _record(self, problems: Perceptrons, source: torch.Generator) -> list[supervision.Sequences]:
+        s = self.settings
+        recorder = Recorder(self.rule, problems, s.horizon, s.coordinates, source)
+        teacher, groups = AdaGrad(s.teacher_rate), supervision.columns(problems)
+        x, examples = problems.start(), problems.minibatches(s.horizon)
+        told, own = teacher.begin(x, groups), self.rule.begin(x, groups)
+        targets: list[list[Tensor]] = [[] for _ in groups]
+        for batch in examples:
+            value, gradient = problems.evaluate(x, batch)
+            recorder.note(x, value, gradient)
+            target, told = teacher.step(told, x, value, gradient)
+            for i, kept in enumerate(targets):
+                kept.append(recorder.at(i, target))
+            if self.iteration == 0:
+                x = x + target
+            else:
+                step, own = self.rule.step(own, x, value, gradient)
+                x = x + step
+        stacked = [torch.stack(target) for target in targets]
+        return [recorder.sequences(i, t, _precision(t)) for i, t in enumerate(stacked)]
+
+
+def _precision(target: Tensor) -> Tensor:
+    """The inverse of the mean square of the targets (T, N) of each step, (T, 1): errors count relative to it."""
+    return 1 / target.square().mean(-1, keepdim=True).clamp_min(1e-20)

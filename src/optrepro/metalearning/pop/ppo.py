@@ -1,0 +1,378 @@
+"""Proximal policy optimization of the policy of POP, on functions streamed from the prior.
+
+An iteration samples functions that were never seen before, lets the policy optimize them with noise on its actions, and
+takes a few epochs of clipped policy-gradient steps. The policy acts on each coordinate alone; coordinates of one
+function share its reward and its advantage, and each has a probability ratio of its own.
+
+The reward of an evaluation is the progress it makes in
+
+    - improvement * r  -  log_regret * log10 r,   r = (f_best - f*) / (f(x0) - f*), at least `floor`,
+
+which does not change under f -> a f + b. The minimum f* is estimated, less what values are rounded by, and known in
+training only: it is in the reward and in what the critic sees, never in what the policy sees.
+
+Source: J. Schulman et al., Proximal Policy Optimization Algorithms, arXiv 1707.06347; arXiv 2602.15473 names PPO and a
+reward of its own, which is not known; the reward is chosen.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from copy import deepcopy
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from optrepro.metalearning.pop import environment
+from optrepro.optimizers.policy import Policy, PolicySettings, Trajectory
+from optrepro.problems.functions import synthetic
+from optrepro.problems.functions.synthetic import SyntheticPrior
+
+CANDIDATES, REFINEMENTS = 4, 8  # of the search for the minimum: a run that goes below it lowers it
+WARM_UP = 10  # iterations over which the learning rate rises
+CAUTION, LEAST_CAUTION = 1.2, 0.01  # a change of the factor that adapts the learning rate, and its smallest value
+BONUS, BONUSES = 1.1, (1e-4, 0.1)  # a change of the adapted weight of the entropy bonus, and its bounds
+LAST_RATE = 0.02  # of the learning rate is left at the end of its linear decay
+
+
+@dataclass(frozen=True)
+class PPOSettings:
+    """How a policy is trained.
+
+    Attributes:
+        functions: for each dimension, so many functions are sampled in an iteration.
+        iterations: length of the training, which the learning rate's decay is made for.
+        epochs, minibatches: passes over the functions of an iteration, and steps in each.
+        learning_rate, max_grad_norm: of Adam.
+        discount, gae_lambda: of the generalized advantage estimate.
+        clip_ratio, kl_limit: how far an iteration may move the policy: ratios are clipped, and no epoch follows one
+            that ends above the Kullback-Leibler divergence.
+        entropy, value_loss: weights of the bonus and of the critic's loss.
+        improvement, log_regret, floor: of the reward.
+        terminal: whether all of the reward comes with the last evaluation.
+        horizons: smallest and largest number of evaluations; each iteration draws one, log-uniform, tells it to the
+            policy, and takes as many functions fewer or more as keep the number of evaluations. None: the policy's.
+        kl_target: divergence of an iteration that the learning rate is adapted to: a factor on it, at most 1, falls
+            after an iteration that ends above twice the target, and rises after one below half of it. None: never.
+        entropy_target: entropy of an action, in nats, at the beginning and at the end, linear between them, that the
+            weight of the bonus is adapted to: it rises after an iteration below the target, and falls after one above
+            it. So noise does not vanish before the policy has found out what it is good for. None: it is fixed.
+        averaging: how much of the averaged weights an iteration keeps. 0: they are the weights themselves.
+        precision: of the updates on a GPU, ``float32`` or ``bfloat16``.
+    """
+
+    functions: Mapping[int, int]
+    iterations: int
+    epochs: int
+    minibatches: int
+    learning_rate: float
+    max_grad_norm: float
+    discount: float
+    gae_lambda: float
+    clip_ratio: float
+    kl_limit: float
+    entropy: float
+    value_loss: float
+    improvement: float
+    log_regret: float
+    floor: float
+    terminal: bool = False
+    horizons: tuple[int, int] | None = None
+    kl_target: float | None = None
+    entropy_target: tuple[float, float] | None = None
+    averaging: float = 0.0
+    precision: str = "float32"
+
+
+@dataclass(frozen=True)
+class Episodes:
+    """What an iteration learns from: N functions of D coordinates, A = horizon - 1 actions each.
+
+    Attributes:
+        features: what the policy saw, (N, D, A, FEATURES).
+        actions, log_probs: what it did and how probable that was, (N, D, A); actions of two numbers, (N, D, A, 2).
+        privileged: what only the critic sees, (N, A, PRIVILEGED).
+        advantages, targets: of the actions, and for the critic, (N, A).
+        values: what the critic said, (N, A).
+    """
+
+    features: Tensor
+    actions: Tensor
+    log_probs: Tensor
+    privileged: Tensor
+    advantages: Tensor
+    targets: Tensor
+    values: Tensor
+
+
+class Critic(nn.Module):
+    """The reward still to come, from what the policy sees, averaged over the coordinates, and from the regret."""
+
+    PRIVILEGED = 5
+
+    def __init__(self, width: int = 64):
+        super().__init__()
+        self.each = nn.Sequential(nn.Linear(Trajectory.FEATURES, width), nn.ReLU())
+        self.all = nn.Sequential(
+            nn.Linear(width + self.PRIVILEGED, width),
+            nn.ReLU(),
+            nn.Linear(width, width),
+            nn.ReLU(),
+            nn.Linear(width, 1),
+        )
+
+    def forward(self, features: Tensor, privileged: Tensor) -> Tensor:
+        """(N, D, T, FEATURES) and (N, T, PRIVILEGED) -> (N, T)."""
+        value: Tensor = self.all(torch.cat([self.each(features).mean(1), privileged], -1))
+        return value.squeeze(-1)
+
+
+class Trainer:
+    """PPO, an iteration at a time. All randomness is derived from the seed and the number of the iteration.
+
+    Args:
+        settings: see `PPOSettings`.
+        policy: what is trained.
+        source: where the functions come from.
+        seed: of the weights, the functions, the starts and the actions.
+        device: where all of it happens.
+        stage: number of trainings whose weights this one goes on from, one after the other. Each draws functions,
+            starts and actions of its own.
+    """
+
+    def __init__(
+        self,
+        settings: PPOSettings,
+        policy: PolicySettings,
+        source: SyntheticPrior,
+        seed: int,
+        device: torch.device | str = "cpu",
+        stage: int = 0,
+    ):
+        self.settings, self.source, self.seed, self.device = settings, source, seed, torch.device(device)
+        self.stage = stage
+        with torch.random.fork_rng([]):
+            torch.manual_seed(seed)
+            self.policy, self.critic = Policy(policy).to(device), Critic().to(device)
+        self.optimizer = torch.optim.Adam([*self.policy.parameters(), *self.critic.parameters()], eps=1e-5)
+        self.averaged = deepcopy(self.policy).requires_grad_(False)
+        self.iteration, self.functions_seen, self.caution, self.bonus = 0, 0, 1.0, settings.entropy
+
+    def begin_with(self, policy: Policy) -> None:
+        """Start from the weights of another policy."""
+        for mine in (self.policy, self.averaged):
+            mine.load_state_dict(policy.state_dict())
+
+    @property
+    def done(self) -> bool:
+        """Whether the training has its length."""
+        return self.iteration >= self.settings.iterations
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything that the next iteration depends on."""
+        parts = {name: getattr(self, name).state_dict() for name in self._PARTS}
+        return {**parts, **{name: getattr(self, name) for name in self._NUMBERS}}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on where `state_dict` was taken."""
+        for name in self._PARTS:
+            getattr(self, name).load_state_dict(state[name])
+        for name in self._NUMBERS:
+            setattr(self, name, state[name])
+
+    def iterate(self) -> dict[str, float]:
+        """One iteration; what happened in it.
+
+        ``return`` (mean reward of an episode), ``policy_loss``, ``value_loss``, ``entropy`` (nats for each action),
+        ``kl`` (from the policy that acted), ``clip_share``, ``explained_variance`` (of the critic), ``learning_rate``.
+        """
+        horizon = self._horizon()
+        share = self.policy.settings.horizon / horizon
+        counts = {dim: max(self.settings.minibatches, round(n * share)) for dim, n in self.settings.functions.items()}
+        groups = [self._episodes(dim, count, horizon) for dim, count in counts.items()]
+        returns = torch.cat([e.returns for e in groups])
+        report = self._improve([e.episodes for e in groups])
+        self.iteration += 1
+        self.functions_seen += sum(counts.values())
+        self._average()
+        return {"return": float(returns.mean()), **report}
+
+    def _average(self) -> None:
+        """Move the averaged weights to the present ones: in the first iterations their plain mean, then exponential."""
+        keep = min(self.settings.averaging, 1 - 1 / self.iteration)
+        with torch.no_grad():
+            for mean, now in zip(self.averaged.parameters(), self.policy.parameters(), strict=True):
+                mean.lerp_(now, 1 - keep)
+
+    _PARTS = ("policy", "averaged", "critic", "optimizer")
+    _NUMBERS = ("iteration", "functions_seen", "caution", "bonus")
+
+    # --- Acting ------------------------------------------------------------------------------------------------------
+
+    def _generator(self, *purpose: object) -> torch.Generator:
+        stage = ("stage", self.stage) if self.stage else ()
+        digest = hashlib.sha256("/".join(map(str, (self.seed, *stage, self.iteration, *purpose))).encode()).digest()
+        return torch.Generator().manual_seed(int.from_bytes(digest[:8], "big") >> 1)
+
+    def _horizon(self) -> int:
+        if self.settings.horizons is None:
+            return self.policy.settings.horizon
+        least, most = self.settings.horizons
+        draw = float(torch.rand((), generator=self._generator("horizon"), dtype=torch.float64))
+        drawn: float = least * (most / least) ** draw
+        return round(drawn)
+
+    def _episodes(self, dim: int, count: int, horizon: int) -> _Acted:
+        functions = self.source.sample(self._generator("functions", dim).initial_seed(), count, dim, self.device)
+        start = torch.rand(count, dim, generator=self._generator("starts", dim), dtype=torch.float64).to(self.device)
+        noise = self._generator("actions", dim)
+        evaluate = environment.of(functions)
+        rollout = environment.roll_out(self.policy, evaluate, start, horizon, noise=noise, horizon=horizon)
+        assert rollout.features is not None
+        assert rollout.actions is not None
+        assert rollout.log_probs is not None
+        minimum = synthetic.extrema(functions, candidates=CANDIDATES, steps=REFINEMENTS).minimum
+        regret = remaining(rollout.values, minimum, functions.rounding())
+        rewards = self._rewards(regret)
+        privileged = self._privileged(regret)
+        with torch.no_grad():
+            values = self.critic(rollout.features, privileged)
+        advantages = self._advantages(rewards, values)
+        episodes = Episodes(
+            features=rollout.features[:, :, :-1],
+            actions=rollout.actions[:, :, :-1],
+            log_probs=rollout.log_probs[..., :-1],
+            privileged=privileged[:, :-1],
+            advantages=(advantages - advantages.mean()) / (advantages.std() + 1e-8),
+            targets=advantages + values[:, :-1],
+            values=values[:, :-1],
+        )
+        return _Acted(episodes, rewards.sum(1))
+
+    def _rewards(self, regret: Tensor) -> Tensor:
+        """Rewards (N, A) of the actions, from the share of the start's regret (T, N) that is left."""
+        s = self.settings
+        best = regret.cummin(0).values.clamp_min(s.floor)
+        worth = -s.improvement * best - s.log_regret * best.log10()
+        rewards = worth.diff(dim=0).T.float()
+        if not s.terminal:
+            return rewards
+        return torch.cat([torch.zeros_like(rewards[:, 1:]), rewards.sum(1, keepdim=True)], 1)
+
+    def _privileged(self, regret: Tensor) -> Tensor:
+        """What only the critic sees, (N, T, PRIVILEGED): present and best regret, and the time that is left."""
+        best, floor = regret.cummin(0).values, self.settings.floor
+        left = torch.linspace(1, 0, len(regret), device=regret.device)[:, None].expand_as(regret)
+        columns = (
+            best.clamp_min(floor).log10() / 4 + 1,
+            regret.clamp(floor, 1 / floor).log10() / 4 + 1,
+            best,
+            left,
+            left.square(),
+        )
+        return torch.stack(columns, -1).transpose(0, 1).float()
+
+    def _advantages(self, rewards: Tensor, values: Tensor) -> Tensor:
+        """Generalized advantage estimates (N, A); `values` (N, T). The episode ends with the last evaluation."""
+        s = self.settings
+        following = torch.cat([values[:, 1:-1], torch.zeros_like(values[:, :1])], 1)
+        errors = rewards + s.discount * following - values[:, :-1]
+        advantages, running = torch.empty_like(errors), torch.zeros_like(errors[:, 0])
+        for t in reversed(range(errors.shape[1])):
+            running = errors[:, t] + s.discount * s.gae_lambda * running
+            advantages[:, t] = running
+        return advantages
+
+    # --- Learning ----------------------------------------------------------------------------------------------------
+
+    def _improve(self, groups: list[Episodes]) -> dict[str, float]:
+        s = self.settings
+        rate = self._learning_rate()
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+        generator = self._generator("minibatches")
+        told: list[Tensor] = []
+        for _ in range(s.epochs):
+            orders = [torch.randperm(len(e.values), generator=generator).tensor_split(s.minibatches) for e in groups]
+            for rows in zip(*orders, strict=True):
+                told.append(self._step([_select(e, r.to(self.device)) for e, r in zip(groups, rows, strict=True)]))
+            if told[-1][3] > s.kl_limit:
+                break
+        self._heed(float(told[-1][3]))
+        self._encourage(float(told[-1][2]))
+        names = ("policy_loss", "value_loss", "entropy", "kl", "clip_share")
+        report = dict(zip(names, torch.stack(told).mean(0).tolist(), strict=True))
+        targets, values = (torch.cat([getattr(e, name).flatten() for e in groups]) for name in ("targets", "values"))
+        unexplained = (targets - values).var() / targets.var().clamp_min(1e-12)
+        return {**report, "explained_variance": float(1 - unexplained), "learning_rate": rate}
+
+    def _learning_rate(self) -> float:
+        rise = (self.iteration + 1) / WARM_UP
+        planned = min(1, rise, max(LAST_RATE, 1 - self.iteration / self.settings.iterations))
+        return self.settings.learning_rate * planned * self.caution
+
+    def _heed(self, divergence: float) -> None:
+        """Adapt the factor on the learning rate to how far an iteration moved the policy."""
+        target = self.settings.kl_target
+        if target is not None and divergence > 2 * target:
+            self.caution = max(self.caution / CAUTION, LEAST_CAUTION)
+        elif target is not None and divergence < target / 2:
+            self.caution = min(self.caution * CAUTION, 1.0)
+
+    def _encourage(self, entropy: float) -> None:
+        """Adapt the weight of the entropy bonus to how much noise there is, and how much there should be by now."""
+        if self.settings.entropy_target is not None:
+            first, last = self.settings.entropy_target
+            target = first + (last - first) * self.iteration / self.settings.iterations
+            factor = BONUS if entropy < target else 1 / BONUS
+            self.bonus = min(max(self.bonus * factor, BONUSES[0]), BONUSES[1])
+
+    def _step(self, groups: list[Episodes]) -> Tensor:
+        """One step of Adam on a minibatch of each dimension; losses, entropy, divergence, share of clipped ratios."""
+        s = self.settings
+        half = self.device.type == "cuda" and s.precision == "bfloat16"
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=half):
+            mean, log_std = self.policy(torch.cat([e.features.flatten(0, 1) for e in groups]))
+            losses = [F.smooth_l1_loss(self.critic(e.features, e.privileged), e.targets) for e in groups]
+        mean, log_std = mean.float(), log_std.float()
+        actions, before = (torch.cat([getattr(e, n).flatten(0, 1) for e in groups]) for n in ("actions", "log_probs"))
+        advantages = torch.cat([e.advantages[:, None].expand_as(e.log_probs).flatten(0, 1) for e in groups])
+        chosen = self.policy.settings
+        log_ratio = environment.joint(environment.log_prob(actions, mean, log_std), chosen) - before
+        ratio = log_ratio.exp()
+        clipped = ratio.clamp(1 - s.clip_ratio, 1 + s.clip_ratio)
+        policy_loss = -torch.minimum(ratio * advantages, clipped * advantages).mean()
+        value_loss = torch.stack(losses).mean()
+        entropy = environment.joint(log_std + environment.ENTROPY, chosen).mean()
+        self.optimizer.zero_grad()
+        loss: Any = policy_loss + s.value_loss * value_loss - self.bonus * entropy
+        loss.backward()
+        for network in (self.policy, self.critic):
+            nn.utils.clip_grad_norm_(network.parameters(), s.max_grad_norm)
+        self.optimizer.step()
+        with torch.no_grad():
+            divergence, cut = (ratio - 1 - log_ratio).mean(), (ratio != clipped).float().mean()
+            return torch.stack([policy_loss, value_loss, entropy, divergence, cut])
+
+
+def remaining(values: Tensor, minimum: Tensor, rounding: Tensor | float = 0.0) -> Tensor:
+    """The share of the start's regret at each evaluation, (T, N); the minimum is lowered where a run went below it.
+
+    A regret is at least `rounding`, (N,), so that nobody is rewarded for the luck of the last bits.
+    """
+    lowest = torch.minimum(minimum, values.amin(0)) - rounding
+    return (values - lowest) / (values[0] - lowest).clamp_min(1e-300)
+
+
+@dataclass(frozen=True)
+class _Acted:
+    episodes: Episodes
+    returns: Tensor
+
+
+def _select(episodes: Episodes, rows: Tensor) -> Episodes:
+    return Episodes(**{name: value[rows] for name, value in vars(episodes).items()})

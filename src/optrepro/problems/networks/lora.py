@@ -1,0 +1,139 @@
+"""Low-rank adapters (LoRA) through `peft`, and the weights of the backbones they adapt, as safetensors."""
+
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+
+from torch import Tensor, nn
+from torch.func import functional_call
+
+from optrepro.problems.networks.classic import seeded
+
+
+def lora(
+    module: nn.Module,
+    rank: int,
+    alpha: float,
+    targets: Sequence[str] | None,
+    seed: int,
+    head: str | None = None,
+) -> nn.Module:
+    """Freeze a backbone and give its linear layers adapters, in place: W + (alpha / rank) B A, where B = 0 at first.
+
+    Args:
+        module: the backbone on the CPU. A parameter of the result has the name of its layer in it, as in
+            ``network.transformer.h.0.attn.c_attn.lora_A.default.weight``.
+        rank: of B A.
+        alpha: scale of B A, times `rank`.
+        targets: last parts of the names of the adapted layers; None: every linear layer of the blocks.
+        seed: of A, and of the head; the global random states stay as they were.
+        head: name of the layer that gives the logits of a new task: drawn anew and trained as a whole.
+
+    Returns the module; only adapters and head require gradients.
+
+    Raises ValueError for a rank below 1, an alpha that is not positive, or a target that is no linear layer.
+    Source: Hu et al. 2021 (arXiv 2106.09685); A is drawn as `peft` draws it.
+    """
+    from peft import LoraConfig, inject_adapter_in_model
+    from transformers.pytorch_utils import Conv1D
+
+    if rank < 1:
+        raise ValueError(f"rank = {rank} is not at least 1")
+    if not alpha > 0:
+        raise ValueError(f"alpha = {alpha} is not positive")
+    chosen = _targets(module, targets)
+    transposed = any(isinstance(module.get_submodule(name), Conv1D) for name in chosen)
+    settings = LoraConfig(r=rank, lora_alpha=alpha, target_modules=chosen, fan_in_fan_out=transposed)  # type: ignore[arg-type]
+    with seeded(seed), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "`is_gradient_checkpointing` is deprecated", FutureWarning)  # asked by peft
+        inject_adapter_in_model(settings, module)
+        if head is not None:
+            layer = module.get_submodule(head)
+            assert isinstance(layer, nn.Linear)
+            layer.reset_parameters()
+    for name, parameter in module.named_parameters():
+        parameter.requires_grad_("lora_" in name or _belongs(name, head))
+    return module
+
+
+def merged_call(module: nn.Module, inputs: Tensor) -> Tensor:
+    """What an adapted backbone makes of inputs, by layers of the weight W + (alpha / rank) B A.
+
+    The outputs and the gradients of the adapters are those of ``module(inputs)`` up to rounding. It takes fewer, larger
+    products: for small backbones on a CPU less time, for large ones more where gradients are asked for, because the
+    gradient of B A is as large as W. In bfloat16 the sum would swallow small adapters.
+    """
+    from peft.tuners.lora import Linear
+
+    layers = {name: layer for name, layer in module.named_modules() if isinstance(layer, Linear)}
+    weights = {
+        weight: module.get_parameter(weight) + layer.get_delta_weight("default")
+        for weight, layer in ((f"{name}.base_layer.weight", layer) for name, layer in layers.items())
+    }
+    for layer in layers.values():
+        layer.merged_adapters.append("default")  # inside, `peft` leaves the adapters to the weights
+    try:
+        output: Tensor = functional_call(module, weights, (inputs,))
+    finally:
+        for layer in layers.values():
+            layer.merged_adapters.clear()
+    return output
+
+
+def trainable(module: nn.Module) -> dict[str, nn.Parameter]:
+    """The parameters that require gradients, by name."""
+    return {name: parameter for name, parameter in module.named_parameters() if parameter.requires_grad}
+
+
+def save(module: nn.Module, path: Path) -> None:
+    """Write the weights of a backbone, before it is adapted; the same weights give the same bytes."""
+    from safetensors.torch import save_file
+
+    # named_parameters has a tied weight once, where state_dict has it under each of its names
+    save_file({name: p.detach().cpu().contiguous() for name, p in module.named_parameters()}, path)
+
+
+def load(module: nn.Module, path: Path, head: str | None = None) -> nn.Module:
+    """Read weights that `save` wrote into a backbone, in place, except those of `head`, the layer of a new task.
+
+    Raises ValueError for a file with other weights than the backbone's.
+    """
+    from safetensors.torch import load_file
+
+    saved = {name: weight for name, weight in load_file(path).items() if not _belongs(name, head)}
+    own = {name: p for name, p in module.named_parameters() if not _belongs(name, head)}
+    if (there := _shapes(saved)) != (wanted := _shapes(own)):
+        differing = sorted(name for name in there | wanted if there.get(name) != wanted.get(name))
+        raise ValueError(
+            f"{path} is not of this backbone: {differing[0]} is {there.get(differing[0])} in the file and "
+            f"{wanted.get(differing[0])} in the backbone"
+        )
+    for name, parameter in own.items():
+        parameter.data.copy_(saved[name])
+    return module
+
+
+def _belongs(name: str, layer: str | None) -> bool:
+    return layer is not None and name.startswith(f"{layer}.")
+
+
+def _shapes(weights: dict[str, Tensor] | dict[str, nn.Parameter]) -> dict[str, tuple[int, ...]]:
+    return {name: tuple(weight.shape) for name, weight in weights.items()}
+
+
+def _targets(module: nn.Module, wanted: Sequence[str] | None) -> list[str]:
+    """Full names of the layers to adapt."""
+    from transformers.pytorch_utils import Conv1D
+
+    linear = [name for name, layer in module.named_modules() if isinstance(layer, nn.Linear | Conv1D)]
+    if wanted is None:
+        # blocks are in lists, so their layers have a number in their names; the head is in none
+        return [name for name in linear if any(part.isdecimal() for part in name.split("."))]
+    for target in wanted:
+        if not any(_ends(name, target) for name in linear):
+            raise ValueError(f"targets: {target!r} is no linear layer; there are {', '.join(linear)}")
+    return [name for name in linear if any(_ends(name, target) for target in wanted)]
+
+
+def _ends(name: str, target: str) -> bool:
+    return name == target or name.endswith(f".{target}")

@@ -1,0 +1,143 @@
+"""Vision transformers: a small ViT, models of the hub, and halves of a data set's classes for transfer between them."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from optrepro.problems.data.images import Dataset, Split
+from optrepro.problems.networks import hub as backbones
+from optrepro.problems.networks.classic import seeded
+
+HEAD = "network.classifier"  # name of the layer that gives the logits
+
+Classes = Literal["all", "first half", "second half"]
+
+
+class VisionModel(nn.Module):
+    """An image classifier of `transformers` that takes images (B, C, H, W) and returns logits (B, classes).
+
+    Args:
+        network: the classifier.
+        size: height and width of the images that it takes; others are scaled to it. None: they have it.
+        channels: of the images that it takes; grey ones are repeated.
+    """
+
+    def __init__(self, network: nn.Module, size: tuple[int, int] | None = None, channels: int | None = None):
+        super().__init__()
+        self.network = network
+        self.size = size
+        self.channels = channels
+
+    def forward(self, images: Tensor) -> Tensor:
+        """(B, C, H, W) -> (B, classes)."""
+        if self.channels is not None and images.shape[1] == 1:
+            images = images.expand(-1, self.channels, -1, -1)
+        if self.size is not None and images.shape[-2:] != self.size:
+            images = F.interpolate(images, self.size, mode="bicubic", antialias=True)
+        logits: Tensor = self.network(pixel_values=images).logits
+        return logits
+
+
+def vit(
+    input_shape: Sequence[int], classes: int, patch: int, width: int, layers: int, heads: int, seed: int
+) -> nn.Module:
+    """ViT of any size on the CPU, without dropout; its initial weights depend on these arguments alone.
+
+    Args:
+        input_shape: (C, H, W) of an image.
+        classes: number of logits.
+        patch: side of a patch in pixels; divides H and W.
+        width: size of a token's representation, a multiple of `heads`; the blocks' perceptrons have 4 times as many.
+        layers: number of blocks.
+        heads: of the attention.
+        seed: of the initialization; the global random states stay as they were.
+
+    Raises ValueError for a size below 1, a width that the heads do not divide, or a patch that the image does not fit.
+    Source: Dosovitskiy et al. 2021 (arXiv 2010.11929), in the form and with the initialization of `transformers`.
+    """
+    from transformers import ViTConfig, ViTForImageClassification
+
+    backbones.check_sizes(width, heads, classes=classes, patch=patch, layers=layers)
+    if len(input_shape) != 3:
+        raise ValueError(f"input_shape = {tuple(input_shape)}: a ViT takes images of shape (C, H, W)")
+    channels, height, breadth = input_shape
+    if height % patch or breadth % patch:
+        raise ValueError(f"patch = {patch} does not divide images of {height} x {breadth} pixels")
+    settings = ViTConfig(  # type: ignore[call-arg]  # num_labels and attn_implementation are of every config
+        image_size=(height, breadth),
+        patch_size=patch,
+        num_channels=channels,
+        hidden_size=width,
+        num_hidden_layers=layers,
+        num_attention_heads=heads,
+        intermediate_size=4 * width,
+        num_labels=classes,
+        hidden_dropout_prob=0.0,
+        attention_probs_dropout_prob=0.0,
+        attn_implementation="sdpa",  # 10 % faster than "eager" on a CPU
+    )
+    with seeded(seed):
+        return VisionModel(ViTForImageClassification(settings))
+
+
+def hub(name: str, classes: int, timeout: float = backbones.TIMEOUT) -> nn.Module:
+    """A pretrained image classifier (ViT, DINO, DINOv2) on the CPU, in float32, with a new head.
+
+    The head is not drawn from a seed: `adapters.lora` draws it. Images keep the normalization of their data set.
+
+    Args:
+        name: "owner/model" on the hub, or a folder.
+        classes: number of logits.
+        timeout: seconds to wait for the hub if the model is not on this machine.
+
+    Raises ConnectionError if the model is not on this machine and the hub cannot be reached.
+    """
+    from transformers import AutoModelForImageClassification
+
+    backbones.check_sizes(1, 1, classes=classes)
+    with seeded(0):
+        network = backbones.from_hub(
+            AutoModelForImageClassification.from_pretrained,
+            name,
+            timeout,
+            num_labels=classes,
+            ignore_mismatched_sizes=True,
+            dtype=torch.float32,
+        )
+    # DINOv2 was pretrained at 224 pixels; its config has the 518 of its last steps, and its positions are interpolated
+    size = 224 if network.config.model_type.startswith("dinov2") else network.config.image_size
+    height, breadth = (size, size) if isinstance(size, int) else size
+    return VisionModel(network, (height, breadth), network.config.num_channels)
+
+
+def select_classes(dataset: Dataset, classes: Classes) -> Dataset:
+    """The images of one half of a data set's classes, relabelled from 0; of an odd number the second half has more.
+
+    Raises ValueError for another name of a part, or fewer than 2 classes.
+    """
+    if classes == "all":
+        return dataset
+    half = dataset.classes // 2
+    limits = {"first half": (0, half), "second half": (half, dataset.classes)}
+    if classes not in limits:
+        raise ValueError(f"classes = {classes!r} is not 'all', 'first half' or 'second half'")
+    if half < 1:
+        raise ValueError(f"classes = {classes!r}: {dataset.name} has {dataset.classes} class")
+    first, last = limits[classes]
+
+    def select(split: Split) -> Split:
+        chosen = (first <= split.labels) & (split.labels < last)
+        return Split(split.images[chosen], split.labels[chosen] - first)
+
+    return replace(
+        dataset,
+        train=select(dataset.train),
+        validation=select(dataset.validation),
+        test=select(dataset.test),
+        classes=last - first,
+        selection=f"{classes} of the classes",
+    )

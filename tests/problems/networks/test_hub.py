@@ -1,0 +1,100 @@
+import socket
+import time
+
+import pytest
+import torch
+
+from optrepro.problems.data import texts
+from optrepro.problems.networks import hub, vit
+
+
+@pytest.fixture
+def endpoint(monkeypatch, tmp_path):
+    """Sets the address of the hub, with an empty cache."""
+    from huggingface_hub import constants
+
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
+    return lambda url: monkeypatch.setattr(constants, "ENDPOINT", url)
+
+
+def free_port():
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return listener.getsockname()[1]
+
+
+@pytest.mark.parametrize("load", [texts.hub, lambda name, timeout: vit.hub(name, 3, timeout)])
+def test_one_error_names_the_model_and_the_hub_that_cannot_be_reached(endpoint, load):
+    url = f"http://127.0.0.1:{free_port()}"
+    endpoint(url)
+    with pytest.raises(
+        ConnectionError, match=rf"nobody/nothing is not on this machine and the hub {url} gives no answer"
+    ):
+        load("nobody/nothing", timeout=5)
+
+
+def test_a_hub_that_never_answers_is_given_up_after_the_timeout(endpoint):
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        listener.listen()
+        endpoint(f"http://127.0.0.1:{listener.getsockname()[1]}")
+        texts.gpt(2, 2, 2, 1, 1, 0)  # so that importing transformers is not counted
+        start = time.monotonic()
+        with pytest.raises(ConnectionError, match="download the model on a machine with network"):
+            texts.hub("nobody/nothing", timeout=0.2)
+        assert time.monotonic() - start < 3
+
+
+def test_a_hub_that_is_switched_off_is_not_asked(endpoint, monkeypatch):
+    from huggingface_hub import constants
+
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    with pytest.raises(ConnectionError, match="HF_HUB_OFFLINE is set"):
+        texts.hub("nobody/nothing")
+
+
+def test_a_folder_without_a_model_is_named(tmp_path):
+    with pytest.raises(FileNotFoundError, match=f"{tmp_path}: the folder holds no whole model"):
+        texts.hub(str(tmp_path))
+
+
+@pytest.fixture
+def gpt_folder(tmp_path):
+    """A folder as the hub has it: a small GPT-2 with a tokenizer of words."""
+    from tokenizers import Tokenizer, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
+    words = ["<unk>", "<s>", "</s>", "the", "cat", "sat"]
+    tokenizer = Tokenizer(models.WordLevel({word: n for n, word in enumerate(words)}, unk_token="<unk>"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, bos_token="<s>", eos_token="</s>", unk_token="<unk>")
+    fast.save_pretrained(tmp_path / "gpt")
+    texts.gpt(len(words), 8, 16, 1, 2, seed=0).network.save_pretrained(tmp_path / "gpt")
+    return str(tmp_path / "gpt")
+
+
+def test_a_language_model_of_a_folder_comes_with_its_tokenizer(gpt_folder):
+    module, tokenizer = texts.hub(gpt_folder)
+    assert (tokenizer.vocabulary, tokenizer.start, tokenizer.end) == (6, (1,), 2)
+    assert tokenizer.encode("the cat sat") == [3, 4, 5]
+    assert tokenizer.decode([3, 4, 5]) == "the cat sat"
+    tokens = torch.tensor([[1, 3, 4, 5]])
+    torch.testing.assert_close(module(tokens), texts.gpt(6, 8, 16, 1, 2, seed=0)(tokens))
+
+
+def test_an_image_classifier_of_a_folder_gets_a_new_head_and_images_of_its_size(tmp_path):
+    vit.vit((3, 16, 16), 5, 8, 16, 1, 2, seed=0).network.save_pretrained(tmp_path / "vit")
+    state = torch.random.get_rng_state()
+    module = vit.hub(str(tmp_path / "vit"), classes=3)
+    assert torch.equal(state, torch.random.get_rng_state())
+    assert module(torch.randn(2, 3, 16, 16)).shape == (2, 3)
+    grey = torch.randn(2, 1, 28, 28)  # scaled to 16, and its channel repeated
+    assert torch.equal(module(grey), module(grey.repeat(1, 3, 1, 1)))
+    assert module.get_submodule(vit.HEAD).out_features == 3
+
+
+def test_sizes_are_checked_by_name():
+    hub.check_sizes(width=4, heads=2, layers=1)
+    with pytest.raises(ValueError, match="layers = 0 is not at least 1"):
+        hub.check_sizes(width=4, heads=2, layers=0)
