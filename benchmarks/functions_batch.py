@@ -13,10 +13,10 @@ import time
 import torch
 from torch import Tensor
 
-from optrepro.config import OptimizerConfig
 from optrepro.experiments.descent.benchmark import descend
 from optrepro.problems.functions import vlse
 from optrepro.problems.functions.vlse import Function
+from optrepro.studies.comparison import OptimizerConfig
 
 STARTS, RATES, STEPS, ROUNDS = 64, (0.003, 0.01, 0.02, 0.05, 0.1, 0.2, 0.4, 0.8), 200, 3
 

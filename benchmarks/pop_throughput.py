@@ -30,12 +30,12 @@ from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv
 from torch import nn
 
 from optrepro import config
-from optrepro.config import PPOConfig
 from optrepro.experiments.descent import fixed_sets
 from optrepro.experiments.descent.fixed_sets import FixedSet
 from optrepro.metalearning.pop import environment
 from optrepro.metalearning.pop.ppo import Trainer
 from optrepro.optimizers.policy import PolicySettings, Trajectory
+from optrepro.studies.policy import PPOConfig
 
 DIM, FUNCTIONS, ENVIRONMENTS = 2, 512, 64  # functions in an iteration of ours; environments of theirs
 ASKED = 10

@@ -10,10 +10,14 @@ import yaml
 from pydantic import ValidationError
 
 from optrepro import config
-from optrepro.config import Config, ConfigError, LearnerStudy, ObjectivesStudy, Panel, PolicyStudy, TrainingStudy
+from optrepro.config import Config, ConfigError
 from optrepro.metalearning.lto import guided_policy_search, imitation, mirror_descent, unrolled
 from optrepro.metalearning.pop import ppo
 from optrepro.optimizers import l2l, policy, predicted_step
+from optrepro.studies.learner import LearnerStudy
+from optrepro.studies.objectives import ObjectivesStudy, Panel
+from optrepro.studies.policy import PolicyStudy
+from optrepro.studies.training import TrainingStudy
 
 ROOT = Path(__file__).parents[1]
 SCALES = sorted(path for path in (ROOT / "config").glob("*.yaml") if "\nextends:" in path.read_text())

@@ -9,7 +9,8 @@ import yaml
 
 from optrepro import config, runtable
 from optrepro.config import Config
-from optrepro.runtable import Batch, Run
+from optrepro.seeds import derive_seed, fingerprint
+from optrepro.studies.base import Batch, Run
 
 Tiny = Callable[..., Config]
 NADAM = "studies.images.optimizers.nadam={label: NAdam, class: torch.optim.NAdam}"
@@ -241,13 +242,13 @@ def test_the_first_data_set_at_hand_is_taken(tiny: Tiny, monkeypatch: pytest.Mon
 
 
 def test_a_fingerprint_does_not_depend_on_the_order_of_keys() -> None:
-    assert runtable.fingerprint({"a": 1, "b": [2, 3]}) == runtable.fingerprint({"b": [2, 3], "a": 1})
-    assert runtable.fingerprint({"a": 1, "b": [2, 3]}) != runtable.fingerprint({"a": 1, "b": [3, 2]})
+    assert fingerprint({"a": 1, "b": [2, 3]}) == fingerprint({"b": [2, 3], "a": 1})
+    assert fingerprint({"a": 1, "b": [2, 3]}) != fingerprint({"a": 1, "b": [3, 2]})
 
 
 def test_a_derived_seed_fits_every_generator_and_never_changes() -> None:
-    assert all(0 <= runtable.derive_seed("x", i) < 2**63 for i in range(1000))
-    assert runtable.derive_seed(7, "digits/softmax", 0, "test") == 5501847720613906956  # results of a seed stay
+    assert all(0 <= derive_seed("x", i) < 2**63 for i in range(1000))
+    assert derive_seed(7, "digits/softmax", 0, "test") == 5501847720613906956  # results of a seed stay
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, TypeAdapter, ValidationError
 
-from optrepro.config import ConfigError, DottedPath, Model, Name, parse
+from optrepro.config import ConfigError, parse
+from optrepro.studies.base import DottedPath, Model, Name
 
 System = Literal["gap", "vlse", "pop", "lto", "all"]
 

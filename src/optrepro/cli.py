@@ -14,6 +14,7 @@ import typer
 
 from optrepro import __version__, catalogue, layout, provenance, runtable
 from optrepro.config import Config, ConfigError, load, schema
+from optrepro.studies.base import Batch
 
 app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False, add_completion=False, help=__doc__)
 data_app = typer.Typer(no_args_is_help=True, help="Data sets: what is at hand, and fetching what is not.")
@@ -238,7 +239,7 @@ def _settings(path: Path, overrides: list[str] | None) -> Config:
     return load(path, [*inherited, *(overrides or ())])
 
 
-def _batch(settings: Config, study: str, name: str) -> runtable.Batch:
+def _batch(settings: Config, study: str, name: str) -> Batch:
     if study not in settings.studies:
         raise ConfigError(f"{study!r} is no study of scale {settings.scale}; they are {sorted(settings.studies)}")
     by_name = {batch.name: batch for batch in runtable.batches(settings, study)}

@@ -1,236 +1,47 @@
 """The typed config: what to run, checked in full before anything runs.
 
-A scale file (``config/laptop.yaml``) states only what differs from the file it names under ``extends``. Overrides by
-dotted path come last. Every error names the key, the value, what is allowed, and the file that set it.
+A scale file (``config/laptop.yaml``) states only what differs from what it names under ``extends``: papers' folders, or
+other scales. A study selects rows of comparisons from those that a paper has written down once. Overrides by dotted path
+come last. Every error names the key, the value, what is allowed, and the file that set it.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal, Self, Union
 
 import yaml
-from pydantic import Field, TypeAdapter, ValidationError, model_validator
+from pydantic import Field, SerializeAsAny, TypeAdapter, ValidationError, model_validator
 
-from optrepro.studies.common import (
-    Comparison,
-    ConstantRates,
-    DottedPath,
-    ImageData,
-    Model,
-    Name,
-    OptimizerConfig,
-)
-from optrepro.studies.finetuning import (
-    Architecture,
-    Backbone,
-    FineTuningStudy,
-    LanguageTask,
-    LoraConfig,
-    PretrainingStudy,
-    Task,
-    VisionTask,
-)
-from optrepro.studies.gap import (
-    ConceptStudy,
-    DiagnosticsStudy,
-    FamiliesStudy,
-    OverheadStudy,
-    Recipe,
-    ShiftStudy,
-    TimedFamily,
-    TimedNetwork,
-    TrainingStudy,
-    Workload,
-)
-from optrepro.studies.lto import (
-    BregmanConfig,
-    ImitationConfig,
-    L2LConfig,
-    LearnerRow,
-    LearnerStudy,
-    MetaObjective,
-    MirrorConfig,
-    ObjectiveConfig,
-    ObjectivesStudy,
-    Panel,
-    StepPolicyConfig,
-    UnrolledConfig,
-)
-from optrepro.studies.pop import (
-    Collection,
-    NetworkConfig,
-    PolicyRow,
-    PolicyStudy,
-    PPOConfig,
-    PriorConfig,
-    PriorStudy,
-    Reference,
-    TransferStudy,
-)
-from optrepro.studies.vlse import FunctionsStudy, SurfacesStudy
-
-__all__ = [
-    "Architecture",
-    "Backbone",
-    "BregmanConfig",
-    "Collection",
-    "Comparison",
-    "ConceptStudy",
-    "Config",
-    "ConfigError",
-    "ConstantRates",
-    "DiagnosticsStudy",
-    "DottedPath",
-    "FamiliesStudy",
-    "FineTuningStudy",
-    "FunctionsStudy",
-    "ImageData",
-    "ImitationConfig",
-    "L2LConfig",
-    "LanguageTask",
-    "LearnerRow",
-    "LearnerStudy",
-    "LoraConfig",
-    "MetaObjective",
-    "MetaTraining",
-    "MirrorConfig",
-    "Model",
-    "Name",
-    "NetworkConfig",
-    "ObjectiveConfig",
-    "ObjectivesStudy",
-    "OptimizerConfig",
-    "OverheadStudy",
-    "PPOConfig",
-    "Panel",
-    "PolicyRow",
-    "PolicyStudy",
-    "PretrainingStudy",
-    "PriorConfig",
-    "PriorStudy",
-    "Recipe",
-    "Reference",
-    "ShiftStudy",
-    "StepPolicyConfig",
-    "Study",
-    "SurfacesStudy",
-    "Task",
-    "TimedFamily",
-    "TimedNetwork",
-    "TrainingStudy",
-    "TransferStudy",
-    "UnrolledConfig",
-    "VisionTask",
-    "Workload",
-    "build",
-    "load",
-    "parse",
-    "schema",
-]
+from optrepro import studies as kinds
+from optrepro.studies.base import Model, Name, Study
 
 
 class ConfigError(ValueError):
     """A config that cannot be run; the message names each key, its value and what is allowed."""
 
 
-Study = Annotated[
-    TrainingStudy
-    | FunctionsStudy
-    | SurfacesStudy
-    | FamiliesStudy
-    | ConceptStudy
-    | PriorStudy
-    | PolicyStudy
-    | TransferStudy
-    | LearnerStudy
-    | ObjectivesStudy
-    | ShiftStudy
-    | PretrainingStudy
-    | FineTuningStudy
-    | DiagnosticsStudy
-    | OverheadStudy,
-    Field(discriminator="kind"),
-]
-MetaTraining = PolicyStudy | LearnerStudy | PretrainingStudy  # studies whose batches leave weights
-
-
 class Config(Model):
     """Everything that a scale runs."""
 
     scale: Annotated[Name, Field(description="Names the folder of the results.")]
-    seed: Annotated[int, Field(ge=0, description="Root of every derived seed.")]
+    seed: Annotated[int, Field(ge=0, description="Root of every derived seed.")] = 251206370
     device: Annotated[Literal["auto", "cpu", "cuda"], Field(description="auto: a GPU where there is one.")] = "auto"
     download: Annotated[bool, Field(description="Fetch data sets; else use what is at hand.")] = False
     strict: Annotated[bool, Field(description="A missing run is an error, not a mark on the exhibit.")] = False
-    studies: dict[Name, Study]
+    studies: dict[Name, SerializeAsAny[Study]]
 
     @model_validator(mode="after")
-    def _weights_are_trained(self) -> Self:
-        rows = self._givers()
-        for study_id, study in self.studies.items():
-            for name, row in study.optimizers.items() if isinstance(study, Comparison) else ():
-                if row.trained is None:
-                    continue
-                key = f"studies.{study_id}.optimizers.{name}.trained = {row.trained!r}"
-                giver = _GIVERS.get(type(study))
-                if giver is None or row.group != "policy":
-                    raise ValueError(
-                        f"{key} is not allowed: weights go to rows of the group policy in studies of the kinds "
-                        "transfer and objectives"
-                    )
-                given = sorted(path for path, s in rows.items() if isinstance(s, giver))
-                if row.trained not in given:
-                    raise ValueError(f"{key} is not one of {given}")
+    def _studies_fit_together(self) -> Self:
+        for name, study in self.studies.items():
+            study.refuse_strangers(f"studies.{name}", self)
         return self
-
-    @model_validator(mode="after")
-    def _backbones_are_pretrained(self) -> Self:
-        pretraining = {path: s for path, s in self._givers().items() if isinstance(s, PretrainingStudy)}
-        rows = {path: s.backbones[path.rpartition("/")[2]] for path, s in pretraining.items()}
-        for study_id, study in self.studies.items():
-            if not isinstance(study, FineTuningStudy) or study.backbone is None:
-                continue
-            given = sorted(path for path, row in rows.items() if row.task.modality == study.task.modality)
-            if study.backbone not in given:
-                raise ValueError(f"studies.{study_id}.backbone = {study.backbone!r} is not one of {given}")
-        return self
-
-    @model_validator(mode="after")
-    def _workloads_are_there(self) -> Self:
-        for study_id, study in self.studies.items():
-            for name, workload in study.workloads.items() if isinstance(study, DiagnosticsStudy) else ():
-                key = f"studies.{study_id}.workloads.{name}"
-                source = self.studies.get(workload.study)
-                if not isinstance(source, Recipe):
-                    given = sorted(name for name, s in self.studies.items() if isinstance(s, Recipe))
-                    raise ValueError(f"{key}.study = {workload.study!r} is not one of {given}")
-                for row in (workload.follow, *workload.rules):
-                    if row not in source.optimizers:
-                        raise ValueError(f"{key}: {row!r} is not one of {sorted(source.optimizers)}")
-        return self
-
-    def _givers(self) -> dict[str, Study]:
-        """The studies that leave weights, by study/row."""
-        return {f"{name}/{row}": study for name, study in self.studies.items() for row in _trained_by(study)}
-
-
-_GIVERS: dict[type[Model], type[Model]] = {TransferStudy: PolicyStudy, ObjectivesStudy: LearnerStudy}
-
-
-def _trained_by(study: Study) -> Sequence[str]:
-    if isinstance(study, PolicyStudy):
-        return list(study.policies)
-    if isinstance(study, PretrainingStudy):
-        return list(study.backbones)
-    return list(study.learners) if isinstance(study, LearnerStudy) else []
 
 
 Layer = tuple[str, Mapping[str, Any]]
-_ROWS = ("optimizers", "policies", "references", "collections", "learners", "panels", "backbones", "workloads")
 
 
 class _Loader(yaml.SafeLoader):
@@ -252,18 +63,97 @@ def load(path: Path | str, overrides: Sequence[str] = ()) -> Config:
 
 
 def build(layers: Sequence[Layer]) -> Config:
-    """The config that the layers give, later ones over earlier ones; an entry set to null is removed."""
+    """The config that the layers give, later ones over earlier ones; an entry set to null is removed.
+
+    Raises: ConfigError, with one line for each thing that is wrong.
+    """
     merged: dict[str, Any] = {}
     for _, layer in layers:
         merged = _merge(merged, layer)
+    written = merged.pop("optimizers", {})  # rows of comparisons by name, from which studies select
+    problems: list[Any] = []
+    if isinstance(given := merged.get("studies"), dict):
+        studies = {name: _study(name, each, written, problems) for name, each in given.items() if each is not None}
+        merged["studies"] = {} if problems else studies  # whether they fit together is asked of valid ones
     try:
-        return Config.model_validate(_without_removed(merged))
+        config = Config.model_validate(merged)
     except ValidationError as error:
-        faults: dict[str, list[str]] = {}  # of each key: a value that may be of several types has one for each
-        for place, fault in (_explain(layers, problem) for problem in error.errors()):
-            faults.setdefault(place, []).append(fault)
-        lines = (f"{place} {', or '.join(dict.fromkeys(all_))}" for place, all_ in faults.items())
-        raise ConfigError("\n".join(lines)) from None
+        problems += error.errors()
+    if problems:
+        raise ConfigError("\n".join(_lines(layers, problems)))
+    return config
+
+
+def _study(name: str, given: Any, written: Mapping[str, Any], problems: list[Any]) -> Study | None:
+    """The study that a mapping gives, by its kind; what is wrong with it is added to the problems."""
+    place = ("studies", name)
+    if not isinstance(given, dict):
+        message = "Input should be a valid mapping of keys"
+        problems.append({"type": "dict_type", "loc": place, "input": given, "msg": message})
+    elif "kind" not in given:
+        problems.append({"type": "missing", "loc": (*place, "kind"), "input": given, "msg": ""})
+    else:
+        try:
+            kind = kinds.kind(given["kind"])
+        except ValueError as error:
+            problems.append({"type": "kind", "loc": (*place, "kind"), "input": given["kind"], "msg": str(error)})
+            return None
+        try:
+            return kind.model_validate(_with_rows(kind, given, written))
+        except ValidationError as error:
+            problems += [{**problem, "loc": (*place, *problem["loc"])} for problem in error.errors()]
+        except _SelectionError as error:
+            problems.append({"type": "selection", "loc": (*place, *error.path), "input": error.value, "msg": str(error)})
+    return None
+
+
+class _SelectionError(ValueError):
+    """A selection of rows that are not there."""
+
+    def __init__(self, path: Sequence[str], value: Any, allowed: Iterable[str]) -> None:
+        super().__init__(f"It is not one of {', '.join(sorted(allowed))}")
+        self.path, self.value = path, value
+
+
+def _with_rows(kind: type[Model], given: Any, written: Mapping[str, Any], path: Sequence[str] = ()) -> Any:
+    """The mapping with the rows of its tables selected; elsewhere null is a value, here it removes a row."""
+    if not isinstance(given, dict):
+        return given
+    result = dict(given)
+    for field, row_kind in kind.tables().items():
+        if isinstance(given.get(field), dict):
+            rows = _selected(given[field], written, (*path, field))
+            result[field] = {
+                name: _with_rows(row_kind, row, written, (*path, field, name)) for name, row in rows.items()
+            }
+    return result
+
+
+def _selected(table: Mapping[str, Any], written: Mapping[str, Any], path: Sequence[str]) -> dict[str, Any]:
+    """The rows of a table: those written down under the name ``from``, with the table's own over them.
+
+    Of all these only the rows in the list ``keep`` remain, or all but those in ``drop``. A row that names a class is
+    complete in itself; one that does not, changes the one it is named like.
+    """
+    own = {name: row for name, row in table.items() if name not in _SELECTORS}
+    rows: dict[str, Any] = {}
+    if (source := table.get("from")) is not None:
+        if source not in written:
+            raise _SelectionError((*path, "from"), source, written)
+        rows = dict(written[source])
+    for name, row in own.items():
+        changes = isinstance(row, dict) and isinstance(rows.get(name), dict) and "class" not in row
+        rows[name] = _merge(rows[name], row) if changes else row
+    for selector in ("drop", "keep"):
+        for name in table.get(selector) or ():
+            if name not in rows:
+                raise _SelectionError((*path, selector), name, rows)
+    dropped, kept = table.get("drop") or (), table.get("keep")
+    rows = {name: row for name, row in rows.items() if name not in dropped and (kept is None or name in kept)}
+    return {name: row for name, row in rows.items() if row is not None}
+
+
+_SELECTORS = ("from", "keep", "drop")
 
 
 def parse(text: str, source: str) -> Any:
@@ -278,12 +168,25 @@ def parse(text: str, source: str) -> Any:
 
 
 def schema() -> dict[str, Any]:
-    """The JSON schema of a resolved config."""
-    draft = "https://json-schema.org/draft/2020-12/schema"
-    return {"$schema": draft, **TypeAdapter(Config).json_schema(by_alias=True)}
+    """The JSON schema of a resolved config; of a kind that is not the package's own, it knows the kind alone."""
+    union: Any = Annotated[Union[tuple(kinds.KINDS.values())], Field(discriminator="kind")]  # noqa: UP007
+    own = TypeAdapter(union).json_schema(by_alias=True)
+    form = TypeAdapter(Config).json_schema(by_alias=True)
+    form["$defs"] = {**form["$defs"], **own.pop("$defs")}
+    form["$defs"].pop("Study")
+    other = {"type": "object", "required": ["kind"], "properties": {"kind": {"type": "string", "pattern": r"\."}}}
+    for pattern in form["properties"]["studies"]["patternProperties"]:
+        form["properties"]["studies"]["patternProperties"][pattern] = {"anyOf": [own, other]}
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **form}
 
 
-def _layers(path: Path) -> list[Layer]:
+def _layers(path: Path, heirs: Sequence[Path] = ()) -> list[Layer]:
+    """A scale file after all that it extends; a folder stands for a paper's optimizers and studies."""
+    if path in heirs:
+        raise ConfigError(f"{path}: extends leads back to it, by {', '.join(map(str, heirs))}")
+    if path.is_dir():
+        files = [path / name for name in ("optimizers.yaml", "studies.yaml")]
+        return [layer for file in files if file.exists() for layer in _layers(file, heirs)]
     try:
         content = parse(path.read_text(), str(path))
     except FileNotFoundError:
@@ -291,8 +194,11 @@ def _layers(path: Path) -> list[Layer]:
         raise ConfigError(f"{path} does not exist; beside it: {there}") from None
     if not isinstance(content, dict):
         raise ConfigError(f"{path} must hold a mapping of keys, not {type(content).__name__}")
-    parent = content.pop("extends", None)
-    inherited = _layers(path.parent / parent) if parent else []
+    parents = content.pop("extends", [])
+    parents = [parents] if isinstance(parents, str) else parents
+    if not isinstance(parents, list) or not all(isinstance(parent, str) for parent in parents):
+        raise ConfigError(f"{path}: extends = {parents!r} is not allowed. It is a file, a folder, or a list of them")
+    inherited = [layer for parent in parents for layer in _layers(path.parent / parent, (*heirs, path))]
     return [*inherited, (str(path), content)]
 
 
@@ -314,20 +220,12 @@ def _merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
     return merged
 
 
-def _without_removed(merged: dict[str, Any]) -> dict[str, Any]:
-    """Drop studies and their rows that a layer set to null; elsewhere null is a value."""
-    result = dict(merged)
-    if isinstance(studies := result.get("studies"), dict):
-        result["studies"] = {k: _without_null_rows(v) for k, v in studies.items() if v is not None}
-    return result
-
-
-def _without_null_rows(study: Any) -> Any:
-    if not isinstance(study, dict):
-        return study
-    kept = {key: study[key] for key in _ROWS if key in study}
-    kept = {key: rows for key, rows in kept.items() if isinstance(rows, dict)}
-    return {**study, **{key: {k: v for k, v in rows.items() if v is not None} for key, rows in kept.items()}}
+def _lines(layers: Sequence[Layer], problems: Sequence[Any]) -> Iterator[str]:
+    """A line for each key: a value that may be of several types has a problem for each."""
+    faults: dict[str, list[str]] = {}
+    for place, fault in (_explain(layers, problem) for problem in problems):
+        faults.setdefault(place, []).append(fault)
+    return (f"{place} {', or '.join(dict.fromkeys(all_))}" for place, all_ in faults.items())
 
 
 def _explain(layers: Sequence[Layer], problem: Any) -> tuple[str, str]:
@@ -353,8 +251,8 @@ def _explain(layers: Sequence[Layer], problem: Any) -> tuple[str, str]:
 
 
 def _path(location: Sequence[Any]) -> list[Any]:
-    """The keys of a location: pydantic adds the kind of a study after its name, and a task's modality after its key."""
-    path = [*location[:2], *location[3:]] if location[:1] == ("studies",) else list(location)
+    """The keys of a location: pydantic adds the modality of a task after its key."""
+    path = list(location)
     modalities = [("task", "language"), ("task", "vision")]
     return [part for before, part in zip([None, *path], path, strict=False) if (before, part) not in modalities]
 
@@ -362,7 +260,7 @@ def _path(location: Sequence[Any]) -> list[Any]:
 def _keys() -> set[str]:
     """Every key that a config may have somewhere, names of studies and optimizers apart."""
     definitions = schema()
-    return {key for model in (definitions, *definitions["$defs"].values()) for key in model["properties"]}
+    return {key for model in (definitions, *definitions["$defs"].values()) for key in model.get("properties", ())}
 
 
 def _holds(layer: Any, path: Sequence[Any]) -> bool:

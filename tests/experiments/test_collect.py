@@ -11,7 +11,8 @@ from optrepro.config import Config
 from optrepro.experiments import collect
 from optrepro.experiments.base import tidy
 from optrepro.experiments.base.context import empty_results
-from optrepro.runtable import Batch, MissingRunsError
+from optrepro.runtable import MissingRunsError
+from optrepro.studies.base import Batch
 
 Tiny = Callable[..., Config]
 

@@ -19,7 +19,7 @@ from optrepro.experiments.base.checkpoint import Checkpoint, Interrupted
 from optrepro.optimizers import _learned
 from optrepro.optimizers import policy as policies
 from optrepro.optimizers.l2l import L2LPolicy, L2LSettings
-from optrepro.runtable import Batch
+from optrepro.studies.base import Batch
 
 Tiny = Callable[..., Config]
 ROOT = Path(__file__).parents[2]

@@ -4,12 +4,12 @@ from pathlib import Path
 
 import pytest
 
-from optrepro.config import PriorConfig
 from optrepro.config import load as load_config
 from optrepro.experiments.descent import fixed_sets
 from optrepro.metalearning.pop import environment
 from optrepro.optimizers import pop
 from optrepro.optimizers.policy import load
+from optrepro.studies.prior import PriorConfig
 
 ROOT = Path(__file__).parents[2]
 CARDS = (pop.WEIGHTS / "README.md").read_text().split("# Model card: ")[1:]

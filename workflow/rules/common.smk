@@ -8,8 +8,10 @@ from snakemake.exceptions import WorkflowError
 from snakemake.utils import validate
 
 from optrepro import catalogue, layout, provenance, runtable
-from optrepro.config import Config, ConfigError, MetaTraining, OverheadStudy, load
-from optrepro.problems import archives
+from optrepro.config import ConfigError, load
+from optrepro.problems.data import archives
+from optrepro.seeds import fingerprint
+from optrepro.studies.base import datasets_of
 
 
 def _overrides(path):
@@ -61,7 +63,7 @@ onstart:
     shell(f"optrepro check --out results/{SCALE}/config.json")
 
 
-LEARNING = [name for name, study in SETTINGS.studies.items() if isinstance(study, MetaTraining)]
+LEARNING = [name for name, study in SETTINGS.studies.items() if study.trained_rows()]
 NEVER = "(?!)"  # what a wildcard may be where there is nothing for it
 
 
@@ -84,7 +86,7 @@ def batch_of(wildcards):
 def settings_of(wildcards):
     """What determines a batch of runs: a change of anything else in the config leaves it alone."""
     batch = batch_of(wildcards)
-    return runtable.fingerprint([batch.settings, [run.id for run in batch.runs]])
+    return fingerprint([batch.settings, [run.id for run in batch.runs]])
 
 
 def source_of(wildcards):
@@ -108,17 +110,17 @@ def weights(wildcards):
 
 def data_listing(wildcards):
     """The lists of files and checksums of the data sets that a study reads and that are not embedded."""
-    names = runtable.data_of(study_of(wildcards), SETTINGS)
+    names = dict.fromkeys(datasets_of(study_of(wildcards), SETTINGS).values())
     return [f"results/data/{name}.sha256" for name in names if not archives.archive(name).embedded]
 
 
 def asks_for_gpu(wildcards):
-    return int(getattr(study_of(wildcards), "gpu", False))
+    return int(study_of(wildcards).wants_gpu)
 
 
 def threads_of(wildcards):
     """One; but all where times are measured, so that nothing else runs meanwhile."""
-    return workflow.cores or 1 if isinstance(study_of(wildcards), OverheadStudy) else 1
+    return workflow.cores or 1 if study_of(wildcards).timed else 1
 
 
 def tables_of(scale):

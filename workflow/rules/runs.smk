@@ -57,7 +57,7 @@ rule collect:
     conda:
         "../../environment.yml"
     params:
-        settings=lambda wildcards: runtable.fingerprint(study_of(wildcards).model_dump(mode="json", by_alias=True)),
+        settings=lambda wildcards: fingerprint(study_of(wildcards).model_dump(mode="json", by_alias=True)),
         source=provenance.source_hash("optrepro.experiments.collect"),
     shell:
         "optrepro collect {wildcards.study} {input.metrics} {output.tidy} > {log} 2>&1"

@@ -17,6 +17,7 @@ from optrepro.analysis.results import StudyResults
 from optrepro.analysis.verdict import NOT_RUN, Verdict
 from optrepro.catalogue import Claim
 
+
 def verdicts(*studies: StudyResults, files: Sequence[Path]) -> pd.DataFrame:
     """One row per claim: id, system, statement, source, number, exhibit, criterion, verdict, evidence.
 

@@ -20,3 +20,8 @@ class Material:
 
     tables: Mapping[str, pd.DataFrame]
     facts: Mapping[str, Facts]
+
+    def missing_runs(self) -> tuple[int, int]:
+        """How many runs of the studies left no result, of how many."""
+        facts = self.facts.values()
+        return sum(len(each.missing) for each in facts), sum(each.expected_runs for each in facts)

@@ -12,7 +12,7 @@ import pandas as pd
 from optrepro import provenance
 from optrepro.analysis.results import read_facts
 from optrepro.catalogue import ExhibitEntry
-from optrepro.exhibits import style
+from optrepro.exhibits import captions, style
 from optrepro.exhibits.material import Material
 
 FORMATS = ("svg", "png", "csv", "md", "tex")
@@ -33,7 +33,7 @@ def render(name: str, entry: ExhibitEntry, tables: Sequence[Path], facts: Sequen
         facts={path.stem: read_facts(path) for path in facts},
     )
     exhibit = importlib.import_module(entry.module)
-    caption = style.caption(entry.caption, material)
+    caption = captions.caption(entry.caption, material)
     stem.parent.mkdir(parents=True, exist_ok=True)
     figure = exhibit.figure(material)
     style.save(figure, stem)

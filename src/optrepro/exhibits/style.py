@@ -7,7 +7,6 @@ apart within the family by lightness, marker and dashes, so that no message hang
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,7 +15,6 @@ import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from optrepro.analysis.results import Facts
 from optrepro.exhibits.material import Material
 
 PAGE_WIDTH = 180.0  # mm
@@ -180,7 +178,7 @@ def candidate_color(memory: float) -> str:
 def page(material: Material, height: float, width: float = PAGE_WIDTH) -> Figure:
     """An empty figure of `width` x `height` mm with constrained layout, marked in print if runs are missing."""
     figure = Figure(figsize=(width / 25.4, height / 25.4), layout="constrained")
-    missing, expected = _missing(material.facts.values())
+    missing, expected = material.missing_runs()
     if missing:
         figure.suptitle(f"PARTIAL: {missing} of {expected} runs are missing", color=WARNING, fontsize=8)
     return figure
@@ -223,127 +221,3 @@ def p_value(p: float) -> str:
     if p != p:
         return "–"
     return "< 0.001" if p < 0.001 else f"{p:.3f}"
-
-
-def caption(text: str, material: Material) -> str:
-    """The caption of an exhibit: its own text, then scale, data, seeds, tuning budget, and what diverged or is missing.
-
-    Diverged runs are the sums of the columns ``diverged`` (test) and ``tuning_diverged`` over the exhibit's tables, so
-    of the tables of a study at most one may carry each.
-    """
-    scales = " and ".join(dict.fromkeys(facts.scale for facts in material.facts.values()))
-    sentences = [text.strip(), f"Scale: {scales}."]
-    by_protocol: dict[str, list[str]] = {}
-    for study, facts in material.facts.items():
-        by_protocol.setdefault(_protocol(facts), []).append(study)
-    for protocol, studies in by_protocol.items():
-        prefix = f"Of {' and '.join(studies)}: " if len(by_protocol) > 1 else ""
-        sentences += [prefix + protocol] if protocol else []
-    return " ".join([*sentences, *_losses(material)])
-
-
-def _protocol(facts: Facts) -> str:
-    """Data, seeds and tuning of a study, in sentences."""
-    return " ".join(sentence for sentence in (_data(facts), _seeds(facts), _tuning(facts)) if sentence)
-
-
-def _data(facts: Facts) -> str:
-    """Which examples, what is not as published about them, and what is trained on them."""
-    if facts.dataset is None:
-        return ""
-    parts = [facts.dataset]
-    if not all(record.get("official", True) for record in facts.data):
-        parts.append("not the official files")
-    parts += dict.fromkeys(record["note"] for record in facts.data if record.get("note"))
-    task = facts.settings.get("task", facts.settings)
-    if task.get("labels") == "coarse" and facts.dataset.startswith("CIFAR-100"):
-        parts.append("coarse labels, 20 classes in all")
-    if task.get("modality") == "language":
-        hub = "of questions, only the answers are scored"
-        parts.append(hub if facts.settings["hub"] else "tokens are bytes, all scored, those of questions too")
-    sentence = f"Data: {'; '.join(parts)}."
-    if network := facts.settings.get("network") or _backbone(facts.settings):
-        batch, steps = facts.settings.get("batch_size"), facts.settings["steps"]
-        sentence += f" Network: {network}" + (f", {steps} steps of {batch} examples." if batch else ".")
-    return sentence
-
-
-def _backbone(settings: Mapping[str, Any]) -> str | None:
-    """What is fine-tuned, by name, if anything: a model of the hub, or one that another study has pretrained."""
-    if settings.get("kind") != "finetuning":
-        return None
-    study, _, network = (settings["backbone"] or "").partition("/")
-    name = settings["hub"] or f"{network}, pretrained by {study},"
-    return f"{name} with LoRA of rank {settings['lora']['rank']}"
-
-
-def _seeds(facts: Facts) -> str:
-    settings = facts.settings
-    if "panels" in settings:
-        return f"{_count(settings['repetitions'], 'paired repetition')} on each panel."
-    if "learners" in settings:
-        return f"{_count(settings['validation_problems'], 'validation problem')}."
-    if "test_repetitions" in settings:
-        return f"{_count(settings['test_repetitions'], 'paired test seed')}."
-    if "policies" in settings:
-        return f"{_count(settings['repetitions'], 'training seed')}."
-    if "collections" in settings:
-        counts = ", ".join(f"{name} {entry['count']}" for name, entry in settings["collections"].items())
-        return f"Starts, one on each function and on the benchmark (vlse) so many on each: {counts}."
-    if {"budget", "starts"} <= settings.keys():
-        return f"{_count(settings['starts'], 'test start')} for each function, {settings['budget']} evaluations each."
-    if "starts" in settings:
-        others = _count(settings["tuning_starts"], "other")
-        return f"{_count(settings['starts'], 'start')}, and {others} to tune on; {settings['steps']} steps each."
-    if "workloads" in settings:
-        return f"{_count(settings['repetitions'], 'seed')} on each workload."
-    if "repetitions" in settings:
-        return f"{_count(settings['repetitions'], 'seed')}, {settings['steps']} steps each."
-    return ""
-
-
-def _tuning(facts: Facts) -> str:
-    """The tuning budget, which is the same for every optimizer of the study."""
-    settings = facts.settings
-    if "learning_rates" not in settings:
-        return ""
-    rates = len(settings["learning_rates"])
-    if "panels" in settings:
-        runs = rates * settings["tuning_repetitions"]
-        return (
-            f"Learning rates of what is not learned are tuned once, on the objective of meta-training "
-            f"({facts.datasets['tuning']}), over {rates} values with "
-            f"{_count(settings['tuning_repetitions'], 'other repetition')} ({runs} runs)."
-        )
-    if "tuning_repetitions" in settings:
-        runs = rates * settings["tuning_repetitions"]
-        return (
-            f"Each optimizer's learning rate is tuned on validation data, over {rates} values with "
-            f"{_count(settings['tuning_repetitions'], 'other seed')} ({runs} runs)."
-        )
-    if "tuning_starts" not in settings:
-        return f"Each optimizer's learning rate is tuned once, over {rates} values on the prior's validation functions."
-    starts = _count(settings["tuning_starts"], "other start")
-    return f"Each optimizer's learning rate is tuned per function, over {rates} values with {starts}."
-
-
-def _losses(material: Material) -> list[str]:
-    """What diverged and what is missing, in words."""
-    sentences = []
-    for column, kind in (("diverged", "test runs"), ("tuning_diverged", "tuning runs")):
-        counts = [int(table[column].sum()) for table in material.tables.values() if column in table]
-        if counts:
-            sentences.append(f"Diverged {kind}: {sum(counts) or 'none'}.")
-    missing, expected = _missing(material.facts.values())
-    if expected:
-        sentences.append(f"Missing runs: {f'{missing} of {expected}' if missing else 'none'}.")
-    return sentences
-
-
-def _missing(facts: Iterable[Facts]) -> tuple[int, int]:
-    facts = list(facts)
-    return sum(len(f.missing) for f in facts), sum(f.expected_runs for f in facts)
-
-
-def _count(number: int, noun: str) -> str:
-    return f"{number:,} {noun}" + ("" if number == 1 else "s")

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict
+from functools import partial
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 from optrepro import provenance, runtable
-from optrepro.config import Config, FineTuningStudy, ImageData, ObjectivesStudy, Recipe, Study, Task
+from optrepro.config import Config
 from optrepro.experiments.base import data, tidy
-from optrepro.experiments.training import tasks
 from optrepro.problems.data import archives
+from optrepro.problems.data.images import Dataset, FileRecord
 from optrepro.runtable import MissingRunsError
+from optrepro.studies.base import Study, datasets_of
 
 
 def collect(config: Config, study_id: str, metrics: Sequence[Path], out: Path) -> None:
@@ -38,7 +41,7 @@ def collect(config: Config, study_id: str, metrics: Sequence[Path], out: Path) -
         "scale": config.scale,
         "settings": study.model_dump(mode="json", by_alias=True),
         **_data_facts(study, config),
-        **({"criterion": study.criterion} if isinstance(study, Recipe) else {}),
+        **study.facts(),
         "expected_runs": len(expected),
         "missing": missing,
     }
@@ -48,33 +51,28 @@ def collect(config: Config, study_id: str, metrics: Sequence[Path], out: Path) -
 
 
 def _data_facts(study: Study, config: Config) -> dict[str, Any]:
-    if isinstance(study, ObjectivesStudy):
-        return _facts_of_several(study, config)
-    if readers := runtable.tasks_of(study, config):
-        return _facts_of_workloads(readers, config)
-    task = runtable.task_of(study)
-    if task is None:
+    """Descriptions and files of the data sets, and where each workload has its own, their titles."""
+    names = datasets_of(study, config)
+    if not names:
         return {"dataset": None, "data": []}
-    tokenizer = tasks.tokenizer_of(study) if isinstance(study, FineTuningStudy) else None
-    dataset = tasks.load(task, runtable.dataset_of(task, config), config.seed, "cpu", tokenizer)
-    return {"dataset": dataset.description, "data": [asdict(record) for record in dataset.provenance]}
-
-
-def _facts_of_workloads(readers: Mapping[str, ImageData | Task], config: Config) -> dict[str, Any]:
-    names = {workload: runtable.dataset_of(task, config) for workload, task in readers.items()}
-    loaded = {workload: tasks.load(task, names[workload], config.seed, "cpu") for workload, task in readers.items()}
+    runner = import_module(study.runner)
+    load = partial(runner.load, study) if hasattr(runner, "load") else data.load
+    readings = study.readings(config)
+    # One data set after the other, so that no two must be held at once.
+    loaded = [
+        _described(load(reading.reader, name, config.seed, "cpu"))
+        for name in dict.fromkeys(names.values())
+        for reading in readings
+        if names[reading.workload] == name
+    ]
+    titles = {workload: archives.archive(name).title for workload, name in names.items() if workload}
+    descriptions = list(dict.fromkeys(description for description, _ in loaded))
     return {
-        "dataset": ", ".join(dict.fromkeys(dataset.description for dataset in loaded.values())),
-        "data": [asdict(record) for record in dict.fromkeys(r for each in loaded.values() for r in each.provenance)],
-        "datasets": {workload: archives.archive(name).title for workload, name in names.items()},
+        "dataset": study.data_in_words(list(dict.fromkeys(titles.values())), descriptions),
+        "data": [asdict(record) for record in dict.fromkeys(record for _, records in loaded for record in records)],
+        **({"datasets": titles} if titles else {}),
     }
 
 
-def _facts_of_several(study: ObjectivesStudy, config: Config) -> dict[str, Any]:
-    titles = {name: archives.archive(name).title for name in runtable.data_of(study, config)}
-    records = [asdict(record) for name in titles for record in data.images(name, "cpu").provenance]
-    return {
-        "dataset": f"{', '.join(titles.values())} (at most {study.examples:,} random training images in a run)",
-        "data": records,
-        "datasets": {workload: titles[name] for workload, name in runtable.datasets_of(study, config).items()},
-    }
+def _described(dataset: Dataset) -> tuple[str, tuple[FileRecord, ...]]:
+    return dataset.description, dataset.provenance

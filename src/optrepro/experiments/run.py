@@ -11,12 +11,13 @@ from pathlib import Path
 import torch
 
 from optrepro import layout, provenance, runtable
-from optrepro.config import Config, ConfigError, MetaTraining, Study
+from optrepro.config import Config, ConfigError
 from optrepro.experiments.base import tidy
 from optrepro.experiments.base.checkpoint import Checkpoint
 from optrepro.experiments.base.context import Context, Progress, empty_results
 from optrepro.problems.data import archives
-from optrepro.runtable import Batch
+from optrepro.seeds import fingerprint
+from optrepro.studies.base import Batch, Study, datasets_of
 
 
 def run_batch(
@@ -42,37 +43,36 @@ def run_batch(
     Raises: what the study's runs raise; a diverged run raises nothing, it is recorded.
     """
     study = config.studies[batch.study]
-    task = runtable.task_of(study)
-    datasets = runtable.datasets_of(study, config)
-    own = datasets.get(batch.name.partition(".")[0])  # of the workload that the batch is named after
-    dataset = own if task is None else runtable.dataset_of(task, config)
-    files = _files(runtable.data_of(study, config))
+    datasets = datasets_of(study, config)
+    dataset = datasets.pop("", None)  # of all workloads, where there is one for all
+    files = _files(list(dict.fromkeys([dataset] if dataset else datasets.values())))
     source = provenance.source_hash(*runtable.source_modules(config, batch))
     read = [*earlier, *([weights] if weights else [])]
     inputs = [provenance.file_hash(path) for path in [*read, *files.values()]]
     device = _device(config.device, study)
-    key = runtable.fingerprint([batch.settings, [run.id for run in batch.runs], source, inputs, device.type])
+    key = fingerprint([batch.settings, [run.id for run in batch.runs], source, inputs, device.type])
     attempts = _count_attempt(layout.state(key).parent)
     checkpoint = Checkpoint(layout.state(key), time_slice=time_slice)
     context = Context(
         seed=config.seed,
         device=device,
         checkpoint=checkpoint,
-        dataset=dataset,
+        # else that of the workload which the batch is named after
+        dataset=dataset or datasets.get(batch.name.partition(".")[0]),
         datasets=datasets,
         studies=config.studies,
         earlier=tidy.read(earlier) if earlier else empty_results(),
         weights=weights,
     )
     written = [out]
-    if isinstance(study, MetaTraining):
+    if study.trained_rows():
         written.append(layout.policy_beside(out))
         context = replace(context, policy=written[-1])
         out.parent.mkdir(parents=True, exist_ok=True)
     if progress is not None:
         context = replace(context, progress=progress)
     started = time.monotonic()
-    results = importlib.import_module(RUNNERS[study.kind]).run(study, batch, context)
+    results = importlib.import_module(study.runner).run(study, batch, context)
     tidy.write(results, out)
     provenance.write_sidecar(
         out.parent / "run.json",
@@ -108,7 +108,7 @@ def _files(names: Sequence[str]) -> dict[str, Path]:
 
 
 def _device(name: str, study: Study) -> torch.device:
-    if name == "cuda" and not getattr(study, "gpu", False):
+    if name == "cuda" and not study.wants_gpu:
         name = "cpu"  # such a job asks the cluster for no GPU, so it may land where there is none
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"

@@ -1,83 +1,17 @@
-"""Studies of fine-tuning: backbones that are pretrained here or come from a hub, adapted by LoRA."""
+"""The kind finetuning: backbones that are pretrained here or come from a hub, adapted by LoRA."""
 
 from __future__ import annotations
 
-from typing import Annotated, Literal, Self
+from collections.abc import Sequence
+from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
-from optrepro.studies.common import Count, ImageData, Model, Name, OptimizerConfig, Positive, TrainedRow
-from optrepro.studies.gap import Recipe
-
-NUMBERED = ("gsm8k",)  # corpora of questions whose answers end in "#### number"
-
-
-class LanguageTask(Model):
-    """Text for a causal language model: its examples are pieces of one corpus."""
-
-    modality: Literal["language"] = "language"
-    corpus: Annotated[tuple[str, ...], Field(min_length=1, description="The first that is at hand is used.")]
-    context: Annotated[int, Field(ge=2, description="Tokens of an example.")]
-    train_examples: Count
-    validation_examples: Annotated[Count, Field(description="For tuning only.")]
-    test_examples: Count
-    exact_match: Annotated[int, Field(ge=0, description="Test questions that are answered by generation.")] = 0
-
-
-class VisionTask(ImageData):
-    """Images to classify, of all classes or of half of them."""
-
-    modality: Literal["vision"] = "vision"
-    classes: Annotated[
-        Literal["all", "first half", "second half"], Field(description="One half pretrains, the other fine-tunes.")
-    ] = "all"
-
-
-Task = Annotated[LanguageTask | VisionTask, Field(discriminator="modality")]
-
-
-class Architecture(Model):
-    """Sizes of a transformer."""
-
-    width: Count
-    layers: Count
-    heads: Count
-    patch: Annotated[Count | None, Field(description="Side of a patch in pixels, for images.")] = None
-
-    @model_validator(mode="after")
-    def _heads_share_the_width(self) -> Self:
-        if self.width % self.heads:
-            raise ValueError(f"width = {self.width} must be a multiple of heads = {self.heads}")
-        return self
-
-
-class Backbone(Model):
-    """A small transformer and how it is pretrained: AdamW with beta1 0.9, cosine schedule (chosen)."""
-
-    label: Annotated[str, Field(description="Name in figures and tables.")]
-    task: Task
-    architecture: Architecture
-    batch_size: Count
-    steps: Count
-    learning_rate: Positive
-
-    @model_validator(mode="after")
-    def _patches_are_of_images(self) -> Self:
-        patch = self.architecture.patch
-        if (patch is None) == isinstance(self.task, VisionTask):
-            raise ValueError(
-                f"architecture.patch = {patch} is not allowed: a task of the modality {self.task.modality} "
-                f"{'needs' if patch is None else 'has no'} patches"
-            )
-        return self
-
-
-class PretrainingStudy(Model):
-    """Backbones for fine-tuning where no hub is at hand; each leaves its weights."""
-
-    kind: Literal["pretraining"] = "pretraining"
-    backbones: Annotated[dict[Name, Backbone], Field(min_length=1)]
-    gpu: Annotated[bool, Field(description="Whether the jobs ask the cluster for a GPU.")] = False
+from optrepro.studies.base import Batch, Count, Model, Name, Positive, Reading, Scale, TrainedRow, training_of
+from optrepro.studies.comparison import OptimizerConfig
+from optrepro.studies.data import NUMBERED, LanguageTask, Task
+from optrepro.studies.pretraining import PretrainingStudy
+from optrepro.studies.recipe import Recipe
 
 
 class LoraConfig(Model):
@@ -92,6 +26,8 @@ class LoraConfig(Model):
 
 class FineTuningStudy(Recipe):
     """Fine-tuning by LoRA: every optimizer from the same adapters, on the same batches."""
+
+    runner: ClassVar[str] = "optrepro.experiments.training.finetuning"
 
     kind: Literal["finetuning"] = "finetuning"
     task: Task
@@ -136,3 +72,39 @@ class FineTuningStudy(Recipe):
         name = self.backbone or self.hub
         assert name is not None
         return name.rpartition("/")[2]
+
+    def readings(self, scale: Scale) -> Sequence[Reading]:
+        """The task, which all workloads share."""
+        return [Reading("", "task", self.task)]
+
+    def backbone_of(self, scale: Scale) -> Batch | None:
+        """The batch that pretrains the backbone, if it comes from no hub."""
+        return training_of(self.backbone, scale) if self.backbone else None
+
+    def refuse_strangers(self, key: str, scale: Scale) -> None:
+        """Refuse a backbone that no pretraining study has, or one for the other modality."""
+        super().refuse_strangers(key, scale)
+        if self.backbone is None:
+            return
+        given = sorted(
+            f"{name}/{row}"
+            for name, study in scale.studies.items()
+            if isinstance(study, PretrainingStudy)
+            for row, backbone in study.backbones.items()
+            if backbone.task.modality == self.task.modality
+        )
+        if self.backbone not in given:
+            raise ValueError(f"{key}.backbone = {self.backbone!r} is not one of {given}")
+
+    def remarks_on_data(self, dataset: str) -> Sequence[str]:
+        """How text becomes tokens, or whether labels are coarse."""
+        if not isinstance(self.task, LanguageTask):
+            return self.task.remarks(dataset)
+        hub = "of questions, only the answers are scored"
+        return [hub if self.hub else "tokens are bytes, all scored, those of questions too"]
+
+    def network_in_words(self) -> str:
+        """The backbone by name, and its adapters."""
+        study, _, network = (self.backbone or "").partition("/")
+        name = self.hub or f"{network}, pretrained by {study},"
+        return f"{name} with LoRA of rank {self.lora.rank}, {self.steps} steps of {self.batch_size} examples"

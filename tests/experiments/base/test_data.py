@@ -2,10 +2,11 @@ from collections.abc import Callable
 
 import torch
 
-from optrepro.config import Config, ObjectiveConfig
+from optrepro.config import Config
 from optrepro.experiments.base import data
 from optrepro.problems.data.images import Dataset
 from optrepro.problems.networks.perceptrons import Perceptrons, project
+from optrepro.studies.learner import ObjectiveConfig
 
 Tiny = Callable[..., Config]
 
@@ -44,12 +45,12 @@ OBJECTIVE = ObjectiveConfig(inputs=5, hidden=4, batch_size=8, steps=3)
 
 
 def made(*seeds: int, examples: int = 40) -> Perceptrons:
-    digits = data.images("digits", "cpu")
+    digits = data.whole("digits", "cpu")
     return data.objectives(digits.train, digits.classes, OBJECTIVE, examples, seeds)
 
 
 def test_all_training_images_are_there_for_objectives() -> None:
-    digits = data.images("digits", "cpu")
+    digits = data.whole("digits", "cpu")
     assert (len(digits.train), len(digits.validation)) == (1437, 0)
 
 
@@ -68,7 +69,7 @@ def test_an_objective_depends_on_its_seed_alone() -> None:
 
 
 def test_inputs_are_projected_images_of_the_subset_with_their_labels() -> None:
-    digits = data.images("digits", "cpu")
+    digits = data.whole("digits", "cpu")
     everything = made(4, examples=10_000)
     assert everything.labels.shape == (1, 1437)  # there are no more
     expected = project(digits.train.images, 5, 4)
@@ -79,4 +80,4 @@ def test_inputs_are_projected_images_of_the_subset_with_their_labels() -> None:
 
 def test_no_image_is_twice_in_an_objective() -> None:
     inputs = made(5, examples=1437).inputs[0]
-    assert len(inputs.unique(dim=0)) == len(data.images("digits", "cpu").train.images.flatten(1).unique(dim=0))
+    assert len(inputs.unique(dim=0)) == len(data.whole("digits", "cpu").train.images.flatten(1).unique(dim=0))

@@ -4,8 +4,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from optrepro.config import ConfigError, OptimizerConfig
+from optrepro.config import ConfigError
 from optrepro.experiments.base import factory
+from optrepro.studies.comparison import OptimizerConfig
 
 
 class Recorder(torch.optim.Optimizer):

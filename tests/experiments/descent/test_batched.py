@@ -3,10 +3,10 @@ from dataclasses import replace
 import pytest
 import torch
 
-from optrepro.config import OptimizerConfig
 from optrepro.experiments.descent import batched
 from optrepro.experiments.descent.benchmark import Boxes
 from optrepro.problems.functions import vlse
+from optrepro.studies.comparison import OptimizerConfig
 
 NAMES = ("sphere", "rosenbrock", "hartmann3", "forrester")
 SETTINGS = [

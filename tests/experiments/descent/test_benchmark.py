@@ -6,12 +6,12 @@ import pytest
 import torch
 
 from optrepro import config, runtable
-from optrepro.config import OptimizerConfig
 from optrepro.experiments.base.checkpoint import Checkpoint, Interrupted
 from optrepro.experiments.base.context import Context
 from optrepro.experiments.base.tidy import COLUMNS
 from optrepro.experiments.descent import benchmark, surfaces
 from optrepro.problems.functions import vlse
+from optrepro.studies.comparison import OptimizerConfig
 
 
 def entry(path, **settings):

@@ -5,8 +5,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from optrepro.config import PriorConfig
 from optrepro.experiments.descent.fixed_sets import FLOOR, FixedSet, fixed, progress
+from optrepro.studies.prior import PriorConfig
 
 PRIOR = PriorConfig(
     shares={"convex": 0.25, "gp": 0.35, "sum": 0.4},

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from optrepro import config, runtable
-from optrepro.config import ConfigError, OptimizerConfig
+from optrepro.config import ConfigError
 from optrepro.experiments.base import data, factory
 from optrepro.experiments.base.checkpoint import Checkpoint, Interrupted
 from optrepro.experiments.base.context import Context
@@ -18,6 +18,7 @@ from optrepro.metalearning.lto import rollouts
 from optrepro.optimizers import _learned
 from optrepro.optimizers.l2l import L2LPolicy, L2LSettings
 from optrepro.problems.networks.perceptrons import Perceptrons
+from optrepro.studies.comparison import OptimizerConfig
 
 TINY = """
 scale: tiny-lto
@@ -189,7 +190,7 @@ class Precise(Perceptrons):
 
 @pytest.fixture(scope="module")
 def problems():
-    images = data.images("digits", "cpu")
+    images = data.whole("digits", "cpu")
     entry = config.ObjectiveConfig(inputs=6, hidden=5, batch_size=8, steps=15)
     made = data.objectives(images.train, images.classes, entry, 100, [1, 2, 3])
     return Precise(made.inputs.double(), made.labels, made.hidden, made.classes, made.batch_size, made.seeds)

@@ -2,15 +2,15 @@ import numpy as np
 import pytest
 import torch
 
-from optrepro import runtable
-from optrepro.config import PriorConfig, PriorStudy
 from optrepro.experiments.base import tidy
 from optrepro.experiments.base.checkpoint import Checkpoint
 from optrepro.experiments.base.context import Context
 from optrepro.experiments.descent import fixed_sets, prior_portrait
 from optrepro.problems.functions import shifted, vlse
 from optrepro.problems.functions.landscape import describe
-from optrepro.runtable import derive_seed
+from optrepro.seeds import derive_seed
+from optrepro.studies.base import Batch
+from optrepro.studies.prior import PriorConfig, PriorStudy
 
 SHARES = {"convex": 0.25, "gp": 0.35, "sum": 0.4}
 PRIOR = PriorConfig(
@@ -34,7 +34,7 @@ STUDY = PriorStudy(
 
 
 def run(study=STUDY, seed=1, progress=lambda *_: None):
-    batch = runtable.Batch("pop-prior", "all", None, (), (), "settings")
+    batch = Batch("pop-prior", "all", None, (), (), "settings")
     return prior_portrait.run(study, batch, Context(seed, torch.device("cpu"), Checkpoint(None), progress=progress))
 
 

@@ -15,7 +15,7 @@ from optrepro.experiments.descent import derivative_free, fixed_sets, transfer
 from optrepro.metalearning.pop import environment
 from optrepro.optimizers import POP, policy
 from optrepro.problems.functions import vlse
-from optrepro.runtable import derive_seed
+from optrepro.seeds import derive_seed
 
 CONTENDERS = ("adam", "lbfgs", "trained", "random", "cma-es")
 TUNED = ("adam", "lbfgs")

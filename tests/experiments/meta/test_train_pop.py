@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from optrepro import runtable
-from optrepro.config import Config, NetworkConfig, PolicyStudy, PPOConfig, PriorConfig
+from optrepro.config import Config
 from optrepro.experiments.base import tidy
 from optrepro.experiments.base.checkpoint import Checkpoint, Interrupted
 from optrepro.experiments.base.context import Context, no_progress
@@ -20,7 +20,10 @@ from optrepro.experiments.descent import benchmark, fixed_sets
 from optrepro.experiments.meta import train_pop
 from optrepro.metalearning.pop import environment
 from optrepro.optimizers.policy import Policy, load
-from optrepro.runtable import Batch, derive_seed
+from optrepro.seeds import derive_seed
+from optrepro.studies.base import Batch
+from optrepro.studies.policy import NetworkConfig, PolicyStudy, PPOConfig
+from optrepro.studies.prior import PriorConfig
 
 SEED, ITERATIONS, HORIZON = 7, 5, 6
 STUDY = PolicyStudy(

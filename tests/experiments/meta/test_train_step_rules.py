@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from optrepro import runtable
-from optrepro.config import Config, LearnerStudy
+from optrepro.config import Config
 from optrepro.experiments.base import data, tidy
 from optrepro.experiments.base.checkpoint import Checkpoint, Interrupted
 from optrepro.experiments.base.context import Context, no_progress
@@ -22,7 +22,9 @@ from optrepro.metalearning.lto import rollouts
 from optrepro.optimizers import _learned
 from optrepro.optimizers.l2l import L2LPolicy, L2LSettings
 from optrepro.problems.networks.perceptrons import Perceptrons
-from optrepro.runtable import Batch, derive_seed
+from optrepro.seeds import derive_seed
+from optrepro.studies.base import Batch
+from optrepro.studies.learner import LearnerStudy
 
 Tiny = Callable[..., Config]
 ITERATIONS = 5

@@ -10,7 +10,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from optrepro.config import ImageData
 from optrepro.experiments.base import tidy
 from optrepro.experiments.probes import concept
 from optrepro.experiments.probes.autocorrelation import scores, windowed
@@ -18,7 +17,8 @@ from optrepro.experiments.probes.concept import measure, phases, train
 from optrepro.problems.data import images as datasets
 from optrepro.problems.data.images import Dataset
 from optrepro.problems.networks import classic
-from optrepro.runtable import derive_seed
+from optrepro.seeds import derive_seed
+from optrepro.studies.data import ImageData
 
 SETTINGS = {
     "network": "softmax",

@@ -4,13 +4,13 @@ import pandas as pd
 import pytest
 import torch
 
-from optrepro.config import OverheadStudy
 from optrepro.experiments.base.checkpoint import Checkpoint
 from optrepro.experiments.base.context import Context
 from optrepro.experiments.base.tidy import COLUMNS
 from optrepro.experiments.probes import overhead
 from optrepro.optimizers.gap import GapSGD
-from optrepro.runtable import Batch
+from optrepro.studies.base import Batch
+from optrepro.studies.overhead import OverheadStudy
 
 GAP = "optrepro.optimizers.gap.GapAdamW"
 

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from optrepro import runtable
-from optrepro.config import Config, TrainingStudy
+from optrepro.config import Config
 from optrepro.experiments.base import data
 from optrepro.experiments.base.checkpoint import Checkpoint, Interrupted
 from optrepro.experiments.base.context import Context, empty_results, no_progress
@@ -21,7 +21,9 @@ from optrepro.experiments.training import classification, tasks
 from optrepro.experiments.training import replicas as models
 from optrepro.problems.data.images import Dataset, Split
 from optrepro.problems.networks import classic
-from optrepro.runtable import Run, derive_seed
+from optrepro.seeds import derive_seed
+from optrepro.studies.base import Run
+from optrepro.studies.training import TrainingStudy
 
 Tiny = Callable[..., Config]
 STEPS = 12  # 3 passes over 64 examples in batches of 16

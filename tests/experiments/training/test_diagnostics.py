@@ -10,13 +10,15 @@ from torch import Tensor
 
 from optrepro import config, runtable
 from optrepro.analysis.gap.diagnostics import kpss_p
-from optrepro.config import Config, DiagnosticsStudy, TrainingStudy
+from optrepro.config import Config
 from optrepro.experiments.base import tidy
 from optrepro.experiments.base.checkpoint import TIME_IS_UP, Checkpoint, Interrupted
 from optrepro.experiments.base.context import Context
 from optrepro.experiments.probes.autocorrelation import windowed
 from optrepro.experiments.training import diagnostics, replicas, tasks
 from optrepro.experiments.training.diagnostics import Followed, Trace, correlations, kpss, stationarity
+from optrepro.studies.diagnostics import DiagnosticsStudy
+from optrepro.studies.training import TrainingStudy
 
 LAGS = 4
 DIAGNOSED = """

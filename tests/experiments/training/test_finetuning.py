@@ -14,14 +14,16 @@ import pytest
 import torch
 
 from optrepro import runtable
-from optrepro.config import Config, FineTuningStudy
+from optrepro.config import Config
+from optrepro.experiments.base import data
 from optrepro.experiments.base.checkpoint import Checkpoint, Interrupted
 from optrepro.experiments.base.context import Context
 from optrepro.experiments.training import finetuning, tasks
 from optrepro.experiments.training.classification import Training
 from optrepro.problems.data import texts
 from optrepro.problems.data.texts import Question
-from optrepro.problems.networks import lora
+from optrepro.problems.networks import gpt, lora
+from optrepro.studies.finetuning import FineTuningStudy
 
 Tiny = Callable[..., Config]
 ROWS = {"language": ("gpt", "python-docs", "python-source"), "vision": ("vit", "digits", "digits")}
@@ -30,9 +32,9 @@ ROWS = {"language": ("gpt", "python-docs", "python-source"), "vision": ("vit", "
 def context_of(settings: Config, study: str, folder: Path) -> Context:
     row, pretrained_on, dataset = ROWS[study]
     pretraining: Any = settings.studies["pretraining"]
-    data = tasks.load(pretraining.backbones[row].task, pretrained_on, settings.seed, "cpu")
+    read = data.load(pretraining.backbones[row].task, pretrained_on, settings.seed, "cpu")
     weights = folder / "policy.safetensors"
-    lora.save(tasks.transformer(pretraining.backbones[row].architecture, data, seed=1), weights)
+    lora.save(tasks.transformer(pretraining.backbones[row].architecture, read, seed=1), weights)
     cpu = torch.device("cpu")
     return Context(settings.seed, cpu, Checkpoint(None), dataset=dataset, weights=weights, studies=settings.studies)
 
@@ -147,7 +149,7 @@ def test_answers_are_kept_where_a_time_slice_ends_and_no_question_is_asked_twice
     asking: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     expected = carry_out(asking, "language", "adamw", tmp_path)
-    answer, asked, resumed, slices = texts.exact_matches, [], None, 0
+    answer, asked, resumed, slices = gpt.exact_matches, [], None, 0
 
     def noted(module: Any, questions: Any, **settings: Any) -> int:
         asked.extend(question.prompt for question in questions)

@@ -12,11 +12,13 @@ import pytest
 import torch
 
 from optrepro import runtable
-from optrepro.config import Config, PretrainingStudy
+from optrepro.config import Config
+from optrepro.experiments.base import data
 from optrepro.experiments.base.checkpoint import Checkpoint, Interrupted
 from optrepro.experiments.base.context import Context
 from optrepro.experiments.training import pretraining, tasks
 from optrepro.problems.networks import lora
+from optrepro.studies.pretraining import PretrainingStudy
 
 Tiny = Callable[..., Config]
 DATA = {"gpt": "python-docs", "vit": "digits"}
@@ -40,7 +42,7 @@ def test_a_backbone_learns_and_leaves_its_weights(row: str, tiny_gap: Tiny, tmp_
     assert losses[-1] < losses[0]
 
     study: Any = settings.studies["pretraining"]
-    dataset = tasks.load(study.backbones[row].task, DATA[row], settings.seed, "cpu")
+    dataset = data.load(study.backbones[row].task, DATA[row], settings.seed, "cpu")
     model = lora.load(tasks.transformer(study.backbones[row].architecture, dataset, seed=3), out)
     with torch.no_grad():
         logits = model.eval()(dataset.validation.images)

@@ -9,9 +9,8 @@ from torch import Tensor, nn
 
 from optrepro.experiments.training import replicas
 from optrepro.experiments.training.replicas import Models, Separate, Stacked
-from optrepro.problems.data import texts
 from optrepro.problems.data.images import Split
-from optrepro.problems.networks import classic, lora
+from optrepro.problems.networks import classic, gpt, lora
 
 KINDS = {"stacked": Stacked, "separate": Separate}
 COPIES, BATCH, SHAPE, CLASSES = 3, 10, (1, 4, 4), 5
@@ -246,7 +245,7 @@ def test_what_needs_no_gradient_is_no_parameter_and_in_no_state() -> None:
 
 def adapted() -> list[nn.Module]:
     """Small language models whose adapters are not zero."""
-    modules = [lora.lora(texts.gpt(WORDS, LENGTH, 8, 1, 1, 0), 2, 4.0, None, seed=r) for r in range(COPIES)]
+    modules = [lora.lora(gpt.gpt(WORDS, LENGTH, 8, 1, 1, 0), 2, 4.0, None, seed=r) for r in range(COPIES)]
     torch.manual_seed(0)
     with torch.no_grad():
         for parameter in (p for module in modules for p in lora.trainable(module).values()):

@@ -12,12 +12,13 @@ import pytest
 import torch
 
 from optrepro import runtable
-from optrepro.config import Config, ShiftStudy
+from optrepro.config import Config
 from optrepro.experiments.base.checkpoint import Checkpoint, Interrupted
 from optrepro.experiments.base.context import Context
 from optrepro.experiments.training import classification, shift, tasks
 from optrepro.experiments.training.classification import Training
 from optrepro.experiments.training.shift import Shifted, shifted
+from optrepro.studies.shift import ShiftStudy
 
 Tiny = Callable[..., Config]
 SHIFTS = {"classes": 0, "inputs": 0, "batch_size": 4, "label_noise": 0.5}

@@ -7,14 +7,17 @@ from typing import Any
 import pytest
 import torch
 
-from optrepro.config import Config, FineTuningStudy
+from optrepro.config import Config
+from optrepro.experiments.base import data
 from optrepro.experiments.base.checkpoint import Checkpoint
 from optrepro.experiments.base.context import Context
 from optrepro.experiments.training import tasks
 from optrepro.experiments.training.replicas import Models
 from optrepro.problems.data.images import Dataset
 from optrepro.problems.networks import lora
-from optrepro.runtable import Run, batches
+from optrepro.runtable import batches
+from optrepro.studies.base import Run
+from optrepro.studies.finetuning import FineTuningStudy
 
 Tiny = Callable[..., Config]
 BACKBONES = {"language": ("gpt", "python-source"), "vision": ("vit", "digits")}
@@ -25,9 +28,9 @@ def context_of(settings: Config, study: str, folder: Path) -> Context:
     row, dataset = BACKBONES[study]
     pretraining: Any = settings.studies["pretraining"]
     task = pretraining.backbones[row].task
-    data = tasks.load(task, {"gpt": "python-docs", "vit": "digits"}[row], 7, "cpu")
+    read = data.load(task, {"gpt": "python-docs", "vit": "digits"}[row], 7, "cpu")
     weights = folder / "policy.safetensors"
-    lora.save(tasks.transformer(pretraining.backbones[row].architecture, data, seed=1), weights)
+    lora.save(tasks.transformer(pretraining.backbones[row].architecture, read, seed=1), weights)
     checkpoint = Checkpoint(None)
     cpu = torch.device("cpu")
     return Context(settings.seed, cpu, checkpoint, dataset=dataset, weights=weights, studies=settings.studies)
@@ -80,7 +83,7 @@ def test_the_halves_of_the_classes_share_no_image(tiny_gap: Tiny) -> None:
     settings = tiny_gap()
     pretraining: Any = settings.studies["pretraining"]
     finetuning: Any = settings.studies["vision"]
-    halves = [tasks.load(task, "digits", 7, "cpu") for task in (pretraining.backbones["vit"].task, finetuning.task)]
+    halves = [data.load(task, "digits", 7, "cpu") for task in (pretraining.backbones["vit"].task, finetuning.task)]
     assert [half.classes for half in halves] == [5, 5]
     assert sum(len(half.test) for half in halves) == 360
 

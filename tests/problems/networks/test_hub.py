@@ -4,8 +4,7 @@ import time
 import pytest
 import torch
 
-from optrepro.problems.data import texts
-from optrepro.problems.networks import hub, vit
+from optrepro.problems.networks import gpt, hub, vit
 
 
 @pytest.fixture
@@ -24,7 +23,7 @@ def free_port():
         return listener.getsockname()[1]
 
 
-@pytest.mark.parametrize("load", [texts.hub, lambda name, timeout: vit.hub(name, 3, timeout)])
+@pytest.mark.parametrize("load", [gpt.from_hub, lambda name, timeout: vit.from_hub(name, 3, timeout)])
 def test_one_error_names_the_model_and_the_hub_that_cannot_be_reached(endpoint, load):
     url = f"http://127.0.0.1:{free_port()}"
     endpoint(url)
@@ -39,10 +38,10 @@ def test_a_hub_that_never_answers_is_given_up_after_the_timeout(endpoint):
         listener.bind(("127.0.0.1", 0))
         listener.listen()
         endpoint(f"http://127.0.0.1:{listener.getsockname()[1]}")
-        texts.gpt(2, 2, 2, 1, 1, 0)  # so that importing transformers is not counted
+        gpt.gpt(2, 2, 2, 1, 1, 0)  # so that importing transformers is not counted
         start = time.monotonic()
         with pytest.raises(ConnectionError, match="download the model on a machine with network"):
-            texts.hub("nobody/nothing", timeout=0.2)
+            gpt.from_hub("nobody/nothing", timeout=0.2)
         assert time.monotonic() - start < 3
 
 
@@ -51,12 +50,12 @@ def test_a_hub_that_is_switched_off_is_not_asked(endpoint, monkeypatch):
 
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     with pytest.raises(ConnectionError, match="HF_HUB_OFFLINE is set"):
-        texts.hub("nobody/nothing")
+        gpt.from_hub("nobody/nothing")
 
 
 def test_a_folder_without_a_model_is_named(tmp_path):
     with pytest.raises(FileNotFoundError, match=f"{tmp_path}: the folder holds no whole model"):
-        texts.hub(str(tmp_path))
+        gpt.from_hub(str(tmp_path))
 
 
 @pytest.fixture
@@ -70,23 +69,23 @@ def gpt_folder(tmp_path):
     tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
     fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, bos_token="<s>", eos_token="</s>", unk_token="<unk>")
     fast.save_pretrained(tmp_path / "gpt")
-    texts.gpt(len(words), 8, 16, 1, 2, seed=0).network.save_pretrained(tmp_path / "gpt")
+    gpt.gpt(len(words), 8, 16, 1, 2, seed=0).network.save_pretrained(tmp_path / "gpt")
     return str(tmp_path / "gpt")
 
 
 def test_a_language_model_of_a_folder_comes_with_its_tokenizer(gpt_folder):
-    module, tokenizer = texts.hub(gpt_folder)
+    module, tokenizer = gpt.from_hub(gpt_folder)
     assert (tokenizer.vocabulary, tokenizer.start, tokenizer.end) == (6, (1,), 2)
     assert tokenizer.encode("the cat sat") == [3, 4, 5]
     assert tokenizer.decode([3, 4, 5]) == "the cat sat"
     tokens = torch.tensor([[1, 3, 4, 5]])
-    torch.testing.assert_close(module(tokens), texts.gpt(6, 8, 16, 1, 2, seed=0)(tokens))
+    torch.testing.assert_close(module(tokens), gpt.gpt(6, 8, 16, 1, 2, seed=0)(tokens))
 
 
 def test_an_image_classifier_of_a_folder_gets_a_new_head_and_images_of_its_size(tmp_path):
     vit.vit((3, 16, 16), 5, 8, 16, 1, 2, seed=0).network.save_pretrained(tmp_path / "vit")
     state = torch.random.get_rng_state()
-    module = vit.hub(str(tmp_path / "vit"), classes=3)
+    module = vit.from_hub(str(tmp_path / "vit"), classes=3)
     assert torch.equal(state, torch.random.get_rng_state())
     assert module(torch.randn(2, 3, 16, 16)).shape == (2, 3)
     grey = torch.randn(2, 1, 28, 28)  # scaled to 16, and its channel repeated

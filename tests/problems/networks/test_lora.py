@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from optrepro.problems.data import texts
+from optrepro.problems.networks import gpt as language
 from optrepro.problems.networks import lora
 from optrepro.problems.networks import vit as vision
 
@@ -9,7 +9,7 @@ TOKENS = torch.arange(24).view(2, 12)
 
 
 def gpt(seed=0):
-    return texts.gpt(256, 12, 32, 2, 2, seed)
+    return language.gpt(256, 12, 32, 2, 2, seed)
 
 
 def vit(classes=4, seed=0):

@@ -1,6 +1,7 @@
 import pytest
 import torch
 
+from optrepro.problems.data import images
 from optrepro.problems.data.images import Dataset, Split
 from optrepro.problems.networks import vit as vision
 
@@ -67,7 +68,7 @@ def dataset(classes=5):
 
 @pytest.mark.parametrize(("part", "originals"), [("first half", [0, 1]), ("second half", [2, 3, 4])])
 def test_half_of_the_classes_is_relabelled_from_zero_and_keeps_its_images(part, originals):
-    half = vision.select_classes(dataset(), part)
+    half = images.select_classes(dataset(), part)
     assert half.classes == len(originals)
     for split, count in ((half.train, 50), (half.validation, 10), (half.test, 15)):
         assert len(split) == count * len(originals) // 5
@@ -77,9 +78,9 @@ def test_half_of_the_classes_is_relabelled_from_zero_and_keeps_its_images(part, 
 
 def test_all_classes_are_the_data_set_itself():
     whole = dataset()
-    assert vision.select_classes(whole, "all") is whole
+    assert images.select_classes(whole, "all") is whole
 
 
 def test_another_part_is_refused():
     with pytest.raises(ValueError, match="classes = 'third' is not 'all', 'first half' or 'second half'"):
-        vision.select_classes(dataset(), "third")
+        images.select_classes(dataset(), "third")

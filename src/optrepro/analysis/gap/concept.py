@@ -13,8 +13,8 @@ def scores(study: StudyResults) -> pd.DataFrame:
     """Everything measured in a window, averaged over the runs: one row per value.
 
     Columns: phase (early, middle, late; "" for filters), batch_size (0 for filters), metric (of
-    `optrepro.experiments.probes.concept.measure`), candidate (NaN where there is none), lag, value, error (standard error from
-    the blocks of the windows; NaN for filters), best (whether a score is the largest of its candidates).
+    `optrepro.experiments.probes.concept.measure`), candidate (NaN where there is none), lag, value, error (standard
+    error from the blocks of the windows; NaN for filters), best (whether a score is the largest of its candidates).
     """
     keys = ["workload", "optimizer", "metric", "step"]
     runs = study.runs.assign(metric=study.runs.metric.str.removesuffix("_error"))

@@ -1,7 +1,7 @@
 """Gradient statistics along training: their autocorrelation, whether it is stationary, how fast it drifts; choices.
 
-What the tidy results of `optrepro.experiments.training.diagnostics` hold is taken apart here into tables by workload. Where a
-row of Adam was followed, the statistics of a workload are those that weigh coordinates as Adam's score does.
+What the tidy results of `optrepro.experiments.training.diagnostics` hold is taken apart here into tables by workload.
+Where a row of Adam was followed, the statistics of a workload are those that weigh coordinates as Adam's score does.
 """
 
 from __future__ import annotations

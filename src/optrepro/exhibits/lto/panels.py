@@ -91,7 +91,7 @@ def table(material: Material) -> pd.DataFrame:
 
 
 def readable_scores(scores: pd.DataFrame) -> pd.DataFrame:
-    """`optrepro.analysis.lto.panels.scores` as text; 95 % intervals in brackets, differences to the best other in percent."""
+    """The scores as text: 95 % intervals in brackets, differences to the best other optimizer in percent."""
     readable: dict[str, Any] = {
         "panel": scores.panel,
         "data": scores.dataset,

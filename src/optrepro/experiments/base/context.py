@@ -9,9 +9,9 @@ from pathlib import Path
 import pandas as pd
 import torch
 
-from optrepro.config import Study
 from optrepro.experiments.base.checkpoint import Checkpoint
 from optrepro.experiments.base.tidy import COLUMNS
+from optrepro.studies.base import Study
 
 Progress = Callable[[int, int, str], None]
 

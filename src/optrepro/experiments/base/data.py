@@ -1,44 +1,76 @@
-"""The images of a study: the same examples for every optimizer, chosen by the scale's seed, and objectives on them."""
+"""The data of a study: the same examples for every optimizer, chosen by the scale's seed; and objectives on images."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 
 import torch
 
-from optrepro.config import ImageData, ObjectiveConfig
-from optrepro.problems.data import archives
-from optrepro.problems.data import images as datasets
+from optrepro.problems.data import archives, images, texts
 from optrepro.problems.data.images import Dataset, Split
+from optrepro.problems.data.texts import Tokenizer
 from optrepro.problems.networks.perceptrons import Perceptrons, project
-from optrepro.runtable import derive_seed
+from optrepro.seeds import derive_seed
+from optrepro.studies.base import Reader
+from optrepro.studies.data import ImageData, LanguageTask, VisionTask
+from optrepro.studies.learner import ObjectiveConfig
+from optrepro.studies.objectives import Panel
 
 _COARSE = ("cifar100",)  # data sets that have coarse labels beside their own
 
 
-def load(study: ImageData, name: str, seed: int, device: torch.device | str) -> Dataset:
-    """Training, validation and test examples of a study, on a device.
+def load(
+    reader: Reader, name: str, seed: int, device: torch.device | str, tokenizer: Tokenizer | None = None
+) -> Dataset:
+    """What settings ask for of a data set, on a device: the same examples for every optimizer.
 
-    A set that is smaller than the study asks for gives a quarter of its training files to validation and the rest to
+    A set of images that is smaller than asked for gives a quarter of its training files to validation and the rest to
     training, so that a study made for 60,000 images runs on 1,797 too; one without coarse labels gives its own.
-    Raises: see `datasets.load`.
+
+    Args:
+        reader: the settings.
+        name: the data set in use.
+        seed: root of the seeds of a scale.
+        device: where the tensors live.
+        tokenizer: of texts; by default bytes.
+
+    Raises: TypeError for other settings; see `images.load` and `texts.load`.
     """
+    drawn = derive_seed(seed, name, "subset")
+    if isinstance(reader, LanguageTask):
+        return texts.load(
+            name,
+            seed=drawn,
+            context=reader.context,
+            train_examples=reader.train_examples,
+            validation_examples=reader.validation_examples,
+            test_examples=reader.test_examples,
+            tokenizer=tokenizer,
+            device=device,
+        )
+    if isinstance(reader, Panel):
+        return whole(name, device)
+    if not isinstance(reader, ImageData):
+        raise TypeError(f"{type(reader).__name__} is no settings of images or text")
     train, _ = archives.archive(name).examples
-    validation_examples = min(study.validation_examples, train // 4)
+    validation_examples = min(reader.validation_examples, train // 4)
     rest = train - validation_examples
-    return datasets.load(
+    dataset = images.load(
         name,
         device=device,
-        train_examples=None if study.train_examples is None else min(study.train_examples, rest),
+        train_examples=None if reader.train_examples is None else min(reader.train_examples, rest),
         validation_examples=validation_examples,
-        labels=study.labels if name in _COARSE else "fine",
-        seed=derive_seed(seed, name, "subset"),
+        labels=reader.labels if name in _COARSE else "fine",
+        seed=drawn,
     )
+    return images.select_classes(dataset, reader.classes) if isinstance(reader, VisionTask) else dataset
 
 
-def images(name: str, device: torch.device | str) -> Dataset:
-    """All training images of a data set, none of them held out. Raises: see `datasets.load`."""
-    return datasets.load(name, device=device, seed=0)  # a seed without effect: nothing is drawn
+@lru_cache(maxsize=1)
+def whole(name: str, device: torch.device | str) -> Dataset:
+    """All training images of a data set, none of them held out. Raises: see `images.load`."""
+    return images.load(name, device=device, seed=0)  # a seed without effect: nothing is drawn
 
 
 def objectives(

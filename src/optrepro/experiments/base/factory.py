@@ -10,7 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from optrepro.config import ConfigError, OptimizerConfig
+from optrepro.config import ConfigError
+from optrepro.studies.comparison import OptimizerConfig
 
 
 def optimizer_class(path: str) -> type[torch.optim.Optimizer]:

@@ -16,10 +16,10 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from optrepro.config import OptimizerConfig
 from optrepro.experiments.base import factory
 from optrepro.optimizers.polyak import Polyak
-from optrepro.runtable import derive_seed
+from optrepro.seeds import derive_seed
+from optrepro.studies.comparison import OptimizerConfig
 
 Evaluate = Callable[[Tensor], tuple[Tensor, Tensor]]
 

@@ -16,13 +16,14 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from optrepro.config import FunctionsStudy, OptimizerConfig
 from optrepro.experiments.base.context import Context
 from optrepro.experiments.descent import batched
 from optrepro.experiments.descent.batched import Descent, Evaluate
 from optrepro.problems.functions import vlse
 from optrepro.problems.functions.vlse import Function
-from optrepro.runtable import Batch, Role, Run
+from optrepro.studies.base import Batch, Role, Run
+from optrepro.studies.comparison import OptimizerConfig
+from optrepro.studies.functions import FunctionsStudy
 
 Array = NDArray[np.float64]
 

@@ -37,8 +37,7 @@ def search(method: str, evaluate: Evaluate, start: ArrayLike, budget: int, seed:
     Raises: ValueError for an unknown method, a start that is not in the box, and a budget below 1.
     """
     start = np.asarray(start, dtype=np.float64)
-    if method not in METHODS:
-        raise ValueError(f"method = {method!r} is unknown; there are {sorted(METHODS)}.")
+    require(method)
     if start.ndim != 1 or start.size == 0 or not ((start >= 0) & (start <= 1)).all():
         raise ValueError(f"start = {start.tolist()} must be one point in the box, all coordinates in [0, 1].")
     if budget < 1:
@@ -49,6 +48,12 @@ def search(method: str, evaluate: Evaluate, start: ArrayLike, budget: int, seed:
     except _BudgetUsed:
         return np.array(counted.values)
     raise AssertionError(f"{method} returned before its budget was used")
+
+
+def require(method: str) -> None:
+    """Refuse an unknown method. Raises: ValueError."""
+    if method not in METHODS:
+        raise ValueError(f"method = {method!r} is unknown; there are {sorted(METHODS)}")
 
 
 class _BudgetUsed(Exception):

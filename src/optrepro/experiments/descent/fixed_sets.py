@@ -9,10 +9,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from optrepro.config import PriorConfig
 from optrepro.problems.functions import synthetic
 from optrepro.problems.functions.synthetic import Extrema, Functions, PriorSettings, SyntheticPrior
-from optrepro.runtable import derive_seed
+from optrepro.seeds import derive_seed
+from optrepro.studies.prior import PriorConfig
 
 Array = NDArray[np.float64]
 

@@ -17,7 +17,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from optrepro.config import ConfigError, ObjectivesStudy, OptimizerConfig
+from optrepro.config import ConfigError
 from optrepro.experiments.base import data, factory
 from optrepro.experiments.base.context import Context
 from optrepro.experiments.descent import batched
@@ -26,7 +26,9 @@ from optrepro.metalearning.lto import rollouts
 from optrepro.optimizers._learned import LearnedOptimizer, StepRule
 from optrepro.problems.data.images import Dataset
 from optrepro.problems.networks.perceptrons import Perceptrons
-from optrepro.runtable import Batch, Run
+from optrepro.studies.base import Batch, Run
+from optrepro.studies.comparison import OptimizerConfig
+from optrepro.studies.objectives import ObjectivesStudy
 
 DIVERGED = 2.0  # chosen: a run has diverged where its objective is above this multiple of its start
 
@@ -54,6 +56,14 @@ def run(study: ObjectivesStudy, batch: Batch, context: Context) -> pd.DataFrame:
             context.progress(done, len(workloads), f"{batch.name} {workload}")
             context.checkpoint.step(lambda: state)
     return pd.concat([pd.DataFrame(part) for part in state["parts"]], ignore_index=True)
+
+
+def attempt_learned(row: OptimizerConfig) -> None:
+    """Try to make the learned optimizer of a row; the weights of one that is trained here are not there yet."""
+    if not issubclass(factory.optimizer_class(row.class_), LearnedOptimizer):
+        raise ConfigError(f"class = {row.class_!r} is not allowed: rows of the group policy are learned optimizers")
+    if row.trained is None:
+        factory.make(row, [torch.zeros(2)], 1.0)
 
 
 class _Job:
@@ -95,7 +105,7 @@ class _Job:
     def _objectives(self, workload: str, runs: Sequence[Run]) -> Perceptrons:
         panel, name = self.study.workloads[workload], self.context.datasets[workload]
         if self.images is None or self.images.name != name:
-            self.images = data.images(name, self.device)
+            self.images = data.whole(name, self.device)
         train, classes = self.images.train, self.images.classes
         return data.objectives(train, classes, panel, self.study.examples, [run.seed for run in runs])
 

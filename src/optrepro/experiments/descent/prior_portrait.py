@@ -9,14 +9,15 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from optrepro.config import PriorStudy
 from optrepro.experiments.base.context import Context
 from optrepro.experiments.descent import fixed_sets
 from optrepro.experiments.descent.benchmark import metric_rows
 from optrepro.experiments.descent.fixed_sets import FixedSet
 from optrepro.problems.functions import shifted, vlse
 from optrepro.problems.functions.landscape import describe
-from optrepro.runtable import Batch, Role, Run, derive_seed
+from optrepro.seeds import derive_seed
+from optrepro.studies.base import Batch, Role, Run
+from optrepro.studies.prior import PriorStudy
 
 POINTS = 512  # chosen: points of the box that the statistics of a function are taken from
 
@@ -25,14 +26,14 @@ def run(study: PriorStudy, batch: Batch, context: Context) -> pd.DataFrame:
     """The tidy rows of the study, on the CPU whatever the device: no tensor is large.
 
     - Workloads ``validation`` (role tune) and ``test`` (role test), the fixed sets, with `seed` the index of the
-      function: ``minimum``, ``maximum`` (estimates), ``kind`` (index in `optrepro.problems.functions.synthetic.KINDS`), and the
-      start's coordinates ``start0``, ``start1``, ...
+      function: ``minimum``, ``maximum`` (estimates), ``kind`` (index in
+      `optrepro.problems.functions.synthetic.KINDS`), and the start's coordinates ``start0``, ``start1``, ...
     - Workload ``gallery/<i>``, the first functions of the test set, where they have two variables: ``kind``;
       ``surface``, the value at grid point (`seed`, `step`), rows along the second coordinate and columns along the
       first; the minimizer ``x0``, ``x1``.
-    - Workload ``statistics/<collection>``: the metrics of `optrepro.problems.functions.landscape.describe` that are defined,
-      `seed` the index of the function in its collection. Collections are ``prior``, ``vlse`` (the study's functions
-      of no more variables than the study's) and ``shift-<name>``.
+    - Workload ``statistics/<collection>``: the metrics of `optrepro.problems.functions.landscape.describe` that are
+      defined, `seed` the index of the function in its collection. Collections are ``prior``, ``vlse`` (the study's
+      functions of no more variables than the study's) and ``shift-<name>``.
     """
     counts = {"validation": study.validation_functions, "test": study.test_functions}
     found = {

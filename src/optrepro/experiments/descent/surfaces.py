@@ -5,12 +5,12 @@ from __future__ import annotations
 import pandas as pd
 import torch
 
-from optrepro.config import SurfacesStudy
 from optrepro.experiments.base.context import Context
 from optrepro.experiments.descent.benchmark import metric_rows
 from optrepro.problems.functions import vlse
 from optrepro.problems.functions.vlse import Function
-from optrepro.runtable import Batch, Run
+from optrepro.studies.base import Batch, Run
+from optrepro.studies.surfaces import SurfacesStudy
 
 
 def run(study: SurfacesStudy, batch: Batch, context: Context) -> pd.DataFrame:

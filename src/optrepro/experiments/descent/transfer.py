@@ -10,7 +10,9 @@ Derivative-free references are not tuned; they run for the budget that the other
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -20,7 +22,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from optrepro.config import Collection, ConfigError, OptimizerConfig, TransferStudy
+from optrepro.config import ConfigError
 from optrepro.experiments.base import factory
 from optrepro.experiments.base.context import Context
 from optrepro.experiments.descent import batched, benchmark, derivative_free, fixed_sets
@@ -31,7 +33,10 @@ from optrepro.optimizers.policy import Policy
 from optrepro.optimizers.pop import POP
 from optrepro.problems.functions import shifted
 from optrepro.problems.functions.vlse import Function
-from optrepro.runtable import Batch, Role, Run, derive_seed
+from optrepro.seeds import derive_seed
+from optrepro.studies.base import Batch, Role, Run
+from optrepro.studies.comparison import OptimizerConfig
+from optrepro.studies.transfer import Collection, TransferStudy
 
 Array = NDArray[np.float64]
 
@@ -76,6 +81,23 @@ def run(study: TransferStudy, batch: Batch, context: Context) -> pd.DataFrame:
             state["parts"].append(rows.to_dict("list"))
             context.progress(part + 1, 1 + len(names), batch.name)
     return pd.concat([pd.DataFrame(part) for part in state["parts"]], ignore_index=True)
+
+
+def attempts(study: TransferStudy) -> Iterator[tuple[str, Callable[[], object]]]:
+    """Try to find every reference, and every collection that differs from the prior."""
+    for name, reference in study.references.items():
+        yield f"references.{name}", partial(derivative_free.require, reference.method)
+    for name, collection in study.collections.items():
+        if collection.source not in ("prior", "vlse"):
+            yield f"collections.{name}", partial(shifted.get, collection.source, 0, 1, collection.dim)
+
+
+def attempt_learned(row: OptimizerConfig) -> None:
+    """Try to make the policy of a row; one that is trained here is not there yet."""
+    if row.trained is not None:
+        require_pop(row)
+    else:
+        policy_of(row)
 
 
 class _Job:

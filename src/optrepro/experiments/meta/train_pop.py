@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +12,6 @@ import numpy as np
 import pandas as pd
 from torch import Tensor
 
-from optrepro.config import PolicyStudy
 from optrepro.experiments.base.context import Context
 from optrepro.experiments.descent import benchmark, fixed_sets
 from optrepro.experiments.descent.benchmark import Boxes, metric_rows
@@ -19,7 +20,9 @@ from optrepro.metalearning.pop import environment
 from optrepro.metalearning.pop.ppo import PPOSettings, Trainer
 from optrepro.optimizers import policy as policies
 from optrepro.optimizers.policy import Policy, PolicySettings
-from optrepro.runtable import Batch, Run, derive_seed
+from optrepro.seeds import derive_seed
+from optrepro.studies.base import Batch, Run
+from optrepro.studies.policy import PolicyStudy
 
 
 def run(study: PolicyStudy, batch: Batch, context: Context) -> pd.DataFrame:
@@ -48,6 +51,13 @@ def run(study: PolicyStudy, batch: Batch, context: Context) -> pd.DataFrame:
             assert context.policy is not None
             policies.save(training.trainer.averaged, context.policy, training.card(finished, rows))
     return pd.concat(rows, ignore_index=True)
+
+
+def attempts(study: PolicyStudy) -> Iterator[tuple[str, Callable[[], object]]]:
+    """Try to build the network of every policy."""
+    for name in study.policies:
+        settings = PolicySettings(**study.entry(name)[1].model_dump())
+        yield f"policies.{name}", partial(Policy, settings)
 
 
 def so_far(policy: Path) -> Path:

@@ -2,23 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from typing import Any, Protocol, cast
 
 import numpy as np
 import pandas as pd
 from torch import Tensor, nn
 
-from optrepro.config import LearnerStudy
 from optrepro.experiments.base import data
 from optrepro.experiments.base.context import Context
 from optrepro.experiments.descent.benchmark import metric_rows
 from optrepro.metalearning.lto import guided_policy_search, imitation, mirror_descent, rollouts, unrolled
 from optrepro.optimizers import _learned
-from optrepro.optimizers.l2l import L2LSettings
-from optrepro.optimizers.predicted_step import StepPolicySettings
+from optrepro.optimizers.l2l import L2LPolicy, L2LSettings
+from optrepro.optimizers.predicted_step import StepPolicy, StepPolicySettings
 from optrepro.problems.networks.perceptrons import Perceptrons
-from optrepro.runtable import Batch, derive_seed
+from optrepro.seeds import derive_seed
+from optrepro.studies.base import Batch
+from optrepro.studies.learner import LearnerStudy
 
 POINTS = 41  # of the curve whose mean is the score of a validation
 
@@ -69,6 +71,16 @@ def run(study: LearnerStudy, batch: Batch, context: Context) -> pd.DataFrame:
         job.learn()
     _learned.save(job.best_rule(), context.policy, job.card())
     return job.rows()
+
+
+def attempts(study: LearnerStudy) -> Iterator[tuple[str, Callable[[], object]]]:
+    """Try to build the network of every rule."""
+    for name, row in study.learners.items():
+        recipe = study.recipe(name)
+        make: Callable[[], object] = partial(StepPolicy, StepPolicySettings(**recipe.policy.model_dump()))
+        if row.method == "unrolled":
+            make = partial(L2LPolicy, L2LSettings(**recipe.l2l.model_dump()))
+        yield f"learners.{name}", make
 
 
 class _Learning:

@@ -25,14 +25,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from optrepro.config import ImageData
 from optrepro.experiments.base import data
 from optrepro.experiments.base.context import Context, Progress, no_progress
 from optrepro.experiments.base.tidy import COLUMNS
 from optrepro.experiments.probes.autocorrelation import StreamingAutocorrelation, momentum_filter, scores
 from optrepro.problems.data.images import Dataset, Split
 from optrepro.problems.networks import classic
-from optrepro.runtable import Batch, derive_seed
+from optrepro.seeds import derive_seed
+from optrepro.studies.base import Batch
+from optrepro.studies.data import ImageData
 
 
 class ConceptSettings(Protocol):

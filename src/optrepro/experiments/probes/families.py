@@ -31,7 +31,8 @@ from optrepro.experiments.base.tidy import COLUMNS
 from optrepro.experiments.probes.operators import Diagonal, Frobenius, Lyapunov, Spectral, learning_power
 from optrepro.problems.functions import toys
 from optrepro.problems.functions.toys import Toy
-from optrepro.runtable import Batch, derive_seed
+from optrepro.seeds import derive_seed
+from optrepro.studies.base import Batch
 
 Operator = Callable[[Tensor], Tensor]
 Size = Callable[[Tensor, Tensor], Tensor]

@@ -9,19 +9,20 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import pandas as pd
 import torch
 from torch import Tensor, nn
 
-from optrepro.config import OptimizerConfig, OverheadStudy, TimedFamily, TimedNetwork
 from optrepro.experiments.base import factory
 from optrepro.experiments.base.context import Context
 from optrepro.experiments.base.tidy import COLUMNS
-from optrepro.problems.data import texts
-from optrepro.problems.networks import classic, lora
-from optrepro.runtable import Batch
+from optrepro.problems.networks import classic, gpt, lora
+from optrepro.studies.base import Batch
+from optrepro.studies.comparison import OptimizerConfig
+from optrepro.studies.overhead import OverheadStudy, TimedFamily, TimedNetwork
 
 RATE = 1e-6  # small: the work is the same at any rate, and the parameters must stay finite
 VERSIONS = ("foreach", "fused")  # of torch's optimizer; ratios are to the first
@@ -51,6 +52,15 @@ def run(study: OverheadStudy, batch: Batch, context: Context) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=list(COLUMNS)).assign(study=batch.study)
 
 
+def attempts(study: OverheadStudy) -> Iterator[tuple[str, Callable[[], object]]]:
+    """Try to build every network, and every row that is timed."""
+    for name, network in study.networks.items():
+        yield f"networks.{name}", partial(build, network)
+    for name, family in study.families.items():
+        for key, row in timed(family).items():
+            yield f"families.{name}.optimizers.{key}", partial(factory.make, row, [torch.zeros(2)], 1.0)
+
+
 def timed(family: TimedFamily) -> dict[str, OptimizerConfig]:
     """The rows that are timed: fixed ones are torch's own, and those that repeat shares cost what any shares cost."""
     return {key: row for key, row in family.optimizers.items() if row.group != "fixed" and row.shares_of is None}
@@ -59,7 +69,7 @@ def timed(family: TimedFamily) -> dict[str, OptimizerConfig]:
 def build(network: TimedNetwork, seed: int = 0) -> nn.Module:
     """The network, on the CPU. Raises: ValueError or TypeError for one that there is not, or sizes that do not fit."""
     if network.network == "gpt":
-        module = texts.gpt(**network.settings, seed=seed)
+        module = gpt.gpt(**network.settings, seed=seed)
     else:
         module = classic.build(network.network, IMAGES, CLASSES, seed=seed, **network.settings)
     if network.lora_rank is not None:

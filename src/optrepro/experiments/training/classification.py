@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
-from functools import lru_cache
+from functools import lru_cache, partial
 from itertools import groupby
 from typing import Any
 
@@ -12,7 +12,6 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from optrepro.config import OptimizerConfig, Recipe, TrainingStudy
 from optrepro.experiments.base import factory
 from optrepro.experiments.base.context import Context
 from optrepro.experiments.base.tidy import COLUMNS
@@ -21,7 +20,12 @@ from optrepro.experiments.training import replicas, tasks
 from optrepro.experiments.training.tasks import Build
 from optrepro.problems.data import images as datasets
 from optrepro.problems.data.images import Dataset
-from optrepro.runtable import Batch, Run, derive_seed
+from optrepro.problems.networks import classic
+from optrepro.seeds import derive_seed
+from optrepro.studies.base import Batch, Run
+from optrepro.studies.comparison import OptimizerConfig
+from optrepro.studies.recipe import Recipe
+from optrepro.studies.training import TrainingStudy
 
 STACK = 32  # copies in one stacked program: more gains nothing and costs memory
 
@@ -29,6 +33,12 @@ STACK = 32  # copies in one stacked program: more gains nothing and costs memory
 def run(study: TrainingStudy, batch: Batch, context: Context) -> pd.DataFrame:
     """Tune on validation data, then train with the tuned rate: the tidy results of the batch's runs, see `train`."""
     return train(study, batch, context, *tasks.of(study, context))
+
+
+def attempts(study: TrainingStudy) -> Iterator[tuple[str, Callable[[], object]]]:
+    """Try to build the network."""
+    build = partial(classic.build, study.network, (1, 32, 32), 10, seed=0, **study.network_settings)
+    yield "network", build
 
 
 def train(

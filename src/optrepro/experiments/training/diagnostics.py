@@ -22,14 +22,16 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from optrepro.config import DiagnosticsStudy, FineTuningStudy, TrainingStudy
 from optrepro.experiments.base import factory
 from optrepro.experiments.base.context import Context
 from optrepro.experiments.base.tidy import COLUMNS
 from optrepro.experiments.training import replicas, tasks
 from optrepro.experiments.training.classification import Training
 from optrepro.optimizers.continuous import Continuous
-from optrepro.runtable import Batch
+from optrepro.studies.base import Batch
+from optrepro.studies.diagnostics import DiagnosticsStudy
+from optrepro.studies.finetuning import FineTuningStudy
+from optrepro.studies.training import TrainingStudy
 
 Row = list[Any]
 

@@ -8,13 +8,17 @@ from typing import Any
 import pandas as pd
 import torch
 
-from optrepro.config import FineTuningStudy, LanguageTask
+from optrepro.experiments.base import data
 from optrepro.experiments.base.context import Context
 from optrepro.experiments.training import tasks
 from optrepro.experiments.training.classification import Training, train
 from optrepro.experiments.training.replicas import Separate
 from optrepro.problems.data import texts
-from optrepro.runtable import Batch
+from optrepro.problems.data.images import Dataset
+from optrepro.problems.networks import gpt
+from optrepro.studies.base import Batch, Reader
+from optrepro.studies.data import LanguageTask
+from optrepro.studies.finetuning import FineTuningStudy
 
 TOGETHER = 64  # questions that are answered side by side, between two chances to save
 
@@ -28,6 +32,11 @@ def run(study: FineTuningStudy, batch: Batch, context: Context) -> pd.DataFrame:
     dataset, build = tasks.of(study, context)
     asks = isinstance(study.task, LanguageTask) and study.task.exact_match > 0
     return train(study, batch, context, dataset, build, partial(Asked, context) if asks else Training)
+
+
+def load(study: FineTuningStudy, reader: Reader, name: str, seed: int, device: torch.device | str) -> Dataset:
+    """The data of the study, in the tokens of its backbone. Raises: see `data.load`."""
+    return data.load(reader, name, seed, device, tasks.tokenizer_of(study))
 
 
 class Asked(Training):
@@ -77,9 +86,9 @@ class Asked(Training):
         for r, module in enumerate(models.copies):
             if not self.alive[r]:
                 continue
-            assert isinstance(module, texts.LanguageModel)
+            assert isinstance(module, gpt.LanguageModel)
             with torch.autocast(self.device.type, torch.bfloat16, enabled=study.precision == "bfloat16"):
-                self.right[r] += texts.exact_matches(
+                self.right[r] += gpt.exact_matches(
                     module.eval(), asked, context=study.task.context, tokenizer=self.tokenizer
                 )
             if self.answered == len(self.questions):

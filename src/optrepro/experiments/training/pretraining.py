@@ -9,15 +9,15 @@ from typing import Any
 
 import pandas as pd
 
-from optrepro.config import Backbone, OptimizerConfig, PretrainingStudy, Recipe
+from optrepro.experiments.base import data
 from optrepro.experiments.base.context import Context
 from optrepro.experiments.training import replicas, tasks
 from optrepro.experiments.training.classification import Training, train
 from optrepro.experiments.training.replicas import Separate
 from optrepro.problems.networks import lora
-from optrepro.runtable import Batch, Run, derive_seed
-
-POINTS = 10  # of the learning curve
+from optrepro.seeds import derive_seed
+from optrepro.studies.base import Batch, Run
+from optrepro.studies.pretraining import PretrainingStudy
 
 
 def run(study: PretrainingStudy, batch: Batch, context: Context) -> pd.DataFrame:
@@ -26,7 +26,7 @@ def run(study: PretrainingStudy, batch: Batch, context: Context) -> pd.DataFrame
     assert context.dataset is not None
     assert context.policy is not None
     backbone = study.backbones[batch.optimizer]
-    dataset = tasks.load(backbone.task, context.dataset, context.seed, context.device)
+    dataset = data.load(backbone.task, context.dataset, context.seed, context.device)
 
     def build(runs: Sequence[Run]) -> Separate:
         seeds = [derive_seed(run.seed, "weights") for run in runs]
@@ -34,21 +34,7 @@ def run(study: PretrainingStudy, batch: Batch, context: Context) -> pd.DataFrame
         return replicas.Separate(copies, bfloat16=False)
 
     make = partial(Pretraining, context.policy)
-    return train(recipe(backbone, batch.optimizer), batch, context, dataset, build, make)
-
-
-def recipe(backbone: Backbone, name: str) -> Recipe:
-    """How a backbone is trained: AdamW with the usual betas, and a cosine schedule (chosen)."""
-    settings = {"betas": (0.9, 0.999), "weight_decay": 0.01}
-    return Recipe(
-        optimizers={name: OptimizerConfig(label=backbone.label, class_="torch.optim.AdamW", settings=settings)},
-        learning_rates=(backbone.learning_rate,),
-        batch_size=backbone.batch_size,
-        steps=backbone.steps,
-        evaluations=POINTS,
-        tuning_repetitions=1,
-        test_repetitions=1,
-    )
+    return train(study.recipe(batch.optimizer), batch, context, dataset, build, make)
 
 
 class Pretraining(Training):

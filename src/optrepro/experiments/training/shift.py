@@ -9,12 +9,13 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from optrepro.config import ShiftStudy
 from optrepro.experiments.base.context import Context
 from optrepro.experiments.training import tasks
 from optrepro.experiments.training.classification import Training, train
 from optrepro.problems.data.images import Dataset, Split
-from optrepro.runtable import Batch, derive_seed
+from optrepro.seeds import derive_seed
+from optrepro.studies.base import Batch
+from optrepro.studies.shift import ShiftStudy
 
 
 def run(study: ShiftStudy, batch: Batch, context: Context) -> pd.DataFrame:

@@ -7,27 +7,21 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import nn
 
-from optrepro.config import (
-    Architecture,
-    FineTuningStudy,
-    ImageData,
-    LanguageTask,
-    PretrainingStudy,
-    Recipe,
-    Task,
-    TrainingStudy,
-    VisionTask,
-)
 from optrepro.experiments.base import data
 from optrepro.experiments.base.context import Context
 from optrepro.experiments.training import replicas
 from optrepro.experiments.training.replicas import Models
-from optrepro.problems.data import texts
 from optrepro.problems.data.images import Dataset
 from optrepro.problems.data.texts import Tokenizer
-from optrepro.problems.networks import classic, vit
+from optrepro.problems.networks import classic, gpt, vit
 from optrepro.problems.networks import lora as adapters
-from optrepro.runtable import Run, derive_seed
+from optrepro.seeds import derive_seed
+from optrepro.studies.base import Run
+from optrepro.studies.data import LanguageTask, VisionTask
+from optrepro.studies.finetuning import FineTuningStudy
+from optrepro.studies.pretraining import Architecture, PretrainingStudy
+from optrepro.studies.recipe import Recipe
+from optrepro.studies.training import TrainingStudy
 
 Build = Callable[[Sequence[Run]], Models]
 HUB_IMAGES = 128  # at once in an evaluation: a model of the hub scales them up to 224 x 224 pixels
@@ -36,7 +30,8 @@ HUB_IMAGES = 128  # at once in an evaluation: a model of the hub scales them up 
 def of(study: TrainingStudy | FineTuningStudy, context: Context) -> tuple[Dataset, Build]:
     """The data set of a study, and what makes the models of runs: of equal seeds equal ones.
 
-    Raises: see `load`; for a backbone ValueError if its file does not fit, ConnectionError if the hub is out of reach.
+    Raises: see `data.load`; for a backbone ValueError if its file does not fit, ConnectionError if the hub is out of
+    reach.
     """
     assert context.dataset is not None
     if isinstance(study, FineTuningStudy):
@@ -61,53 +56,22 @@ def stackable(study: Recipe) -> bool:
     return isinstance(study, TrainingStudy) and classic.stackable(study.network)
 
 
-def load(
-    task: ImageData | Task, name: str, seed: int, device: torch.device | str, tokenizer: Tokenizer | None = None
-) -> Dataset:
-    """Training, validation and test examples of a task, on a device: the same for every optimizer.
-
-    Args:
-        task: what is asked for.
-        name: the data set in use.
-        seed: root of the seeds of a scale.
-        device: where the tensors live.
-        tokenizer: of texts; by default bytes.
-
-    Raises: see `data.load` and `texts.load`.
-    """
-    if isinstance(task, LanguageTask):
-        return texts.load(
-            name,
-            seed=derive_seed(seed, name, "subset"),
-            context=task.context,
-            train_examples=task.train_examples,
-            validation_examples=task.validation_examples,
-            test_examples=task.test_examples,
-            tokenizer=tokenizer,
-            device=device,
-        )
-    dataset = data.load(task, name, seed, device)
-    if isinstance(task, VisionTask) and task.classes != "all":
-        return vit.select_classes(dataset, task.classes)
-    return dataset
-
-
 def tokenizer_of(study: FineTuningStudy) -> Tokenizer | None:
     """What a study reads text with: None for bytes, which the backbones that are pretrained here read."""
-    return texts.hub(study.hub)[1] if study.hub and isinstance(study.task, LanguageTask) else None
+    return gpt.from_hub(study.hub)[1] if study.hub and isinstance(study.task, LanguageTask) else None
 
 
 def transformer(architecture: Architecture, dataset: Dataset, seed: int) -> nn.Module:
     """A transformer with fresh weights for a data set: GPT-2 for tokens, a ViT for images."""
     width, layers, heads = architecture.width, architecture.layers, architecture.heads
     if architecture.patch is None:
-        return texts.gpt(dataset.classes, dataset.input_shape[0], width, layers, heads, seed)
+        return gpt.gpt(dataset.classes, dataset.input_shape[0], width, layers, heads, seed)
     return vit.vit(dataset.input_shape, dataset.classes, architecture.patch, width, layers, heads, seed)
 
 
 def _fine_tuning(study: FineTuningStudy, context: Context) -> tuple[Dataset, Build]:
     assert context.dataset is not None
-    dataset = load(study.task, context.dataset, context.seed, context.device, tokenizer_of(study))
+    dataset = data.load(study.task, context.dataset, context.seed, context.device, tokenizer_of(study))
     head = vit.HEAD if isinstance(study.task, VisionTask) else None
 
     def adapted(run: Run) -> nn.Module:
@@ -126,8 +90,8 @@ def _backbone(study: FineTuningStudy, dataset: Dataset, context: Context, head: 
     """A pretrained transformer, but for its head: the classes are others."""
     if study.hub is not None:
         if isinstance(study.task, LanguageTask):
-            return texts.hub(study.hub)[0]
-        return vit.hub(study.hub, dataset.classes)
+            return gpt.from_hub(study.hub)[0]
+        return vit.from_hub(study.hub, dataset.classes)
     assert study.backbone is not None
     assert context.weights is not None
     giver, _, row = study.backbone.partition("/")

@@ -1,7 +1,7 @@
 """Image classification sets as whole tensors on a device, and the random crops and flips that augment their batches.
 
-The files are found and checked by `optrepro.problems.data.archives`; here they are parsed with numpy, from the IDX format
-of MNIST and the binary form of CIFAR. Nothing is unpickled.
+The files are found and checked by `optrepro.problems.data.archives`; here they are parsed with numpy, from the IDX
+format of MNIST and the binary form of CIFAR. Nothing is unpickled.
 """
 
 import io
@@ -25,6 +25,8 @@ Labels = Literal["fine", "coarse"]
 
 # uint8 images (N, C, H, W) and int64 labels (N,)
 _Examples = tuple[NDArray[np.uint8], NDArray[np.int64]]
+
+Classes = Literal["all", "first half", "second half"]
 
 
 @dataclass(frozen=True)
@@ -320,3 +322,32 @@ _FORMATS: dict[tuple[str, Labels], _Format] = {
     ("cifar100", "coarse"): _Format((3, 32, 32), 20, partial(_parse_cifar, label_bytes=2, column=0)),
     ("cifar100", "fine"): _Format((3, 32, 32), 100, partial(_parse_cifar, label_bytes=2, column=1)),
 }
+
+
+def select_classes(dataset: Dataset, classes: Classes) -> Dataset:
+    """The images of one half of a data set's classes, relabelled from 0; of an odd number the second half has more.
+
+    Raises ValueError for another name of a part, or fewer than 2 classes.
+    """
+    if classes == "all":
+        return dataset
+    half = dataset.classes // 2
+    limits = {"first half": (0, half), "second half": (half, dataset.classes)}
+    if classes not in limits:
+        raise ValueError(f"classes = {classes!r} is not 'all', 'first half' or 'second half'")
+    if half < 1:
+        raise ValueError(f"classes = {classes!r}: {dataset.name} has {dataset.classes} class")
+    first, last = limits[classes]
+
+    def select(split: Split) -> Split:
+        chosen = (first <= split.labels) & (split.labels < last)
+        return Split(split.images[chosen], split.labels[chosen] - first)
+
+    return replace(
+        dataset,
+        train=select(dataset.train),
+        validation=select(dataset.validation),
+        test=select(dataset.test),
+        classes=last - first,
+        selection=f"{classes} of the classes",
+    )

@@ -1,4 +1,4 @@
-"""Causal language models: texts as tokens, a small GPT, models of the hub, and answers by generation.
+"""Texts as tokens, for causal language models, and questions that have a right answer.
 
 The small GPT reads bytes, in windows of the running text, and every token is scored. A model of the hub reads tokens of
 its own; of questions it is given whole examples, and only the answers are scored.
@@ -6,26 +6,21 @@ its own; of questions it is given whole examples, and only the answers are score
 
 import json
 import platform
-import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from decimal import Decimal
 from hashlib import sha256
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, Protocol, cast
+from typing import Any, Protocol
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
 
 from optrepro.problems.data import archives
 from optrepro.problems.data.archives import Archive
 from optrepro.problems.data.images import Dataset, FileRecord, Split
-from optrepro.problems.networks import hub as backbones
-from optrepro.problems.networks.classic import seeded
 
 HELD_OUT = 0.1  # share of a text for validation, and for testing where no split is official (chosen)
 IGNORED = -100  # label of a token that is not scored: `ignore_index` of torch's cross-entropy
@@ -133,144 +128,6 @@ def questions(name: str, count: int, data_dir: Path | None = None) -> Sequence[Q
     if not 1 <= count <= len(test):
         raise ValueError(f"count = {count} is not in [1, {len(test)}], the test questions of {name} at hand")
     return test[:count]
-
-
-class LanguageModel(nn.Module):
-    """A causal language model of `transformers` that takes tokens (B, T) and returns logits (B, T, vocabulary)."""
-
-    def __init__(self, network: nn.Module):
-        super().__init__()
-        self.network = network
-
-    def forward(self, tokens: Tensor) -> Tensor:
-        """(B, T) int64 -> (B, T, vocabulary)."""
-        logits: Tensor = self.network(input_ids=tokens, use_cache=False).logits
-        return logits
-
-    @torch.no_grad()
-    def generate(self, prompts: Sequence[Sequence[int]], new_tokens: int, end: int) -> list[list[int]]:
-        """The likeliest next token, again and again: what follows each prompt, up to and without the token `end`."""
-        from transformers import GenerationConfig
-
-        width = max(map(len, prompts))
-        padded = torch.tensor([[end] * (width - len(prompt)) + list(prompt) for prompt in prompts])
-        read = torch.tensor([[0] * (width - len(prompt)) + [1] * len(prompt) for prompt in prompts])
-        # All of the settings, because what a model of the hub brings along fills in those that a call leaves out.
-        network: Any = self.network
-        network.generation_config = GenerationConfig(  # type: ignore[no-untyped-call]
-            max_new_tokens=new_tokens, do_sample=False, use_cache=True, eos_token_id=end, pad_token_id=end
-        )
-        device = next(self.parameters()).device
-        both = network.generate(padded.to(device), attention_mask=read.to(device))
-        written: list[list[int]] = both[:, width:].tolist()
-        return [answer[: answer.index(end)] if end in answer else answer for answer in written]
-
-
-def gpt(vocabulary: int, context: int, width: int, layers: int, heads: int, seed: int) -> nn.Module:
-    """GPT-2 of any size on the CPU, without dropout; its initial weights depend on these arguments alone.
-
-    Args:
-        vocabulary: number of tokens.
-        context: the most tokens it can read.
-        width: size of a token's representation, a multiple of `heads`; the blocks' perceptrons have 4 times as many.
-        layers: number of blocks.
-        heads: of the attention.
-        seed: of the initialization; the global random states stay as they were.
-
-    Raises ValueError for a size below 1, or a width that the heads do not divide.
-    Source: Radford et al. 2019, in the form and with the initialization of `transformers`.
-    """
-    from transformers import GPT2Config, GPT2LMHeadModel
-
-    backbones.check_sizes(vocabulary=vocabulary, context=context, width=width, layers=layers, heads=heads)
-    settings = GPT2Config(  # type: ignore[call-arg]  # attn_implementation is an argument of every config
-        vocab_size=vocabulary,
-        n_positions=context,
-        n_embd=width,
-        n_layer=layers,
-        n_head=heads,
-        activation_function="gelu_pytorch_tanh",  # "gelu_new" in one operation: 15 % faster on a CPU
-        resid_pdrop=0.0,
-        embd_pdrop=0.0,
-        attn_pdrop=0.0,
-        bos_token_id=0,
-        eos_token_id=0,
-        use_cache=False,
-        attn_implementation="sdpa",  # 10 % faster than "eager" on a CPU
-    )
-    with seeded(seed):
-        return LanguageModel(GPT2LMHeadModel(settings))
-
-
-class HubTokenizer:
-    """The tokenizer of a model of the hub."""
-
-    def __init__(self, tokenizer: Any):
-        self._tokenizer = tokenizer
-        self.vocabulary: int = len(tokenizer)
-        self.start: tuple[int, ...] = () if tokenizer.bos_token_id is None else (tokenizer.bos_token_id,)
-        self.end: int = tokenizer.eos_token_id
-
-    def encode(self, text: str) -> list[int]:
-        """See `Tokenizer`."""
-        return cast(list[int], self._tokenizer.encode(text, add_special_tokens=False, verbose=False))
-
-    def decode(self, tokens: Sequence[int]) -> str:
-        """See `Tokenizer`."""
-        return cast(str, self._tokenizer.decode(tokens))
-
-
-def hub(name: str, timeout: float = backbones.TIMEOUT) -> tuple[nn.Module, Tokenizer]:
-    """A pretrained causal language model on the CPU, in float32, and its tokenizer.
-
-    Args:
-        name: "owner/model" on the hub, or a folder.
-        timeout: seconds to wait for the hub if the model is not on this machine.
-
-    Raises ConnectionError if the model is not on this machine and the hub cannot be reached.
-    """
-    from transformers import AutoModelForCausalLM, AutoTokenizer
-
-    tokenizer = backbones.from_hub(AutoTokenizer.from_pretrained, name, timeout)
-    network = backbones.from_hub(AutoModelForCausalLM.from_pretrained, name, timeout, dtype=torch.float32)
-    return LanguageModel(network), HubTokenizer(tokenizer)
-
-
-def exact_matches(
-    module: LanguageModel,
-    asked: Sequence[Question],
-    *,
-    context: int,
-    tokenizer: Tokenizer | None = None,
-    new_tokens: int = 256,
-) -> int:
-    """How many questions get an answer, generated greedily, that ends in the right number.
-
-    Args:
-        module: what is asked, all questions side by side.
-        asked: questions whose answers end in "#### number", as GSM8K's do.
-        context: the most tokens the module can read; a longer question keeps its last tokens.
-        tokenizer: of the module; by default bytes.
-        new_tokens: the longest answer; at most half of the context.
-
-    Raises ValueError for a question whose own answer holds no such number.
-    """
-    reader: Tokenizer = tokenizer or Bytes()
-    new_tokens = min(new_tokens, context // 2)
-    prompts = [[*reader.start, *reader.encode(each.prompt)][new_tokens - context :] for each in asked]
-    right = 0
-    for question, answer in zip(asked, module.generate(prompts, new_tokens, reader.end), strict=True):
-        wanted = final_number(question.answer)
-        if wanted is None:
-            raise ValueError(f"the answer {question.answer!r} holds no '#### number'")
-        right += final_number(reader.decode(answer)) == wanted
-    return right
-
-
-def final_number(answer: str) -> Decimal | None:
-    """The number after the first "####", without commas and currency; None if there is none."""
-    found = re.search(r"####\s*(-?)\$?(\d[\d,]*(?:\.\d+)?|\.\d+)", answer)
-    return Decimal((found[1] + found[2]).replace(",", "")) if found else None
 
 
 def _examples(text: Text, context: int, tokenizer: Tokenizer | None) -> tuple[Tokens, Tokens]:

@@ -20,7 +20,7 @@ def check_sizes(width: int, heads: int, **sizes: int) -> None:
         raise ValueError(f"width = {width} is not a multiple of heads = {heads}")
 
 
-def from_hub(loader: Callable[..., Loaded], name: str, timeout: float = TIMEOUT, **settings: Any) -> Loaded:
+def load(loader: Callable[..., Loaded], name: str, timeout: float = TIMEOUT, **settings: Any) -> Loaded:
     """What a `from_pretrained` of `transformers` loads: from this machine if it is there, else from the hub.
 
     Args:

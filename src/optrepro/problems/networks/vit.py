@@ -1,20 +1,15 @@
-"""Vision transformers: a small ViT, models of the hub, and halves of a data set's classes for transfer between them."""
+"""Vision transformers: a small ViT, and models of the hub."""
 
 from collections.abc import Sequence
-from dataclasses import replace
-from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from optrepro.problems.data.images import Dataset, Split
-from optrepro.problems.networks import hub as backbones
+from optrepro.problems.networks import hub
 from optrepro.problems.networks.classic import seeded
 
 HEAD = "network.classifier"  # name of the layer that gives the logits
-
-Classes = Literal["all", "first half", "second half"]
 
 
 class VisionModel(nn.Module):
@@ -61,7 +56,7 @@ def vit(
     """
     from transformers import ViTConfig, ViTForImageClassification
 
-    backbones.check_sizes(width, heads, classes=classes, patch=patch, layers=layers)
+    hub.check_sizes(width, heads, classes=classes, patch=patch, layers=layers)
     if len(input_shape) != 3:
         raise ValueError(f"input_shape = {tuple(input_shape)}: a ViT takes images of shape (C, H, W)")
     channels, height, breadth = input_shape
@@ -84,10 +79,10 @@ def vit(
         return VisionModel(ViTForImageClassification(settings))
 
 
-def hub(name: str, classes: int, timeout: float = backbones.TIMEOUT) -> nn.Module:
+def from_hub(name: str, classes: int, timeout: float = hub.TIMEOUT) -> nn.Module:
     """A pretrained image classifier (ViT, DINO, DINOv2) on the CPU, in float32, with a new head.
 
-    The head is not drawn from a seed: `adapters.lora` draws it. Images keep the normalization of their data set.
+    The head is not drawn from a seed: `lora.lora` draws it. Images keep the normalization of their data set.
 
     Args:
         name: "owner/model" on the hub, or a folder.
@@ -98,9 +93,9 @@ def hub(name: str, classes: int, timeout: float = backbones.TIMEOUT) -> nn.Modul
     """
     from transformers import AutoModelForImageClassification
 
-    backbones.check_sizes(1, 1, classes=classes)
+    hub.check_sizes(1, 1, classes=classes)
     with seeded(0):
-        network = backbones.from_hub(
+        network = hub.load(
             AutoModelForImageClassification.from_pretrained,
             name,
             timeout,
@@ -112,32 +107,3 @@ def hub(name: str, classes: int, timeout: float = backbones.TIMEOUT) -> nn.Modul
     size = 224 if network.config.model_type.startswith("dinov2") else network.config.image_size
     height, breadth = (size, size) if isinstance(size, int) else size
     return VisionModel(network, (height, breadth), network.config.num_channels)
-
-
-def select_classes(dataset: Dataset, classes: Classes) -> Dataset:
-    """The images of one half of a data set's classes, relabelled from 0; of an odd number the second half has more.
-
-    Raises ValueError for another name of a part, or fewer than 2 classes.
-    """
-    if classes == "all":
-        return dataset
-    half = dataset.classes // 2
-    limits = {"first half": (0, half), "second half": (half, dataset.classes)}
-    if classes not in limits:
-        raise ValueError(f"classes = {classes!r} is not 'all', 'first half' or 'second half'")
-    if half < 1:
-        raise ValueError(f"classes = {classes!r}: {dataset.name} has {dataset.classes} class")
-    first, last = limits[classes]
-
-    def select(split: Split) -> Split:
-        chosen = (first <= split.labels) & (split.labels < last)
-        return Split(split.images[chosen], split.labels[chosen] - first)
-
-    return replace(
-        dataset,
-        train=select(dataset.train),
-        validation=select(dataset.validation),
-        test=select(dataset.test),
-        classes=last - first,
-        selection=f"{classes} of the classes",
-    )

@@ -1,12 +1,15 @@
-"""Studies of the system Predicted Step Descent: learning step rules, and comparing them on perceptrons."""
+"""The kind learner: step rules learned on perceptrons, each iteration on new ones."""
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal, NamedTuple, Self
+from collections.abc import Iterator, Sequence
+from typing import Annotated, Any, ClassVar, Literal, NamedTuple, Self
 
 from pydantic import Field, model_validator
 
-from optrepro.studies.common import ConstantRates, Count, ImageData, Model, Name, Positive, overridden
+from optrepro.seeds import derive_seed, fingerprint
+from optrepro.studies.base import Batch, Count, Model, Name, Positive, Run, Scale, counted, dataset_of, overridden
+from optrepro.studies.data import ImageStudy
 
 Method = Literal["imitation", "mirror", "bregman", "unrolled"]
 Share = Annotated[float, Field(ge=0, le=1)]
@@ -26,12 +29,6 @@ class MetaObjective(ObjectiveConfig):
 
     examples: Annotated[Count, Field(description="Of the random subset that an objective is the mean over.")]
     problems: Annotated[Count, Field(description="New objectives in an iteration.")]
-
-
-class Panel(ObjectiveConfig):
-    """An objective on the images of a data set."""
-
-    dataset: Annotated[tuple[str, ...], Field(min_length=1, description="The first that is at hand is used.")]
 
 
 class StepPolicyConfig(Model):
@@ -148,7 +145,7 @@ class LearnerRow(Model):
     ] = None
 
 
-class Recipe(NamedTuple):
+class LearnerRecipe(NamedTuple):
     """How one rule is learned: the study's settings with the row's own over them.
 
     A method's settings are under its name; their horizon is the objective's steps.
@@ -168,12 +165,14 @@ class Recipe(NamedTuple):
         return {part: getattr(self, part).model_dump(mode="json") for part in ("objective", rule, method)}
 
 
-def _form(recipe: Recipe) -> tuple[StepPolicyConfig, L2LConfig]:
+def _form(recipe: LearnerRecipe) -> tuple[StepPolicyConfig, L2LConfig]:
     return recipe.policy, recipe.l2l
 
 
-class LearnerStudy(ImageData):
+class LearnerStudy(ImageStudy):
     """Meta-training: step rules learned on perceptrons, each iteration on new ones."""
+
+    runner: ClassVar[str] = "optrepro.experiments.meta.train_step_rules"
 
     kind: Literal["learner"] = "learner"
     objective: MetaObjective
@@ -202,35 +201,37 @@ class LearnerStudy(ImageData):
             alike.append(name)
         return self
 
-    def recipe(self, learner: str) -> Recipe:
+    def recipe(self, learner: str) -> LearnerRecipe:
         """The settings of a row, complete."""
         row = self.learners[learner]
         parts = {
             part: overridden(getattr(self, part), getattr(row, part), f"learners.{learner}.{part}")
-            for part in Recipe._fields
+            for part in LearnerRecipe._fields
         }
-        return Recipe(**parts)
+        return LearnerRecipe(**parts)
 
+    def batches(self, study_id: str, scale: Scale) -> Iterator[Batch]:
+        """A job for each rule."""
+        return (self.training_of(name, study_id, scale) for name in self.learners)
 
-class ObjectivesStudy(ConstantRates):
-    """Optimizers tuned once, on the objective of meta-training, and then run on panels, beside learned ones."""
+    def trained_rows(self) -> Sequence[str]:
+        """The learned rules."""
+        return list(self.learners)
 
-    kind: Literal["objectives"] = "objectives"
-    tuning: Annotated[Panel, Field(description="What learning rates are tuned on.")]
-    tuning_repetitions: Count
-    panels: Annotated[dict[Name, Panel], Field(min_length=1)]
-    examples: Annotated[Count, Field(description="Of the random subset that the objective of a run is the mean over.")]
-    evaluations: Annotated[int, Field(ge=2, description="Points of the curves, start and end included.")]
-    repetitions: Annotated[Count, Field(description="Runs on each panel, paired over the optimizers.")]
-    gpu: Annotated[bool, Field(description="Whether the jobs ask the cluster for a GPU.")] = False
+    def training_of(self, row: str, study_id: str, scale: Scale) -> Batch:
+        """The batch that learns a rule, after the one whose weights it begins with."""
+        watched = {"objective", "validation_problems", "validate_every", "patience", "labels"}
+        data = self.model_dump(mode="json", include={*watched, "train_examples", "validation_examples"})
+        learner = self.learners[row]
+        own = [learner.method, learner.validate_every, self.recipe(row).used(learner.method)]
+        earlier = self.training_of(learner.start, study_id, scale).settings if learner.start else None
+        settings = fingerprint([data, own, earlier, dataset_of(self, scale), scale.seed])
+        # The row is not in the seed: rules are learned on the same objectives.
+        seed = derive_seed(scale.seed, study_id, 0)
+        run = Run(study_id, "meta-validation", row, "tune", None, 0, seed, settings)
+        weights = (study_id, learner.start) if learner.start else None
+        return Batch(study_id, row, row, (run,), (), settings, weights)
 
-    @model_validator(mode="after")
-    def _names_tell_workloads_apart(self) -> Self:
-        if "tuning" in self.panels:
-            raise ValueError("panels.tuning is not allowed: it is the name of what learning rates are tuned on")
-        return self
-
-    @property
-    def workloads(self) -> dict[str, Panel]:
-        """What runs are made on, by name: the tuning and the panels."""
-        return {"tuning": self.tuning, **self.panels}
+    def repetitions_in_words(self) -> str:
+        """The number of validation problems."""
+        return f"{counted(self.validation_problems, 'validation problem')}."

@@ -1,17 +1,28 @@
-"""What studies of several kinds share."""
+"""Comparisons of optimizers: the rows, and one tuning budget for all of them."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Annotated, Any, Literal, Self, TypeVar
+from collections.abc import Iterable
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
-Name = Annotated[str, Field(pattern=r"^[a-z0-9]+(-[a-z0-9]+)*$")]
-DottedPath = Annotated[str, Field(pattern=r"^[A-Za-z_]\w*(\.[A-Za-z_]\w*)+$")]
-TrainedRow = Annotated[str, Field(pattern=r"^[a-z0-9-]+/[a-z0-9-]+$")]
-Positive = Annotated[float, Field(gt=0)]
-Count = Annotated[int, Field(ge=1)]
+from optrepro.seeds import fingerprint
+from optrepro.studies.base import (
+    ELSEWHERE,
+    Batch,
+    DottedPath,
+    Model,
+    Name,
+    Positive,
+    Scale,
+    Study,
+    TrainedRow,
+    determining,
+    rows_trained_by,
+    training_of,
+)
+
 Schedule = Literal["cosine", "step", "constant"]
 
 
@@ -31,41 +42,20 @@ Grid = Annotated[tuple[Positive, ...], Field(min_length=1), AfterValidator(_dist
 Settings = Annotated[dict[str, Any], AfterValidator(_without_rate)]
 
 
-class Model(BaseModel):
-    """Frozen, and unknown keys are errors: a misspelt key must not be ignored."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True)
-
-
-ModelT = TypeVar("ModelT", bound=Model)
-
-
-def overridden(base: ModelT, changes: Mapping[str, Any], key: str) -> ModelT:
-    """The model with some of its fields changed.
-
-    Raises: ValueError that names `key`, the changes, and what is wrong with which of them.
-    """
-    try:
-        return type(base).model_validate({**base.model_dump(), **changes})
-    except ValidationError as error:
-        places = ((".".join(map(str, e["loc"])), e["msg"]) for e in error.errors())
-        faults = (f"{place}: {fault}" if place else fault.removeprefix("Value error, ") for place, fault in places)
-        raise ValueError(f"{key} = {dict(changes)} is not allowed: {'; '.join(faults)}") from None
-
-
 class OptimizerConfig(Model):
     """One row of a comparison: a class, its settings, and how its learning rate is tuned."""
 
-    label: Annotated[str, Field(description="Name in figures and tables.")]
+    label: Annotated[str, Field(description="Name in figures and tables."), ELSEWHERE]
     group: Annotated[
         Literal["fixed", "dynamic", "control", "peer", "first-order", "quasi-newton", "policy"],
         Field(description="How the exhibits sort and judge the row."),
+        ELSEWHERE,
     ] = "peer"
     class_: Annotated[DottedPath, Field(alias="class", description="Import path of a `torch.optim.Optimizer`.")]
     settings: Annotated[Settings, Field(description="Keyword arguments of the class; never the rate.")] = {}
-    learning_rates: Annotated[Grid | None, Field(description="The tuning grid, if not the study's; equally long.")] = (
-        None
-    )
+    learning_rates: Annotated[
+        Grid | None, Field(description="The tuning grid, if not the study's; equally long."), ELSEWHERE
+    ] = None
     schedule: Annotated[Schedule | None, Field(description="Learning-rate schedule, if not the study's.")] = None
     shares_of: Annotated[
         Name | None, Field(description="Draw candidates with the shares that this other row chose them in.")
@@ -74,13 +64,18 @@ class OptimizerConfig(Model):
         TrainedRow | None, Field(description="Take the weights of this row of a policy study, as study/row.")
     ] = None
 
+    @property
+    def learned(self) -> bool:
+        """Whether the row is an optimizer with weights of its own, so that there is nothing to tune."""
+        return self.group == "policy"
 
-class Comparison(Model):
+
+class Comparison(Study):
     """What every study that compares optimizers has: the rows, and one tuning budget for all of them."""
 
-    optimizers: Annotated[dict[Name, OptimizerConfig], Field(min_length=1)]
-    learning_rates: Annotated[Grid, Field(description="The tuning grid.")]
-    settings: Annotated[Settings, Field(description="For every optimizer; its own settings win.")] = {}
+    optimizers: Annotated[dict[Name, OptimizerConfig], Field(min_length=1), ELSEWHERE]
+    learning_rates: Annotated[Grid, Field(description="The tuning grid."), ELSEWHERE]
+    settings: Annotated[Settings, Field(description="For every optimizer; its own settings win."), ELSEWHERE] = {}
 
     @model_validator(mode="after")
     def _equal_budgets(self) -> Self:
@@ -105,18 +100,33 @@ class Comparison(Model):
         """The learning rates that `optimizer` is tuned over, ascending."""
         return tuple(sorted(self.optimizers[optimizer].learning_rates or self.learning_rates))
 
+    def settings_of(self, optimizer: str, *context: object) -> str:
+        """What determines a run besides its own row: neither labels nor the other rows of the comparison."""
+        return fingerprint([determining(self), determining(self.entry(optimizer)), self.grid(optimizer), *context])
 
-class ImageData(Model):
-    """The images a study uses: one subset for all of its runs."""
+    def optimizer_classes(self, optimizer: str | None, scale: Scale) -> Iterable[str]:
+        """The classes of a row, or of all rows."""
+        return [row.class_ for name, row in self.optimizers.items() if optimizer in (name, None)]
 
-    dataset: Annotated[tuple[str, ...], Field(min_length=1, description="The first that is at hand is used.")]
-    labels: Annotated[Literal["fine", "coarse"], Field(description="CIFAR-100 has 100 fine and 20 coarse ones.")] = (
-        "fine"
-    )
-    train_examples: Annotated[Count | None, Field(description="Size of the seeded subset at most; null: all.")] = None
-    validation_examples: Annotated[
-        Count, Field(description="Held out of the training set, for tuning only; a quarter of it at most.")
-    ]
+    def trainer_of(self, optimizer: str, scale: Scale) -> Batch | None:
+        """The batch whose weights a row takes, if it takes those of another study."""
+        row = self.optimizers.get(optimizer)
+        return training_of(row.trained, scale) if row is not None and row.trained else None
+
+    def refuse_strangers(self, key: str, scale: Scale) -> None:
+        """Refuse weights that no study leaves, and weights for rows that take none."""
+        for name, row in self.optimizers.items():
+            if row.trained is None:
+                continue
+            place = f"{key}.optimizers.{name}.trained = {row.trained!r}"
+            if self.uses is None or not row.learned:
+                raise ValueError(
+                    f"{place} is not allowed: weights go to rows of the group policy in studies of the kinds "
+                    "transfer and objectives"
+                )
+            given = rows_trained_by(self.uses, scale)
+            if row.trained not in given:
+                raise ValueError(f"{place} is not one of {given}")
 
 
 class ConstantRates(Comparison):

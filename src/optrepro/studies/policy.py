@@ -1,44 +1,32 @@
-"""Studies of the system POP: the prior, meta-training on it, and transfer from it."""
+"""The kind policy: meta-training of POP's policy by reinforcement learning on functions streamed from the prior."""
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal, Self
+from collections.abc import Iterator, Sequence
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import AfterValidator, Field, model_validator
 
-from optrepro.studies.common import ConstantRates, Count, Model, Name, Positive, overridden
-
-
-def _ascending(pair: tuple[float, float] | None) -> tuple[float, float] | None:
-    if pair is not None and pair[0] > pair[1]:
-        raise ValueError(f"{list(pair)} must be the smaller number first")
-    return pair
-
-
-Range = Annotated[
-    tuple[Positive, Positive], AfterValidator(_ascending), Field(description="Smallest and largest, log-uniform.")
-]
-
+from optrepro.seeds import derive_seed, fingerprint
+from optrepro.studies.base import (
+    ELSEWHERE,
+    LATER,
+    Batch,
+    Count,
+    Model,
+    Name,
+    Positive,
+    Role,
+    Run,
+    Scale,
+    Study,
+    counted,
+    determining,
+    overridden,
+)
+from optrepro.studies.prior import PriorConfig, ascending
 
 Horizon = Annotated[int, Field(ge=2)]
-
-
-class PriorConfig(Model):
-    """The distribution over functions on the unit box: `optrepro.problems.functions.synthetic`."""
-
-    shares: dict[Literal["convex", "gp", "sum"], Annotated[float, Field(ge=0, le=1)]]
-    features: Annotated[Count, Field(description="Random Fourier features of a sample.")]
-    length_scale: Annotated[Range, Field(description="Of the kernel, in units of the box.")]
-    anisotropy: Annotated[float, Field(ge=1, description="Largest ratio of length scales between coordinates.")]
-    condition: Annotated[float, Field(ge=1, description="Largest condition number of a quadratic, log-uniform.")]
-    amplitude: Annotated[Range, Field(description="Of the sample in a sum; the quadratic's mean is 1.")]
-    warp: Annotated[float, Field(ge=0, description="Largest s of (exp(s f) - 1) / s, uniform from 0.")]
-
-    @model_validator(mode="after")
-    def _shares_sum_to_one(self) -> Self:
-        if abs(sum(self.shares.values()) - 1) > 1e-9:
-            raise ValueError(f"shares = {dict(self.shares)} sum to {sum(self.shares.values()):g}, not to 1")
-        return self
 
 
 class NetworkConfig(Model):
@@ -55,18 +43,23 @@ class NetworkConfig(Model):
     ] = "coordinate"
     smallest: Annotated[Positive, Field(description="Smallest learning rate.")] = 1e-8
     largest: Annotated[Positive, Field(description="Largest learning rate.")] = 1.0
-    shortest: Annotated[Positive | None, Field(description="Bound of the learning rates below, if not smallest.")] = (
-        None
-    )
-    resolved: Annotated[float, Field(gt=0, lt=1, description="Share below which features tell no sizes apart.")] = 1e-10
-    least_log_std: Annotated[float, Field(lt=-1, description="Of the distribution of actions.")] = -6.0
-    most_log_std: Annotated[float, Field(ge=-1, le=1, description="Of the distribution of actions.")] = -1.0
+    shortest: Annotated[
+        Positive | None, Field(description="Bound of the learning rates below, if not smallest."), LATER
+    ] = None
+    resolved: Annotated[
+        float, Field(gt=0, lt=1, description="Share below which features tell no sizes apart."), LATER
+    ] = 1e-10
+    least_log_std: Annotated[float, Field(lt=-1, description="Of the distribution of actions."), LATER] = -6.0
+    most_log_std: Annotated[float, Field(ge=-1, le=1, description="Of the distribution of actions."), LATER] = -1.0
     acting: Annotated[
-        Literal["mean", "sample"], Field(description="What is taken of the distribution over actions, after training.")
+        Literal["mean", "sample"],
+        Field(description="What is taken of the distribution over actions, after training."),
+        LATER,
     ] = "mean"
     second: Annotated[
         Literal["none", "momentum", "best"],
         Field(description="What a share of is added to steps, beyond the paper: the last step, the way to the best."),
+        LATER,
     ] = "none"
 
     @model_validator(mode="after")
@@ -104,14 +97,21 @@ class PPOConfig(Model):
     precision: Annotated[Literal["float32", "bfloat16"], Field(description="Of updates on a GPU.")] = "float32"
     horizons: Annotated[
         tuple[Horizon, Horizon] | None,
-        AfterValidator(_ascending),
+        AfterValidator(ascending),
         Field(description="Evaluations of an iteration's runs, log-uniform; null: the network's horizon."),
+        LATER,
     ] = None
-    kl_target: Annotated[Positive | None, Field(description="Divergence that the learning rate is adapted to.")] = None
+    kl_target: Annotated[
+        Positive | None, Field(description="Divergence that the learning rate is adapted to."), LATER
+    ] = None
     entropy_target: Annotated[
-        tuple[float, float] | None, Field(description="Of an action, first and last; the bonus is adapted to it.")
+        tuple[float, float] | None,
+        Field(description="Of an action, first and last; the bonus is adapted to it."),
+        LATER,
     ] = None
-    averaging: Annotated[float, Field(ge=0, lt=1, description="Share of the averaged weights an iteration keeps.")] = 0
+    averaging: Annotated[
+        float, Field(ge=0, lt=1, description="Share of the averaged weights an iteration keeps."), LATER
+    ] = 0
 
     @model_validator(mode="after")
     def _minibatches_are_filled(self) -> Self:
@@ -135,22 +135,26 @@ class PolicyRow(Model):
     seed: Annotated[int, Field(ge=0, description="Number of the first training seed.")] = 0
 
 
-class PolicyStudy(Model):
+class PolicyStudy(Study):
     """Meta-training: policies trained by PPO on functions streamed from the prior."""
 
+    runner: ClassVar[str] = "optrepro.experiments.meta.train_pop"
+
     kind: Literal["policy"] = "policy"
-    prior: PriorConfig
-    network: NetworkConfig = NetworkConfig()
-    ppo: PPOConfig
+    prior: Annotated[PriorConfig, ELSEWHERE]
+    network: Annotated[NetworkConfig, ELSEWHERE] = NetworkConfig()
+    ppo: Annotated[PPOConfig, ELSEWHERE]
     validation_functions: Annotated[Count, Field(description="The fixed set that training is watched on.")]
     test_functions: Annotated[Count, Field(description="The fixed set that is used once, at the end.")]
     validate_every: Annotated[Count, Field(description="Iterations between validations.")]
     patience: Annotated[Count, Field(description="Validations without a better score before training stops.")]
     functions: Annotated[tuple[str, ...], Field(min_length=1, description="Benchmark functions, used once.")]
     starts: Annotated[Count, Field(description="Starts on each of them.")]
-    policies: Annotated[dict[Name, PolicyRow], Field(min_length=1)]
-    repetitions: Annotated[Count, Field(description="Training seeds; the weights of the first are kept.")] = 1
-    gpu: Annotated[bool, Field(description="Whether the jobs ask the cluster for a GPU.")] = False
+    policies: Annotated[dict[Name, PolicyRow], Field(min_length=1), ELSEWHERE]
+    repetitions: Annotated[
+        Count, Field(description="Training seeds; the weights of the first are kept."), ELSEWHERE
+    ] = 1
+    gpu: Annotated[bool, Field(description="Whether the jobs ask the cluster for a GPU."), ELSEWHERE] = False
 
     @model_validator(mode="after")
     def _rows_are_valid(self) -> Self:
@@ -175,59 +179,33 @@ class PolicyStudy(Model):
         start = self.policies[policy].start
         return 0 if start is None else 1 + self.stage(start)
 
+    def batches(self, study_id: str, scale: Scale) -> Iterator[Batch]:
+        """A job for each policy."""
+        return (self.training_of(name, study_id, scale) for name in self.policies)
 
-class Collection(Model):
-    """Problems that a transfer study runs on."""
+    def trained_rows(self) -> Sequence[str]:
+        """The policies."""
+        return list(self.policies)
 
-    source: Annotated[
-        Literal["prior", "vlse", "heavy-tailed", "ill-conditioned", "plateaus", "noisy-gradients", "ridges"],
-        Field(description="The prior, the benchmark, or a shifted collection."),
-    ]
-    dim: Annotated[Count, Field(description="Dimension; of benchmark functions, of those that are free.")] = 2
-    count: Annotated[Count, Field(description="Functions, with one start each; of the benchmark, starts on each.")]
-    budget: Annotated[Count, Field(description="Evaluations of value and gradient in a run.")]
-    each: Annotated[
-        Count | None, Field(description="Tune for each benchmark function too, on so many other starts.")
-    ] = None
+    def training_of(self, row: str, study_id: str, scale: Scale) -> Batch:
+        """The batch that trains a policy, after the one whose weights it begins with."""
+        number, start = self.policies[row].seed, self.policies[row].start
+        # What every row is tested on, and what its validation score weighs.
+        standard = [self.prior.model_dump(mode="json"), self.network.horizon, self.ppo.log_regret]
+        own = [determining(part) for part in self.entry(row)]
+        earlier = self.training_of(start, study_id, scale).settings if start else None
+        settings = fingerprint([determining(self), standard, own, earlier, scale.seed, *([number] if number else [])])
+        # The row is not in the seed: policies of equal numbers begin with equal weights and see equal functions.
+        seeds = [derive_seed(scale.seed, study_id, i) for i in range(number, number + self.repetitions)]
+        tests = ["prior-test", *(f"vlse/{name}" for name in self.functions)]
+        workloads: list[tuple[str, Role]] = [("prior-validation", "tune"), *((name, "test") for name in tests)]
+        runs = tuple(
+            Run(study_id, workload, row, role, None, i, seed, settings)
+            for i, seed in enumerate(seeds)
+            for workload, role in workloads
+        )
+        return Batch(study_id, row, row, runs, (), settings, weights=(study_id, start) if start else None)
 
-
-class Reference(Model):
-    """A derivative-free method."""
-
-    label: str
-    method: Name
-
-
-class TransferStudy(ConstantRates):
-    """Optimizers tuned once, on the prior's validation functions, and then run everywhere, beside learned ones."""
-
-    kind: Literal["transfer"] = "transfer"
-    prior: PriorConfig
-    validation_functions: Annotated[Count, Field(description="Functions that learning rates are tuned on.")]
-    budget: Annotated[Count, Field(description="Evaluations in a tuning run, and in a run of a reference.")]
-    log_regret: Annotated[float, Field(ge=0, description="Of the tuning score, as in the policy's reward.")]
-    functions: Annotated[tuple[str, ...], Field(min_length=1, description="The benchmark.")]
-    collections: Annotated[dict[Name, Collection], Field(min_length=1)]
-    references: dict[Name, Reference] = {}
-    reference_count: Annotated[Count, Field(description="Functions of a collection that references run on at most.")]
-    reference_starts: Annotated[Count, Field(description="Starts on a benchmark function, for them.")]
-
-    @model_validator(mode="after")
-    def _names_tell_rows_apart(self) -> Self:
-        if both := sorted({*self.references} & {*self.optimizers}):
-            raise ValueError(f"references.{both[0]} has the name of an optimizer: names must tell all rows apart")
-        return self
-
-
-class PriorStudy(Model):
-    """The prior's fixed sets, samples of it, and its statistics beside the benchmark's."""
-
-    kind: Literal["prior"] = "prior"
-    prior: PriorConfig
-    dim: Count = 2
-    validation_functions: Count
-    test_functions: Count
-    described: Annotated[Count, Field(description="Functions of each collection whose statistics are taken.")]
-    functions: Annotated[tuple[str, ...], Field(min_length=1, description="Benchmark functions described.")]
-    gallery: Annotated[Count, Field(description="Functions drawn.")]
-    resolution: Annotated[int, Field(ge=8, description="Grid points along each axis.")]
+    def repetitions_in_words(self) -> str:
+        """The number of trainings of each policy."""
+        return f"{counted(self.repetitions, 'training seed')}."

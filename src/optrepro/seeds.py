@@ -1,0 +1,19 @@
+"""Hashes and seeds: stable across machines, processes and versions of Python."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from typing import Any
+
+
+def fingerprint(value: Any) -> str:
+    """Ten hexadecimal digits of the SHA-256 of the value's canonical JSON."""
+    text = json.dumps(value, sort_keys=True, separators=(",", ":"), default=str)
+    return hashlib.sha256(text.encode()).hexdigest()[:10]
+
+
+def derive_seed(*parts: object) -> int:
+    """A seed in [0, 2^63) from the SHA-256 of the parts joined by slashes."""
+    digest = hashlib.sha256("/".join(map(str, parts)).encode()).digest()
+    return int.from_bytes(digest[:8], "big") >> 1

@@ -1,0 +1,115 @@
+"""The kind diagnostics: the statistics of the gradients along training, and what the rules make of them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Annotated, ClassVar, Literal, Self
+
+from pydantic import Field, model_validator
+
+from optrepro.seeds import derive_seed, fingerprint
+from optrepro.studies.base import (
+    ELSEWHERE,
+    Batch,
+    Count,
+    Model,
+    Name,
+    Positive,
+    Reading,
+    Run,
+    Scale,
+    Study,
+    counted,
+    determining,
+)
+from optrepro.studies.recipe import Recipe
+
+
+class Workload(Model):
+    """A training run whose gradients are measured, and the rules whose choices are recorded on the same task."""
+
+    study: Annotated[Name, Field(description="A study of the kind training or finetuning."), ELSEWHERE]
+    follow: Annotated[Name, Field(description="The row of that study whose gradients are measured."), ELSEWHERE]
+    learning_rate: Positive
+    steps: Annotated[Count | None, Field(description="The study's, if null.")] = None
+    rules: Annotated[
+        tuple[Name, ...], Field(description="Rows whose choices are recorded, at the same rate."), ELSEWHERE
+    ] = ()
+
+
+class DiagnosticsStudy(Study):
+    """The statistics of the gradients along training, and what the rules make of them."""
+
+    runner: ClassVar[str] = "optrepro.experiments.training.diagnostics"
+
+    kind: Literal["diagnostics"] = "diagnostics"
+    workloads: Annotated[dict[Name, Workload], Field(min_length=1), ELSEWHERE]
+    window: Annotated[Count, Field(description="Consecutive steps that one estimate is made from.")]
+    lags: Annotated[Count, Field(description="Largest lag of the autocorrelation.")]
+    blocks: Annotated[int, Field(ge=2, description="Blocks of a window, for standard errors; divides it.")]
+    points: Annotated[Count, Field(description="Points of the curves of choices.")]
+    repetitions: Annotated[
+        Count, Field(description="Runs of each row that is followed; the rules run once."), ELSEWHERE
+    ]
+    gpu: Annotated[bool, Field(description="Whether the jobs ask the cluster for a GPU."), ELSEWHERE] = False
+
+    @model_validator(mode="after")
+    def _blocks_fit(self) -> Self:
+        if self.window % self.blocks:
+            raise ValueError(f"window = {self.window} must be a multiple of blocks = {self.blocks}")
+        return self
+
+    def batches(self, study_id: str, scale: Scale) -> Iterator[Batch]:
+        """A job for each workload: the row that is followed first, then those whose choices are recorded."""
+        window = determining(self)
+        for name, workload in self.workloads.items():
+            source = self._source(name, scale)
+            backbone = source.backbone_of(scale)
+            runs: list[Run] = []
+            for row in dict.fromkeys([workload.follow, *workload.rules]):
+                role = "follow" if row == workload.follow else "rule"
+                settings = fingerprint([source.determinants_of(row, scale), determining(workload), window, role])
+                runs += self._runs(study_id, scale, name, row, settings)
+            settings = fingerprint([run.settings for run in runs])
+            yield Batch(study_id, name, None, tuple(runs), (), settings, backbone.address if backbone else None)
+
+    def readings(self, scale: Scale) -> Sequence[Reading]:
+        """What the studies read that are followed."""
+        return [
+            reading._replace(workload=name)
+            for name in self.workloads
+            for reading in self._source(name, scale).readings(scale)
+        ]
+
+    def optimizer_classes(self, optimizer: str | None, scale: Scale) -> Iterable[str]:
+        """The classes of the rows that are followed or recorded."""
+        for name, workload in self.workloads.items():
+            rows = self._source(name, scale).optimizers
+            yield from (rows[row].class_ for row in (workload.follow, *workload.rules))
+
+    def refuse_strangers(self, key: str, scale: Scale) -> None:
+        """Refuse workloads of studies that train nothing, and rows that they do not have."""
+        for name, workload in self.workloads.items():
+            place, source = f"{key}.workloads.{name}", scale.studies.get(workload.study)
+            if not isinstance(source, Recipe):
+                given = sorted(other for other, study in scale.studies.items() if isinstance(study, Recipe))
+                raise ValueError(f"{place}.study = {workload.study!r} is not one of {given}")
+            for row in (workload.follow, *workload.rules):
+                if row not in source.optimizers:
+                    raise ValueError(f"{place}: {row!r} is not one of {sorted(source.optimizers)}")
+
+    def repetitions_in_words(self) -> str:
+        """Seeds of each workload."""
+        return f"{counted(self.repetitions, 'seed')} on each workload."
+
+    def _source(self, workload: str, scale: Scale) -> Recipe:
+        source = scale.studies[self.workloads[workload].study]
+        assert isinstance(source, Recipe)
+        return source
+
+    def _runs(self, study_id: str, scale: Scale, name: str, row: str, settings: str) -> Iterator[Run]:
+        rate = self.workloads[name].learning_rate
+        for i in range(self.repetitions if row == self.workloads[name].follow else 1):
+            # The row is not in the seed: all rows of a workload see the same batches.
+            seed = derive_seed(scale.seed, self.kind, name, i)
+            yield Run(study_id, name, row, "test", rate, i, seed, settings)

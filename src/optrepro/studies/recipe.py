@@ -1,0 +1,124 @@
+"""How networks are trained: every optimizer from the same weights, on the same batches."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Annotated, Any, Literal
+
+from pydantic import Field
+
+from optrepro.seeds import derive_seed, fingerprint
+from optrepro.studies.base import ELSEWHERE, Batch, Count, Role, Run, Scale, counted, dataset_of
+from optrepro.studies.comparison import Comparison, Schedule
+
+
+class Recipe(Comparison):
+    """A study whose optimizers train networks; one that is not a workload of its own says which data it reads."""
+
+    batch_size: Annotated[
+        int, Field(ge=2, multiple_of=2, description="Even, for the rules that compare the halves of a batch.")
+    ]
+    steps: Count
+    schedule: Annotated[Schedule, Field(description="step: a tenth after half of the steps, again after 3/4.")] = (
+        "cosine"
+    )
+    precision: Literal["float32", "bfloat16"] = "float32"
+    evaluations: Annotated[Count, Field(description="Points of the learning curves.")] = 10
+    tuning_repetitions: Count
+    test_repetitions: Annotated[Count, ELSEWHERE]
+    runs_per_job: Annotated[
+        Count | Literal["optimizer", "study"],
+        Field(description="So many, or all of an optimizer or of the study."),
+        ELSEWHERE,
+    ] = "optimizer"
+    gpu: Annotated[bool, Field(description="Whether the jobs ask the cluster for a GPU."), ELSEWHERE] = False
+
+    @property
+    def criterion(self) -> Literal["accuracy", "loss"]:
+        """What learning rates are tuned by, on validation data: the highest accuracy or the lowest loss."""
+        return "accuracy"
+
+    @property
+    def model(self) -> str:
+        """Name of what is trained, as it stands in workloads."""
+        raise NotImplementedError
+
+    def backbone_of(self, scale: Scale) -> Batch | None:
+        """The batch that pretrains what the study fine-tunes, if it does."""
+        return None
+
+    def workload(self, scale: Scale) -> str:
+        """Data set and network, as in fashion-mnist/perceptron."""
+        return f"{self._dataset(scale)}/{self.model}"
+
+    def determinants_of(self, optimizer: str, scale: Scale) -> str:
+        """What determines a training run of an optimizer, its backbone included."""
+        pretrained = self.backbone_of(scale)
+        return self.settings_of(
+            optimizer, self._dataset(scale), scale.seed, *([pretrained.settings] if pretrained else [])
+        )
+
+    def batches(self, study_id: str, scale: Scale) -> Iterator[Batch]:
+        """Jobs of the size that `runs_per_job` asks for; rows that repeat the shares of others come after those."""
+        order = sorted(self.optimizers, key=lambda name: self.optimizers[name].shares_of is not None)
+        rows = {name: self._runs(study_id, scale, name) for name in order}
+        size, backbone = self.runs_per_job, self.backbone_of(scale)
+        weights = backbone.address if backbone else None
+        if size == "study":
+            runs = tuple(run for tune, test in rows.values() for run in (*tune, *test))
+            yield Batch(study_id, "all", None, runs, (), fingerprint([run.settings for run in runs]), weights)
+            return
+        for name, (tune, test) in rows.items():
+            giver, settings = self.optimizers[name].shares_of, test[0].settings
+            if size == "optimizer":
+                yield Batch(study_id, name, name, (*tune, *test), (giver,) if giver else (), settings, weights)
+                continue
+            given = tuple(_parts(giver, "test", rows[giver][1], size)) if giver else ()
+            tuning = _parts(name, "tune", tune, size)
+            for part, runs in tuning.items():
+                yield Batch(study_id, part, name, runs, given, settings, weights)
+            for part, runs in _parts(name, "test", test, size).items():
+                yield Batch(study_id, part, name, runs, (*tuning, *given), settings, weights)
+
+    def facts(self) -> dict[str, Any]:
+        """How learning rates are tuned."""
+        return {"criterion": self.criterion}
+
+    def repetitions_in_words(self) -> str:
+        """The number of paired test seeds."""
+        return f"{counted(self.test_repetitions, 'paired test seed')}."
+
+    def tuning_in_words(self, datasets: Mapping[str, str]) -> str:
+        """The tuning on validation data, which is the same for every optimizer."""
+        rates = len(self.learning_rates)
+        return (
+            f"Each optimizer's learning rate is tuned on validation data, over {rates} values with "
+            f"{counted(self.tuning_repetitions, 'other seed')} ({rates * self.tuning_repetitions} runs)."
+        )
+
+    def network_in_words(self) -> str:
+        """What is trained, for how many steps."""
+        return f"{self.model}, {self.steps} steps of {self.batch_size} examples"
+
+    def _dataset(self, scale: Scale) -> str:
+        return dataset_of(self.readings(scale)[0].reader, scale)
+
+    def _runs(self, study_id: str, scale: Scale, optimizer: str) -> tuple[tuple[Run, ...], tuple[Run, ...]]:
+        """The tuning runs and the test runs of an optimizer."""
+        workload = self.workload(scale)
+        settings = self.determinants_of(optimizer, scale)
+        if giver := self.optimizers[optimizer].shares_of:  # its test runs decide the shares
+            settings = fingerprint([settings, self.determinants_of(giver, scale), self.test_repetitions])
+
+        def run(role: Role, rate: float | None, repetition: int) -> Run:
+            seed = derive_seed(scale.seed, workload, repetition, role)
+            return Run(study_id, workload, optimizer, role, rate, repetition, seed, settings)
+
+        tune = (run("tune", rate, i) for rate in self.grid(optimizer) for i in range(self.tuning_repetitions))
+        return tuple(tune), tuple(run("test", None, i) for i in range(self.test_repetitions))
+
+
+def _parts(optimizer: str, role: Role, runs: Sequence[Run], size: int) -> dict[str, tuple[Run, ...]]:
+    """Parts of at most `size` runs, by the names of their batches."""
+    starts = range(0, len(runs), size)
+    return {f"{optimizer}.{role}{i}": tuple(runs[start : start + size]) for i, start in enumerate(starts)}

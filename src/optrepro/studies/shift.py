@@ -1,0 +1,42 @@
+"""The kind shift: image classification in which something changes sharply in mid-training."""
+
+from __future__ import annotations
+
+from typing import Annotated, ClassVar, Literal, Self
+
+from pydantic import Field, model_validator
+
+from optrepro.studies.training import TrainingStudy
+
+
+class ShiftStudy(TrainingStudy):
+    """Image classification in which something changes sharply after half of the steps.
+
+    Permuted labels or pixels are another task, and validation and test data follow. Batch size and label noise change
+    the gradients' noise; what is learned from is worse, what it is tested on stays.
+    """
+
+    runner: ClassVar[str] = "optrepro.experiments.training.shift"
+
+    kind: Literal["shift"] = "shift"  # type: ignore[assignment]
+    shift: Annotated[
+        Literal["classes", "inputs", "batch_size", "label_noise"],
+        Field(description="What changes: the labels or the pixels are permuted, or a number is another one."),
+    ]
+    shifted_to: Annotated[
+        float, Field(ge=0, description="Batch size after the shift, or share of random labels; else unused.")
+    ] = 0.0
+
+    @model_validator(mode="after")
+    def _shift_is_possible(self) -> Self:
+        size = self.shifted_to
+        if self.steps % 2 or self.evaluations % 2:
+            raise ValueError(
+                f"steps = {self.steps} and evaluations = {self.evaluations} must be even: the curve has a point at the "
+                "shift"
+            )
+        if self.shift == "batch_size" and (size < 2 or size % 2):
+            raise ValueError(f"shifted_to = {size} is not allowed: a batch size is an even number from 2 on")
+        if self.shift == "label_noise" and not 0 < size <= 1:
+            raise ValueError(f"shifted_to = {size} is not allowed: a share of random labels is in (0, 1]")
+        return self

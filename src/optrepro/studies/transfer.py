@@ -1,0 +1,107 @@
+"""The kind transfer: optimizers tuned once, on the prior, and then run everywhere, beside learned ones."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Annotated, ClassVar, Literal, Self
+
+from pydantic import Field, model_validator
+
+from optrepro.seeds import derive_seed, fingerprint
+from optrepro.studies.base import ELSEWHERE, Batch, Count, Model, Name, Role, Run, Scale, Study, determining
+from optrepro.studies.comparison import ConstantRates
+from optrepro.studies.policy import PolicyStudy
+from optrepro.studies.prior import PriorConfig
+
+
+class Collection(Model):
+    """Problems that a transfer study runs on."""
+
+    source: Annotated[
+        Literal["prior", "vlse", "heavy-tailed", "ill-conditioned", "plateaus", "noisy-gradients", "ridges"],
+        Field(description="The prior, the benchmark, or a shifted collection."),
+    ]
+    dim: Annotated[Count, Field(description="Dimension; of benchmark functions, of those that are free.")] = 2
+    count: Annotated[Count, Field(description="Functions, with one start each; of the benchmark, starts on each.")]
+    budget: Annotated[Count, Field(description="Evaluations of value and gradient in a run.")]
+    each: Annotated[
+        Count | None, Field(description="Tune for each benchmark function too, on so many other starts.")
+    ] = None
+
+
+class Reference(Model):
+    """A derivative-free method."""
+
+    label: str
+    method: Name
+
+
+class TransferStudy(ConstantRates):
+    """Optimizers tuned once, on the prior's validation functions, and then run everywhere, beside learned ones."""
+
+    runner: ClassVar[str] = "optrepro.experiments.descent.transfer"
+    uses: ClassVar[type[Study] | None] = PolicyStudy
+
+    kind: Literal["transfer"] = "transfer"
+    prior: PriorConfig
+    validation_functions: Annotated[Count, Field(description="Functions that learning rates are tuned on.")]
+    budget: Annotated[Count, Field(description="Evaluations in a tuning run, and in a run of a reference.")]
+    log_regret: Annotated[float, Field(ge=0, description="Of the tuning score, as in the policy's reward.")]
+    functions: Annotated[tuple[str, ...], Field(min_length=1, description="The benchmark.")]
+    collections: Annotated[dict[Name, Collection], Field(min_length=1)]
+    references: Annotated[dict[Name, Reference], ELSEWHERE] = {}
+    reference_count: Annotated[
+        Count, Field(description="Functions of a collection that references run on at most."), ELSEWHERE
+    ]
+    reference_starts: Annotated[Count, Field(description="Starts on a benchmark function, for them."), ELSEWHERE]
+
+    @model_validator(mode="after")
+    def _names_tell_rows_apart(self) -> Self:
+        if both := sorted({*self.references} & {*self.optimizers}):
+            raise ValueError(f"references.{both[0]} has the name of an optimizer: names must tell all rows apart")
+        return self
+
+    def batches(self, study_id: str, scale: Scale) -> Iterator[Batch]:
+        """A job for each optimizer and each reference: all collections, tuning first."""
+        names = {name: self.settings_of(name, scale.seed) for name in self.optimizers}
+        counts = [self.reference_count, self.reference_starts]
+        for name, reference in self.references.items():
+            names[name] = fingerprint([determining(self), reference.method, counts, scale.seed])
+        for name, settings in names.items():
+            trainer = self.trainer_of(name, scale)
+            if trainer is not None:
+                settings = fingerprint([settings, trainer.settings])
+            runs = tuple(self._runs(study_id, scale, name, settings))
+            yield Batch(study_id, name, name, runs, (), settings, weights=trainer.address if trainer else None)
+
+    def repetitions_in_words(self) -> str:
+        """The starts on each collection."""
+        counts = ", ".join(f"{name} {collection.count}" for name, collection in self.collections.items())
+        return f"Starts, one on each function and on the benchmark (vlse) so many on each: {counts}."
+
+    def tuning_in_words(self, datasets: Mapping[str, str]) -> str:
+        """The one tuning on the prior."""
+        rates = len(self.learning_rates)
+        return f"Each optimizer's learning rate is tuned once, over {rates} values on the prior's validation functions."
+
+    def _runs(self, study_id: str, scale: Scale, name: str, settings: str) -> Iterator[Run]:
+        def run(workload: str, role: Role, rate: float | None) -> Run:
+            # Of equal seeds for all optimizers, and for tests with either tuning: all start from the same points.
+            seed = derive_seed(
+                scale.seed, study_id, workload if role == "tune" else workload.replace("-each/", "/"), role
+            )
+            return Run(study_id, workload, name, role, rate, 0, seed, settings)
+
+        row = self.optimizers.get(name)
+        tuned = row is not None and not row.learned
+        if row is not None:
+            yield from (run("prior-validation", "tune", rate) for rate in (self.grid(name) if tuned else (None,)))
+        for collection_id, collection in self.collections.items():
+            if collection.source != "vlse":
+                yield run(collection_id, "test", None)
+                continue
+            for function in self.functions:
+                yield run(f"{collection_id}/{function}", "test", None)
+                if tuned and collection.each:
+                    yield from (run(f"{collection_id}-each/{function}", "tune", rate) for rate in self.grid(name))
+                    yield run(f"{collection_id}-each/{function}", "test", None)
