@@ -1,40 +1,61 @@
-"""The catalogue of tables, exhibits, claims and choices: what the config folder declares beside the scales."""
+"""The catalogue of tables, exhibits, claims and choices: what the papers' folders declare beside their studies."""
 
 from __future__ import annotations
 
 import importlib
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, TypeAdapter, ValidationError
+from pydantic import BeforeValidator, Field, TypeAdapter, ValidationError
 
 from optrepro.config import ConfigError, parse
 from optrepro.studies.base import DottedPath, Model, Name
 
-System = Literal["gap", "vlse", "pop", "lto", "all"]
+ALL = "all"  # the system of what stands above the papers
+
+
+class Paper(Model):
+    """What is replicated: ``paper.yaml`` of its folder."""
+
+    title: Annotated[str, Field(description="Its name and number, as exhibits print them.")]
+    position: Annotated[int, Field(description="Its place among the papers.")]
 
 
 class TableEntry(Model):
     """A table of the analysis: a function from the tidy results of studies to a data frame."""
 
     function: DottedPath
-    studies: Annotated[tuple[Name, ...], Field(description="Its positional arguments, in this order.")]
-    files: Annotated[tuple[str, ...], Field(description="Files it reads besides: its keyword `files`.")] = ()
+    studies: Annotated[tuple[Name, ...], Field(description="Its positional arguments, in this order.")] = ()
+    arguments: Annotated[dict[str, Any], Field(description="Its keyword arguments.")] = {}
+    each: Annotated[
+        tuple[Name, ...], Field(description="Studies; an entry `{study}-x` with them is a table for each.")
+    ] = ()
+    judges: Annotated[bool, Field(description="It is of all claims, and of all studies that they name.")] = False
+    files: Annotated[tuple[str, ...], Field(description="Files that it reads besides; found by the catalogue.")] = ()
 
 
 class ExhibitEntry(Model):
     """A figure with its table: a module with functions `figure` and `table`."""
 
-    system: System
+    system: Annotated[str, Field(description="The paper's folder; set by the catalogue.")] = ALL
     title: str
     module: DottedPath
     tables: Annotated[tuple[Name, ...], Field(min_length=1)]
     caption: str
 
 
-class Catalogue(Model):
-    """All tables and exhibits, by id."""
+class Exhibits(Model):
+    """The file ``exhibits.yaml`` of a folder."""
 
+    tables: dict[str, TableEntry] = {}
+    exhibits: dict[Name, ExhibitEntry] = {}
+
+
+class Catalogue(Model):
+    """All tables and exhibits by id, and the papers by the names of their folders."""
+
+    papers: dict[str, Paper]
     tables: dict[Name, TableEntry]
     exhibits: dict[Name, ExhibitEntry]
 
@@ -48,7 +69,7 @@ class Claim(Model):
     """A claim of a paper, and how it is judged here."""
 
     id: Name
-    system: System
+    system: Annotated[str, Field(description="The paper's folder; set by the catalogue.")] = ALL
     statement: str
     source: Annotated[str, Field(description="Where the paper makes it.")]
     number: Annotated[str | None, Field(description="The paper's own number, where it is known.")] = None
@@ -58,41 +79,81 @@ class Claim(Model):
     criterion: Annotated[str, Field(description="When it holds, holds in part or fails, in words.")]
 
 
+def _as_list(path: Any) -> Any:
+    return [path] if isinstance(path, str) else path
+
+
+Standing = Literal["stated", "repository", "derived", "prior-art", "chosen"]
+
+
 class Choice(Model):
-    """An entry of the fidelity ledger: a setting and where its value comes from."""
+    """A line of the fidelity ledger: a setting and where its value comes from."""
 
     path: Annotated[str, Field(description="Dotted config path; `*` stands for one key, a final `**` for any below.")]
     value: Any
-    standing: Literal["stated", "repository", "derived", "prior-art", "chosen"]
+    standing: Standing
     why: str
 
 
+class ChoiceEntry(Model):
+    """An entry of ``fidelity.yaml``: one reason for the value of one path or of several, or for the values of some."""
+
+    path: Annotated[tuple[str, ...], BeforeValidator(_as_list), Field(description="One path, or a list of them.")] = ()
+    value: Annotated[Any, Field(description="Of these paths.")] = None
+    values: Annotated[dict[str, Any], Field(description="Values by path, where they differ.")] = {}
+    standing: Standing
+    why: str
+
+    def choices(self) -> Iterator[Choice]:
+        """A line for each path."""
+        for path, value in {**dict.fromkeys(self.path, self.value), **self.values}.items():
+            yield Choice(path=path, value=value, standing=self.standing, why=self.why)
+
+
 def load(folder: Path) -> Catalogue:
-    """The catalogue in ``exhibits.yaml`` of the config folder.
+    """The catalogue that the papers' folders and the config folder itself declare, papers in their order.
 
-    Raises: ConfigError naming the key, its value and what is allowed.
+    Raises: ConfigError naming the file, the key, its value and what is allowed.
     """
-    catalogue: Catalogue = _read(folder / "exhibits.yaml", Catalogue)
-    for name, exhibit in catalogue.exhibits.items():
+    papers = {path.parent.name: _read(path, Paper) for path in folder.glob("*/paper.yaml")}
+    papers = dict(sorted(papers.items(), key=lambda item: item[1].position))
+    tables: dict[str, TableEntry] = {}
+    exhibits: dict[str, ExhibitEntry] = {}
+    for system in (*papers, ALL):
+        path = (folder if system == ALL else folder / system) / "exhibits.yaml"
+        if path.exists():
+            declared: Exhibits = _read(path, Exhibits)
+            tables |= {name: _judging(entry, folder) for name, entry in _expanded(declared.tables)}
+            exhibits |= {n: e.model_copy(update={"system": system}) for n, e in declared.exhibits.items()}
+    for name, exhibit in exhibits.items():
         for table in exhibit.tables:
-            if table not in catalogue.tables:
+            if table not in tables:
                 raise ConfigError(
-                    f"{folder / 'exhibits.yaml'}: exhibits.{name}.tables names {table!r}, "
-                    f"which is not one of {sorted(catalogue.tables)}"
+                    f"{folder}/*/exhibits.yaml: exhibits.{name}.tables names {table!r}, "
+                    f"which is not one of {sorted(tables)}"
                 )
-    return catalogue
+    return Catalogue(papers=papers, tables=tables, exhibits=exhibits)
 
 
-def claims(path: Path) -> list[Claim]:
-    """The claims in ``claims.yaml``. Raises: ConfigError."""
-    rows: list[Claim] = _read(path, list[Claim])
-    return rows
+def claims(folder: Path) -> list[Claim]:
+    """The claims of all papers, in their order: ``claims.yaml`` of each folder. Raises: ConfigError."""
+    return [
+        claim.model_copy(update={"system": path.parent.name})
+        for path in files(folder, "claims.yaml")
+        for claim in _read(path, list[Claim])
+    ]
 
 
-def choices(path: Path) -> list[Choice]:
-    """The fidelity ledger in ``fidelity.yaml``. Raises: ConfigError."""
-    rows: list[Choice] = _read(path, list[Choice])
-    return rows
+def choices(folder: Path) -> list[Choice]:
+    """The fidelity ledger: ``fidelity.yaml`` of the config folder, then of each paper. Raises: ConfigError."""
+    entries = (entry for path in files(folder, "fidelity.yaml") for entry in _read(path, list[ChoiceEntry]))
+    return [choice for entry in entries for choice in entry.choices()]
+
+
+def files(folder: Path, name: str) -> list[Path]:
+    """The files of a name in the config folder and in the papers' folders, in the papers' order."""
+    papers = {path.parent: _read(path, Paper).position for path in folder.glob("*/paper.yaml")}
+    return [path for place in (folder, *sorted(papers, key=papers.__getitem__)) if (path := place / name).exists()]
 
 
 def named(path: str, what: str) -> Any:
@@ -105,6 +166,31 @@ def named(path: str, what: str) -> Any:
         return getattr(importlib.import_module(module), name)
     except (ImportError, AttributeError) as error:
         raise ConfigError(f"{what} = {path!r} cannot be imported: {error}") from None
+
+
+def source_modules(entry: TableEntry, folder: Path) -> list[str]:
+    """The modules that compute a table: its function's, and of a table of claims, those of their rules."""
+    rules = [claim.rule for claim in claims(folder) if claim.rule] if entry.judges else []
+    return sorted({path.rpartition(".")[0] for path in (entry.function, *rules)})
+
+
+def _expanded(tables: dict[str, TableEntry]) -> Iterator[tuple[str, TableEntry]]:
+    """The tables, those with a pattern for a name once for each of their studies."""
+    for name, entry in tables.items():
+        if not entry.each:
+            yield name, entry
+        for study in entry.each:
+            yield name.replace("{study}", study), entry.model_copy(update={"studies": (study,), "each": ()})
+
+
+def _judging(entry: TableEntry, folder: Path) -> TableEntry:
+    """The entry; that of the claims with their studies and files filled in."""
+    if not entry.judges:
+        return entry
+    studies: Sequence[str] = [study for claim in claims(folder) for study in claim.settings.get("studies", ())]
+    read = [str(path) for path in (*files(folder, "claims.yaml"), *files(folder, "paper.yaml"))]
+    update = {"studies": tuple(dict.fromkeys(studies)), "files": tuple(read), "arguments": {"folder": str(folder)}}
+    return entry.model_copy(update=update)
 
 
 def _read(path: Path, kind: Any) -> Any:

@@ -23,7 +23,7 @@ app.add_typer(data_app, name="data")
 ConfigPath = Annotated[Path, typer.Option("--config", envvar="OPTREPRO_CONFIG", help="Scale file.")]
 Overrides = Annotated[list[str] | None, typer.Option("--set", help="Override, as studies.vlse.starts=8; repeatable.")]
 DataDir = Annotated[Path | None, typer.Option(help="Folder of downloads, after OPTREPRO_DATA. [default: data]")]
-CatalogueDir = Annotated[Path, typer.Option("--catalogue", help="Folder of exhibits.yaml.")]
+CatalogueDir = Annotated[Path, typer.Option("--catalogue", help="Folder of the papers' folders.")]
 DEFAULT = Path("config/laptop.yaml")
 PICTURES = (".png", ".svg", ".pdf")
 T = TypeVar("T")
@@ -145,7 +145,7 @@ def report(
     """Bind exhibits (their JSON sidecars) and the fidelity ledger into one HTML page."""
     from optrepro.exhibits import report
 
-    report.write(exhibits, catalogue.choices(folder / "fidelity.yaml"), out)
+    report.write(exhibits, catalogue.choices(folder), out)
 
 
 @app.command()

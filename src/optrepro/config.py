@@ -1,8 +1,8 @@
 """The typed config: what to run, checked in full before anything runs.
 
-A scale file (``config/laptop.yaml``) states only what differs from what it names under ``extends``: papers' folders, or
-other scales. A study selects rows of comparisons from those that a paper has written down once. Overrides by dotted path
-come last. Every error names the key, the value, what is allowed, and the file that set it.
+A scale file (``config/laptop.yaml``) states only what differs from what it names under ``extends``: papers' folders,
+or other scales. A study selects its optimizers from rows that a paper's folder has written down once. Overrides by
+dotted path come last. Every error names the key, the value, what is allowed, and the file that set it.
 """
 
 from __future__ import annotations
@@ -103,7 +103,9 @@ def _study(name: str, given: Any, written: Mapping[str, Any], problems: list[Any
         except ValidationError as error:
             problems += [{**problem, "loc": (*place, *problem["loc"])} for problem in error.errors()]
         except _SelectionError as error:
-            problems.append({"type": "selection", "loc": (*place, *error.path), "input": error.value, "msg": str(error)})
+            problems.append(
+                {"type": "selection", "loc": (*place, *error.path), "input": error.value, "msg": str(error)}
+            )
     return None
 
 
@@ -120,7 +122,7 @@ def _with_rows(kind: type[Model], given: Any, written: Mapping[str, Any], path: 
     if not isinstance(given, dict):
         return given
     result = dict(given)
-    for field, row_kind in kind.tables().items():
+    for field, row_kind in kind.row_tables().items():
         if isinstance(given.get(field), dict):
             rows = _selected(given[field], written, (*path, field))
             result[field] = {

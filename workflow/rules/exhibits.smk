@@ -50,7 +50,7 @@ rule figures:
 
 
 # One target for each system and for each exhibit: `snakemake gap`, `snakemake gap-sgdm`.
-for _system in sorted({entry.system for entry in CATALOGUE.exhibits.values()} - {"all"}):
+for _system in CATALOGUE.papers:
 
     rule:
         name:

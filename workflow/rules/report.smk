@@ -2,7 +2,7 @@ rule report:
     """Bind every exhibit, the claims and the fidelity ledger into one page."""
     input:
         sidecars=[f"{layout.exhibit(SCALE, name)}.json" for name in CATALOGUE.exhibits],
-        ledger="config/fidelity.yaml",
+        ledger=catalogue.files(Path("config"), "fidelity.yaml"),
     output:
         f"<results>/{SCALE}/report.html",
     log:

@@ -13,6 +13,8 @@ rule statistics:
     conda:
         "../../environment.yml"
     params:
-        source=lambda wildcards: provenance.source_hash(CATALOGUE.tables[wildcards.table].function.rpartition(".")[0]),
+        source=lambda wildcards: provenance.source_hash(
+            *catalogue.source_modules(CATALOGUE.tables[wildcards.table], Path("config"))
+        ),
     shell:
         "optrepro table {wildcards.table} {input.tidy} --out {output} > {log} 2>&1"

@@ -21,8 +21,8 @@ from scipy import stats
 
 from optrepro.analysis import rankings
 from optrepro.analysis.results import StudyResults
+from optrepro.conventions import FLOOR
 
-FLOOR = 1e-12  # chosen: normalized regrets below it are equal, as they are rounding of the function values
 TARGETS = (1e-2, 1e-5)  # chosen: normalized regrets at which a problem counts as solved, roughly and well
 SUBSETS = ("smooth", "all")  # without the functions that have kinks along whole curves, and with them
 MEASURES = ("regret", "improvement")

@@ -18,10 +18,10 @@ from numpy.typing import ArrayLike
 
 from optrepro.analysis.intervals import Interval, holm, mean_interval, sign_flip_test
 from optrepro.analysis.results import StudyResults
+from optrepro.conventions import ALPHA
 
 FAILED_ACCURACY = 0.0
 MEASURES = ("test_accuracy", "test_loss", "exact_match")
-ALPHA = 0.05  # level that a p-value must be able to reach to be given
 SIGNS = {"accuracy": 1, "loss": -1}  # of a criterion: whether more of it is better
 TRAINS = 0.5  # share of the sweep's best probability of a right answer, from which on a learning rate trains at all
 HELD = ("within", "above", "best")  # verdicts of `rates` that are not below the best fixed candidate

@@ -7,7 +7,7 @@ prints the interval, since a wide one excludes little.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 
 import pandas as pd
@@ -18,23 +18,25 @@ from optrepro.analysis.verdict import NOT_RUN, Verdict
 from optrepro.catalogue import Claim
 
 
-def verdicts(*studies: StudyResults, files: Sequence[Path]) -> pd.DataFrame:
-    """One row per claim: id, system, statement, source, number, exhibit, criterion, verdict, evidence.
+def verdicts(*studies: StudyResults, folder: str) -> pd.DataFrame:
+    """One row per claim: id, paper, statement, source, number, exhibit, criterion, verdict, evidence.
 
     A claim without exhibit, or whose studies are absent or have missing runs, is "not run" and says why.
 
     Args:
         studies: whatever has been run; a claim's ``settings.studies`` names those that its rule takes.
-        files: the claims file.
+        folder: the config folder, whose papers make the claims.
 
     Raises: ConfigError for a file that is no list of claims, or for a rule that does not exist.
     """
     at_hand = {study.facts.study: study for study in studies}
     rows = []
-    for claim in catalogue.claims(Path(files[0])):
+    papers = catalogue.load(Path(folder)).papers
+    for claim in catalogue.claims(Path(folder)):
         verdict, evidence = judge(claim, at_hand)
-        row = claim.model_dump(include={"id", "system", "statement", "source", "number", "exhibit", "criterion"})
-        rows.append({**row, "verdict": verdict, "evidence": evidence})
+        row = claim.model_dump(include={"id", "statement", "source", "number", "exhibit", "criterion"})
+        title = papers[claim.system].title
+        rows.append({"id": row.pop("id"), "paper": title, **row, "verdict": verdict, "evidence": evidence})
     return pd.DataFrame(rows)
 
 

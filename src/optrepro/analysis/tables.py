@@ -20,6 +20,5 @@ def compute(entry: TableEntry, tidy: Sequence[Path]) -> pd.DataFrame:
     """
     function = named(entry.function, "table function")
     studies = [read_study(path) for path in tidy]
-    files = {"files": [Path(file) for file in entry.files]} if entry.files else {}
-    table: pd.DataFrame = function(*studies, **files)
+    table: pd.DataFrame = function(*studies, **entry.arguments)
     return table

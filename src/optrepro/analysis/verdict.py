@@ -12,7 +12,6 @@ IN_PART: Literal["holds in part"] = "holds in part"
 FAILS: Literal["fails"] = "fails"
 NOT_RUN: Literal["not run"] = "not run"
 VERDICTS = (HOLDS, IN_PART, FAILS, NOT_RUN)
-ALPHA = 0.05
 NOTHING = 1e-12  # a difference below it is rounding error
 NBSP = "\N{NO-BREAK SPACE}"  # keeps a number and its interval on one line
 

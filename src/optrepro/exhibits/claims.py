@@ -13,13 +13,6 @@ from matplotlib.figure import Figure
 from optrepro.exhibits import style
 from optrepro.exhibits.material import Material
 
-SYSTEMS = {
-    "gap": "Greedy alignment (arXiv 2512.06370)",
-    "vlse": "Benchmark functions",
-    "pop": "POP (arXiv 2602.15473)",
-    "lto": "Predicted Step Descent (arXiv 1703.00441)",
-    "all": "All systems",
-}
 OWN = "of this project"  # how the source of a claim ends that no paper makes
 # Colour and sign of each verdict, so that neither is needed alone.
 LOOKS = {
@@ -65,7 +58,7 @@ def table(material: Material) -> pd.DataFrame:
 
 def _section(claims: pd.DataFrame) -> pd.Series:
     own = claims.source.str.endswith(OWN)
-    return claims.system.map(SYSTEMS) + own.map({True: ": controls of this project", False: ""})
+    return claims.paper + own.map({True: ": controls of this project", False: ""})
 
 
 def _lines(claim: Mapping[Any, Any], name: str) -> list[str]:

@@ -12,10 +12,10 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch, Rectangle
 
+from optrepro.conventions import ALPHA
 from optrepro.exhibits import style
 from optrepro.exhibits.material import Material
 
-ALPHA = 0.05
 CD_HEIGHT = 3.0  # of the bar above the axis of ranks, in rows of its labels
 SHOWN_RULES = ("paper", "debiased", "raw")  # dynamic rules whose curves and choices are drawn
 SHOWN_CONTROLS = ("random-raw", "mean")
@@ -110,16 +110,15 @@ def fill_score_panels(
             axes.axvspan(scale * best[f"{column}_low"], scale * best[f"{column}_high"], color=color, alpha=0.2, lw=0)
 
 
-def name_rows(axes: Axes, scores: pd.DataFrame, labels: Sequence[str]) -> None:
-    """Label the rows to the left of a panel, under the headings of their groups."""
-    y = row_positions(scores)
+def name_rows(axes: Axes, scores: pd.DataFrame, labels: Sequence[str], y: Sequence[float] | None = None) -> None:
+    """Label the rows to the left of a panel, under the headings of their groups; at `y`, or one after the other."""
+    y = row_positions(scores) if y is None else y
     axes.set_yticks(y, labels)
     axes.set_ylim(max(y) + 0.7, min(y) - 1.4)
     for group, rows in scores.assign(y=y).groupby("group"):
-        heading = (style.GROUP_TITLES.get(str(group), str(group)), rows.y.min() - 0.85)
         axes.annotate(
-            heading[0],
-            (0, heading[1]),
+            style.GROUP_TITLES.get(str(group), str(group)),
+            (0, rows.y.min() - 0.85),
             xycoords=axes.get_yaxis_transform(),
             xytext=(-4, 0),
             textcoords="offset points",

@@ -9,8 +9,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from optrepro.exhibits import style
+from optrepro.exhibits.functions import STAR, START
 from optrepro.exhibits.material import Material
-from optrepro.exhibits.vlse.gallery import STAR, START
 
 HEIGHT, CONTOURS_WIDTH, CURVE_WIDTH = 78.0, 88.0, 92.0  # mm
 LEVELS = 14

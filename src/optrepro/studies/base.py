@@ -39,12 +39,10 @@ class Model(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True)
 
     @classmethod
-    def tables(cls) -> dict[str, type[Model]]:
+    def row_tables(cls) -> dict[str, type[Model]]:
         """The fields that hold named rows, with the model of a row: a scale selects among them."""
-        last = {name: get_args(field.annotation)[-1:] for name, field in cls.model_fields.items()}
-        return {
-            name: kind[0] for name, kind in last.items() if kind and isinstance(kind[0], type) and issubclass(kind[0], Model)
-        }
+        values = {name: (get_args(field.annotation) or (None,))[-1] for name, field in cls.model_fields.items()}
+        return {name: kind for name, kind in values.items() if isinstance(kind, type) and issubclass(kind, Model)}
 
 
 ModelT = TypeVar("ModelT", bound=Model)

@@ -5,7 +5,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from optrepro.experiments.descent.fixed_sets import FLOOR, FixedSet, fixed, progress
+from optrepro.conventions import FLOOR
+from optrepro.experiments.descent.fixed_sets import FixedSet, fixed, progress
 from optrepro.studies.prior import PriorConfig
 
 PRIOR = PriorConfig(

@@ -6,7 +6,8 @@ from collections.abc import Mapping, Sequence
 
 from optrepro.analysis.gap import concept, diagnostics, families
 from optrepro.analysis.results import StudyResults
-from optrepro.analysis.verdict import ALPHA, FAILS, HOLDS, IN_PART, NBSP, Verdict, all_or_some, p_value
+from optrepro.analysis.verdict import FAILS, HOLDS, IN_PART, NBSP, Verdict, all_or_some, p_value
+from optrepro.conventions import ALPHA
 
 
 def fastest_member(study: StudyResults) -> Verdict:

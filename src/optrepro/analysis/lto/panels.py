@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator, Mapping
-from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -26,13 +25,12 @@ from scipy import integrate
 from optrepro.analysis import rankings
 from optrepro.analysis.intervals import holm, mean_interval, sign_flip_test
 from optrepro.analysis.results import StudyResults
+from optrepro.conventions import ALPHA, PSD
 
-POLICY = "psd"  # the optimizer whose claims are tested
-VARIANTS = {"psd-trained": POLICY, "psd-bregman": POLICY, "imitation": POLICY, "l2l-trained": "l2l"}
+VARIANTS = {"psd-trained": PSD, "psd-bregman": PSD, "imitation": PSD, "l2l-trained": "l2l"}
 CLASSIC = ("first-order", "quasi-newton")  # groups that are tuned, not learned
 MEASURES = ("area", "final")
 DIVERGED = 2.0  # of the initial objective; as the runs have it
-ALPHA = 0.05
 SHARE = 12 / 15  # of the panels in which the policy is to be best or tied (issue of the project)
 TUNING, VALIDATION = "tuning", "meta-validation"
 LOGGED = ("area", "final", "guiding", "policy", "mismatch", "kl", "loss")
@@ -78,10 +76,6 @@ def scores(study: StudyResults, figure: str | None = None) -> pd.DataFrame:
     """
     table = _compared(study)
     return table if figure is None else table[table.figure == figure].reset_index(drop=True)
-
-
-# An entry of the catalogue names a function and no arguments.
-fig1, fig2, fig3, fig4, fig5 = (partial(scores, figure=f"fig{number}") for number in range(1, 6))
 
 
 def areas(study: StudyResults) -> pd.DataFrame:
@@ -187,12 +181,12 @@ class Target(NamedTuple):
 
 def targets(study: StudyResults) -> pd.DataFrame:
     """What the policy is to reach, one row each: criterion, asked, measured, reached; none without the policy."""
-    found = list(_targets(study)) if POLICY in set(scores(study).optimizer) else []
+    found = list(_targets(study)) if PSD in set(scores(study).optimizer) else []
     return pd.DataFrame(found, columns=Target._fields)
 
 
 def _targets(study: StudyResults) -> Iterator[Target]:
-    own: Any = summary(study).set_index("optimizer").loc[POLICY]
+    own: Any = summary(study).set_index("optimizer").loc[PSD]
     needed, reached = math.ceil(SHARE * own.panels - 1e-9), own.area_best + own.area_tied
     yield Target(
         "panels in which its area is the best or statistically tied with the best other's",
@@ -202,7 +196,7 @@ def _targets(study: StudyResults) -> Iterator[Target]:
     )
     yield Target("diverged runs in all panels", "none", f"{own.lost or 'none'}", own.lost == 0)
     beyond = progress(study)
-    for row in beyond[beyond.optimizer == POLICY].to_dict("records") if len(beyond) else []:
+    for row in beyond[beyond.optimizer == PSD].to_dict("records") if len(beyond) else []:
         fall = f"{row['progress']:+.4f} [{row['progress_low']:+.4f}, {row['progress_high']:+.4f}]"
         yield Target(
             f"{row['dataset']}: fall of the objective from iteration {row['trained']} to {row['end']}",
@@ -441,10 +435,10 @@ def _against_rivals(study: StudyResults, values: pd.DataFrame, key: str, measure
 def _record(means: pd.DataFrame, key: str, measure: str) -> dict[str, Any]:
     """Panels that the policy wins, ties and loses against an optimizer, and Wilcoxon's p; NaN against itself."""
     names = [f"{measure}_{name}" for name in ("wins", "ties", "losses", "p")]
-    if key == POLICY or POLICY not in means:
+    if key == PSD or PSD not in means:
         return dict.fromkeys(names, np.nan)
-    both = np.log10(means[[key, POLICY]].dropna())
-    difference = both[key] - both[POLICY]
+    both = np.log10(means[[key, PSD]].dropna())
+    difference = both[key] - both[PSD]
     wins, losses = int((difference > 0).sum()), int((difference < 0).sum())
     p = rankings.wilcoxon(difference)[1] if len(both) else np.nan
     return dict(zip(names, (wins, len(both) - wins - losses, losses, p), strict=True))

@@ -9,7 +9,8 @@ import pandas as pd
 
 from optrepro.analysis.pop import generalization
 from optrepro.analysis.results import StudyResults
-from optrepro.analysis.verdict import ALPHA, Verdict, all_or_some, interval_of, p_value, signed
+from optrepro.analysis.verdict import Verdict, all_or_some, interval_of, p_value, signed
+from optrepro.conventions import ALPHA, POP
 
 
 def policy_outperforms(study: StudyResults, *, collection: str, groups: Sequence[str]) -> Verdict:
@@ -59,9 +60,7 @@ def ablation_is_worse(study: StudyResults, *, policy: str) -> Verdict:
     return all_or_some(worse, text)
 
 
-def _in_every_case(
-    cases: Mapping[str, pd.DataFrame], groups: Sequence[str], policy: str = generalization.POLICY
-) -> Verdict:
+def _in_every_case(cases: Mapping[str, pd.DataFrame], groups: Sequence[str], policy: str = POP) -> Verdict:
     """Holds if the policy beats every optimizer of the groups in every case; in part if in some."""
     ahead, evidence = [], []
     for case, compared in cases.items():
@@ -73,9 +72,7 @@ def _in_every_case(
     return all_or_some(ahead, "; ".join(evidence))
 
 
-def _against(
-    compared: pd.DataFrame, groups: Sequence[str], policy: str = generalization.POLICY
-) -> tuple[list[bool], str]:
+def _against(compared: pd.DataFrame, groups: Sequence[str], policy: str = POP) -> tuple[list[bool], str]:
     """Which optimizers of the groups the policy beats by improvement, and in words: how many, and the hardest of them.
 
     Raises: KeyError if the policy or all of the groups have no results.

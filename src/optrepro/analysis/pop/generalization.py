@@ -25,8 +25,8 @@ import pandas as pd
 from optrepro.analysis import benchmark, rankings
 from optrepro.analysis.intervals import Interval, holm, mean_interval
 from optrepro.analysis.results import StudyResults
+from optrepro.conventions import POP
 
-POLICY = "pop"  # the one that the others are compared with
 STANDARD = "standard"  # the policy that the ablations are compared with
 MEASURES = ("improvement", "digits")
 MOST_DIGITS = 12.0  # chosen: what is left beyond is rounding of the values
@@ -109,7 +109,7 @@ def budgets(study: StudyResults) -> pd.DataFrame:
     return table.assign(multiple=table.budget // _horizon(study))
 
 
-def dimensions(study: StudyResults, policy: str = POLICY) -> pd.DataFrame:
+def dimensions(study: StudyResults, policy: str = POP) -> pd.DataFrame:
     """Scores at the trained horizon on functions of the prior in each dimension: `compare`, with ``dimension``."""
     dimension = {name: entry["dim"] for name, entry in _collections(study).items() if entry["source"] == "prior"}
     ordered = sorted(_present(study, dimension), key=lambda name: dimension[name])
@@ -123,9 +123,7 @@ def shift(study: StudyResults) -> pd.DataFrame:
     return compare(study, _present(study, (PRIOR, VLSE, *shifted)), [_horizon(study)])
 
 
-def compare(
-    study: StudyResults, collections: Iterable[str], budgets: Sequence[int], policy: str = POLICY
-) -> pd.DataFrame:
+def compare(study: StudyResults, collections: Iterable[str], budgets: Sequence[int], policy: str = POP) -> pd.DataFrame:
     """Every optimizer and reference on collections at budgets, against the policy.
 
     Columns: collection, budget, optimizer, label, group, learning_rate; functions, skipped (starts that were optimal),

@@ -20,11 +20,11 @@ import pandas as pd
 from scipy import stats
 
 from optrepro.analysis import benchmark, rankings
-from optrepro.analysis.benchmark import FLOOR, KEYS, SUBSETS, TARGETS
+from optrepro.analysis.benchmark import KEYS, SUBSETS, TARGETS
 from optrepro.analysis.intervals import holm
 from optrepro.analysis.results import StudyResults
+from optrepro.conventions import ALPHA, FLOOR, POP
 
-POLICY = "pop"  # the policy that ships; all others are compared with it
 REFERENCE_GROUP = "derivative-free"
 UNTUNED = ("policy", REFERENCE_GROUP)
 FIELDS = {  # groups of optimizers that are ranked together
@@ -37,7 +37,6 @@ MULTIMODAL = ("rastrigin", "levy", "styblinski_tang", "griewank")
 NO_RECORD = dict.fromkeys(("wins", "ties", "losses", "p_regret", "p_improvement"), np.nan)  # against itself
 PAIRED = ["tuned", "optimizer", "function"]
 COUNT = "diverged_in_tuning"
-ALPHA = 0.05
 RESAMPLES = 10_000
 
 # What the policy has to reach (issue of the project; none of it is the paper's).
@@ -178,19 +177,19 @@ def _targets(table: pd.DataFrame) -> Iterator[Target | None]:
     once = _view(table, "once")
     once = once[once.smooth.astype(bool)]
     rivals = [str(key) for key in once[once.family == "first-order"].optimizer.unique()]
-    if POLICY not in set(once.optimizer) or not rivals:
+    if POP not in set(once.optimizer) or not rivals:
         return
     label = dict(zip(once.optimizer, once.label, strict=True))
     mean = once.groupby("optimizer").mean_improvement.mean().to_dict()
     versus = _versus(table, "once", "smooth", list(once.optimizer.unique()))
-    regret = _values(table, "once", "smooth", "regret", [*rivals, POLICY])
+    regret = _values(table, "once", "smooth", "regret", [*rivals, POP])
     rank = rankings.average_ranks(regret).to_dict()
     best, top = min(rivals, key=rank.__getitem__), max(rivals, key=mean.__getitem__)
     yield Target(
         "average rank by regret among first-order optimizers tuned once",
         "the best",
-        f"{rank[POLICY]:.2f}, {label[best]} {rank[best]:.2f}",
-        rank[POLICY] < rank[best],
+        f"{rank[POP]:.2f}, {label[best]} {rank[best]:.2f}",
+        rank[POP] < rank[best],
     )
     for measure in ("regret", "improvement"):
         p = {key: versus[key][f"p_{measure}"] for key in rivals}
@@ -201,17 +200,17 @@ def _targets(table: pd.DataFrame) -> Iterator[Target | None]:
             f"largest {p[last]:.2g} ({label[last]})",
             p[last] < SIGNIFICANCE and _favoured(table, measure, rivals),
         )
-    margin = mean[POLICY] - mean[top]
+    margin = mean[POP] - mean[top]
     yield Target(
         "mean normalized improvement above the best of them",
         f"at least {MARGIN:g}",
-        f"{margin:+.3f} ({mean[POLICY]:.3f}, {label[top]} {mean[top]:.3f})",
+        f"{margin:+.3f} ({mean[POP]:.3f}, {label[top]} {mean[top]:.3f})",
         margin >= MARGIN,
     )
     lowest = regret[rivals].min(axis=1)
     needed = math.ceil(MAJORITY * len(regret))
     for reading, other in ((f"{label[best]}, the best by rank", regret[best]), ("the best on each function", lowest)):
-        wins, ties = int((regret[POLICY] < other).sum()), int((regret[POLICY] == other).sum())
+        wins, ties = int((regret[POP] < other).sum()), int((regret[POP] == other).sum())
         yield Target(
             f"functions with a lower median regret than {reading}",
             f"at least {needed} of {len(regret)}",
@@ -228,48 +227,48 @@ def _targets(table: pd.DataFrame) -> Iterator[Target | None]:
 
 def _favoured(table: pd.DataFrame, measure: str, rivals: Sequence[str]) -> bool:
     """Whether the policy's signed ranks are the better ones against every rival."""
-    values = _values(table, "once", "smooth", measure, [*rivals, POLICY])
-    return all(_direction(values[key] - values[POLICY]) > 0 for key in rivals)
+    values = _values(table, "once", "smooth", measure, [*rivals, POP])
+    return all(_direction(values[key] - values[POP]) > 0 for key in rivals)
 
 
 def _ahead(table: pd.DataFrame, whom: str, tuned: str, rivals: Sequence[str], rival: str) -> Target | None:
     """The policy's average rank against that of one rival, ranked together with the first-order baselines."""
-    values = _values(table, tuned, "smooth", "regret", {*rivals, rival, POLICY})
-    if rival not in values or POLICY not in values:
+    values = _values(table, tuned, "smooth", "regret", {*rivals, rival, POP})
+    if rival not in values or POP not in values:
         return None
     rank = rankings.average_ranks(values).to_dict()
-    difference = values[rival] - values[POLICY]
+    difference = values[rival] - values[POP]
     wins, losses = int((difference > 0).sum()), int((difference < 0).sum())
     record = f"wins/ties/losses {wins}/{len(values) - wins - losses}/{losses}"
-    measured = f"{rank[POLICY]:.2f} against {rank[rival]:.2f}; {record}"
-    return Target(f"ahead of {whom}", "lower average rank by regret", measured, rank[POLICY] < rank[rival])
+    measured = f"{rank[POP]:.2f} against {rank[rival]:.2f}; {record}"
+    return Target(f"ahead of {whom}", "lower average rank by regret", measured, rank[POP] < rank[rival])
 
 
 def _converges(table: pd.DataFrame, rivals: Sequence[str], name: str) -> Target | None:
     """Against the first-order baseline that is best on this very function."""
     regret, label = _on(table, name, "regret"), _on(table, name, "label")
     rivals = [key for key in rivals if key in regret]
-    if POLICY not in regret or not rivals:
+    if POP not in regret or not rivals:
         return None
     best = min(rivals, key=regret.__getitem__)
     return Target(
         f"{name}: median normalized regret",
         f"at most {regret[best]:.2g} ({label[best]})",
-        f"{regret[POLICY]:.2g}",
-        max(regret[POLICY], FLOOR) <= max(regret[best], FLOOR),
+        f"{regret[POP]:.2g}",
+        max(regret[POP], FLOOR) <= max(regret[best], FLOOR),
     )
 
 
 def _explores(table: pd.DataFrame, name: str) -> Target | None:
     improvement = _on(table, name, "mean_improvement")
-    if not {POLICY, "adam"} <= improvement.keys():
+    if not {POP, "adam"} <= improvement.keys():
         return None
     asked = improvement["adam"] + MULTIMODAL_MARGIN
     return Target(
         f"{name}: normalized improvement",
         f"at least {asked:.3f} (Adam's + {MULTIMODAL_MARGIN:g})",
-        f"{improvement[POLICY]:.3f}",
-        improvement[POLICY] >= asked,
+        f"{improvement[POP]:.3f}",
+        improvement[POP] >= asked,
     )
 
 
@@ -312,12 +311,12 @@ def _paired(study: StudyResults) -> pd.Series:
     Wilcoxon's test with the normal approximation, on log10 of the regret, Holm-corrected over the functions.
     """
     parts = _collections(study)
-    policy = _final(parts["once"]).get(POLICY)
+    policy = _final(parts["once"]).get(POP)
     found = {}
     for tuned, part in parts.items() if policy is not None else ():
         for key, other in _final(part).items():
             difference = (other - policy).unstack("start").dropna(axis=1, how="all").dropna()
-            if key != POLICY and len(difference):
+            if key != POP and len(difference):
                 found[tuned, key] = _significant(difference)
     empty = pd.Series(dtype=float, index=pd.MultiIndex.from_tuples([], names=PAIRED))
     table = pd.concat(found, names=["tuned", "optimizer"]) if found else empty
@@ -408,15 +407,15 @@ def _summaries(table: pd.DataFrame, tuned: str, subset: str) -> Iterator[dict[st
 
 def _versus(table: pd.DataFrame, tuned: str, subset: str, keys: Sequence[str]) -> dict[str, dict[str, float]]:
     """Each other optimizer against the policy: wins, ties and losses of the policy, and the corrected p-values."""
-    others = [key for key in keys if key != POLICY]
+    others = [key for key in keys if key != POP]
     found: dict[str, dict[str, float]] = {key: {} for key in others}
-    if POLICY not in keys:
+    if POP not in keys:
         return found
     for measure in ("regret", "improvement"):
         differences = {}
         for key in others:
-            values = _values(table, tuned, subset, measure, [key, POLICY])
-            differences[key] = values[key] - values[POLICY]
+            values = _values(table, tuned, subset, measure, [key, POP])
+            differences[key] = values[key] - values[POP]
         corrected = holm([rankings.wilcoxon(d)[1] if len(d) else np.nan for d in differences.values()])
         for key, p in zip(others, corrected, strict=True):
             found[key][f"p_{measure}"] = p

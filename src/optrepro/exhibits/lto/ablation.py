@@ -11,7 +11,6 @@ from matplotlib.figure import Figure
 
 from optrepro.exhibits import panels, style
 from optrepro.exhibits.material import Material
-from optrepro.exhibits.pop.indistribution import row_names
 
 COLUMNS = {"area": ("Area", "mean objective (nats)"), "final": ("At the end", "final objective (nats)")}
 
@@ -39,7 +38,7 @@ def block(axes: Any, rows: pd.DataFrame) -> None:
         style.grid(panel, "both")
         panel.tick_params(axis="y", length=0)
     _limit(axes[0], rows)
-    row_names(axes[0], rows, y)
+    panels.name_rows(axes[0], rows, list(rows.label), y)
 
 
 def dot(axes: Axes, position: float, row: dict[Any, Any], column: str) -> None:

@@ -8,12 +8,12 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from optrepro.conventions import PSD
 from optrepro.exhibits import style
 from optrepro.exhibits.material import Material
 
-POLICY = "psd"
-SHOWN = ("sgd", "momentum", "conjugate-gradient", "lbfgs", "adam", "adagrad", "rmsprop", "l2l", POLICY)  # the paper's
-LEARNED = {"l2l": 1.9, POLICY: 2.6}  # widths of what stands out
+SHOWN = ("sgd", "momentum", "conjugate-gradient", "lbfgs", "adam", "adagrad", "rmsprop", "l2l", PSD)  # the paper's
+LEARNED = {"l2l": 1.9, PSD: 2.6}  # widths of what stands out
 FACES = "grey"  # the panel that the paper shows the Toronto Faces Dataset in
 HEADROOM = 1.12  # of the start, above which a curve leaves the panel
 
@@ -46,7 +46,7 @@ def curve_panel(axes: Axes, curves: pd.DataFrame) -> None:
     lows, diverged = [], 0
     for place, (key, rows) in enumerate(curves.groupby("optimizer", sort=False)):
         look, width = style.look(str(key)), LEARNED.get(str(key), 1.0)
-        marks: dict[str, Any] = {"markevery": (place / 27, 1 / 3), "markersize": 7 if key == POLICY else 3.5}
+        marks: dict[str, Any] = {"markevery": (place / 27, 1 / 3), "markersize": 7 if key == PSD else 3.5}
         zorder = 2 if key in LEARNED else 3  # thin lines stay visible on wide ones
         label = str(rows.label.iloc[0])
         axes.plot(rows.step, rows["mean"], **{**look.point, **look.line}, **marks, lw=width, label=label, zorder=zorder)
@@ -80,9 +80,9 @@ def mark_diverged(axes: Axes, rows: pd.DataFrame, above: int) -> None:
 
 def subtitle(axes: Axes, scores: pd.DataFrame) -> None:
     """Below the title, how the policy's area compares with that of the best other."""
-    for row in scores[scores.optimizer == POLICY].to_dict("records"):
+    for row in scores[scores.optimizer == PSD].to_dict("records"):
         text = f"area {relative_difference(row, 'area')} against {rival(scores, row, 'area')}: {row['area_verdict']}"
-        axes.text(0, 1.02, text, transform=axes.transAxes, fontsize=6.5, color=style.look(POLICY).color)
+        axes.text(0, 1.02, text, transform=axes.transAxes, fontsize=6.5, color=style.look(PSD).color)
 
 
 def table(material: Material) -> pd.DataFrame:

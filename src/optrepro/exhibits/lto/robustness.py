@@ -9,8 +9,9 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from optrepro.conventions import PSD
 from optrepro.exhibits import style
-from optrepro.exhibits.lto.panels import LEARNED, POLICY
+from optrepro.exhibits.lto.panels import LEARNED
 from optrepro.exhibits.material import Material
 
 AXES = {"batch": "batch size", "width": "hidden units", "horizon": "iterations"}
@@ -53,7 +54,7 @@ def relative_panel(axes: Axes, table: pd.DataFrame) -> None:
         x = [values.index(value) + SPREAD * (place - (len(keys) - 1) / 2) for value in rows.value]
         shown = rows.relative.clip(upper=REACH)
         ends = [(shown - rows.relative_low).clip(lower=0), (rows.relative_high - shown).clip(lower=0)]
-        point = {**look.point, **look.line, "markersize": 8 if key == POLICY else 4}
+        point = {**look.point, **look.line, "markersize": 8 if key == PSD else 4}
         axes.errorbar(x, shown, yerr=ends, **point, lw=width, elinewidth=1, label=rows.label.iloc[0])
         for at, height, row in zip(x, shown, rows.to_dict("records"), strict=True):
             if row["diverged"]:

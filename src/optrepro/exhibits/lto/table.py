@@ -11,15 +11,15 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from matplotlib.ticker import NullFormatter, StrMethodFormatter
 
+from optrepro.conventions import PSD
 from optrepro.exhibits import style
-from optrepro.exhibits.lto.panels import LEARNED, POLICY, readable_scores
+from optrepro.exhibits.lto.panels import LEARNED, readable_scores
 from optrepro.exhibits.material import Material
-from optrepro.exhibits.panels import row_positions
-from optrepro.exhibits.pop.indistribution import row_names
+from optrepro.exhibits.panels import name_rows, row_positions
 
-VERDICTS = {"best": style.look(POLICY).color, "tied": "#F3A6CE", "worse": style.FAINT}
+VERDICTS = {"best": style.look(PSD).color, "tied": "#F3A6CE", "worse": style.FAINT}
 SIGNS = {"best": "●", "tied": "◐", "worse": "○"}
-SIZES = {POLICY: 9.0, "l2l": 6.0}  # of what stands out; else 4
+SIZES = {PSD: 9.0, "l2l": 6.0}  # of what stands out; else 4
 REACH = 0.85  # quantile of the ratios that the axis reaches to: those beyond are at its edge
 
 
@@ -50,14 +50,14 @@ def relative_panel(axes: Axes, scores: pd.DataFrame) -> None:
         point = look.point if inside else {**look.point, "marker": "$»$", "alpha": 0.7}
         x = min(row["area_relative"], high)
         axes.plot(x, y[row["panel"]], **point, markersize=SIZES.get(row["optimizer"], 4.0), clip_on=False)
-    for row in scores[scores.optimizer == POLICY].to_dict("records"):
+    for row in scores[scores.optimizer == PSD].to_dict("records"):
         verdict = row["area_verdict"] + (f", {row['diverged']} diverged" if row["diverged"] else "")
         text = f"{SIGNS[row['area_verdict']]} {verdict}"
         axes.text(1.03, y[row["panel"]], text, transform=axes.get_yaxis_transform(), fontsize=6.5, va="center")
     axes.axvline(1, color=style.MUTED, linewidth=0.8, zorder=0)
     axes.set(xscale="log", xlim=(low / 1.01, high * 1.01))
     headings = "figure " + titles.figure.str.removeprefix("fig")
-    row_names(axes, titles.assign(label=titles.dataset, group=headings), list(y.values()))
+    name_rows(axes, titles.assign(group=headings), list(titles.dataset), list(y.values()))
     axes.set(title="Area", xlabel="area over the lowest of a classic optimizer's")
     axes.xaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
     axes.xaxis.set_minor_formatter(NullFormatter() if high / low > 3 else StrMethodFormatter("{x:g}"))
@@ -114,7 +114,7 @@ def _overall(row: dict[Any, Any], rates: dict[str, str]) -> dict[str, Any]:
     for measure, name in (("area", "area"), ("final", "final objective")):
         cells[name] = f"{row[f'{measure}_relative']:.3f} of the best classic (geometric mean)"
         cells[f"rank by {name}"] = f"{row[f'{measure}_rank']:.2f}"
-        if row["optimizer"] != POLICY and row[f"{measure}_wins"] == row[f"{measure}_wins"]:
+        if row["optimizer"] != PSD and row[f"{measure}_wins"] == row[f"{measure}_wins"]:
             record = "/".join(f"{row[f'{measure}_{outcome}']:.0f}" for outcome in ("wins", "ties", "losses"))
             cells[f"difference to it, {name}"] = f"the policy's wins/ties/losses {record}"
             cells[f"p (Holm), {name}"] = style.p_value(row[f"{measure}_p"])

@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 
 from optrepro.exhibits import panels, style
 from optrepro.exhibits.material import Material
-from optrepro.exhibits.pop.indistribution import intervals, row_names
+from optrepro.exhibits.pop.indistribution import intervals
 
 STANDARD = "standard"
 COLUMNS = {
@@ -39,7 +39,7 @@ def figure(material: Material) -> Figure:
         panel.locator_params(axis="x", nbins=4)
         style.grid(panel, "x")
         panel.tick_params(axis="y", length=0)
-    row_names(axes[0], scores, y)
+    panels.name_rows(axes[0], scores, list(scores.label), y)
     return page
 
 

@@ -6,9 +6,10 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from optrepro.conventions import POP
 from optrepro.exhibits import style
 from optrepro.exhibits.material import Material
-from optrepro.exhibits.pop.indistribution import MEASURES, POLICY, curve_panel, readable_scores
+from optrepro.exhibits.pop.indistribution import MEASURES, curve_panel, readable_scores
 
 COLLECTIONS = {"prior-test": "the prior's test functions", "vlse": "the smooth benchmark functions"}
 
@@ -45,7 +46,7 @@ def rank_panel(axes: Axes, scores: pd.DataFrame) -> None:
     """Average rank by digits at each budget, 1 is best, the axis upside down."""
     budgets = sorted(scores.budget.unique())
     for key, rows in scores.groupby("optimizer", sort=False):
-        look, width = style.look(str(key)), 2.4 if key == POLICY else 1.1
+        look, width = style.look(str(key)), 2.4 if key == POP else 1.1
         x = [budgets.index(budget) for budget in rows.budget]
         axes.plot(x, rows["rank"], **{**look.point, **look.line}, linewidth=width)
     multiples = scores.drop_duplicates("budget").sort_values("budget")

@@ -8,9 +8,10 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from optrepro.conventions import POP
 from optrepro.exhibits import style
 from optrepro.exhibits.material import Material
-from optrepro.exhibits.pop.indistribution import MEASURES, POLICY, complete, readable_scores
+from optrepro.exhibits.pop.indistribution import MEASURES, complete, readable_scores
 
 WIDTH = 0.5  # of the interval that the optimizers at one dimension are spread over
 
@@ -35,7 +36,7 @@ def score_panel(axes: Axes, scores: pd.DataFrame, measure: str) -> None:
         shift = WIDTH * (place / max(len(keys) - 1, 1) - 0.5)
         x = [dimensions.index(dimension) + shift for dimension in rows.dimension]
         ends = [rows[measure] - rows[f"{measure}_low"], rows[f"{measure}_high"] - rows[measure]]
-        width = 2.0 if key == POLICY else 0.9
+        width = 2.0 if key == POP else 0.9
         drawn = {**look.point, **look.line, "linewidth": width, "elinewidth": width, "markersize": 3 + 2 * width}
         axes.errorbar(x, rows[measure], yerr=ends, label=rows.label.iloc[0], **drawn)
     _dimension_axis(axes, dimensions)
@@ -46,7 +47,7 @@ def lead_panel(axes: Axes, scores: pd.DataFrame, measure: str) -> None:
     """The policy's paired lead over the first-order baseline of the highest mean, which is named."""
     dimensions = list(scores.dimension.unique())
     baselines = scores[scores.group == "first-order"].dropna(subset=[f"{measure}_difference"])
-    look = style.look(POLICY)
+    look = style.look(POP)
     axes.axhline(0, color=style.INK, linewidth=0.8)
     for dimension, rows in baselines.groupby("dimension"):
         best, x = rows.iloc[int(rows[measure].argmax())], dimensions.index(dimension)

@@ -9,10 +9,11 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import StrMethodFormatter
 
+from optrepro.conventions import POP
 from optrepro.exhibits import panels, style
 from optrepro.exhibits.material import Material
 
-POLICY, COLLECTION = "pop", "prior-test"
+COLLECTION = "prior-test"
 KINDS = {"convex": "convex", "gp": "Gaussian process", "sum": "sum of both"}
 MEASURES = {"improvement": "normalized improvement", "digits": "digits gained"}
 RISE = 5  # evaluations before which the curves rise, and are not resolved
@@ -46,10 +47,10 @@ def complete(table: pd.DataFrame) -> pd.DataFrame:
 def curve_panel(axes: Axes, curves: pd.DataFrame, measure: str) -> None:
     """Mean of a score along the runs, on a logarithmic axis of evaluations; the policy's 95 % interval is shaded."""
     for key, rows in curves.groupby("optimizer", sort=False):
-        look, width = style.look(str(key)), 2.4 if key == POLICY else 1.1
+        look, width = style.look(str(key)), 2.4 if key == POP else 1.1
         point = {**look.point, **look.line, "markevery": [-1]}
         axes.plot(rows.evaluations, rows[measure], **point, linewidth=width, label=rows.label.iloc[0])
-        if key == POLICY:
+        if key == POP:
             low, high = rows[f"{measure}_low"], rows[f"{measure}_high"]
             axes.fill_between(rows.evaluations, low, high, color=look.color, alpha=0.15, lw=0)
     later = curves[measure][curves.evaluations >= RISE]
@@ -76,30 +77,11 @@ def dot_panels(figure: Any, scores: pd.DataFrame) -> None:
         if shown[column].notna().any():
             panels.dots(panel, shown, y, column, 1)
         if column.endswith("difference"):
-            panel.axvline(0, color=style.look(POLICY).color, linewidth=1)
+            panel.axvline(0, color=style.look(POP).color, linewidth=1)
             panel.set_xlim(min(panel.get_xlim()[0], 0), max(panel.get_xlim()[1], 0))
         panel.set(title=title, xlabel=label)
         panel.locator_params(axis="x", nbins=4)
-    row_names(axes[0], scores, y)
-
-
-def row_names(axes: Axes, scores: pd.DataFrame, y: list[float]) -> None:
-    """Labels of the rows, and a heading above each group."""
-    axes.set_yticks(y, list(scores.label))
-    axes.set_ylim(max(y) + 0.7, min(y) - 1.4)
-    for group, rows in scores.assign(y=y).groupby("group"):
-        axes.annotate(
-            style.GROUP_TITLES.get(str(group), str(group)),
-            (0, rows.y.min() - 0.85),
-            xycoords=axes.get_yaxis_transform(),
-            xytext=(-4, 0),
-            textcoords="offset points",
-            ha="right",
-            va="center",
-            fontsize=7,
-            fontweight="bold",
-            color=style.MUTED,
-        )
+    panels.name_rows(axes[0], scores, list(scores.label), y)
 
 
 def table(material: Material) -> pd.DataFrame:

@@ -7,8 +7,8 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from optrepro.exhibits import style
+from optrepro.exhibits.functions import STAR, surface_panel
 from optrepro.exhibits.material import Material
-from optrepro.exhibits.vlse.gallery import STAR, surface_panel
 
 COLUMNS = 6
 PANEL = 29.0  # mm

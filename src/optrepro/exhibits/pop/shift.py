@@ -9,9 +9,10 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from optrepro.conventions import POP
 from optrepro.exhibits import panels, style
 from optrepro.exhibits.material import Material
-from optrepro.exhibits.pop.indistribution import MEASURES, POLICY, complete, readable_scores
+from optrepro.exhibits.pop.indistribution import MEASURES, complete, readable_scores
 
 NAMES = {"prior-test": "prior (test)", "vlse": "benchmark"}
 SPREAD = 0.62  # of a row that its optimizers are spread over
@@ -56,7 +57,7 @@ def score_panel(axes: Axes, scores: pd.DataFrame, order: list[str], measure: str
         own, look = scores[scores.optimizer == key], style.look(key)
         y = [order.index(name) + 0.5 + SPREAD * (place / max(len(keys) - 1, 1) - 0.5) for name in own.collection]
         ends = [own[measure] - own[f"{measure}_low"], own[f"{measure}_high"] - own[measure]]
-        size = 8 if key == POLICY else 3.5
+        size = 8 if key == POP else 3.5
         axes.errorbar(own[measure], y, xerr=ends, **look.point, label=own.label.iloc[0], markersize=size, elinewidth=1)
     for line in range(1, len(order)):
         axes.axhline(line, color=style.FAINT, linewidth=0.8)

@@ -9,10 +9,10 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter
 
+from optrepro.conventions import POP
 from optrepro.exhibits import style
 from optrepro.exhibits.material import Material
 
-POLICY = "pop"
 SCORES = {"score": "score", "improvement": "normalized improvement", "digits": "digits gained"}
 TITLES = {"score": "Validation score", "improvement": "Its part: improvement", "digits": "Its part: digits"}
 DIAGNOSTICS = {
@@ -39,8 +39,8 @@ def figure(material: Material) -> Figure:
 def score_panel(axes: Axes, curves: pd.DataFrame, tuned: pd.DataFrame, metric: str) -> None:
     """One score of the policy on validation functions against the functions seen; other optimizers as lines across."""
     _curves(axes, curves)
-    for row in tuned[tuned.optimizer.isin([POLICY]) | (tuned.group != "policy")].to_dict("records"):
-        width = 2.0 if row["optimizer"] == POLICY else 1.0
+    for row in tuned[tuned.optimizer.isin([POP]) | (tuned.group != "policy")].to_dict("records"):
+        width = 2.0 if row["optimizer"] == POP else 1.0
         axes.axhline(row[metric], **style.look(row["optimizer"]).line, linewidth=width, zorder=1, label=row["label"])
     later = curves.value[curves.functions >= RISE * curves.functions.max()]
     low, high = min(later.min(), tuned[metric].min()), max(later.max(), tuned[metric].max())

@@ -9,11 +9,11 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
+from optrepro.conventions import POP
 from optrepro.exhibits import style
+from optrepro.exhibits.functions import STAR, START, surface_panel
 from optrepro.exhibits.material import Material
-from optrepro.exhibits.vlse.gallery import STAR, START, surface_panel
 
-POLICY = "pop"
 TYPICAL = ("sphere", "booth", "rosenbrock", "rastrigin", "dejong5", "styblinski_tang")  # chosen: one of each group
 COLUMNS = 3
 PANEL = 60.0  # mm
@@ -95,7 +95,7 @@ def _shown(material: Material) -> list[str]:
     summary = material.tables["pop-vlse-summary"]
     rivals = summary[(summary.tuned == "once") & (summary.subset == "smooth") & (summary.family == "first-order")]
     best = rivals.sort_values("rank_first_order").optimizer.head(1)
-    return [*best, POLICY]
+    return [*best, POP]
 
 
 def _regret(scores: pd.DataFrame, function: str, optimizer: str) -> float:

@@ -10,14 +10,14 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure, SubFigure
 from matplotlib.lines import Line2D
 
+from optrepro.conventions import POP
 from optrepro.exhibits import style
+from optrepro.exhibits.functions import heat_map
 from optrepro.exhibits.material import Material
 from optrepro.exhibits.panels import function_label
-from optrepro.exhibits.vlse.baselines import heat_map
 
-POLICY = "pop"  # the one that the others are compared with
 FAMILIES = ("policy", "first-order", "quasi-newton", "derivative-free")  # from the left, and from the top
-OUTCOMES = {"wins": style.look(POLICY).color, "ties": style.FAINT, "losses": style.MUTED}
+OUTCOMES = {"wins": style.look(POP).color, "ties": style.FAINT, "losses": style.MUTED}
 SETS = {"smooth": "smooth functions", "all": "functions"}
 TUNED = {"once": "baselines tuned once", "each": "baselines tuned for each function"}
 
@@ -51,12 +51,12 @@ def summary_panels(figure: SubFigure, summary: pd.DataFrame) -> None:
         )
         improvement.plot(row["improvement"], height, **look.point)
         rank.plot(row["rank_any"], height, **look.point)
-        if row["optimizer"] != POLICY and row["wins"] == row["wins"]:
+        if row["optimizer"] != POP and row["wins"] == row["wins"]:
             _outcome_bar(wins, height, row)
     functions = int(summary.functions.max())
     improvement.set(title="Normalized improvement", xlabel="mean, 95 % interval")
     rank.set(title="Average rank", xlabel="by median regret, 1 is best", xlim=(1, None))
-    wins.set(title=f"Won by {_label(rows, POLICY)}", xlabel="functions won, tied, lost", xlim=(0, functions))
+    wins.set(title=f"Won by {_label(rows, POP)}", xlabel="functions won, tied, lost", xlim=(0, functions))
     for axes in (improvement, rank, wins):
         axes.set_yticks(range(len(rows)), rows.label)
         axes.set_ylim(len(rows) - 0.3, -0.7)
@@ -81,7 +81,7 @@ def table(material: Material) -> pd.DataFrame:
             "group": "target",
             "function": target["criterion"],
             "measure": f"asked: {target['asked']}",
-            _label(scores, POLICY): f"{target['measured']} ({'reached' if target['reached'] else 'not reached'})",
+            _label(scores, POP): f"{target['measured']} ({'reached' if target['reached'] else 'not reached'})",
         }
         for target in material.tables["pop-targets"].to_dict("records")
     ]
@@ -135,7 +135,7 @@ def _summary_cells(row: dict[Any, Any]) -> dict[str, str]:
         + (" †" if row["on_edge"] else ""),
         "diverged tuning runs": f"{row['diverged_in_tuning']:.0f}",
     }
-    if row["optimizer"] == POLICY or row["wins"] != row["wins"]:
+    if row["optimizer"] == POP or row["wins"] != row["wins"]:
         return cells
     return cells | {
         "wins/ties/losses of the policy": f"{row['wins']:.0f}/{row['ties']:.0f}/{row['losses']:.0f}",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pandas as pd
 from matplotlib.figure import Figure
 
+from optrepro.conventions import ALPHA
 from optrepro.exhibits import panels, style
 from optrepro.exhibits.material import Material
 
@@ -33,7 +34,7 @@ def table(material: Material) -> pd.DataFrame:
     rows = []
     for row in ranks.to_dict("records"):
         labels = ranks.set_index("optimizer").label.drop_duplicates()
-        own = tests[(tests.tuned == row["tuned"]) & (tests.subset == row["subset"]) & (tests.p_holm >= panels.ALPHA)]
+        own = tests[(tests.tuned == row["tuned"]) & (tests.subset == row["subset"]) & (tests.p_holm >= ALPHA)]
         others = [
             *own[own["first"] == row["optimizer"]]["second"],
             *own[own["second"] == row["optimizer"]]["first"],

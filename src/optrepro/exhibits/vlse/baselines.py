@@ -11,11 +11,11 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure, SubFigure
 from matplotlib.ticker import StrMethodFormatter
 
+from optrepro.conventions import FLOOR
 from optrepro.exhibits import style
+from optrepro.exhibits.functions import heat_map
 from optrepro.exhibits.material import Material
 from optrepro.exhibits.panels import critical_difference, function_label
-
-FLOOR = 1e-12  # regrets below it are rounding, see `optrepro.analysis.benchmark`
 
 
 def figure(material: Material) -> Figure:
@@ -35,30 +35,6 @@ def figure(material: Material) -> Figure:
     panels[-1].set_xlabel("evaluations of value and gradient")
     profiles.legend(*panels[0].get_legend_handles_labels(), ncols=3, loc="outside lower center", handlelength=2.8)
     return page
-
-
-def heat_map(figure: SubFigure, scores: pd.DataFrame) -> None:
-    """Median normalized regret by function, in their groups, and optimizer, on a logarithmic scale."""
-    axes = figure.subplots()
-    facts, labels = scores.drop_duplicates("function"), scores.drop_duplicates("optimizer").label
-    values = scores.pivot(index="function", columns="optimizer", values="regret")
-    digits = -np.log10(values.loc[scores.function.unique(), scores.optimizer.unique()].clip(lower=FLOOR).to_numpy())
-    image = axes.imshow(digits, aspect="auto", cmap=style.SEQUENTIAL, vmin=0, vmax=-np.log10(FLOOR))
-    for (i, j), value in np.ndenumerate(digits):
-        color = style.INK if value > -np.log10(FLOOR) / 2 or np.isnan(value) else "white"
-        axes.text(j, i, style.number(round(value, 0), 2), ha="center", va="center", fontsize=5.5, color=color)
-    axes.set_xticks(range(len(labels)), labels, rotation=50, ha="left", rotation_mode="anchor")
-    axes.xaxis.tick_top()
-    axes.set_yticks(range(len(facts)), [function_label(row) for row in facts.to_dict("records")], fontsize=6.5)
-    axes.tick_params(length=0, pad=2)
-    axes.spines[:].set_visible(False)
-    for group in facts.group.unique():
-        rows = np.flatnonzero(facts.group == group)
-        axes.axhline(rows[0] - 0.5, color="white", linewidth=2.5)
-        axes.text(*(len(labels) - 0.35, rows.mean(), group), rotation=-90, va="center", fontsize=6.5, color=style.MUTED)
-    bar = figure.colorbar(image, ax=axes, location="bottom", aspect=45, pad=0.01)
-    bar.set_label("median normalized regret, as its negative log10 (in each cell)", fontsize=7)
-    bar.outline.set_visible(False)
 
 
 def rank_diagram(figure: SubFigure, material: Material, subset: str) -> None:

@@ -13,6 +13,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from optrepro.exhibits import style
+from optrepro.exhibits.functions import STAR, START, surface_panel
 from optrepro.exhibits.material import Material
 
 SHOWN = ("lbfgs", "momentum", "rprop", "adam")  # of more paths none could be told apart; the later ones lie on top
@@ -65,20 +66,6 @@ def table(material: Material) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def surface_panel(axes: Axes, surface: pd.DataFrame) -> None:
-    """Values on a logarithmic scale above the smallest, light where they are low; stars at the minimizers."""
-    grid, minimizers = surface[surface.kind == "grid"], surface[surface.kind == "minimizer"]
-    size = round(len(grid) ** 0.5)
-    above = grid.value.to_numpy().reshape(size, size) - grid.value.min()
-    extent = (grid.x0.min(), grid.x0.max(), grid.x1.min(), grid.x1.max())
-    # the lowest twentieth of the box is where the scale turns from linear to logarithmic
-    shades = np.log10(1 + above / max(np.quantile(above, 0.05), 1e-12 * above.max()))
-    axes.imshow(shades, "Greys", vmax=1.6 * shades.max(), interpolation="bilinear", origin="lower", extent=extent)
-    axes.set_aspect("auto")
-    axes.plot(minimizers.x0, minimizers.x1, **STAR, clip_on=False)
-    axes.set(xlim=extent[:2], ylim=extent[2:], xticks=[], yticks=[])
-
-
 def path_panel(axes: Axes, paths: pd.DataFrame) -> None:
     """Points evaluated, one after the other; a circle at the start they share."""
     for key in (key for key in SHOWN if key in set(paths.optimizer)):
@@ -88,22 +75,6 @@ def path_panel(axes: Axes, paths: pd.DataFrame) -> None:
     if len(paths):
         start = paths.sort_values("step").iloc[0]
         axes.plot(start.x0, start.x1, **START, clip_on=False)
-
-
-STAR: dict[str, Any] = {
-    "marker": "*",
-    "linestyle": "none",
-    "color": style.WARNING,
-    "markersize": 4.5,
-    "markeredgewidth": 0,
-}
-START: dict[str, Any] = {
-    "marker": "o",
-    "linestyle": "none",
-    "color": style.INK,
-    "markersize": 3.5,
-    "markerfacecolor": "white",
-}
 
 
 def _legend(paths: pd.DataFrame) -> list[Line2D]:

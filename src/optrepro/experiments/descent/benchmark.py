@@ -16,6 +16,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from optrepro.conventions import FLOOR
 from optrepro.experiments.base.context import Context
 from optrepro.experiments.descent import batched
 from optrepro.experiments.descent.batched import Descent, Evaluate
@@ -27,7 +28,6 @@ from optrepro.studies.functions import FunctionsStudy
 
 Array = NDArray[np.float64]
 
-FLOOR = 1e-12  # chosen: a smaller share of the start's regret is rounding, and earns a learning rate nothing
 RECORDED = (1, 2, 3, 5, 7, 10, 15, 20, 30, 50, 70)  # evaluations, and ten, a hundred, ... times the last six
 PATH = 50  # points of a path that are all kept; of the later ones every tenth
 

@@ -9,6 +9,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from optrepro.conventions import FLOOR
 from optrepro.problems.functions import synthetic
 from optrepro.problems.functions.synthetic import Extrema, Functions, PriorSettings, SyntheticPrior
 from optrepro.seeds import derive_seed
@@ -16,7 +17,6 @@ from optrepro.studies.prior import PriorConfig
 
 Array = NDArray[np.float64]
 
-FLOOR = 1e-12  # chosen: a smaller share of the start's regret is rounding, and earns nothing
 SAMPLE = 1024  # points that the search for a function's smallest value starts from
 
 

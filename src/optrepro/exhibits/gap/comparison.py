@@ -1,4 +1,4 @@
-"""Exhibit gap-adam: Adam with a greedily chosen first moment, beside all that it must be compared with."""
+"""Exhibits gap-sgdm and gap-adam: a greedily chosen first moment, beside all that it must be compared with."""
 
 from __future__ import annotations
 
@@ -11,9 +11,11 @@ from optrepro.exhibits.material import Material
 
 def figure(material: Material) -> Figure:
     """Scores with intervals, curves with spread, and the choices over time."""
-    return panels.comparison_figure(material, "gap-adam")
+    (study,) = material.facts
+    return panels.comparison_figure(material, study)
 
 
 def table(material: Material) -> pd.DataFrame:
     """One row per optimizer."""
-    return panels.readable_scores(material.tables["gap-adam-scores"])
+    (study,) = material.facts
+    return panels.readable_scores(material.tables[f"{study}-scores"])
