@@ -16,13 +16,17 @@ tables:
   curves: {function: made_up.curves, studies: [boxes, more]}
 exhibits:
   comparison:
-    {system: gap, title: Comparison, module: made_up.comparison, tables: [scores, curves], caption: All of it.}
+    {title: Comparison, module: made_up.comparison, tables: [scores, curves], caption: All of it.}
 """
 
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    (tmp_path / "exhibits.yaml").write_text(EXHIBITS)
+    """A config folder with one paper."""
+    for name, text in (("paper", "title: A paper\nposition: 1\n"), ("exhibits", EXHIBITS)):
+        path = tmp_path / "mine" / f"{name}.yaml"
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(text)
     return tmp_path
 
 
@@ -33,55 +37,74 @@ def test_the_studies_of_an_exhibit_are_those_of_its_tables_each_once_and_in_orde
 @pytest.mark.parametrize(
     ("old", "new", "message"),
     [
-        ("[scores, curves]", "[scores, sources]", "exhibits.comparison.tables names 'sources', which is not one of"),
-        ("system: gap", "system: gpa", "exhibits.comparison.system = 'gpa': Input should be 'gap', "),
         ("title: Comparison", "tilte: Comparison", "exhibits.comparison.tilte = 'Comparison': Extra inputs are not"),
         ("[scores, curves]", "[]", "exhibits.comparison.tables = []: Tuple should have at least 1 item"),
         ("made_up.scores", "scores", "tables.scores.function = 'scores': String should match pattern"),
     ],
 )
 def test_an_error_names_file_key_value_and_what_is_allowed(old: str, new: str, message: str, folder: Path) -> None:
-    path = folder / "exhibits.yaml"
+    path = folder / "mine" / "exhibits.yaml"
     path.write_text(EXHIBITS.replace(old, new))
     with pytest.raises(ConfigError) as caught:
         catalogue.load(folder)
     assert any(line.startswith(f"{path}: {message}") for line in str(caught.value).splitlines())
 
 
-def test_a_missing_catalogue_is_named(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"exhibits\.yaml does not exist"):
-        catalogue.load(tmp_path)
+def test_an_exhibit_of_a_table_that_is_not_there_is_an_error(folder: Path) -> None:
+    (folder / "mine" / "exhibits.yaml").write_text(EXHIBITS.replace("[scores, curves]", "[scores, sources]"))
+    with pytest.raises(
+        ConfigError, match=r"exhibits\.comparison\.tables names 'sources', which is not one of \['curves"
+    ):
+        catalogue.load(folder)
+
+
+def test_papers_come_in_their_order_and_what_is_above_them_last(folder: Path) -> None:
+    (folder / "before").mkdir()
+    (folder / "before" / "paper.yaml").write_text("title: Another\nposition: 0\n")
+    (folder / "exhibits.yaml").write_text(
+        "exhibits:\n  all: {title: All, module: a.b, tables: [curves], caption: Both.}\n"
+    )
+    loaded = catalogue.load(folder)
+    assert list(loaded.papers) == ["before", "mine"]
+    assert {name: entry.system for name, entry in loaded.exhibits.items()} == {"comparison": "mine", "all": "all"}
+
+
+def test_a_pattern_stands_for_a_table_of_each_study(folder: Path) -> None:
+    (folder / "exhibits.yaml").write_text('tables:\n  "{study}-rates": {function: made_up.rates, each: [one, two]}\n')
+    made = {name: entry.studies for name, entry in catalogue.load(folder).tables.items() if name.endswith("-rates")}
+    assert made == {"one-rates": ("one",), "two-rates": ("two",)}
 
 
 def test_a_catalogue_that_is_not_yaml_is_one_line(folder: Path) -> None:
-    (folder / "exhibits.yaml").write_text("tables: [")
+    (folder / "mine" / "exhibits.yaml").write_text("tables: [")
     with pytest.raises(ConfigError, match=r"exhibits\.yaml is not valid YAML") as caught:
         catalogue.load(folder)
     assert "\n" not in str(caught.value)
 
 
-def test_claims_and_choices_are_read_with_their_defaults(tmp_path: Path) -> None:
-    claim = {"id": "a", "system": "gap", "statement": "s", "source": "section 1", "criterion": "c"}
+def test_claims_and_choices_are_read_with_their_defaults(folder: Path) -> None:
+    claim = {"id": "a", "statement": "s", "source": "section 1", "criterion": "c"}
     choice = {"path": "studies.*.epochs", "value": 1e-8, "standing": "chosen", "why": "w"}
-    for name, entry in (("claims", claim), ("fidelity", choice)):
-        (tmp_path / f"{name}.yaml").write_text(yaml.safe_dump([entry]))
-    [read_claim] = catalogue.claims(tmp_path / "claims.yaml")
-    [read_choice] = catalogue.choices(tmp_path / "fidelity.yaml")
-    assert (read_claim.id, read_claim.exhibit, read_claim.rule, read_claim.settings) == ("a", None, None, {})
+    (folder / "mine" / "claims.yaml").write_text(yaml.safe_dump([claim]))
+    (folder / "fidelity.yaml").write_text(yaml.safe_dump([choice]))
+    [read_claim] = catalogue.claims(folder)
+    [read_choice] = catalogue.choices(folder)
+    assert (read_claim.id, read_claim.system, read_claim.exhibit, read_claim.rule) == ("a", "mine", None, None)
     assert (read_choice.path, read_choice.value) == ("studies.*.epochs", 1e-8)
 
 
-def test_a_choice_of_unknown_standing_is_an_error(tmp_path: Path) -> None:
-    path = tmp_path / "fidelity.yaml"
-    path.write_text("- {path: a, value: 1, standing: guessed, why: w}")
+def test_an_entry_of_the_ledger_holds_for_all_of_its_paths(folder: Path) -> None:
+    entries = [{"path": ["a", "b"], "value": 1}, {"values": {"c": 2, "d": None}}]
+    text = yaml.safe_dump([{**entry, "standing": "chosen", "why": "w"} for entry in entries])
+    (folder / "mine" / "fidelity.yaml").write_text(text)
+    read = {choice.path: choice.value for choice in catalogue.choices(folder)}
+    assert read == {"a": 1, "b": 1, "c": 2, "d": None}
+
+
+def test_a_choice_of_unknown_standing_is_an_error(folder: Path) -> None:
+    (folder / "fidelity.yaml").write_text("- {path: a, value: 1, standing: guessed, why: w}")
     with pytest.raises(ConfigError, match=r"0\.standing = 'guessed': Input should be 'stated'"):
-        catalogue.choices(path)
-
-
-def test_the_checked_in_files_are_well_formed() -> None:
-    assert catalogue.load(FOLDER).exhibits
-    catalogue.claims(FOLDER / "claims.yaml")
-    catalogue.choices(FOLDER / "fidelity.yaml")
+        catalogue.choices(folder)
 
 
 @pytest.mark.parametrize("scale", SCALES)
@@ -111,5 +134,5 @@ def test_every_exhibit_has_a_figure_and_a_table() -> None:
 
 def test_every_claim_is_tested_by_an_exhibit_of_the_catalogue_or_says_that_it_is_not() -> None:
     exhibits = catalogue.load(FOLDER).exhibits
-    for claim in catalogue.claims(FOLDER / "claims.yaml"):
+    for claim in catalogue.claims(FOLDER):
         assert claim.exhibit is None or claim.exhibit in exhibits, claim.id

@@ -28,7 +28,7 @@ CATALOGUE = """
 tables:
   scores: {function: made_up.scores, studies: [images]}
 exhibits:
-  comparison: {system: gap, title: Comparison, module: optrepro.exhibits.made_up, tables: [scores], caption: All.}
+  comparison: {title: Comparison, module: optrepro.exhibits.made_up, tables: [scores], caption: All.}
 """
 CHOICES = "- {path: studies.*.epochs, value: 3, standing: chosen, why: It is quick.}"
 

@@ -14,9 +14,18 @@ from optrepro.config import Config, ConfigError
 from optrepro.metalearning.lto import guided_policy_search, imitation, mirror_descent, unrolled
 from optrepro.metalearning.pop import ppo
 from optrepro.optimizers import l2l, policy, predicted_step
-from optrepro.studies.learner import LearnerStudy
+from optrepro.studies.base import Model
+from optrepro.studies.learner import (
+    BregmanConfig,
+    ImitationConfig,
+    L2LConfig,
+    LearnerStudy,
+    MirrorConfig,
+    StepPolicyConfig,
+    UnrolledConfig,
+)
 from optrepro.studies.objectives import ObjectivesStudy, Panel
-from optrepro.studies.policy import PolicyStudy
+from optrepro.studies.policy import NetworkConfig, PolicyStudy, PPOConfig
 from optrepro.studies.training import TrainingStudy
 
 ROOT = Path(__file__).parents[1]
@@ -600,20 +609,20 @@ def test_a_panel_may_be_changed_by_a_smaller_scale(tiny_lto: Tiny) -> None:
 
 
 TWINS = {
-    "policy": (config.StepPolicyConfig, predicted_step.StepPolicySettings, set()),
-    "l2l": (config.L2LConfig, l2l.L2LSettings, set()),
-    "imitation": (config.ImitationConfig, imitation.ImitationSettings, {"horizon"}),
-    "mirror": (config.MirrorConfig, mirror_descent.MirrorSettings, {"horizon"}),
-    "bregman": (config.BregmanConfig, guided_policy_search.GuidedSettings, {"horizon"}),
-    "unrolled": (config.UnrolledConfig, unrolled.UnrolledSettings, {"horizon"}),
-    "ppo": (config.PPOConfig, ppo.PPOSettings, set()),
-    "network": (config.NetworkConfig, policy.PolicySettings, set()),
+    "policy": (StepPolicyConfig, predicted_step.StepPolicySettings, set()),
+    "l2l": (L2LConfig, l2l.L2LSettings, set()),
+    "imitation": (ImitationConfig, imitation.ImitationSettings, {"horizon"}),
+    "mirror": (MirrorConfig, mirror_descent.MirrorSettings, {"horizon"}),
+    "bregman": (BregmanConfig, guided_policy_search.GuidedSettings, {"horizon"}),
+    "unrolled": (UnrolledConfig, unrolled.UnrolledSettings, {"horizon"}),
+    "ppo": (PPOConfig, ppo.PPOSettings, set()),
+    "network": (NetworkConfig, policy.PolicySettings, set()),
 }
 
 
 @pytest.mark.parametrize(("model", "settings", "elsewhere"), TWINS.values(), ids=TWINS)
 def test_the_config_has_the_fields_and_defaults_of_the_settings_that_are_made_from_it(
-    model: type[config.Model], settings: type, elsewhere: set[str]
+    model: type[Model], settings: type, elsewhere: set[str]
 ) -> None:
     keys = {name: None if field.is_required() else field.default for name, field in model.model_fields.items()}
     fields = {f.name: None if f.default is dataclasses.MISSING else f.default for f in dataclasses.fields(settings)}

@@ -11,6 +11,7 @@ from optrepro.verification import Finding
 MODULE = "optrepro.exhibits.style"
 CATALOGUE = Catalogue.model_validate(
     {
+        "papers": {"gap": {"title": "GAP", "position": 1}},
         "tables": {"scores": {"function": "made_up.scores", "studies": ["images"]}},
         "exhibits": {
             "first": {"system": "gap", "title": "First", "module": MODULE, "tables": ["scores"], "caption": "One."}

@@ -45,9 +45,7 @@ def test_a_table_is_its_function_of_its_studies_in_their_order(tidy: list[Path])
     assert CALLS == [(["images", "boxes"], {})]
 
 
-def test_files_are_handed_over_where_the_entry_names_some(tidy: list[Path]) -> None:
-    entry = TableEntry(function="made_up.analysis.scores", studies=("images",), files=("config/claims.yaml",))
+def test_arguments_are_handed_over_where_the_entry_names_some(tidy: list[Path]) -> None:
+    entry = TableEntry(function="made_up.analysis.scores", studies=("images",), arguments={"figure": "fig1"})
     tables.compute(entry, tidy[:1])
-    [(studies, named)] = CALLS
-    assert studies == ["images"]
-    assert named == {"files": [Path("config/claims.yaml")]}
+    assert CALLS == [(["images"], {"figure": "fig1"})]
