@@ -1,6 +1,8 @@
 import ast
 import hashlib
+import importlib.metadata
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -10,6 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 
+import optrepro
 from optrepro import provenance, source
 
 Write = Callable[[str, str], None]
@@ -233,11 +236,48 @@ def test_without_git_commit_and_dirty_flag_are_unknown(monkeypatch: pytest.Monke
     assert provenance.git_state() == {"commit": None, "dirty": None}
 
 
-def test_the_environment_names_the_versions_in_use(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_environment_names_the_versions_in_use() -> None:
     environment = provenance.environment()
     assert environment["packages"]["torch"] == torch.__version__
     assert environment["python"] == ".".join(map(str, sys.version_info[:3]))
-    assert provenance._version("no-such-package") is None
+    assert environment["packages"]["optrepro"] == optrepro.__version__
+
+
+def versions_after(*statements: str) -> str:
+    """What a process of its own records after these statements, as JSON."""
+    code = "; ".join(["import json", *statements, "from optrepro import provenance"])
+    code += "; print(json.dumps(provenance.environment()['packages']))"
+    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+
+
+def test_the_environment_names_what_this_process_has_imported_and_nothing_else() -> None:
+    names = {
+        "yaml": "pyyaml",
+        "cma": "cma",
+        "sklearn": "scikit-learn",
+        "numpy": "numpy",
+        "huggingface_hub": "huggingface-hub",
+    }
+    few, more = json.loads(versions_after()), json.loads(versions_after(*(f"import {name}" for name in names)))
+    assert not few.keys() & names.values()
+    assert more.keys() >= set(names.values())
+    assert all(version == importlib.metadata.version(name) for name, version in more.items() if name != "optrepro")
+
+
+def test_a_package_that_is_imported_in_part_or_late_is_named_too() -> None:
+    assert "scipy" in json.loads(versions_after("from scipy.special import erf"))
+    assert "peft" in json.loads(versions_after("import optrepro.problems.adapters as a", "import peft.tuners.lora"))
+
+
+def test_the_order_of_imports_does_not_change_the_record() -> None:
+    assert versions_after("import numpy", "import yaml") == versions_after("import yaml", "import numpy")
+
+
+def test_the_record_agrees_with_the_metadata_of_every_distribution() -> None:
+    owners = importlib.metadata.packages_distributions()
+    slow = {name for package, names in owners.items() if package in sys.modules for name in names}
+    expected = {re.sub(r"[-_.]+", "-", name).lower() for name in slow} | {"optrepro"}
+    assert set(provenance.imported_versions()) == expected
 
 
 def test_the_peak_memory_is_that_of_a_process_with_torch() -> None:

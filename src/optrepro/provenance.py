@@ -7,6 +7,7 @@ import importlib.metadata
 import json
 import os
 import platform
+import re
 import resource
 import subprocess
 import sys
@@ -14,7 +15,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from optrepro import source
+from optrepro import __version__, source
 
 PACKAGE = Path(__file__).parent
 
@@ -58,19 +59,30 @@ def git_state() -> dict[str, Any]:
 
 def environment() -> dict[str, Any]:
     """Versions and processor: what may move a result's last bits."""
-    packages = ("torch", "numpy", "scipy", "pandas", "scikit-learn", "schedulefree", "prodigyopt", "optrepro")
     return {
         "python": platform.python_version(),
         "machine": platform.machine(),
-        "packages": {name: _version(name) for name in packages},
+        "packages": imported_versions(),
     }
 
 
-def _version(package: str) -> str | None:
-    try:
-        return importlib.metadata.version(package)
-    except importlib.metadata.PackageNotFoundError:
-        return None
+def imported_versions() -> dict[str, str]:
+    """Versions of the distributions that this process has imported something of so far, by name, in order.
+
+    Of a namespace that several distributions share, all count.
+    """
+    imported = {name.partition(".")[0] for name in sys.modules} - {"optrepro"}
+    found = [each for each in importlib.metadata.distributions() if imported & _packages(each)]
+    versions = {re.sub(r"[-_.]+", "-", each.name).lower(): each.version for each in found}
+    # From a checkout there may be no metadata of this package, or those of an older version.
+    return dict(sorted({**versions, "optrepro": __version__}.items()))
+
+
+def _packages(distribution: importlib.metadata.Distribution) -> set[str]:
+    """The top-level packages of a distribution; `importlib.metadata` tells them too, but takes five times as long."""
+    files = (distribution.read_text("RECORD") or distribution.read_text("top_level.txt") or "").splitlines()
+    heads = {line.partition(",")[0].partition("/")[0] for line in files}
+    return {head.partition(".")[0] for head in heads if not head.endswith((".dist-info", ".pth"))}
 
 
 def peak_memory_mib() -> float:
