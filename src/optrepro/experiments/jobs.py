@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 
 from optrepro import layout, provenance, runtable
-from optrepro.config import Config, ConfigError, MetaTraining, Study
+from optrepro.config import Config, ConfigError, DiagnosticsStudy, FineTuningStudy, MetaTraining, Study
 from optrepro.experiments import tidy
 from optrepro.experiments.checkpoint import Checkpoint
 from optrepro.experiments.context import Context, Progress, empty_results
@@ -84,6 +84,7 @@ def run_batch(
         seed=config.seed,
         seeds={run.id: run.seed for run in batch.runs},
         dataset=datasets or dataset,
+        hub_models=_hub_models(study, batch, config),
         data=dict(zip(files, inputs[len(read) :], strict=True)),
         environment=provenance.environment(),
         device=torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
@@ -105,6 +106,15 @@ def _files(names: Sequence[str]) -> dict[str, Path]:
         if not archives.archive(name).embedded
         for path in archives.locate(name).files
     }
+
+
+def _hub_models(study: Study, batch: Batch, config: Config) -> dict[str, str]:
+    """The model of the hub that a batch fine-tunes, if any, with its revision."""
+    if isinstance(study, DiagnosticsStudy):
+        study = config.studies[study.workloads[batch.name].study]
+    if isinstance(study, FineTuningStudy) and study.hub is not None and study.revision is not None:
+        return {study.hub: study.revision}
+    return {}
 
 
 def _device(name: str, study: Study) -> torch.device:

@@ -84,13 +84,14 @@ def vit(
         return VisionModel(ViTForImageClassification(settings))
 
 
-def hub(name: str, classes: int, timeout: float = backbones.TIMEOUT) -> nn.Module:
+def hub(name: str, revision: str, classes: int, timeout: float = backbones.TIMEOUT) -> nn.Module:
     """A pretrained image classifier (ViT, DINO, DINOv2) on the CPU, in float32, with a new head.
 
     The head is not drawn from a seed: `adapters.lora` draws it. Images keep the normalization of their data set.
 
     Args:
         name: "owner/model" on the hub, or a folder.
+        revision: the commit of that model.
         classes: number of logits.
         timeout: seconds to wait for the hub if the model is not on this machine.
 
@@ -103,6 +104,7 @@ def hub(name: str, classes: int, timeout: float = backbones.TIMEOUT) -> nn.Modul
         network = backbones.from_hub(
             AutoModelForImageClassification.from_pretrained,
             name,
+            revision,
             timeout,
             num_labels=classes,
             ignore_mismatched_sizes=True,

@@ -2,13 +2,32 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal, Self
+import re
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import (
+    AfterValidator,
+    Field,
+    SerializerFunctionWrapHandler,
+    field_validator,
+    model_serializer,
+    model_validator,
+)
 
 from optrepro.studies.common import Count, ImageData, Model, Name, OptimizerConfig, Positive, TrainedRow
 from optrepro.studies.gap import Recipe
 
+
+def _commit(revision: str) -> str:
+    if re.fullmatch("[0-9a-f]{40}", revision) is None:
+        raise ValueError(
+            f"{revision!r} is not a commit of the hub, which has 40 hexadecimal digits (0-9, a-f); names of branches "
+            "and tags are not allowed, because they move"
+        )
+    return revision
+
+
+Revision = Annotated[str, AfterValidator(_commit)]
 NUMBERED = ("gsm8k",)  # corpora of questions whose answers end in "#### number"
 
 
@@ -97,6 +116,9 @@ class FineTuningStudy(Recipe):
     task: Task
     backbone: Annotated[TrainedRow | None, Field(description="A row of a pretraining study, as study/row.")] = None
     hub: Annotated[str | None, Field(description="Name of a pretrained model of the hub.")] = None
+    revision: Annotated[
+        Revision | None, Field(description="Commit of the hub's model, in 40 hexadecimal digits; required with `hub`.")
+    ] = None
     lora: LoraConfig
 
     @field_validator("optimizers")
@@ -110,9 +132,24 @@ class FineTuningStudy(Recipe):
     def _one_backbone(self) -> Self:
         if (self.backbone is None) == (self.hub is None):
             raise ValueError(f"exactly one of backbone = {self.backbone!r} and hub = {self.hub!r} must be set")
+        if self.hub is not None and self.revision is None:
+            raise ValueError(
+                f"revision = None is not allowed with hub = {self.hub!r}: it must be a commit of that model, in 40 "
+                "hexadecimal digits (0-9, a-f)"
+            )
+        if self.hub is None and self.revision is not None:
+            raise ValueError(f"revision = {self.revision!r} is not allowed without hub: it names a commit of the hub")
         if isinstance(self.task, LanguageTask) and self.task.exact_match > self.task.test_examples:
             raise ValueError(f"task.exact_match = {self.task.exact_match} must be at most test_examples")
         return self
+
+    @model_serializer(mode="wrap")
+    def _without_unset_revision(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Ids and facts of runs without a model of the hub are older than the revision, and stay as they were."""
+        fields: dict[str, Any] = serialize(self)
+        if self.revision is None:
+            fields.pop("revision", None)
+        return fields
 
     @model_validator(mode="after")
     def _answers_are_numbers(self) -> Self:
