@@ -94,5 +94,5 @@ def test_a_model_of_the_hub_that_is_out_of_reach_is_one_clear_error(
     settings = tiny_gap(
         "studies.vision.backbone=null", "studies.vision.hub=nobody/nothing", f"studies.vision.revision={'0a' * 20}"
     )
-    with pytest.raises(ConnectionError, match="nobody/nothing at revision 0a0a.* is not on this machine"):
+    with pytest.raises(ConnectionError, match=r"nobody/nothing at revision 0a0a.* is not on this machine"):
         made(settings, "vision", tmp_path, *runs_of(settings, "vision", "adamw", "test")[:1])
