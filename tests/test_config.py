@@ -428,6 +428,14 @@ GAP_ERRORS = {
         "studies.language.hub=owner/model",
         "studies.language: exactly one of backbone = 'pretraining/gpt' and hub = 'owner/model' must be set",
     ),
+    "a revision that is a branch": (
+        "studies.language.revision=main",
+        "studies.language.revision: 'main' is not a commit of the hub, which has 40 hexadecimal digits",
+    ),
+    "a revision without a model of the hub": (
+        f"studies.language.revision={'0a' * 20}",
+        f"studies.language: revision = '{'0a' * 20}' is not allowed without hub",
+    ),
     "neither of both": (
         "studies.language.backbone=null",
         "studies.language: exactly one of backbone = None and hub = None must be set",
@@ -495,6 +503,20 @@ def test_an_error_of_fine_tuning_a_shift_or_diagnostics_is_one_line_too(
         tiny_gap("seed=8", override)
     assert str(caught.value).startswith(f"override {override}: {message}")
     assert "\n" not in str(caught.value)
+
+
+def test_a_model_of_the_hub_needs_a_revision(tiny_gap: Tiny) -> None:
+    hub = ["studies.language.backbone=null", "studies.language.hub=owner/model"]
+    with pytest.raises(
+        ConfigError, match=r"revision = None is not allowed with hub = 'owner/model': it must be a commit"
+    ):
+        tiny_gap(*hub)
+    commit = "0a" * 20
+    assert tiny_gap(*hub, f"studies.language.revision={commit}").studies["language"].revision == commit
+
+
+def test_a_study_without_a_model_of_the_hub_is_written_without_a_revision(tiny_gap: Tiny) -> None:
+    assert "revision" not in tiny_gap().studies["language"].model_dump(mode="json")
 
 
 def test_a_row_that_a_scale_adds_to_a_fine_tuning_stands_with_those_of_its_group(tiny_gap: Tiny) -> None:

@@ -1,6 +1,8 @@
 import ast
 import hashlib
+import importlib.metadata
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -10,7 +12,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from optrepro import provenance
+import optrepro
+from optrepro import provenance, source
 
 Write = Callable[[str, str], None]
 
@@ -21,11 +24,11 @@ def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Write]:
     folder = tmp_path / "package"
     monkeypatch.setattr(provenance, "PACKAGE", folder)
 
-    def write(path: str, source: str) -> None:
+    def write(path: str, text: str) -> None:
         file = folder / path
         file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_text(source)
-        provenance._imports.cache_clear()
+        file.write_text(text)
+        source.tree.cache_clear()
 
     write("__init__.py", "")
     write("group/__init__.py", "")
@@ -33,7 +36,7 @@ def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Write]:
     write("leaf.py", "x = 1")
     write("other.py", "x = 1")
     yield write
-    provenance._imports.cache_clear()
+    source.tree.cache_clear()
 
 
 IMPORTS = {
@@ -85,10 +88,19 @@ def test_the_hash_does_not_change_with_what_is_not_imported(file: str, package: 
     assert provenance.source_hash("optrepro.top") == before
 
 
-def test_modules_may_import_each_other(package: Write) -> None:
-    package("a.py", "import optrepro.b")
-    package("b.py", "import optrepro.a")
-    assert provenance.source_hash("optrepro.a") == provenance.source_hash("optrepro.b")
+def test_a_change_in_one_of_the_modules_that_import_each_other_changes_the_hashes_of_all(package: Write) -> None:
+    package("a.py", "import optrepro.b\nx = 1")
+    package("b.py", "def f():\n    import optrepro.c, optrepro.leaf\nx = 2")
+    package("c.py", "from optrepro.a import x as y")
+    names = ["optrepro.a", "optrepro.b", "optrepro.c"]
+    before = [provenance.source_hash(name) for name in names]
+    assert len(set(before)) == 3
+    for file in ("a.py", "b.py", "c.py", "leaf.py"):
+        text = (provenance.PACKAGE / file).read_text()
+        package(file, text + "\nz = 3")
+        assert all(provenance.source_hash(name) != old for name, old in zip(names, before, strict=True)), file
+        package(file, text)
+        assert [provenance.source_hash(name) for name in names] == before
 
 
 def test_the_hash_does_not_depend_on_the_order_of_the_modules(package: Write) -> None:
@@ -96,12 +108,13 @@ def test_the_hash_does_not_depend_on_the_order_of_the_modules(package: Write) ->
     assert provenance.source_hash(*names) == provenance.source_hash(*reversed(names))
 
 
-def test_the_hash_tells_which_module_holds_what(package: Write) -> None:
+def test_the_hash_tells_what_comes_from_which_module(package: Write) -> None:
+    package("top.py", "from optrepro import leaf, other\ny = leaf.x - other.x")
     package("other.py", "x = 2")
-    before = provenance.source_hash("optrepro.leaf", "optrepro.other")
+    before = provenance.source_hash("optrepro.top")
     package("leaf.py", "x = 2")
     package("other.py", "x = 1")
-    assert provenance.source_hash("optrepro.leaf", "optrepro.other") != before
+    assert provenance.source_hash("optrepro.top") != before
 
 
 def test_an_unknown_module_is_an_error_that_names_it(package: Write) -> None:
@@ -115,14 +128,15 @@ def copy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     folder = tmp_path / "optrepro"
     shutil.copytree(provenance.PACKAGE, folder, ignore=shutil.ignore_patterns("__pycache__"))
     monkeypatch.setattr(provenance, "PACKAGE", folder)
-    provenance._imports.cache_clear()
+    source.tree.cache_clear()
     yield folder
-    provenance._imports.cache_clear()
+    source.tree.cache_clear()
 
 
 def edit(files: Iterator[Path]) -> None:
     for file in files:
-        file.write_text(file.read_text() + "\n# edited\n")
+        file.write_text(file.read_text() + "\nEDITED = True\n")
+    source.tree.cache_clear()
 
 
 @pytest.mark.parametrize("part", ["experiments", "metalearning", "optimizers", "problems", "cli.py"])
@@ -159,11 +173,12 @@ def test_editing_one_optimizer_leaves_the_runs_of_the_others_alone(copy: Path) -
 
 def test_the_hash_covers_every_module_that_importing_loads() -> None:
     code = "import json, sys, {0}; print(json.dumps([n for n, m in sys.modules.items() if n.startswith('optrepro.')]))"
+    tree = source.tree(provenance.PACKAGE)
     for module in ("optrepro.exhibits.render", "optrepro.experiments.training.classification"):
         command = [sys.executable, "-c", code.format(module)]
         loaded = json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
-        modules = {name for name in loaded if provenance._path(name).name != "__init__.py"}
-        assert modules <= provenance._closure([module])
+        modules = {name for name in loaded if tree.path(name).name != "__init__.py"}
+        assert modules <= tree.closure(module)
 
 
 def test_packages_only_document_and_re_export_so_their_source_need_not_count() -> None:
@@ -221,11 +236,48 @@ def test_without_git_commit_and_dirty_flag_are_unknown(monkeypatch: pytest.Monke
     assert provenance.git_state() == {"commit": None, "dirty": None}
 
 
-def test_the_environment_names_the_versions_in_use(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_environment_names_the_versions_in_use() -> None:
     environment = provenance.environment()
     assert environment["packages"]["torch"] == torch.__version__
     assert environment["python"] == ".".join(map(str, sys.version_info[:3]))
-    assert provenance._version("no-such-package") is None
+    assert environment["packages"]["optrepro"] == optrepro.__version__
+
+
+def versions_after(*statements: str) -> str:
+    """What a process of its own records after these statements, as JSON."""
+    code = "; ".join(["import json", *statements, "from optrepro import provenance"])
+    code += "; print(json.dumps(provenance.environment()['packages']))"
+    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+
+
+def test_the_environment_names_what_this_process_has_imported_and_nothing_else() -> None:
+    names = {
+        "yaml": "pyyaml",
+        "cma": "cma",
+        "sklearn": "scikit-learn",
+        "numpy": "numpy",
+        "huggingface_hub": "huggingface-hub",
+    }
+    few, more = json.loads(versions_after()), json.loads(versions_after(*(f"import {name}" for name in names)))
+    assert not few.keys() & names.values()
+    assert more.keys() >= set(names.values())
+    assert all(version == importlib.metadata.version(name) for name, version in more.items() if name != "optrepro")
+
+
+def test_a_package_that_is_imported_in_part_or_late_is_named_too() -> None:
+    assert "scipy" in json.loads(versions_after("from scipy.special import erf"))
+    assert "peft" in json.loads(versions_after("import optrepro.problems.adapters as a", "import peft.tuners.lora"))
+
+
+def test_the_order_of_imports_does_not_change_the_record() -> None:
+    assert versions_after("import numpy", "import yaml") == versions_after("import yaml", "import numpy")
+
+
+def test_the_record_agrees_with_the_metadata_of_every_distribution() -> None:
+    owners = importlib.metadata.packages_distributions()
+    slow = {name for package, names in owners.items() if package in sys.modules for name in names}
+    expected = {re.sub(r"[-_.]+", "-", name).lower() for name in slow} | {"optrepro"}
+    assert set(provenance.imported_versions()) == expected
 
 
 def test_the_peak_memory_is_that_of_a_process_with_torch() -> None:

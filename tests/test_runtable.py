@@ -348,10 +348,21 @@ def test_jobs_of_every_size_take_the_weights(size: str, tiny_gap: Tiny) -> None:
 
 
 def test_a_model_of_the_hub_needs_no_weights_and_names_the_workload(tiny_gap: Tiny) -> None:
-    settings = tiny_gap("studies.vision.backbone=null", "studies.vision.hub=owner/some-vit")
+    settings = tiny_gap(
+        "studies.vision.backbone=null", "studies.vision.hub=owner/some-vit", f"studies.vision.revision={'0a' * 20}"
+    )
     batches = runtable.batches(settings, "vision")
     assert {batch.weights for batch in batches} == {None}
     assert {run.workload for batch in batches for run in batch.runs} == {"digits/some-vit"}
+
+
+def test_another_revision_of_a_model_of_the_hub_makes_other_runs(tiny_gap: Tiny) -> None:
+    hub = ["studies.vision.backbone=null", "studies.vision.hub=owner/some-vit"]
+    ids = [
+        {run.id for run in rows(tiny_gap(*hub, f"studies.vision.revision={digit * 40}"), study="vision")}
+        for digit in "ab"
+    ]
+    assert not ids[0] & ids[1]
 
 
 def test_optimizers_of_a_fine_tuning_and_rows_of_a_diagnosis_share_their_seeds(tiny_gap: Tiny) -> None:

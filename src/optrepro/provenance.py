@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-import ast
 import hashlib
 import importlib.metadata
 import json
 import os
 import platform
+import re
 import resource
 import subprocess
 import sys
 from collections.abc import Iterable, Mapping
-from functools import cache
 from pathlib import Path
 from typing import Any
+
+from optrepro import __version__, source
 
 PACKAGE = Path(__file__).parent
 
@@ -26,55 +27,19 @@ def file_hash(path: Path | str) -> str:
 
 
 def source_hash(*modules: str) -> str:
-    """Twelve hexadecimal digits over the source of the modules and of all modules of this package that they import.
+    """Twelve hexadecimal digits over the code of the modules and of all modules of this package that they import.
+
+    Comments, docstrings, formatting, the order of the modules and their places in the package change nothing; any
+    other change of the code does, as `source.SourceTree` tells.
 
     Packages' ``__init__`` files only re-export, so a module counts only where it is named itself: editing one figure
     or one optimizer leaves every step alone that does not use it. Modules of other packages are the lock's business.
 
     Raises: ValueError for a module of this package that does not exist.
     """
-    digest = hashlib.sha256()
-    for module in sorted(_closure(modules)):
-        digest.update(module.encode() + b"\0" + _path(module).read_bytes())
-    return digest.hexdigest()[:12]
-
-
-def _closure(modules: Iterable[str]) -> set[str]:
-    seen: set[str] = set()
-    todo = list(modules)
-    while todo:
-        module = todo.pop()
-        if module not in seen:
-            seen.add(module)
-            todo.extend(_imports(module))
-    return seen
-
-
-def _path(module: str) -> Path:
-    base = PACKAGE.joinpath(*module.split(".")[1:])
-    path = base / "__init__.py" if base.is_dir() else base.with_suffix(".py")
-    if not path.is_file():
-        raise ValueError(f"{module} is not a module of optrepro: {path} does not exist")
-    return path
-
-
-@cache
-def _imports(module: str) -> frozenset[str]:
-    """The modules of this package that a module imports, anywhere in its source."""
-    found: set[str] = set()
-    for node in ast.walk(ast.parse(_path(module).read_bytes())):
-        if isinstance(node, ast.Import):
-            found.update(alias.name for alias in node.names if alias.name.startswith("optrepro."))
-        elif isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "optrepro":
-            for alias in node.names:
-                inner = f"{node.module}.{alias.name}"
-                found.add(inner if _is_module(inner) else str(node.module))
-    return frozenset(found - {"optrepro"})
-
-
-def _is_module(module: str) -> bool:
-    base = PACKAGE.joinpath(*module.split(".")[1:])
-    return base.is_dir() or base.with_suffix(".py").is_file()
+    tree = source.tree(PACKAGE)
+    digests = sorted({tree.digest(module) for module in modules})
+    return hashlib.sha256("".join(digests).encode()).hexdigest()[:12]
 
 
 def git_state() -> dict[str, Any]:
@@ -94,19 +59,30 @@ def git_state() -> dict[str, Any]:
 
 def environment() -> dict[str, Any]:
     """Versions and processor: what may move a result's last bits."""
-    packages = ("torch", "numpy", "scipy", "pandas", "scikit-learn", "schedulefree", "prodigyopt", "optrepro")
     return {
         "python": platform.python_version(),
         "machine": platform.machine(),
-        "packages": {name: _version(name) for name in packages},
+        "packages": imported_versions(),
     }
 
 
-def _version(package: str) -> str | None:
-    try:
-        return importlib.metadata.version(package)
-    except importlib.metadata.PackageNotFoundError:
-        return None
+def imported_versions() -> dict[str, str]:
+    """Versions of the distributions that this process has imported something of so far, by name, in order.
+
+    Of a namespace that several distributions share, all count.
+    """
+    imported = {name.partition(".")[0] for name in sys.modules} - {"optrepro"}
+    found = [each for each in importlib.metadata.distributions() if imported & _packages(each)]
+    versions = {re.sub(r"[-_.]+", "-", each.name).lower(): each.version for each in found}
+    # From a checkout there may be no metadata of this package, or those of an older version.
+    return dict(sorted({**versions, "optrepro": __version__}.items()))
+
+
+def _packages(distribution: importlib.metadata.Distribution) -> set[str]:
+    """The top-level packages of a distribution; `importlib.metadata` tells them too, but takes five times as long."""
+    files = (distribution.read_text("RECORD") or distribution.read_text("top_level.txt") or "").splitlines()
+    heads = {line.partition(",")[0].partition("/")[0] for line in files}
+    return {head.partition(".")[0] for head in heads if not head.endswith((".dist-info", ".pth"))}
 
 
 def peak_memory_mib() -> float:

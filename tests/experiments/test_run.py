@@ -172,12 +172,27 @@ def test_the_sidecar_records_where_the_results_come_from(tiny: Tiny) -> None:
     assert record["config"] == batch.settings
     assert record["source"] == provenance.source_hash("optrepro.experiments.training.classification")
     assert record["git"] == provenance.git_state()
+    assert record["hub_models"] == {}
     assert record["environment"] == provenance.environment()
     assert (record["seed"], record["seeds"]) == (7, {run.id: run.seed for run in batch.runs})
     assert (record["dataset"], record["data"]) == ("digits", {})
     assert (record["device"], record["threads"], record["attempts"]) == ("cpu", torch.get_num_threads(), 1)
     assert record["wall_seconds"] > 0
     assert record["peak_memory_mib"] > 50
+
+
+def test_the_sidecar_records_the_revision_of_a_model_of_the_hub_and_what_loaded_it(
+    tiny_gap: Tiny, tmp_path: Path
+) -> None:
+    from optrepro.problems import vision
+
+    model, commit = str(tmp_path / "vit"), "0a" * 20
+    vision.vit((3, 16, 16), 5, 8, 16, 1, 2, seed=0).network.save_pretrained(model)
+    overrides = ["backbone=null", f"hub={model}", f"revision={commit}"]
+    settings = tiny_gap(*(f"studies.vision.{override}" for override in overrides))
+    record = sidecar(carry_out(settings, "adamw", study="vision"))
+    assert record["hub_models"] == {model: commit}
+    assert {"transformers", "peft"} <= set(record["environment"]["packages"])
 
 
 def test_what_was_written_agrees_with_its_sidecar(tiny: Tiny) -> None:

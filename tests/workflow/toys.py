@@ -11,10 +11,10 @@ from matplotlib.figure import Figure
 from pydantic import Field
 
 from optrepro.analysis.results import StudyResults
-from optrepro.experiments.base.context import Context
-from optrepro.experiments.base.tidy import COLUMNS
 from optrepro.exhibits import style
 from optrepro.exhibits.material import Material
+from optrepro.experiments.base.context import Context
+from optrepro.experiments.base.tidy import COLUMNS
 from optrepro.seeds import derive_seed, fingerprint
 from optrepro.studies.base import Batch, Count, Run, Scale, Study, determining
 

@@ -84,6 +84,7 @@ def run_batch(
         seed=config.seed,
         seeds={run.id: run.seed for run in batch.runs},
         dataset=datasets or dataset,
+        hub_models=study.hub_models(batch, config),
         data=dict(zip(files, inputs[len(read) :], strict=True)),
         environment=provenance.environment(),
         device=torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",

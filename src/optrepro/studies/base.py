@@ -190,6 +190,10 @@ class Study(Model):
         """Import paths of the optimizers that a batch of the row `optimizer` (None: of all rows) runs."""
         return ()
 
+    def hub_models(self, batch: Batch, scale: Scale) -> dict[str, str]:
+        """The models of a hub that a batch loads, with their revisions."""
+        return {}
+
     def refuse_strangers(self, key: str, scale: Scale) -> None:
         """Refuse what the study takes from others if it is not there.
 

@@ -87,6 +87,10 @@ class DiagnosticsStudy(Study):
             rows = self._source(name, scale).optimizers
             yield from (rows[row].class_ for row in (workload.follow, *workload.rules))
 
+    def hub_models(self, batch: Batch, scale: Scale) -> dict[str, str]:
+        """The model that the workload fine-tunes, if any."""
+        return self._source(batch.name, scale).hub_models(batch, scale)
+
     def refuse_strangers(self, key: str, scale: Scale) -> None:
         """Refuse workloads of studies that train nothing, and rows that they do not have."""
         for name, workload in self.workloads.items():

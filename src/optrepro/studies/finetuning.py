@@ -2,16 +2,29 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from typing import Annotated, ClassVar, Literal, Self
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import AfterValidator, Field, field_validator, model_validator
 
-from optrepro.studies.base import Batch, Count, Model, Name, Positive, Reading, Scale, TrainedRow, training_of
+from optrepro.studies.base import LATER, Batch, Count, Model, Name, Positive, Reading, Scale, TrainedRow, training_of
 from optrepro.studies.comparison import OptimizerConfig
 from optrepro.studies.data import NUMBERED, LanguageTask, Task
 from optrepro.studies.pretraining import PretrainingStudy
 from optrepro.studies.recipe import Recipe
+
+
+def _commit(revision: str) -> str:
+    if re.fullmatch("[0-9a-f]{40}", revision) is None:
+        raise ValueError(
+            f"{revision!r} is not a commit of the hub, which has 40 hexadecimal digits (0-9, a-f); names of branches "
+            "and tags are not allowed, because they move"
+        )
+    return revision
+
+
+Revision = Annotated[str, AfterValidator(_commit)]
 
 
 class LoraConfig(Model):
@@ -33,6 +46,11 @@ class FineTuningStudy(Recipe):
     task: Task
     backbone: Annotated[TrainedRow | None, Field(description="A row of a pretraining study, as study/row.")] = None
     hub: Annotated[str | None, Field(description="Name of a pretrained model of the hub.")] = None
+    revision: Annotated[
+        Revision | None,
+        Field(description="Commit of the hub's model, in 40 hexadecimal digits; required with `hub`."),
+        LATER,
+    ] = None
     lora: LoraConfig
 
     @field_validator("optimizers")
@@ -46,6 +64,13 @@ class FineTuningStudy(Recipe):
     def _one_backbone(self) -> Self:
         if (self.backbone is None) == (self.hub is None):
             raise ValueError(f"exactly one of backbone = {self.backbone!r} and hub = {self.hub!r} must be set")
+        if self.hub is not None and self.revision is None:
+            raise ValueError(
+                f"revision = None is not allowed with hub = {self.hub!r}: it must be a commit of that model, in 40 "
+                "hexadecimal digits (0-9, a-f)"
+            )
+        if self.hub is None and self.revision is not None:
+            raise ValueError(f"revision = {self.revision!r} is not allowed without hub: it names a commit of the hub")
         if isinstance(self.task, LanguageTask) and self.task.exact_match > self.task.test_examples:
             raise ValueError(f"task.exact_match = {self.task.exact_match} must be at most test_examples")
         return self
@@ -80,6 +105,10 @@ class FineTuningStudy(Recipe):
     def backbone_of(self, scale: Scale) -> Batch | None:
         """The batch that pretrains the backbone, if it comes from no hub."""
         return training_of(self.backbone, scale) if self.backbone else None
+
+    def hub_models(self, batch: Batch, scale: Scale) -> dict[str, str]:
+        """The model that is fine-tuned, where it is the hub's."""
+        return {self.hub: self.revision} if self.hub and self.revision else {}
 
     def refuse_strangers(self, key: str, scale: Scale) -> None:
         """Refuse a backbone that no pretraining study has, or one for the other modality."""

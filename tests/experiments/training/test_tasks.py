@@ -94,6 +94,8 @@ def test_a_model_of_the_hub_that_is_out_of_reach_is_one_clear_error(
     from huggingface_hub import constants
 
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
-    settings = tiny_gap("studies.vision.backbone=null", "studies.vision.hub=nobody/nothing")
-    with pytest.raises(ConnectionError, match="nobody/nothing is not on this machine"):
+    settings = tiny_gap(
+        "studies.vision.backbone=null", "studies.vision.hub=nobody/nothing", f"studies.vision.revision={'0a' * 20}"
+    )
+    with pytest.raises(ConnectionError, match=r"nobody/nothing at revision 0a0a.* is not on this machine"):
         made(settings, "vision", tmp_path, *runs_of(settings, "vision", "adamw", "test")[:1])

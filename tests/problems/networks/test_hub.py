@@ -1,10 +1,14 @@
+import json
 import socket
 import time
+from pathlib import Path
 
 import pytest
 import torch
 
 from optrepro.problems.networks import gpt, hub, vit
+
+COMMIT = "0a" * 20
 
 
 @pytest.fixture
@@ -23,14 +27,17 @@ def free_port():
         return listener.getsockname()[1]
 
 
-@pytest.mark.parametrize("load", [gpt.from_hub, lambda name, timeout: vit.from_hub(name, 3, timeout)])
+@pytest.mark.parametrize(
+    "load", [gpt.from_hub, lambda name, revision, timeout: vit.from_hub(name, revision, 3, timeout)]
+)
 def test_one_error_names_the_model_and_the_hub_that_cannot_be_reached(endpoint, load):
     url = f"http://127.0.0.1:{free_port()}"
     endpoint(url)
     with pytest.raises(
-        ConnectionError, match=rf"nobody/nothing is not on this machine and the hub {url} gives no answer"
+        ConnectionError,
+        match=rf"nobody/nothing at revision {COMMIT} is not on this machine and the hub {url} gives no answer",
     ):
-        load("nobody/nothing", timeout=5)
+        load("nobody/nothing", COMMIT, timeout=5)
 
 
 def test_a_hub_that_never_answers_is_given_up_after_the_timeout(endpoint):
@@ -41,7 +48,7 @@ def test_a_hub_that_never_answers_is_given_up_after_the_timeout(endpoint):
         gpt.gpt(2, 2, 2, 1, 1, 0)  # so that importing transformers is not counted
         start = time.monotonic()
         with pytest.raises(ConnectionError, match="download the model on a machine with network"):
-            gpt.from_hub("nobody/nothing", timeout=0.2)
+            gpt.from_hub("nobody/nothing", COMMIT, timeout=0.2)
         assert time.monotonic() - start < 3
 
 
@@ -50,12 +57,61 @@ def test_a_hub_that_is_switched_off_is_not_asked(endpoint, monkeypatch):
 
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     with pytest.raises(ConnectionError, match="HF_HUB_OFFLINE is set"):
-        gpt.from_hub("nobody/nothing")
+        gpt.from_hub("nobody/nothing", COMMIT)
 
 
 def test_a_folder_without_a_model_is_named(tmp_path):
     with pytest.raises(FileNotFoundError, match=f"{tmp_path}: the folder holds no whole model"):
-        gpt.from_hub(str(tmp_path))
+        gpt.from_hub(str(tmp_path), COMMIT)
+
+
+def cached(folder, model, commits):
+    """A cache of the hub with a model in some revisions, of which the last is the newest."""
+    for commit in commits:
+        snapshot = folder / f"models--{model.replace('/', '--')}" / "snapshots" / commit
+        snapshot.mkdir(parents=True)
+        (snapshot / "config.json").write_text(json.dumps({"commit": commit}))
+    (snapshot.parents[1] / "refs").mkdir()
+    (snapshot.parents[1] / "refs" / "main").write_text(commits[-1])
+
+
+def test_the_revision_that_is_asked_for_is_loaded_and_not_the_newest(endpoint, tmp_path):
+    old, new = "a" * 40, "b" * 40
+    cached(tmp_path / "cache", "owner/model", [old, new])
+
+    def loader(folder):
+        return json.loads((Path(folder) / "config.json").read_text())["commit"]
+
+    assert [hub.load(loader, "owner/model", commit) for commit in (old, new)] == [old, new]
+
+
+def test_a_revision_that_is_not_on_this_machine_is_not_replaced_by_another(endpoint, tmp_path, monkeypatch):
+    from huggingface_hub import constants
+
+    cached(tmp_path / "cache", "owner/model", ["a" * 40])
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    with pytest.raises(ConnectionError, match=f"owner/model at revision {COMMIT} is not on this machine"):
+        hub.load(lambda folder: folder, "owner/model", COMMIT)
+
+
+def test_the_hub_is_asked_for_the_revision(endpoint, monkeypatch):
+    import huggingface_hub
+    import requests
+
+    asked, fetched = [], []
+
+    def download(name, revision, local_files_only=False, **_):
+        if local_files_only:
+            raise OSError("not here")
+        fetched.append((name, revision))
+        return "folder"
+
+    endpoint("http://hub")
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", download)
+    monkeypatch.setattr(requests, "head", lambda url, timeout: asked.append(url))
+    assert hub.load(lambda folder: folder, "owner/model", COMMIT) == "folder"
+    assert asked == [f"http://hub/owner/model/resolve/{COMMIT}/config.json"]
+    assert fetched == [("owner/model", COMMIT)]
 
 
 @pytest.fixture
@@ -74,7 +130,7 @@ def gpt_folder(tmp_path):
 
 
 def test_a_language_model_of_a_folder_comes_with_its_tokenizer(gpt_folder):
-    module, tokenizer = gpt.from_hub(gpt_folder)
+    module, tokenizer = gpt.from_hub(gpt_folder, COMMIT)
     assert (tokenizer.vocabulary, tokenizer.start, tokenizer.end) == (6, (1,), 2)
     assert tokenizer.encode("the cat sat") == [3, 4, 5]
     assert tokenizer.decode([3, 4, 5]) == "the cat sat"
@@ -85,7 +141,7 @@ def test_a_language_model_of_a_folder_comes_with_its_tokenizer(gpt_folder):
 def test_an_image_classifier_of_a_folder_gets_a_new_head_and_images_of_its_size(tmp_path):
     vit.vit((3, 16, 16), 5, 8, 16, 1, 2, seed=0).network.save_pretrained(tmp_path / "vit")
     state = torch.random.get_rng_state()
-    module = vit.from_hub(str(tmp_path / "vit"), classes=3)
+    module = vit.from_hub(str(tmp_path / "vit"), COMMIT, classes=3)
     assert torch.equal(state, torch.random.get_rng_state())
     assert module(torch.randn(2, 3, 16, 16)).shape == (2, 3)
     grey = torch.randn(2, 1, 28, 28)  # scaled to 16, and its channel repeated

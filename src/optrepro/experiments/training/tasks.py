@@ -58,7 +58,10 @@ def stackable(study: Recipe) -> bool:
 
 def tokenizer_of(study: FineTuningStudy) -> Tokenizer | None:
     """What a study reads text with: None for bytes, which the backbones that are pretrained here read."""
-    return gpt.from_hub(study.hub)[1] if study.hub and isinstance(study.task, LanguageTask) else None
+    if study.hub is None or not isinstance(study.task, LanguageTask):
+        return None
+    assert study.revision is not None
+    return gpt.from_hub(study.hub, study.revision)[1]
 
 
 def transformer(architecture: Architecture, dataset: Dataset, seed: int) -> nn.Module:
@@ -89,9 +92,10 @@ def _fine_tuning(study: FineTuningStudy, context: Context) -> tuple[Dataset, Bui
 def _backbone(study: FineTuningStudy, dataset: Dataset, context: Context, head: str | None) -> nn.Module:
     """A pretrained transformer, but for its head: the classes are others."""
     if study.hub is not None:
+        assert study.revision is not None
         if isinstance(study.task, LanguageTask):
-            return gpt.from_hub(study.hub)[0]
-        return vit.from_hub(study.hub, dataset.classes)
+            return gpt.from_hub(study.hub, study.revision)[0]
+        return vit.from_hub(study.hub, study.revision, dataset.classes)
     assert study.backbone is not None
     assert context.weights is not None
     giver, _, row = study.backbone.partition("/")

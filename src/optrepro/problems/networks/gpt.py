@@ -98,19 +98,20 @@ class HubTokenizer:
         return cast(str, self._tokenizer.decode(tokens))
 
 
-def from_hub(name: str, timeout: float = hub.TIMEOUT) -> tuple[nn.Module, Tokenizer]:
+def from_hub(name: str, revision: str, timeout: float = hub.TIMEOUT) -> tuple[nn.Module, Tokenizer]:
     """A pretrained causal language model on the CPU, in float32, and its tokenizer.
 
     Args:
         name: "owner/model" on the hub, or a folder.
+        revision: the commit of that model.
         timeout: seconds to wait for the hub if the model is not on this machine.
 
     Raises ConnectionError if the model is not on this machine and the hub cannot be reached.
     """
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    tokenizer = hub.load(AutoTokenizer.from_pretrained, name, timeout)
-    network = hub.load(AutoModelForCausalLM.from_pretrained, name, timeout, dtype=torch.float32)
+    tokenizer = hub.load(AutoTokenizer.from_pretrained, name, revision, timeout)
+    network = hub.load(AutoModelForCausalLM.from_pretrained, name, revision, timeout, dtype=torch.float32)
     return LanguageModel(network), HubTokenizer(tokenizer)
 
 

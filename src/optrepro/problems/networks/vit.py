@@ -79,13 +79,14 @@ def vit(
         return VisionModel(ViTForImageClassification(settings))
 
 
-def from_hub(name: str, classes: int, timeout: float = hub.TIMEOUT) -> nn.Module:
+def from_hub(name: str, revision: str, classes: int, timeout: float = hub.TIMEOUT) -> nn.Module:
     """A pretrained image classifier (ViT, DINO, DINOv2) on the CPU, in float32, with a new head.
 
     The head is not drawn from a seed: `lora.lora` draws it. Images keep the normalization of their data set.
 
     Args:
         name: "owner/model" on the hub, or a folder.
+        revision: the commit of that model.
         classes: number of logits.
         timeout: seconds to wait for the hub if the model is not on this machine.
 
@@ -98,6 +99,7 @@ def from_hub(name: str, classes: int, timeout: float = hub.TIMEOUT) -> nn.Module
         network = hub.load(
             AutoModelForImageClassification.from_pretrained,
             name,
+            revision,
             timeout,
             num_labels=classes,
             ignore_mismatched_sizes=True,
