@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, Field, TypeAdapter, ValidationError
 
 from optrepro.config import ConfigError, parse
-from optrepro.studies.base import DottedPath, Model, Name
+from optrepro.studies.base import DottedPath, Model, ModulePath, Name
 
 ALL = "all"  # the system of what stands above the papers
 
@@ -40,7 +40,7 @@ class ExhibitEntry(Model):
 
     system: Annotated[str, Field(description="The paper's folder; set by the catalogue.")] = ALL
     title: str
-    module: DottedPath
+    module: ModulePath
     tables: Annotated[tuple[Name, ...], Field(min_length=1)]
     caption: str
 

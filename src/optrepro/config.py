@@ -17,11 +17,9 @@ import yaml
 from pydantic import Field, SerializeAsAny, TypeAdapter, ValidationError, model_validator
 
 from optrepro import studies as kinds
-from optrepro.studies.base import Model, Name, Study
+from optrepro.studies.base import ConfigError, Model, Name, Study
 
-
-class ConfigError(ValueError):
-    """A config that cannot be run; the message names each key, its value and what is allowed."""
+__all__ = ["Config", "ConfigError", "build", "load", "parse", "schema"]
 
 
 class Config(Model):

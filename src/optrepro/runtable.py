@@ -8,6 +8,7 @@ order, and tuning never sees a test seed. Which runs a study has, its kind says:
 from __future__ import annotations
 
 from optrepro.config import Config
+from optrepro.source import is_installed
 from optrepro.studies.base import Batch, Run
 
 
@@ -26,8 +27,7 @@ def table(config: Config) -> list[Run]:
 
 
 def source_modules(config: Config, batch: Batch) -> list[str]:
-    """The modules of this package whose source determines a batch: its kind's runner, and those of its optimizers."""
+    """The modules whose code determines a batch: the runner, and those of optimizers that no distribution brings."""
     study = config.studies[batch.study]
-    classes = study.optimizer_classes(batch.optimizer, config)
-    own = {path.rpartition(".")[0] for path in classes if path.startswith("optrepro.")}
-    return [study.runner, *sorted(own)]
+    modules = {path.rpartition(".")[0] for path in study.optimizer_classes(batch.optimizer, config)}
+    return [study.runner, *sorted(module for module in modules if not is_installed(module))]

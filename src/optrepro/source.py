@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import ast
 import hashlib
+import sysconfig
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
-from importlib.util import resolve_name
+from importlib.util import find_spec, resolve_name
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -44,20 +45,29 @@ class SourceTree:
         self._digests: dict[str, str] = {}
 
     def path(self, module: str) -> Path:
-        """The file of a module or a package.
+        """The file of a module or a package: of this one, or one that a user has written.
 
         Raises: ValueError if there is none.
         """
         path = self._place(module)
-        if not path.is_file():
+        if path is None or not path.is_file():
             raise ValueError(f"{module} is not a module of {ROOT}: {path} does not exist")
         return path
 
     def __contains__(self, module: str) -> bool:
-        return self._place(module).is_file()
+        return module.partition(".")[0] == ROOT and self.path_exists(module)
 
-    def _place(self, module: str) -> Path:
-        base = self.folder.joinpath(*module.split(".")[1:])
+    def path_exists(self, module: str) -> bool:
+        """Whether a module has a file."""
+        path = self._place(module)
+        return path is not None and path.is_file()
+
+    def _place(self, module: str) -> Path | None:
+        top, *rest = module.split(".")
+        folder = self.folder if top == ROOT else _folder(top)
+        if folder is None or folder.suffix == ".py":
+            return folder
+        base = folder.joinpath(*rest)
         return base / "__init__.py" if base.is_dir() else base.with_suffix(".py")
 
     def imports(self, module: str) -> set[str]:
@@ -105,6 +115,24 @@ class SourceTree:
             package = module if path.name == "__init__.py" else module.rpartition(".")[0]
             self._code[module] = _Canonical(self, package).write(ast.parse(path.read_bytes()))
         return self._code[module]
+
+
+@cache
+def is_installed(module: str) -> bool:
+    """Whether a module comes with Python or from a distribution, so that its version is the lock's business."""
+    top = module.partition(".")[0]
+    folder = None if top == ROOT else _folder(top)
+    installed = [Path(sysconfig.get_path(name)) for name in ("stdlib", "purelib", "platlib")]
+    return top != ROOT and (folder is None or any(folder.is_relative_to(path) for path in installed))
+
+
+def _folder(top: str) -> Path | None:
+    """The folder of a package at the top level or the file of a module there; None for what has neither."""
+    spec = find_spec(top)
+    if spec is None or spec.origin is None or not spec.origin.endswith(".py"):
+        return None
+    path = Path(spec.origin)
+    return path.parent if path.name == "__init__.py" else path
 
 
 @cache

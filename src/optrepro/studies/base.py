@@ -19,6 +19,13 @@ Count = Annotated[int, Field(ge=1)]
 Role = Literal["tune", "test"]
 
 
+ModulePath = Annotated[str, Field(pattern=r"^[A-Za-z_]\w*(\.[A-Za-z_]\w*)*$")]
+
+
+class ConfigError(ValueError):
+    """A config that cannot be run; the message names each key, its value and what is allowed."""
+
+
 class Mark:
     """A remark on a field of a model, in its annotation: what the field has to do with the ids of runs."""
 

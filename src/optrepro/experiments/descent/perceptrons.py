@@ -17,7 +17,6 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from optrepro.config import ConfigError
 from optrepro.experiments.base import data, factory
 from optrepro.experiments.base.context import Context
 from optrepro.experiments.descent import batched
@@ -26,7 +25,7 @@ from optrepro.metalearning.lto import rollouts
 from optrepro.optimizers._learned import LearnedOptimizer, StepRule
 from optrepro.problems.data.images import Dataset
 from optrepro.problems.networks.perceptrons import Perceptrons
-from optrepro.studies.base import Batch, Run
+from optrepro.studies.base import Batch, ConfigError, Run
 from optrepro.studies.comparison import OptimizerConfig
 from optrepro.studies.objectives import ObjectivesStudy
 

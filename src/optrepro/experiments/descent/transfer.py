@@ -22,7 +22,6 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from optrepro.config import ConfigError
 from optrepro.experiments.base import factory
 from optrepro.experiments.base.context import Context
 from optrepro.experiments.descent import batched, benchmark, derivative_free, fixed_sets
@@ -34,7 +33,7 @@ from optrepro.optimizers.pop import POP
 from optrepro.problems.functions import shifted
 from optrepro.problems.functions.vlse import Function
 from optrepro.seeds import derive_seed
-from optrepro.studies.base import Batch, Role, Run
+from optrepro.studies.base import Batch, ConfigError, Role, Run
 from optrepro.studies.comparison import OptimizerConfig
 from optrepro.studies.transfer import Collection, TransferStudy
 
