@@ -9,8 +9,8 @@ from pathlib import Path
 import pandas as pd
 import torch
 
+from optrepro.experiments.base import tidy
 from optrepro.experiments.base.checkpoint import Checkpoint
-from optrepro.experiments.base.tidy import COLUMNS
 from optrepro.studies.base import Study
 
 Progress = Callable[[int, int, str], None]
@@ -22,7 +22,7 @@ def no_progress(done: int, total: int, what: str) -> None:
 
 def empty_results() -> pd.DataFrame:
     """A tidy table without rows."""
-    return pd.DataFrame(columns=list(COLUMNS))
+    return tidy.frame([])
 
 
 @dataclass(frozen=True)

@@ -4,8 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any, NamedTuple
 
+import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
+
+from optrepro.studies.base import Run
 
 COLUMNS = {
     "run": "str",  # id in the run table
@@ -19,6 +24,52 @@ COLUMNS = {
     "metric": "str",
     "value": "float64",
 }
+
+
+class Row(NamedTuple):
+    """One row, by the names of its columns."""
+
+    run: str
+    study: str
+    workload: str
+    optimizer: str
+    role: str
+    learning_rate: float
+    seed: int
+    step: int
+    metric: str
+    value: float
+
+
+def frame(rows: Iterable[Row]) -> pd.DataFrame:
+    """The tidy table of rows."""
+    return pd.DataFrame(list(rows), columns=list(COLUMNS))
+
+
+def metric_rows(run: Run, rate: float, metric: str, value: Any, seed: Any = 0, step: Any = 0) -> pd.DataFrame:
+    """Tidy rows of one metric; `value`, `seed` and `step` are broadcast against each other."""
+    value, seed, step = np.broadcast_arrays(np.atleast_1d(value), seed, step)
+    return pd.DataFrame(
+        {
+            "run": run.id,
+            "study": run.study,
+            "workload": run.workload,
+            "optimizer": run.optimizer,
+            "role": run.role,
+            "learning_rate": rate,
+            "seed": seed.ravel(),
+            "step": step.ravel(),
+            "metric": metric,
+            "value": _rounded(value.ravel().astype(np.float64)),
+        }
+    )
+
+
+def _rounded(values: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Four significant digits, in binary: the zeros that follow them halve the files."""
+    mantissa, exponent = np.frexp(values)
+    rounded: NDArray[np.float64] = np.ldexp(np.round(mantissa * 2**13) / 2**13, exponent)
+    return rounded
 
 
 def write(table: pd.DataFrame, path: Path) -> None:

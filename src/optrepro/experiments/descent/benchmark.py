@@ -18,6 +18,7 @@ from torch import Tensor
 
 from optrepro.conventions import FLOOR
 from optrepro.experiments.base.context import Context
+from optrepro.experiments.base.tidy import metric_rows
 from optrepro.experiments.descent import batched
 from optrepro.experiments.descent.batched import Descent, Evaluate
 from optrepro.problems.functions import vlse
@@ -216,32 +217,6 @@ def _digits_gained(regrets: Array) -> Array:
     share = np.divide(final, first, out=np.ones_like(final), where=(first > 0) & np.isfinite(first))
     digits: Array = -np.log10(np.clip(share, FLOOR, 1)).mean(-1)
     return digits
-
-
-def metric_rows(run: Run, rate: float, metric: str, value: Any, seed: Any = 0, step: Any = 0) -> pd.DataFrame:
-    """Tidy rows of one metric; `value`, `seed` and `step` are broadcast against each other."""
-    value, seed, step = np.broadcast_arrays(np.atleast_1d(value), seed, step)
-    return pd.DataFrame(
-        {
-            "run": run.id,
-            "study": run.study,
-            "workload": run.workload,
-            "optimizer": run.optimizer,
-            "role": run.role,
-            "learning_rate": rate,
-            "seed": seed.ravel(),
-            "step": step.ravel(),
-            "metric": metric,
-            "value": _rounded(value.ravel().astype(np.float64)),
-        }
-    )
-
-
-def _rounded(values: Array) -> Array:
-    """Four significant digits, in binary: the zeros that follow them halve the files."""
-    mantissa, exponent = np.frexp(values)
-    rounded: Array = np.ldexp(np.round(mantissa * 2**13) / 2**13, exponent)
-    return rounded
 
 
 def _regret_rows(run: Run, rate: float, regrets: Array) -> pd.DataFrame:

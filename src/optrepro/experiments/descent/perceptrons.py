@@ -19,8 +19,8 @@ from torch import Tensor
 
 from optrepro.experiments.base import data, factory
 from optrepro.experiments.base.context import Context
+from optrepro.experiments.base.tidy import metric_rows
 from optrepro.experiments.descent import batched
-from optrepro.experiments.descent.benchmark import metric_rows
 from optrepro.metalearning.lto import rollouts
 from optrepro.optimizers._learned import LearnedOptimizer, StepRule
 from optrepro.problems.data.images import Dataset

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from optrepro.experiments.base.context import Context
+from optrepro.experiments.base.tidy import metric_rows
 from optrepro.experiments.descent import fixed_sets
-from optrepro.experiments.descent.benchmark import metric_rows
 from optrepro.experiments.descent.fixed_sets import FixedSet
 from optrepro.problems.functions import shifted, vlse
 from optrepro.problems.functions.landscape import describe

@@ -6,7 +6,7 @@ import pandas as pd
 import torch
 
 from optrepro.experiments.base.context import Context
-from optrepro.experiments.descent.benchmark import metric_rows
+from optrepro.experiments.base.tidy import metric_rows
 from optrepro.problems.functions import vlse
 from optrepro.problems.functions.vlse import Function
 from optrepro.studies.base import Batch, Run

@@ -24,9 +24,10 @@ from torch import Tensor
 
 from optrepro.experiments.base import factory
 from optrepro.experiments.base.context import Context
+from optrepro.experiments.base.tidy import metric_rows
 from optrepro.experiments.descent import batched, benchmark, derivative_free, fixed_sets
 from optrepro.experiments.descent.batched import Descent, Evaluate, Suite
-from optrepro.experiments.descent.benchmark import Boxes, metric_rows, recorded
+from optrepro.experiments.descent.benchmark import Boxes, recorded
 from optrepro.metalearning.pop import environment
 from optrepro.optimizers.policy import Policy
 from optrepro.optimizers.pop import POP

@@ -13,8 +13,9 @@ import pandas as pd
 from torch import Tensor
 
 from optrepro.experiments.base.context import Context
+from optrepro.experiments.base.tidy import metric_rows
 from optrepro.experiments.descent import benchmark, fixed_sets
-from optrepro.experiments.descent.benchmark import Boxes, metric_rows
+from optrepro.experiments.descent.benchmark import Boxes
 from optrepro.experiments.descent.fixed_sets import FixedSet
 from optrepro.metalearning.pop import environment
 from optrepro.metalearning.pop.ppo import PPOSettings, Trainer

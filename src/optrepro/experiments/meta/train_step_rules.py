@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from optrepro.experiments.base import data
 from optrepro.experiments.base.context import Context
-from optrepro.experiments.descent.benchmark import metric_rows
+from optrepro.experiments.base.tidy import metric_rows
 from optrepro.metalearning.lto import guided_policy_search, imitation, mirror_descent, rollouts, unrolled
 from optrepro.optimizers import _learned
 from optrepro.optimizers.l2l import L2LPolicy, L2LSettings

@@ -25,9 +25,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from optrepro.experiments.base import data
+from optrepro.experiments.base import data, tidy
 from optrepro.experiments.base.context import Context, Progress, no_progress
-from optrepro.experiments.base.tidy import COLUMNS
+from optrepro.experiments.base.tidy import Row
 from optrepro.experiments.probes.autocorrelation import StreamingAutocorrelation, momentum_filter, scores
 from optrepro.problems.data.images import Dataset, Split
 from optrepro.problems.networks import classic
@@ -123,7 +123,7 @@ def measure(settings: ConceptSettings, seed: int, dataset: Dataset, progress: Pr
         for phase, start in phases(settings).items():
             rows += _window_rows(f"{phase}/batch-{batch_size}", trace, start, settings, repetition)
     progress(len(runs), len(runs), "done")
-    return pd.DataFrame(rows, columns=list(COLUMNS))
+    return tidy.frame(rows)
 
 
 def phases(settings: ConceptSettings) -> dict[str, int]:
@@ -214,9 +214,7 @@ def _descend(network: nn.Module, gradient: Tensor, learning_rate: float) -> None
         offset += parameter.numel()
 
 
-def _window_rows(
-    workload: str, trace: Trace, start: int, settings: ConceptSettings, repetition: int
-) -> Iterator[list[Any]]:
+def _window_rows(workload: str, trace: Trace, start: int, settings: ConceptSettings, repetition: int) -> Iterator[Row]:
     """The rows of one window, each value with its standard error."""
     stop = start + settings.window
 
@@ -224,7 +222,7 @@ def _window_rows(
         """Block means of the window: (n, ...) -> (blocks, ...)."""
         return values[start:stop].double().reshape(settings.blocks, -1, *values.shape[1:]).mean(1)
 
-    def rows(optimizer: str, step: int, metric: str, sample: Tensor) -> Iterator[list[Any]]:
+    def rows(optimizer: str, step: int, metric: str, sample: Tensor) -> Iterator[Row]:
         error = sample.std() / len(sample) ** 0.5
         yield _row(workload, optimizer, settings, repetition, step, metric, sample.mean().item())
         yield _row(workload, optimizer, settings, repetition, step, f"{metric}_error", error.item())
@@ -255,6 +253,6 @@ def _scores(autocorrelation: Tensor, halves: Tensor, candidates: Sequence[float]
 
 def _row(
     workload: str, optimizer: str, settings: ConceptSettings, repetition: int, step: int, metric: str, value: float
-) -> list[Any]:
+) -> Row:
     run = f"{workload}/{repetition}"
-    return [run, "concept", workload, optimizer, "test", settings.learning_rate, repetition, step, metric, value]
+    return Row(run, "concept", workload, optimizer, "test", settings.learning_rate, repetition, step, metric, value)

@@ -20,14 +20,15 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, Protocol
+from typing import Protocol
 
 import pandas as pd
 import torch
 from torch import Tensor
 
+from optrepro.experiments.base import tidy
 from optrepro.experiments.base.context import Context, Progress, no_progress
-from optrepro.experiments.base.tidy import COLUMNS
+from optrepro.experiments.base.tidy import Row
 from optrepro.experiments.probes.operators import Diagonal, Frobenius, Lyapunov, Spectral, learning_power
 from optrepro.problems.functions import toys
 from optrepro.problems.functions.toys import Toy
@@ -93,12 +94,12 @@ def measure(settings: FamiliesSettings, seed: int, progress: Progress = no_progr
         *((_members, name) for name in settings.member_toys),
         *((_families, name) for name in settings.family_toys),
     ]
-    rows: list[list[Any]] = []
+    rows: list[Row] = []
     for done, (panel, name) in enumerate(panels):
         progress(done, len(panels), name)
         rows += panel(toys.get(name), settings, seed)
     progress(len(panels), len(panels), "done")
-    return pd.DataFrame(rows, columns=list(COLUMNS))
+    return tidy.frame(rows)
 
 
 def descend(loss: Callable[[Tensor], Tensor], start: Tensor, operator: Operator, steps: int, decay: float) -> Tensor:
@@ -175,7 +176,7 @@ MATCHES: dict[str, Size] = {"families": learning_power, "families-norm": frobeni
 FAMILIES: dict[str, Operator] = {f.__name__: f for f in (frobenius, spectral, lyapunov, diagonal, identity)}
 
 
-def _members(toy: Toy, settings: FamiliesSettings, seed: int) -> Iterator[list[Any]]:
+def _members(toy: Toy, settings: FamiliesSettings, seed: int) -> Iterator[Row]:
     """The optimal member of the Frobenius family against others of the same budget."""
     workload = f"members/{toy.name}"
     start = _starts(toy, settings.starts, seed, "test")
@@ -193,7 +194,7 @@ def _members(toy: Toy, settings: FamiliesSettings, seed: int) -> Iterator[list[A
     yield from _per_step(workload, "random", "share_ahead", ahead, settings)
 
 
-def _families(toy: Toy, settings: FamiliesSettings, seed: int) -> Iterator[list[Any]]:
+def _families(toy: Toy, settings: FamiliesSettings, seed: int) -> Iterator[Row]:
     """The families against each other, as large as the Frobenius family over the start box."""
     _, gradients = _value_and_gradient(toy, _starts(toy, REFERENCE_STARTS, seed, "reference"))
     sigma_0 = gradients.mT @ gradients / REFERENCE_STARTS
@@ -221,7 +222,7 @@ def _starts(toy: Toy, count: int, seed: int, role: str) -> Tensor:
     return toy.starts(count, torch.Generator().manual_seed(derive_seed(seed, toy.name, role)))
 
 
-def _curves(workload: str, optimizer: str, gaps: Tensor, settings: FamiliesSettings) -> Iterator[list[Any]]:
+def _curves(workload: str, optimizer: str, gaps: Tensor, settings: FamiliesSettings) -> Iterator[Row]:
     """Quartiles along the run and the final gaps, from gaps (steps + 1, powers, ..., starts)."""
     pooled = gaps.flatten(2)
     for metric, q in (("gap_lower", 0.25), ("gap_median", 0.5), ("gap_upper", 0.75)):
@@ -234,9 +235,7 @@ def _curves(workload: str, optimizer: str, gaps: Tensor, settings: FamiliesSetti
         yield _row(workload, optimizer, power, "diverged", diverged[p].item(), settings.steps)
 
 
-def _per_step(
-    workload: str, optimizer: str, metric: str, values: Tensor, settings: FamiliesSettings
-) -> Iterator[list[Any]]:
+def _per_step(workload: str, optimizer: str, metric: str, values: Tensor, settings: FamiliesSettings) -> Iterator[Row]:
     """Rows of values (steps + 1, powers) at evenly spaced steps, the first and the last among them."""
     shown = sorted({round(float(step)) for step in torch.linspace(0, settings.steps, settings.points)})
     for p, power in enumerate(settings.powers):
@@ -258,6 +257,6 @@ def _row(
     step: int,
     role: str = "test",
     seed: int = 0,
-) -> list[Any]:
+) -> Row:
     run = f"{workload}/{optimizer}/{power:g}/{role}"
-    return [run, "families", workload, optimizer, role, power, seed, step, metric, value]
+    return Row(run, "families", workload, optimizer, role, power, seed, step, metric, value)

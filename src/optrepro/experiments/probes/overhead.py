@@ -16,9 +16,9 @@ import pandas as pd
 import torch
 from torch import Tensor, nn
 
-from optrepro.experiments.base import factory
+from optrepro.experiments.base import factory, tidy
 from optrepro.experiments.base.context import Context
-from optrepro.experiments.base.tidy import COLUMNS
+from optrepro.experiments.base.tidy import Row
 from optrepro.problems.networks import classic, gpt, lora
 from optrepro.studies.base import Batch
 from optrepro.studies.comparison import OptimizerConfig
@@ -39,7 +39,7 @@ def run(study: OverheadStudy, batch: Batch, context: Context) -> pd.DataFrame:
     bytes of state over the reference's, and ``parameters``, their number, once. Torch's versions are rows too, with the
     keys ``foreach`` and ``fused``.
     """
-    rows: list[list[Any]] = []
+    rows: list[Row] = []
     total = len(study.networks) * sum(len(timed(family)) for family in study.families.values())
     done = 0
     for network_id, network in study.networks.items():
@@ -49,7 +49,7 @@ def run(study: OverheadStudy, batch: Batch, context: Context) -> pd.DataFrame:
             for key, row in timed(family).items():
                 rows += _measure(key, row, family, parameters, study, workload)
                 context.progress(done := done + 1, total, f"{workload}: {key}")
-    return pd.DataFrame(rows, columns=list(COLUMNS)).assign(study=batch.study)
+    return tidy.frame(rows).assign(study=batch.study)
 
 
 def attempts(study: OverheadStudy) -> Iterator[tuple[str, Callable[[], object]]]:
@@ -147,17 +147,17 @@ def _measure(
     parameters: Sequence[Tensor],
     study: OverheadStudy,
     workload: str,
-) -> list[list[Any]]:
+) -> list[Row]:
     """An optimizer and its references in turns; the first row of a family reports the references too."""
     cls: Callable[..., torch.optim.Optimizer] = factory.optimizer_class(family.reference)
     sides = {name: _Side.of(cls(parameters, RATE, **family.settings, **{name: True}), parameters) for name in VERSIONS}
     sides[key] = _Side.of(factory.make(row, parameters, RATE), parameters)
     known = [*VERSIONS, key] if key == next(iter(timed(family))) else [key]
     steps = max(1, min(STEPS, int(TURN / sides[key].turn(1))))
-    rows: list[list[Any]] = []
+    rows: list[Row] = []
 
     def record(optimizer: str, turn: int, metric: str, value: float) -> None:
-        rows.append(["", "", workload, optimizer, "test", RATE, turn, 0, metric, float(value)])
+        rows.append(Row("", "", workload, optimizer, "test", RATE, turn, 0, metric, float(value)))
 
     base = state_bytes(sides["foreach"].optimizer)
     for name in known:

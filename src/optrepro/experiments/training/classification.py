@@ -12,9 +12,9 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from optrepro.experiments.base import factory
+from optrepro.experiments.base import factory, tidy
 from optrepro.experiments.base.context import Context
-from optrepro.experiments.base.tidy import COLUMNS
+from optrepro.experiments.base.tidy import Row
 from optrepro.experiments.base.tuning import tuned_learning_rate
 from optrepro.experiments.training import replicas, tasks
 from optrepro.experiments.training.tasks import Build
@@ -67,9 +67,9 @@ def train(
     groups = list(_groups(batch.runs, study))
     with context.checkpoint.listening():
         saved = context.checkpoint.load() or {"group": 0, "rows": [], "training": None}
-        rows: list[list[Any]] = saved["rows"]
+        rows = [Row(*row) for row in saved["rows"]]
         for number in range(saved["group"], len(groups)):
-            results = pd.concat([context.earlier, _frame(rows)])
+            results = pd.concat([context.earlier, tidy.frame(rows)])
             optimizer = study.entry(groups[number][0].optimizer)
             shares = _shares(results, optimizer.shares_of)
             if optimizer.shares_of is not None and shares is None:
@@ -82,10 +82,12 @@ def train(
             while not training.finished:  # the step comes first, so that the shortest time slice gets somewhere
                 training.advance()
                 context.progress(number * training.steps + training.step, len(groups) * training.steps, batch.name)
-                context.checkpoint.step(lambda: {"group": number, "rows": rows, "training": training.state()})  # noqa: B023
+                context.checkpoint.step(
+                    lambda: {"group": number, "rows": [*map(tuple, rows)], "training": training.state()}  # noqa: B023
+                )
             training.finish()
             rows.extend(training.rows)
-    return _frame(rows)
+    return tidy.frame(rows)
 
 
 # Factor of the learning rate after a share of the steps; "step" is the recipe of He et al. 2016, section 4.2.
@@ -122,7 +124,7 @@ class Training:
         self.needs = getattr(self.optimizers[0], "needs", None)
         self.step = 0
         self.steps = study.steps
-        self.rows: list[list[Any]] = []
+        self.rows: list[Row] = []
         self.alive = [True] * len(runs)
         self._augmented = isinstance(study, TrainingStudy) and study.augment
         self._loss = torch.zeros(len(runs), device=dataset.train.labels.device)  # summed since the last evaluation
@@ -158,7 +160,7 @@ class Training:
             "models": self.models.state(),
             "optimizers": [optimizer.state_dict() for optimizer in self.optimizers],
             "step": self.step,
-            "rows": self.rows,
+            "rows": [tuple(row) for row in self.rows],
             "alive": self.alive,
             "loss": self._loss,
             "since": self._since,
@@ -169,7 +171,8 @@ class Training:
         self.models.load_state(state["models"])
         for optimizer, saved in zip(self.optimizers, state["optimizers"], strict=True):
             optimizer.load_state_dict(saved)
-        self.step, self.rows, self.alive = state["step"], state["rows"], state["alive"]
+        self.step, self.alive = state["step"], state["alive"]
+        self.rows = [Row(*row) for row in state["rows"]]
         self._loss, self._since = state["loss"], state["since"]
 
     def _set_rates(self) -> None:
@@ -258,18 +261,18 @@ class Training:
         """Add a tidy row of run r at the present step."""
         run = self.runs[r]
         self.rows.append(
-            [
-                run.id,
-                run.study,
-                run.workload,
-                run.optimizer,
-                run.role,
-                self.rates[r],
-                run.repetition,
-                self.step,
-                metric,
-                float(value),
-            ]
+            Row(
+                run=run.id,
+                study=run.study,
+                workload=run.workload,
+                optimizer=run.optimizer,
+                role=run.role,
+                learning_rate=self.rates[r],
+                seed=run.repetition,
+                step=self.step,
+                metric=metric,
+                value=float(value),
+            )
         )
 
     def switch_mode(self, mode: str) -> None:
@@ -324,7 +327,3 @@ def _chosen(optimizer: torch.optim.Optimizer) -> list[float]:
         return []
     counts: Tensor = selection["counts"]
     return [float(count) for count in counts.reshape(-1, counts.shape[-1]).sum(0)]
-
-
-def _frame(rows: Sequence[list[Any]]) -> pd.DataFrame:
-    return pd.DataFrame(rows, columns=list(COLUMNS))

@@ -22,9 +22,9 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from optrepro.experiments.base import factory
+from optrepro.experiments.base import factory, tidy
 from optrepro.experiments.base.context import Context
-from optrepro.experiments.base.tidy import COLUMNS
+from optrepro.experiments.base.tidy import Row
 from optrepro.experiments.training import replicas, tasks
 from optrepro.experiments.training.classification import Training
 from optrepro.optimizers.continuous import Continuous
@@ -32,8 +32,6 @@ from optrepro.studies.base import Batch
 from optrepro.studies.diagnostics import DiagnosticsStudy
 from optrepro.studies.finetuning import FineTuningStudy
 from optrepro.studies.training import TrainingStudy
-
-Row = list[Any]
 
 
 def run(study: DiagnosticsStudy, batch: Batch, context: Context) -> pd.DataFrame:
@@ -65,7 +63,7 @@ def run(study: DiagnosticsStudy, batch: Batch, context: Context) -> pd.DataFrame
     groups = [list(runs) for _, runs in groupby(batch.runs, key=lambda run: run.optimizer)]
     with context.checkpoint.listening():
         saved = context.checkpoint.load() or {"group": 0, "rows": [], "watch": None}
-        rows: list[Row] = saved["rows"]
+        rows = [Row(*row) for row in saved["rows"]]
         for number in range(saved["group"], len(groups)):
             runs = groups[number]
             optimizer = trained.entry(runs[0].optimizer)
@@ -83,9 +81,9 @@ def run(study: DiagnosticsStudy, batch: Batch, context: Context) -> pd.DataFrame
             while not training.finished:
                 watch.advance()
                 context.progress(number * training.steps + training.step, len(groups) * training.steps, batch.name)
-                context.checkpoint.step(lambda: {"group": number, "rows": rows, "watch": watch.state()})  # noqa: B023
+                context.checkpoint.step(lambda: {"group": number, "rows": [*map(tuple, rows)], "watch": watch.state()})  # noqa: B023
             rows.extend(watch.rows(name))
-    return pd.DataFrame(rows, columns=list(COLUMNS))
+    return tidy.frame(rows)
 
 
 class Followed(Training):
@@ -162,8 +160,8 @@ class Watch:
             measured += _choices(training.optimizers[r], [(step, taken[r]) for step, taken in self.counts], names)
             if not training.alive[r]:
                 measured.append((training.step, "diverged", 1.0))
-            head = [run.id, run.study, workload, run.optimizer, run.role, training.rates[r], run.repetition]
-            yield from ([*head, step, metric, value] for step, metric, value in measured)
+            head = (run.id, run.study, workload, run.optimizer, run.role, training.rates[r], run.repetition)
+            yield from (Row(*head, step, metric, value) for step, metric, value in measured)
 
 
 class Trace:

@@ -45,7 +45,7 @@ class Shifted(Training):
     def finish(self) -> None:
         """Record what the curves of test runs say of the shift."""
         for r, run in enumerate(self.runs):
-            curve = {row[7]: row[9] for row in self.rows if row[0] == run.id and row[8] == "test_accuracy"}
+            curve = {row.step: row.value for row in self.rows if row.run == run.id and row.metric == "test_accuracy"}
             if self.alive[r] and curve:
                 self.record(r, "before", curve[self.steps // 2])
                 self.record(r, "after", curve[self.steps])
