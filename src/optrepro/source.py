@@ -35,8 +35,8 @@ class SourceTree:
     """The modules below a package's folder. Each file is read once, so a later edit needs a new tree.
 
     The digest of a module covers its syntax tree and the digests of the modules of this package that it imports,
-    anywhere in its source. Modules that import each other are digested together. Strings are code: a module that is
-    named in one counts by its name alone, and only where something imports it by its content.
+    anywhere in its source. Modules that import each other are digested together. Strings are code: of a module that is
+    named in a string, not imported, the name alone counts.
     """
 
     def __init__(self, folder: Path):
@@ -281,7 +281,7 @@ class _Canonical:
             yield _Binding(alias.asname or alias.name, parts)
 
     def _module_at(self, node: ast.AST) -> str | None:
-        """The module that a chain of attributes names: optrepro.a.b, but neither optrepro.a.b.f nor optrepro.a."""
+        """The module or package that a whole chain of attributes names: optrepro.a.b, but not optrepro.a.b.f."""
         names: list[str] = []
         while isinstance(node, ast.Attribute):
             names.append(node.attr)
