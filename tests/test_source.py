@@ -157,6 +157,15 @@ def test_a_moved_module_of_the_package_keeps_its_digest_and_those_of_all_that_us
     assert {name: tree.digest(new if name == old else name) for name in digests} == digests
 
 
+def test_a_module_that_is_named_in_a_string_may_move(tmp_path: Path) -> None:
+    for place in ("here", "there"):
+        (tmp_path / place / place).mkdir(parents=True)
+        (tmp_path / place / place / "runner.py").write_text("x = 1")
+        (tmp_path / place / "user.py").write_text(f'runner = "optrepro.{place}.runner"')
+    before, after = (source.SourceTree(tmp_path / place).digest("optrepro.user") for place in ("here", "there"))
+    assert before == after
+
+
 def test_modules_that_import_each_other_may_move_too(tmp_path: Path) -> None:
     def digest(one: str, other: str) -> str:
         folder = tmp_path / one

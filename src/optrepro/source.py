@@ -204,7 +204,8 @@ class _Canonical:
         kind = type(node)
         put = self._text.append
         if isinstance(node, ast.Constant):
-            put(_constant(node.value))
+            text = node.value
+            put(_constant(text.rpartition(".")[2] if isinstance(text, str) and text in self._modules else text))
             return
         if kind is ast.Attribute and (module := self._module_at(node)):
             self._gap(Module(module))
