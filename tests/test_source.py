@@ -162,7 +162,7 @@ def test_a_module_that_is_named_in_a_string_may_move(tmp_path: Path) -> None:
         (tmp_path / place / place).mkdir(parents=True)
         (tmp_path / place / place / "runner.py").write_text("x = 1")
         (tmp_path / place / "user.py").write_text(f'runner = "optrepro.{place}.runner"')
-    before, after = (source.SourceTree(tmp_path / place).digest("optrepro.user") for place in ("here", "there"))
+    before, after = (SourceTree(tmp_path / place).digest("optrepro.user") for place in ("here", "there"))
     assert before == after
 
 
