@@ -9,8 +9,9 @@ import yaml
 
 from optrepro import config, runtable
 from optrepro.config import Config
+from optrepro.problems.data import archives
 from optrepro.seeds import derive_seed, fingerprint
-from optrepro.studies.base import Batch, Run
+from optrepro.studies.base import Batch, Run, data_of, dataset_of, datasets_of
 
 Tiny = Callable[..., Config]
 NADAM = "studies.images.optimizers.nadam={label: NAdam, class: torch.optim.NAdam}"
@@ -236,9 +237,9 @@ def test_the_first_data_set_at_hand_is_taken(tiny: Tiny, monkeypatch: pytest.Mon
     monkeypatch.delenv("OPTREPRO_DATA", raising=False)
     monkeypatch.chdir(tmp_path)
     settings = tiny("studies.images.dataset=[mnist, digits]")
-    assert runtable.dataset_of(settings.studies["images"], settings) == "digits"
+    assert dataset_of(settings.studies["images"], settings) == "digits"
     settings = tiny("studies.images.dataset=[mnist, digits]", "download=true")
-    assert runtable.dataset_of(settings.studies["images"], settings) == "mnist"
+    assert dataset_of(settings.studies["images"], settings) == "mnist"
 
 
 def test_a_fingerprint_does_not_depend_on_the_order_of_keys() -> None:
@@ -310,8 +311,8 @@ GAP_CHANGES = {  # override -> study -> its rows whose runs get new ids
 def test_runs_get_new_ids_under_a_change_of_what_determines_them_and_no_other(
     override: str, changed: dict[str, set[str]], tiny_gap: Tiny, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    at_hand = runtable.archives.at_hand
-    monkeypatch.setattr(runtable.archives, "at_hand", lambda name, *rest: "nothing" not in name and at_hand(name))
+    at_hand = archives.at_hand
+    monkeypatch.setattr(archives, "at_hand", lambda name, *rest: "nothing" not in name and at_hand(name))
     before, after = tiny_gap(), tiny_gap(override)
     for study in after.studies:
         old, new = ids_by_row(before, study), ids_by_row(after, study)
@@ -376,7 +377,7 @@ def test_optimizers_of_a_fine_tuning_and_rows_of_a_diagnosis_share_their_seeds(t
 
 def test_a_study_reads_the_data_of_its_tasks_each_once(tiny_gap: Tiny) -> None:
     settings = tiny_gap("studies.diagnostics.workloads.vit={study: vision, follow: adamw, learning_rate: 0.1}")
-    read = {name: runtable.data_of(study, settings) for name, study in settings.studies.items()}
+    read = {name: data_of(study, settings) for name, study in settings.studies.items()}
     assert read == {
         "pretraining": ["python-docs", "digits"],
         "language": ["python-source"],
@@ -633,17 +634,17 @@ def test_studies_that_compare_step_rules_tune_on_the_same_seeds_and_test_on_othe
 def test_each_panel_takes_the_first_of_its_data_sets_that_is_at_hand(only_digits: None, tiny_lto: Tiny) -> None:
     settings = tiny_lto()
     study = settings.studies["compare"]
-    assert runtable.datasets_of(study, settings) == {"tuning": "digits", "small": "digits", "wide": "digits"}
-    assert runtable.data_of(study, settings) == ["digits"]
+    assert datasets_of(study, settings) == {"tuning": "digits", "small": "digits", "wide": "digits"}
+    assert data_of(study, settings) == ["digits"]
     settings = tiny_lto("download=true")
-    assert runtable.datasets_of(study, settings)["wide"] == "fashion-mnist"
-    assert runtable.data_of(study, settings) == ["digits", "fashion-mnist"]
+    assert datasets_of(study, settings)["wide"] == "fashion-mnist"
+    assert data_of(study, settings) == ["digits", "fashion-mnist"]
 
 
 def test_studies_read_one_data_set_or_none(tiny: Tiny) -> None:
     settings = tiny()
-    assert runtable.data_of(settings.studies["images"], settings) == ["digits"]
-    assert runtable.data_of(settings.studies["boxes"], settings) == []
+    assert data_of(settings.studies["images"], settings) == ["digits"]
+    assert data_of(settings.studies["boxes"], settings) == []
 
 
 @pytest.mark.usefixtures("only_digits")

@@ -11,7 +11,7 @@ from optrepro import catalogue, layout, provenance, runtable
 from optrepro.config import ConfigError, load
 from optrepro.problems.data import archives
 from optrepro.seeds import fingerprint
-from optrepro.studies.base import datasets_of
+from optrepro.studies.base import data_of
 
 
 def _overrides(path):
@@ -110,7 +110,7 @@ def weights(wildcards):
 
 def data_listing(wildcards):
     """The lists of files and checksums of the data sets that a study reads and that are not embedded."""
-    names = dict.fromkeys(datasets_of(study_of(wildcards), SETTINGS).values())
+    names = data_of(study_of(wildcards), SETTINGS)
     return [f"results/data/{name}.sha256" for name in names if not archives.archive(name).embedded]
 
 

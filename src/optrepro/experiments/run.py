@@ -17,7 +17,7 @@ from optrepro.experiments.base.checkpoint import Checkpoint
 from optrepro.experiments.base.context import Context, Progress, empty_results
 from optrepro.problems.data import archives
 from optrepro.seeds import fingerprint
-from optrepro.studies.base import Batch, Study, datasets_of
+from optrepro.studies.base import Batch, Study, data_of, datasets_of
 
 
 def run_batch(
@@ -45,7 +45,7 @@ def run_batch(
     study = config.studies[batch.study]
     datasets = datasets_of(study, config)
     dataset = datasets.pop("", None)  # of all workloads, where there is one for all
-    files = _files(list(dict.fromkeys([dataset] if dataset else datasets.values())))
+    files = _files(data_of(study, config))
     source = provenance.source_hash(*runtable.source_modules(config, batch))
     read = [*earlier, *([weights] if weights else [])]
     inputs = [provenance.file_hash(path) for path in [*read, *files.values()]]

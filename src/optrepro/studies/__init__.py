@@ -59,7 +59,9 @@ def kind(name: str) -> type[Study]:
         found = None
     if isinstance(found, type) and issubclass(found, Study):
         return found
-    raise ValueError(f"a kind is one of {', '.join(KINDS)}, or the import path of a subclass of optrepro.studies.Study")
+    raise ValueError(
+        f"It is one of {', '.join(KINDS)}, or the import path of a subclass of optrepro.studies.base.Study"
+    )
 
 
 def study(settings: Mapping[str, Any]) -> Study:

@@ -252,6 +252,11 @@ def datasets_of(study: Study, scale: Scale) -> dict[str, str]:
     return {reading.workload: dataset_of(reading.reader, scale) for reading in study.readings(scale)}
 
 
+def data_of(study: Study, scale: Scale) -> list[str]:
+    """Every data set that a study reads, each once."""
+    return list(dict.fromkeys(datasets_of(study, scale).values()))
+
+
 def training_of(address: str, scale: Scale) -> Batch:
     """The batch that trains the weights `address`, given as study/row."""
     study_id, row = address.split("/")

@@ -18,6 +18,7 @@ from optrepro.metalearning.lto import rollouts
 from optrepro.optimizers import _learned
 from optrepro.optimizers.l2l import L2LPolicy, L2LSettings
 from optrepro.problems.networks.perceptrons import Perceptrons
+from optrepro.studies.base import datasets_of
 from optrepro.studies.comparison import OptimizerConfig
 
 TINY = """
@@ -80,7 +81,7 @@ def arguments(tiny, weights):
         settings = tiny(*overrides)
         study = settings.studies["lto"]
         batch = next(batch for batch in runtable.batches(settings, "lto") if batch.name == name)
-        datasets = runtable.datasets_of(study, settings)
+        datasets = datasets_of(study, settings)
         rule = weights if name == "l2l" else None
         checkpoint = checkpoint or Checkpoint(None)
         return study, batch, Context(settings.seed, torch.device("cpu"), checkpoint, weights=rule, datasets=datasets)
