@@ -25,6 +25,7 @@ from optrepro.optimizers._candidates import (
     refuse_cycled,
     with_norm,
 )
+from optrepro.optimizers._kernels import Number, descend, scale_
 from optrepro.optimizers._ranks import (
     are_replicas,
     holders,
@@ -42,7 +43,6 @@ if TYPE_CHECKING:
 
 Loss = TypeVar("Loss")
 Index = int | Tensor  # of a candidate; a tensor of shape (1,) stays on its device, so that no step waits for it
-Number = float | Tensor  # a tensor () where the compiler must not take the number for a constant
 Probes = Sequence[Tensor | None]
 Record = dict[str, Tensor]
 
@@ -332,7 +332,8 @@ class SwitchingOptimizer(BaseOptimizer):
                     is_first = self._splits_by_age(bundle.group) and bundle.age == 0
                     if is_first:
                         bundle.age = 1
-                    blocks.append(self._block(bundle, 0, 1, step, is_first, grads, probes))
+                    # In float32 1 - 0.999^step has four digits.
+                    blocks.append(self._block(bundle, 0, 1, step.double(), is_first, grads, probes))
                 continue
             for first, last in bundle.runs(grads, self._splits_by_age(bundle.group)):
                 bundle.advance(first, last)
@@ -834,17 +835,7 @@ class SwitchingSGD(SwitchingOptimizer):
         ]
 
     def _descend(self, blocks: list[Block], moments: list[Tensor], rates: Number | list[Number]) -> None:
-        params = self._params(blocks)
-        if isinstance(rates, list):
-            for param, moment, rate in zip(params, moments, rates, strict=True):
-                if isinstance(rate, Tensor):
-                    param.sub_((moment * rate).to(param.dtype))
-                else:
-                    param.add_(moment, alpha=-rate)
-        elif isinstance(rates, Tensor) or torch.compiler.is_compiling():
-            torch._foreach_add_(params, [(moment * -rates).to(moment.dtype) for moment in moments])
-        else:
-            torch._foreach_add_(params, moments, alpha=-rates)
+        descend(self._params(blocks), moments, rates)
 
 
 class SwitchingAdam(SwitchingOptimizer):
@@ -937,7 +928,7 @@ class SwitchingAdam(SwitchingOptimizer):
         params, group = self._params(blocks), blocks[0].group
         scales = [part for block in blocks for part in views_of(block, cast(Tensor, block.scale))]
         if not self.couples_weight_decay and group["weight_decay"] != 0:
-            multiply(params, 1 - group["lr"] * group["weight_decay"])
+            scale_(params, 1 - group["lr"] * group["weight_decay"])
         move = torch._foreach_addcdiv_ if self._candidate_count == 1 else torch._foreach_addcmul_
         if isinstance(rates, list) and not any(isinstance(rate, Tensor) for rate in rates):
             move(params, moments, scales, [-float(rate) for rate in rates])
@@ -997,15 +988,6 @@ def views_of(block: Block, flat: Tensor) -> list[Tensor]:
         vectors.shaped(i, flat[vectors.bounds[i][0] - start : vectors.bounds[i][1] - start])
         for i in range(block.first, block.last)
     ]
-
-
-def multiply(params: list[Tensor], factor: Number) -> None:
-    """Multiply parameters by a number."""
-    if torch.compiler.is_compiling():  # whose foreach takes a number for a constant
-        for param in params:
-            param.mul_(factor)
-    else:
-        torch._foreach_mul_(params, factor)
 
 
 # Numbers on devices.

@@ -19,10 +19,10 @@ from torch.optim.optimizer import ParamsT
 
 from optrepro.optimizers._base import Group, require
 from optrepro.optimizers._candidates import momenta, pairs
+from optrepro.optimizers._kernels import Number
 from optrepro.optimizers._switching import (
     AdamSettings,
     Block,
-    Number,
     Record,
     Rule,
     SGDSettings,

@@ -22,7 +22,7 @@ from torch.optim.optimizer import ParamsT
 
 from optrepro.optimizers._base import BaseOptimizer, Group, State, evaluate, refuse_sparse, require
 from optrepro.optimizers._candidates import check_betas, check_momentum, momenta, pairs, refuse_cycled
-from optrepro.optimizers._kernels import fits_kernel_of_cpu, scale_
+from optrepro.optimizers._kernels import Number, descend, fits_kernel_of_cpu, scale_
 from optrepro.optimizers._ranks import (
     are_replicas,
     gathered,
@@ -41,7 +41,6 @@ if TYPE_CHECKING:
     ProcessGroupSetting = ProcessGroup | Literal["world"] | None
 
 Loss = TypeVar("Loss")
-Number = float | Tensor  # a tensor () where no step may wait for its value, or the compiler must not know it
 MEMORY = 0.05  # of the state of torch's optimizer: what the sketch may take
 DOUBT = 3.0  # standard errors by which a score must exceed 0
 OUTLIER = 100.0  # times the median norm of the sketches: longer ones are cut to it
@@ -964,14 +963,6 @@ def objectives(part: Part, couples_weight_decay: bool) -> list[Tensor]:
     if couples_weight_decay and group["weight_decay"] != 0:
         grads = list(torch._foreach_add(grads, part.params, alpha=group["weight_decay"]))
     return grads
-
-
-def descend(params: list[Tensor], updates: list[Tensor], rate: Number) -> None:
-    """Move the parameters against the updates."""
-    if isinstance(rate, Tensor) or torch.compiler.is_compiling():
-        torch._foreach_add_(params, [update * -rate for update in updates])
-    else:
-        torch._foreach_add_(params, updates, alpha=-rate)
 
 
 def beta2_of(group: Group) -> float:
