@@ -100,7 +100,7 @@ def test_publishing_copies_tidy_results_and_keeps_what_their_runs_recorded(proje
 def test_published_results_stand_without_the_scale_they_came_from(project: Path) -> None:
     list(verification.publish("tiny"))
     Path("results/tiny/tidy/images.parquet").write_text("edited")
-    empty = Catalogue(tables={}, exhibits={})
+    empty = Catalogue(papers={}, tables={}, exhibits={})
     assert verification.verify(layout.PUBLISHED, empty) == []
     Path("results/published/tidy/images.parquet").write_text("edited")
     assert verification.verify(layout.PUBLISHED, empty) == [Finding("results/published/tidy/images.parquet", "altered")]

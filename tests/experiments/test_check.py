@@ -6,6 +6,7 @@ import pytest
 from optrepro import config
 from optrepro.config import Config, ConfigError
 from optrepro.experiments import check
+from optrepro.experiments.meta import train_pop
 from optrepro.optimizers import policy
 
 Tiny = Callable[..., Config]
@@ -129,7 +130,7 @@ def test_a_network_that_cannot_be_built_is_named(tiny_pop: Tiny, monkeypatch: py
     def refuse(settings: policy.PolicySettings) -> None:
         raise ValueError(f"backbone = {settings.backbone!r} is not there")
 
-    monkeypatch.setattr(check, "Policy", refuse)
+    monkeypatch.setattr(train_pop, "Policy", refuse)
     with pytest.raises(ConfigError) as caught:
         check.check(tiny_pop("studies.meta.policies.log.network={backbone: gru}"))
     assert str(caught.value).splitlines() == [

@@ -36,7 +36,6 @@ class Make:
         name: of the configuration.
         kind: the class.
         settings: of the configuration, beside `lr`.
-        lr: None where the class has no such setting.
         family: the setting that lists candidates, to which a cycle of the momentum writes.
         needs_loss: `step` wants a closure and looks at its loss.
         looks_at_ranks: it sums or averages over the ranks that train together.
@@ -48,7 +47,7 @@ class Make:
     name: str
     kind: type[Optimizer]
     settings: Settings = field(repr=False)
-    lr: float | None = 0.05
+    lr: float = 0.05
     family: Literal["momentum", "betas"] | None = None
     needs_loss: bool = False
     looks_at_ranks: bool = True
@@ -58,9 +57,7 @@ class Make:
 
     def __call__(self, params: Any, lr: Any = None, **settings: Any) -> Any:
         """The optimizer of these parameters; `lr` and `settings` take the place of the configuration's."""
-        chosen = {**self.settings, **settings}
-        if self.lr is not None:
-            chosen["lr"] = self.lr if lr is None else lr
+        chosen = {"lr": self.lr if lr is None else lr, **self.settings, **settings}
         if self.policy is not None and "policy" not in chosen:
             chosen["policy"] = _seeded(self.policy)
         if chosen.get("policy") == "shipped":

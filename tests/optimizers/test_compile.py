@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from tests.optimizers.registry import MAKES, Make, named
-from tests.optimizers.task import Task, assert_same_run
+from tests.optimizers.task import Task, assert_same_run, gradients, parameters
 
 STEPS = 8
 NAMES = [
@@ -18,6 +18,18 @@ NAMES = [
     *("continuous-sgd-quick", "continuous-adam", "continuous-adamw"),
     *("aligned-sgd", "aligned-adam", "aligned-adamw"),
     *("random-sgd", "random-adam", "random-adamw", "mean-sgd", "mean-adam", "mean-adamw", "cautious-adamw"),
+]
+# Forms that between them write to parameters and buffers in every way that there is.
+SINGLE_NUMBERS: list[tuple[str, dict[str, Any]]] = [
+    ("gap-sgd", {}),
+    ("gap-sgd-debiased", {"select": "per_parameter"}),
+    ("gap-adamw", {}),
+    ("aligned-sgd", {"nesterov": False}),
+    ("aligned-adamw", {}),
+    ("mean-adamw", {}),
+    ("continuous-sgd-quick", {}),
+    ("continuous-adamw", {}),
+    ("cautious-adamw", {}),
 ]
 
 
@@ -44,6 +56,16 @@ def compiled(task: Task, optimizer: Any, rate: float, backend: str) -> tuple[int
     return graphs, breaks
 
 
+def assert_same_memory(optimizer: Any, other: Any, **tolerance: float) -> None:
+    """The state is the same, the record of the choices with it."""
+    lazily = ("counted", "counts")  # the continuous forms count steps when the momentum moves; `selection` has them all
+    states = [
+        [{name: value for name, value in state.items() if name not in lazily} for state in each.state.values()]
+        for each in (optimizer, other)
+    ]
+    torch.testing.assert_close(*states, equal_nan=True, **tolerance)
+
+
 def eager(make: Make) -> tuple[Task, Any]:
     task = Task()
     optimizer = make(some(make, task))
@@ -65,10 +87,31 @@ def test_a_compiled_step_is_the_step_and_a_schedule_makes_no_more_graphs_than_to
     make, task = named(name), Task()
     optimizer = make(some(make, task))
     graphs, breaks = compiled(task, optimizer, make.lr, "aot_eager")
-    assert_same_run((task, optimizer), eager(make), rtol=1e-4, atol=1e-4)
+    run = eager(make)
+    assert_same_run((task, optimizer), run, rtol=1e-4, atol=1e-4)
+    assert_same_memory(optimizer, run[1], rtol=1e-4, atol=1e-4)
     if not make.name.startswith("random"):  # whose draws are left to Python
         assert breaks == 0
         assert graphs <= graphs_of_torch(make.family)
+
+
+@pytest.mark.parametrize(("name", "further"), SINGLE_NUMBERS)
+def test_compiled_code_keeps_what_it_writes_to_a_number_in_float64(name: str, further: dict[str, Any]) -> None:
+    runs = []
+    for compiles in (False, True):
+        params = parameters((), (3, 2), dtype=torch.float64)
+        optimizer = named(name)(params, **further)
+        torch._dynamo.reset()
+        step = torch.compile(optimizer.step, backend="aot_eager") if compiles else optimizer.step
+        for n, grads in enumerate(gradients(params, STEPS)):
+            optimizer.param_groups[0]["lr"] = 0.05 / (1 + n)
+            for param, grad in zip(params, grads, strict=True):
+                param.grad = grad
+            step()
+        runs.append((params, optimizer))
+    (params, optimizer), (others, other) = runs
+    torch.testing.assert_close(params, others)
+    assert_same_memory(other, optimizer, rtol=1e-4, atol=1e-4)  # sketches are in float32
 
 
 def test_every_class_that_needs_no_closure_is_compiled() -> None:
@@ -76,10 +119,13 @@ def test_every_class_that_needs_no_closure_is_compiled() -> None:
 
 
 @pytest.mark.skipif(shutil.which("c++") is None, reason="needs a C++ compiler")
-def test_native_code_takes_the_step() -> None:
-    make, task = named("gap-sgd"), Task()
+@pytest.mark.parametrize("name", ["gap-sgd", "gap-adamw"])
+def test_native_code_takes_the_step(name: str) -> None:
+    make, task = named(name), Task()
     optimizer = make(some(make, task))
     graphs, breaks = compiled(task, optimizer, make.lr, "inductor")
-    assert_same_run((task, optimizer), eager(make), rtol=1e-5, atol=1e-6)
+    run = eager(make)
+    assert_same_run((task, optimizer), run, rtol=1e-5, atol=1e-6)
+    assert_same_memory(optimizer, run[1], rtol=1e-4, atol=1e-4)
     assert breaks == 0
-    assert graphs <= graphs_of_torch("momentum")
+    assert graphs <= graphs_of_torch(make.family)

@@ -8,7 +8,7 @@ import torch
 from torch.optim import lr_scheduler
 
 from optrepro import optimizers
-from tests.optimizers.registry import Make, each_class_that, each_that
+from tests.optimizers.registry import Make, each, each_class, each_that
 from tests.optimizers.task import EXACT, Task, assert_same_run, copies, moved, trained
 
 SCHEDULES: dict[str, Callable[[Any], Any]] = {
@@ -27,12 +27,11 @@ CYCLES: dict[str, Callable[..., Any]] = {
     "OneCycleLR": lambda optimizer, **settings: lr_scheduler.OneCycleLR(optimizer, 0.1, total_steps=8, **settings),
     "CyclicLR": lambda optimizer, **settings: lr_scheduler.CyclicLR(optimizer, 0.01, 0.1, step_size_up=3, **settings),
 }
-with_rate = each_that(lambda make: make.lr is not None)
 cycles = pytest.mark.parametrize("cycle", CYCLES.values(), ids=CYCLES)
 
 
 @pytest.mark.parametrize("schedule", SCHEDULES.values(), ids=SCHEDULES)
-@each_class_that(lambda make: make.lr is not None)
+@each_class
 def test_a_schedule_is_the_rates_set_by_hand(make: Make, schedule: Callable[[Any], Any]) -> None:
     task = Task()
     optimizer = make(task.params)
@@ -50,7 +49,7 @@ def test_a_schedule_is_the_rates_set_by_hand(make: Make, schedule: Callable[[Any
     assert_same_run((task, optimizer), (by_hand_task, by_hand))
 
 
-@with_rate
+@each
 def test_a_rate_of_zero_stops_the_parameters(make: Make) -> None:
     task, optimizer = trained(make, 3)
     optimizer.param_groups[0]["lr"] = 0.0
@@ -62,7 +61,7 @@ def test_a_rate_of_zero_stops_the_parameters(make: Make) -> None:
     assert all(moved(task.params, before))
 
 
-@with_rate
+@each
 def test_a_schedule_of_a_rate_in_a_tensor_is_that_of_its_value(make: Make) -> None:
     runs = []
     for rate in (make.lr, torch.tensor(make.lr, dtype=torch.float64)):
@@ -77,7 +76,7 @@ def test_a_schedule_of_a_rate_in_a_tensor_is_that_of_its_value(make: Make) -> No
     assert_same_run(*runs, rtol=1e-5, atol=1e-6)
 
 
-@with_rate
+@each
 def test_a_schedule_and_its_optimizer_go_on_from_a_checkpoint(make: Make) -> None:
     def begun() -> tuple[Task, Any, Any]:
         task = Task()
@@ -154,7 +153,7 @@ def test_several_candidates_are_not_cycled_and_the_error_says_how_to_leave_them(
 
 
 @cycles
-@with_rate
+@each
 def test_without_a_cycle_of_the_momentum_the_rate_alone_is_cycled(make: Make, cycle: Callable[..., Any]) -> None:
     task = Task()
     optimizer = make(task.params)

@@ -65,7 +65,7 @@ def test_gradients_are_cleared_to_none_or_to_zero(make: Make) -> None:
     assert all(param.grad is None for param in task.params)
 
 
-@each_that(lambda make: make.lr is not None)
+@each
 def test_a_rate_in_a_tensor_acts_like_its_value(make: Make) -> None:
     rate = torch.tensor(make.lr, dtype=torch.float64)
     assert_same_run(trained(make, lr=rate), trained(make), rtol=1e-5, atol=1e-6)
@@ -89,8 +89,7 @@ def test_hooks_are_called_before_and_after_each_step(make: Make) -> None:
 def test_it_prints_its_class_and_settings(make: Make) -> None:
     optimizer = make(Task().params)
     assert repr(optimizer).startswith(type(optimizer).__name__)
-    if make.lr is not None:
-        assert f"lr: {make.lr}" in repr(optimizer)
+    assert f"lr: {make.lr}" in repr(optimizer)
 
 
 @each_class

@@ -38,7 +38,8 @@ def _attempts(study: Study, config: Config) -> Iterator[Attempt]:
     """What studies of all kinds name alike, and what the kind's runner knows how to try."""
     runner = import_module(study.runner)
     for reading in study.readings(config):
-        yield reading.key, partial(_try_data, reading.reader, config)
+        if reading.key:
+            yield reading.key, partial(_try_data, reading.reader, config)
     for name in getattr(study, "functions", ()):
         yield "functions", partial(vlse.get, name)
     if hasattr(runner, "attempts"):

@@ -36,6 +36,8 @@ def momenta(group: Group) -> tuple[float, ...]:
 def pairs(group: Group) -> tuple[tuple[float, float], ...]:
     """The setting `betas`, a pair or several, as a tuple of pairs."""
     betas = group["betas"]
+    if isinstance(betas, tuple) and betas and isinstance(betas[0], tuple):
+        return betas
     return (tuple(betas),) if betas and not isinstance(betas[0], Sequence) else tuple(map(tuple, betas))
 
 

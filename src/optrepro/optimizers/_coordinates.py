@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from optrepro.optimizers._ranks import are_replicas, holders, like_parameter, local, local_gradient, total
+from optrepro.optimizers._ranks import are_replicas, holders, local, local_gradient, total
 from optrepro.optimizers._vectors import Vectors
 
 if TYPE_CHECKING:
@@ -128,18 +128,6 @@ class Coordinates:
         """Views of a vector (n,) that are shaped like this rank's parts of the parameters."""
         return self.vectors.views(vector)
 
-    def state_views(self, table: Tensor) -> list[Tensor]:
-        """Of a vector (n,) or a table (*k, n): state (*shape, *k) of the parameters, distributed as they are."""
-        step, lead, vectors = table.stride(-1), table.ndim - 1, self.vectors
-        views = []
-        for param, shape, strides, (start, _) in zip(
-            self.params, vectors.shapes, vectors.strides, vectors.bounds, strict=True
-        ):
-            steps = (*(stride * step for stride in strides), *table.stride()[:lead])
-            view = table.as_strided((*shape, *table.shape[:lead]), steps, table.storage_offset() + start * step)
-            views.append(like_parameter(view, param))
-        return views
-
     def _pieces(self, groups: tuple[ProcessGroup, ...], most: int = 1 << 20) -> Iterator[tuple[int, int]]:
         """Bounds of pieces of the vector that are spread over these ranks: casts of them take little memory."""
         if len(self.spread) == 1:
@@ -180,7 +168,7 @@ class Memory:
 
     def attach(self, state: State) -> None:
         """Make this the state of the parameters, and nothing else."""
-        views = [self.coordinates.state_views(table) for table in self.tables.values()]
+        views = [self.coordinates.vectors.state_views(table) for table in self.tables.values()]
         self._attached = []
         for i, param in enumerate(self.coordinates.params):
             entries = [*(view[i] for view in views), *self.numbers.values()]
@@ -199,7 +187,7 @@ class Memory:
         params = self.coordinates.params
         stored = [(i, state[param]) for i, param in enumerate(params) if state.get(param)]
         for name, table in self.tables.items():
-            views = self.coordinates.state_views(table)
+            views = self.coordinates.vectors.state_views(table)
             for i, entries in stored:
                 if name in entries:
                     local(views[i]).copy_(local(entries[name]))

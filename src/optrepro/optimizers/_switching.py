@@ -25,6 +25,7 @@ from optrepro.optimizers._candidates import (
     refuse_cycled,
     with_norm,
 )
+from optrepro.optimizers._kernels import Number, descend, scale_
 from optrepro.optimizers._ranks import (
     are_replicas,
     holders,
@@ -42,7 +43,6 @@ if TYPE_CHECKING:
 
 Loss = TypeVar("Loss")
 Index = int | Tensor  # of a candidate; a tensor of shape (1,) stays on its device, so that no step waits for it
-Number = float | Tensor  # a tensor () where the compiler must not take the number for a constant
 Probes = Sequence[Tensor | None]
 Record = dict[str, Tensor]
 
@@ -91,6 +91,7 @@ class Bundle:
         holders: groups of ranks over which each of them is spread.
         state: (rows, n) each; a parameter's own state in `Optimizer.state` are views of them.
         views: of each row of the state, the part of each parameter, shaped like it.
+        parts: of each state, all rows of each parameter, (rows, n of the parameter).
         age: steps that each parameter has taken, on the host; None where they differ, then `ages` has them.
     """
 
@@ -112,6 +113,7 @@ class Bundle:
         self.dtype = like.dtype
         self.state = {name: like.new_zeros((count, vectors.size)) for name, count in rows.items()}
         self.views = {name: [vectors.views(row) for row in flat] for name, flat in self.state.items()}
+        self.parts = {name: flat.split_with_sizes(vectors.sizes, 1) for name, flat in self.state.items()}
         self.entries: list[State] = [{"step": step} for step in steps]
         for name, flat in self.state.items():
             for row, row_name in zip(flat, row_names(name, len(flat)), strict=True):
@@ -124,17 +126,6 @@ class Bundle:
             state.update(entry)
         self.ages = [int(step) for step in steps]
         self.age = self.ages[0] if len(set(self.ages)) == 1 else None
-
-    def remember(self, state: dict[Tensor, State]) -> None:
-        """Take note of the state as it is now, so that `is_current` can tell a change."""
-        self._known = [(param, state[param], [*map(id, state[param].values())]) for param in self.params]
-
-    def is_current(self, state: dict[Tensor, State]) -> bool:
-        """Whether the optimizer's state still is what the vectors hold: nobody has replaced or removed a part of it."""
-        for param, held, ids in self._known:
-            if state.get(param) is not held or [*map(id, held.values())] != ids:
-                return False
-        return True
 
     def gradients(self) -> list[Tensor | None]:
         """This rank's parts of the gradients."""
@@ -332,7 +323,8 @@ class SwitchingOptimizer(BaseOptimizer):
                     is_first = self._splits_by_age(bundle.group) and bundle.age == 0
                     if is_first:
                         bundle.age = 1
-                    blocks.append(self._block(bundle, 0, 1, step, is_first, grads, probes))
+                    # In float32 1 - 0.999^step has four digits.
+                    blocks.append(self._block(bundle, 0, 1, step.double(), is_first, grads, probes))
                 continue
             for first, last in bundle.runs(grads, self._splits_by_age(bundle.group)):
                 bundle.advance(first, last)
@@ -369,9 +361,11 @@ class SwitchingOptimizer(BaseOptimizer):
         if sum(block.last - block.first for block in blocks) == len(self._steps):
             self._steps.add_(1)
             return
-        torch._foreach_add_(
-            [block.bundle.entries[i]["step"] for block in blocks for i in range(block.first, block.last)], 1
-        )
+        steps = [0.0] * len(self._steps)
+        for block in blocks:
+            for position in block.bundle.positions[block.first : block.last]:
+                steps[position] = 1.0
+        self._steps.add_(torch.tensor(steps, dtype=torch.float32))
 
     def _batches(self, blocks: list[Block]) -> Iterable[list[Block]]:
         """Blocks whose parameters move in one call: of one group and, where it matters, of one age."""
@@ -504,11 +498,11 @@ class SwitchingOptimizer(BaseOptimizer):
 
     def _scratch(self, name: str, like: Tensor) -> Tensor:
         """Memory (n,) for a moment; it is kept, since to get it anew costs as much as to work on it."""
-        key = name, like.dtype, like.device
+        key, size = (name, like.dtype, like.device), like.numel()
         memory = self._memory.get(key)
-        if memory is None or len(memory) < len(like):
+        if memory is None or memory.numel() < size:
             memory = self._memory[key] = torch.empty_like(like)
-        return memory[: len(like)]
+        return memory[:size]
 
     def _modulations(self, group: Group) -> list[float]:
         """The factors that give every candidate's step the power of the first one's."""
@@ -533,7 +527,7 @@ class SwitchingOptimizer(BaseOptimizer):
         for group in self.param_groups:
             refuse_cycled(group, self.family, self._candidate_count)
         is_valid = self._bundles is not None and self._is_for_compiler is compiling
-        if not is_valid or not all(bundle.is_current(self.state) for bundle in cast(list[Bundle], self._bundles)):
+        if not is_valid or fingerprint(self.state) != self._known:
             self._forget_layout()
             self._start_layout(compiling)
         if any(param.grad is not None for _, _, param in self._waiting):
@@ -548,6 +542,7 @@ class SwitchingOptimizer(BaseOptimizer):
 
     def _start_layout(self, compiling: bool) -> None:
         self._is_for_compiler = compiling
+        self._known = fingerprint(self.state)
         self._bundles = []
         params = self._all_params()
         self._steps = torch.zeros(len(params), dtype=torch.float32, device="cpu")
@@ -591,8 +586,7 @@ class SwitchingOptimizer(BaseOptimizer):
             bundle = Bundle(group, positions, spread_over, self._state_rows(group), states, steps)
             cast(list[Bundle], self._bundles).append(bundle)
         self._table = self._tabulate()
-        for bundle in cast(list[Bundle], self._bundles):
-            bundle.remember(self.state)
+        self._known = fingerprint(self.state)
 
     def _joins(self, param: Tensor, group: Group) -> bool:
         if self._is_for_compiler:  # it joins kernels by itself
@@ -834,17 +828,7 @@ class SwitchingSGD(SwitchingOptimizer):
         ]
 
     def _descend(self, blocks: list[Block], moments: list[Tensor], rates: Number | list[Number]) -> None:
-        params = self._params(blocks)
-        if isinstance(rates, list):
-            for param, moment, rate in zip(params, moments, rates, strict=True):
-                if isinstance(rate, Tensor):
-                    param.sub_((moment * rate).to(param.dtype))
-                else:
-                    param.add_(moment, alpha=-rate)
-        elif isinstance(rates, Tensor) or torch.compiler.is_compiling():
-            torch._foreach_add_(params, [(moment * -rates).to(moment.dtype) for moment in moments])
-        else:
-            torch._foreach_add_(params, moments, alpha=-rates)
+        descend(self._params(blocks), moments, rates)
 
 
 class SwitchingAdam(SwitchingOptimizer):
@@ -937,7 +921,7 @@ class SwitchingAdam(SwitchingOptimizer):
         params, group = self._params(blocks), blocks[0].group
         scales = [part for block in blocks for part in views_of(block, cast(Tensor, block.scale))]
         if not self.couples_weight_decay and group["weight_decay"] != 0:
-            multiply(params, 1 - group["lr"] * group["weight_decay"])
+            scale_(params, 1 - group["lr"] * group["weight_decay"])
         move = torch._foreach_addcdiv_ if self._candidate_count == 1 else torch._foreach_addcmul_
         if isinstance(rates, list) and not any(isinstance(rate, Tensor) for rate in rates):
             move(params, moments, scales, [-float(rate) for rate in rates])
@@ -949,7 +933,15 @@ class SwitchingAdam(SwitchingOptimizer):
             move(params, moments, scales, value=-1.0)
 
 
-# Names in the state.
+# The state.
+
+
+def fingerprint(state: dict[Tensor, State]) -> list[int]:
+    """Which objects the state is made of; another one where somebody has replaced or removed a part of it."""
+    ids = [*map(id, state), *map(id, state.values())]
+    for held in state.values():
+        ids += map(id, held.values())
+    return ids
 
 
 def row_names(name: str, count: int) -> list[str]:
@@ -997,15 +989,6 @@ def views_of(block: Block, flat: Tensor) -> list[Tensor]:
         vectors.shaped(i, flat[vectors.bounds[i][0] - start : vectors.bounds[i][1] - start])
         for i in range(block.first, block.last)
     ]
-
-
-def multiply(params: list[Tensor], factor: Number) -> None:
-    """Multiply parameters by a number."""
-    if torch.compiler.is_compiling():  # whose foreach takes a number for a constant
-        for param in params:
-            param.mul_(factor)
-    else:
-        torch._foreach_mul_(params, factor)
 
 
 # Numbers on devices.

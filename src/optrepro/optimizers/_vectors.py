@@ -76,9 +76,12 @@ class Vectors:
     def views(self, rows: Tensor) -> list[Tensor]:
         """Of a vector (n,), or of several (*k, n): views (*k, *shape) for each parameter, in its memory's order."""
         lead, steps, offset = rows.shape[:-1], rows.stride()[:-1], rows.storage_offset()
+        apart, layouts = rows.stride(-1), self.strides
+        if apart != 1:  # as in a column of a table
+            layouts = [tuple(apart * stride for stride in strides) for strides in layouts]
         return [
-            rows.as_strided((*lead, *shape), (*steps, *strides), offset + start)
-            for shape, strides, (start, _) in zip(self.shapes, self.strides, self.bounds, strict=True)
+            rows.as_strided((*lead, *shape), (*steps, *strides), offset + apart * start)
+            for shape, strides, (start, _) in zip(self.shapes, layouts, self.bounds, strict=True)
         ]
 
     def state_views(self, rows: Tensor) -> list[Tensor]:

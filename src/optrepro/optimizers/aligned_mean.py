@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Unpack
+from typing import Any, Unpack, cast
 
 import torch
 from torch import Tensor
@@ -19,10 +19,11 @@ from torch.optim.optimizer import ParamsT
 
 from optrepro.optimizers._base import Group, require
 from optrepro.optimizers._candidates import momenta, pairs
+from optrepro.optimizers._kernels import Number
 from optrepro.optimizers._switching import (
     AdamSettings,
     Block,
-    Number,
+    Bundle,
     Record,
     Rule,
     SGDSettings,
@@ -95,7 +96,7 @@ class AlignedMean(Alignment):
 
     def _decisions(self, new: Record) -> Sequence[Any]:
         weights = new["weights"]
-        wide = any(param.dtype is torch.float64 for param in self._all_params())
+        wide = any(bundle.dtype is torch.float64 for bundle in cast(list[Bundle], self._bundles))
         return (weights if wide else weights.float()).unbind()
 
     def _apply(self, blocks: list[Block], choice: Sequence[Any]) -> None:
@@ -121,9 +122,7 @@ class AlignedMean(Alignment):
 
     def _parts(self, block: Block) -> Sequence[Tensor]:
         """The buffers of each parameter of a block, (candidates, n of the parameter)."""
-        rows = block.state[self.buffers]
-        sizes = block.bundle.vectors.sizes[block.first : block.last]
-        return [rows] if len(sizes) == 1 else rows.split_with_sizes(sizes, 1)
+        return block.bundle.parts[self.buffers][block.first : block.last]
 
     def _moments(self, block: Block, choice: Sequence[Any]) -> list[Tensor]:
         if self._candidate_count == 1:

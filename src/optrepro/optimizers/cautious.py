@@ -19,7 +19,6 @@ if TYPE_CHECKING:
 Loss = TypeVar("Loss")
 LEAST = 1e-3  # share of agreeing elements: where fewer agree, the step is not scaled up further
 PIECE = 2**17  # elements for each thread of a CPU that are worked on while they are in its cache
-Number = float | Tensor
 
 
 class CautiousAdamW(BaseOptimizer):
@@ -293,7 +292,8 @@ def plain_updates(move: Move) -> list[Tensor]:
     torch._foreach_addcmul_(move.exp_avg_sqs, grads, grads, 1 - beta2)
     denominators = torch._foreach_sqrt(move.exp_avg_sqs)
     on_host = move.steps[0].device.type == "cpu" and not torch.compiler.is_compiling()
-    steps: list[Any] = [step.item() for step in move.steps] if on_host else move.steps
+    # In float32 1 - 0.999^step has four digits.
+    steps: list[Any] = [step.item() if on_host else step.double() for step in move.steps]
     torch._foreach_div_(denominators, [(1 - beta2**step) ** 0.5 for step in steps])
     torch._foreach_add_(denominators, move.group["eps"])
     updates = torch._foreach_div(move.exp_avgs, denominators)

@@ -11,18 +11,17 @@ import math
 import operator
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple, TypeVar, cast, overload
 
 import torch
 from torch import Tensor
 from torch import distributed as dist
-from torch.nn.functional import normalize
 from torch.optim.optimizer import ParamsT
 
+from optrepro.optimizers._autocorrelation import EDGES, bounded, counts_of, decayed, filters, lagged_products, place_of
 from optrepro.optimizers._base import BaseOptimizer, Group, State, evaluate, refuse_sparse, require
 from optrepro.optimizers._candidates import check_betas, check_momentum, momenta, pairs, refuse_cycled
-from optrepro.optimizers._kernels import fits_kernel_of_cpu, scale_
+from optrepro.optimizers._kernels import Number, descend, fits_kernel_of_cpu, scale_
 from optrepro.optimizers._ranks import (
     are_replicas,
     gathered,
@@ -41,15 +40,10 @@ if TYPE_CHECKING:
     ProcessGroupSetting = ProcessGroup | Literal["world"] | None
 
 Loss = TypeVar("Loss")
-Number = float | Tensor  # a tensor () where no step may wait for its value, or the compiler must not know it
 MEMORY = 0.05  # of the state of torch's optimizer: what the sketch may take
 DOUBT = 3.0  # standard errors by which a score must exceed 0
-OUTLIER = 100.0  # times the median norm of the sketches: longer ones are cut to it
 TINY = 1e-30
 START = 0.9  # momentum before anything is known of the gradients: the usual one
-POINTS = 128  # momenta at which the score is evaluated, closer together towards 1
-# Where the rule would pass from one to the next of the momenta 0.5, 0.9 and 0.99, were they its candidates.
-EDGES = (0.766, 0.968)
 # What is kept once for all parameters, in the state of one of them: always, and where the momentum moves. Numbers in
 # float64 have the shape (1,): compiled code would take those of the shape () for Python's (torch 2.13).
 COUNTERS = ("chosen", "age", "counted", "counts")
@@ -966,14 +960,6 @@ def objectives(part: Part, couples_weight_decay: bool) -> list[Tensor]:
     return grads
 
 
-def descend(params: list[Tensor], updates: list[Tensor], rate: Number) -> None:
-    """Move the parameters against the updates."""
-    if isinstance(rate, Tensor) or torch.compiler.is_compiling():
-        torch._foreach_add_(params, [update * -rate for update in updates])
-    else:
-        torch._foreach_add_(params, updates, alpha=-rate)
-
-
 def beta2_of(group: Group) -> float:
     """The one beta2 of a group."""
     betas = group["betas"]
@@ -986,56 +972,6 @@ def signed_decay(group: Group) -> float:
     return -decay if group["maximize"] else decay
 
 
-def lagged_products(sketches: Tensor, columns: Tensor) -> Tensor:
-    """Inner products of each of the last rows with itself and the `lags` ones before it, (every, lags + 1).
-
-    Args:
-        columns: (every, lags + 1), the numbers of these rows, see `Layout`.
-    """
-    return (sketches[-len(columns) :] @ sketches.T).gather(1, columns)
-
-
-def bounded(sketches: Tensor, known: Tensor) -> tuple[Tensor, Tensor]:
-    """Sketches in units of their median norm, those beyond `OUTLIER` cut to it; and the square of that unit, ().
-
-    What is not finite becomes 0. `known` is the mean square norm so far, (1,), NaN where there is none.
-    """
-    norms = torch.linalg.vector_norm(sketches, dim=1, dtype=torch.float64)
-    lengths = torch.cat([norms, known.sqrt()])
-    unit = torch.where((lengths > 0) & (lengths < math.inf), lengths, math.nan).nanmedian()
-    scales = (1 / torch.maximum(norms / OUTLIER, unit)).nan_to_num_(0.0)
-    return (sketches * scales.float()[:, None]).nan_to_num_(0.0, 0.0, 0.0), unit.nan_to_num(0.0).square()
-
-
-def decayed(new: Tensor, old: Tensor, share: Number) -> Tensor:
-    """The new and a share of the old."""
-    return new + share * old if isinstance(share, Tensor) else torch.add(new, old, alpha=share)
-
-
-def place_of(momentum: Tensor) -> Tensor:
-    """The bin of a momentum, () in int64."""
-    return (momentum > edges(momentum.device)).sum()
-
-
-def counts_of(momentum: Tensor, steps: int | Tensor) -> Tensor:
-    """The number of steps in each bin, where all had one momentum."""
-    return (torch.arange(len(EDGES) + 1, device=momentum.device) == place_of(momentum)) * steps
-
-
 def on(device: torch.device, number: Number) -> Number:
     """The number, on a device if it is a tensor."""
     return number.to(device) if isinstance(number, Tensor) else number
-
-
-@lru_cache(maxsize=16)
-def filters(low: float, high: float, lags: int, device: torch.device) -> tuple[Tensor, Tensor]:
-    """Momenta on the interval, (points,), evenly in log(1 - m), and their filters' taps, (points, lags); in float64."""
-    grid = 1 - torch.logspace(math.log10(1 - low), math.log10(1 - high), POINTS, dtype=torch.float64)
-    grid[0], grid[-1] = low, high
-    taps = normalize(grid[:, None] ** torch.arange(lags), dim=1)
-    return grid.to(device), taps.to(device)
-
-
-def edges(device: torch.device) -> Tensor:
-    """Where a bin ends and the next begins."""
-    return torch.tensor(EDGES, dtype=torch.float64, device=device)

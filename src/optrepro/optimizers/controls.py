@@ -14,11 +14,11 @@ from torch import Tensor
 from torch.optim.optimizer import ParamsT
 
 from optrepro.optimizers._base import Group, require
+from optrepro.optimizers._kernels import Number
 from optrepro.optimizers._switching import (
     AdamSettings,
     Block,
     Index,
-    Number,
     Record,
     Rule,
     SGDSettings,

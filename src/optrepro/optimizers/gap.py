@@ -73,9 +73,10 @@ class Alignment(SwitchingOptimizer):
             block.found.append((row, self._self_term(block, one, other), inner_products(buffers, probe)))
             return
         sizes = block.bundle.vectors.sizes[block.first : block.last]
-        vectors = [vector.split_with_sizes(sizes, -1) for vector in (one, other, buffers, probe)]
-        for i, own, its, rows, part in zip(range(block.first, block.last), *vectors, strict=True):
-            block.found.append((positions[i], self._self_term(block, own, its), inner_products(rows, part)))
+        parts = [vector.split_with_sizes(sizes) for vector in (one, other, probe)]
+        rows = block.bundle.parts[self.buffers][block.first : block.last]
+        for position, own, its, part, row in zip(positions[block.first : block.last], *parts, rows, strict=True):
+            block.found.append((position, self._self_term(block, own, its), inner_products(row, part)))
 
     def _preconditioned(self, block: Block, gradient: Tensor) -> Tensor:
         """P applied to a gradient (n,); the gradient itself for SGD."""
@@ -116,9 +117,13 @@ class Alignment(SwitchingOptimizer):
         found = [(block, *measured) for block in blocks for measured in block.found]
         if not found:
             return torch.zeros(len(rows), self._candidate_count, dtype=torch.float64, device=device)
+        of_one_kind = have_one_kind(blocks, self._corrects_bias)
+        if len(found) == len(rows) == 1:
+            new, old = self._score_weights(blocks[:1], device)
+            _, _, self_term, memory = found[0]
+            return torch.addcmul(self_term.to(device) * new, memory.to(device), old)
         self_terms = together([self_term for _, _, self_term, _ in found], device)
         memories = together([memory for *_, memory in found], device)
-        of_one_kind = have_one_kind(blocks, self._corrects_bias)
         if of_one_kind and len(rows) == 1 < len(found):
             self_terms, memories = self_terms.sum(0, keepdim=True), memories.sum(0, keepdim=True)
         new, old = self._score_weights([blocks[0]] if of_one_kind else [block for block, *_ in found], device)
@@ -452,8 +457,7 @@ def have_one_kind(blocks: list[Block], by_age: bool) -> bool:
 
 def together(values: list[Tensor], device: torch.device) -> Tensor:
     """Tensors of one shape (...) as one (k, ...), float64 on the device."""
-    stacked = values[0][None] if len(values) == 1 else torch.stack([v.to(device, non_blocking=True) for v in values])
-    return stacked.to(device, torch.float64, non_blocking=True)
+    return torch.stack([value.to(device, non_blocking=True) for value in values]).double()
 
 
 def dot(x: Tensor, y: Tensor) -> Tensor:

@@ -133,7 +133,7 @@ class Reader(Protocol):
 
 
 class Reading(NamedTuple):
-    """A data set that a study reads: for which workload ("" for all), and the key of the config that names it."""
+    """A data set that a study reads: for which workload ("" for all), and its key ("" for one of another study)."""
 
     workload: str
     key: str

@@ -76,7 +76,7 @@ class DiagnosticsStudy(Study):
     def readings(self, scale: Scale) -> Sequence[Reading]:
         """What the studies read that are followed."""
         return [
-            reading._replace(workload=name)
+            reading._replace(workload=name, key="")
             for name in self.workloads
             for reading in self._source(name, scale).readings(scale)
         ]
