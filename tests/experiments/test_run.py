@@ -184,10 +184,10 @@ def test_the_sidecar_records_where_the_results_come_from(tiny: Tiny) -> None:
 def test_the_sidecar_records_the_revision_of_a_model_of_the_hub_and_what_loaded_it(
     tiny_gap: Tiny, tmp_path: Path
 ) -> None:
-    from optrepro.problems import vision
+    from optrepro.problems.networks import vit
 
     model, commit = str(tmp_path / "vit"), "0a" * 20
-    vision.vit((3, 16, 16), 5, 8, 16, 1, 2, seed=0).network.save_pretrained(model)
+    vit.vit((3, 16, 16), 5, 8, 16, 1, 2, seed=0).network.save_pretrained(model)
     overrides = ["backbone=null", f"hub={model}", f"revision={commit}"]
     settings = tiny_gap(*(f"studies.vision.{override}" for override in overrides))
     record = sidecar(carry_out(settings, "adamw", study="vision"))
