@@ -7,12 +7,12 @@ from typing import Annotated, Any, ClassVar, Literal, NamedTuple, Self
 
 from pydantic import Field, model_validator
 
+from optrepro.metalearning.lto.settings import GuidedSettings, ImitationSettings, MirrorSettings, UnrolledSettings
 from optrepro.seeds import derive_seed, fingerprint
 from optrepro.studies.base import Batch, Count, Model, Name, Positive, Run, Scale, counted, dataset_of, overridden
 from optrepro.studies.data import ImageStudy
 
 Method = Literal["imitation", "mirror", "bregman", "unrolled"]
-Share = Annotated[float, Field(ge=0, le=1)]
 
 
 class ObjectiveConfig(Model):
@@ -52,80 +52,6 @@ class L2LConfig(Model):
     scale: Annotated[Positive, Field(description="Factor on the output.")] = 0.1
 
 
-class ImitationConfig(Model):
-    """Imitation of AdaGrad: `optrepro.metalearning.lto.imitation.ImitationSettings`."""
-
-    iterations: Annotated[Count, Field(description="Rollouts; in the first the teacher acts.")]
-    teacher_rate: Annotated[Positive, Field(description="Learning rate of AdaGrad.")]
-    coordinates: Annotated[Count, Field(description="Sampled of each group, in every rollout.")] = 128
-    epochs: Annotated[Count, Field(description="Passes over what was recorded.")] = 4
-    sequences: Annotated[Count, Field(description="Coordinates in a minibatch.")] = 512
-    learning_rate: Positive = 0.01
-    max_grad_norm: Positive = 1.0
-
-
-class MirrorConfig(Model):
-    """Guided policy search on policy: `optrepro.metalearning.lto.mirror_descent.MirrorSettings`."""
-
-    iterations: Count
-    truth: Annotated[Count, Field(description="Examples that a true gradient is taken on.")] = 256
-    coordinates: Annotated[Count, Field(description="Sampled of each group, in every rollout.")] = 96
-    curvature: Annotated[float, Field(ge=0, description="Share of the pooled slope of the gradient.")] = 0.1
-    noise: Annotated[Positive, Field(description="Of the policy, beside the size of its actions.")] = 0.5
-    kl: Annotated[Positive, Field(description="Limit on a change, nats for each coordinate and step.")] = 0.1
-    random_scale: Annotated[float, Field(ge=0, description="Units of the coordinates: exp of at most so much.")] = 0.0
-    measure: Annotated[Count, Field(description="Iterations between measurements of the guiding policy.")] = 20
-    epochs: Annotated[Count, Field(description="Passes over what was recorded.")] = 2
-    sequences: Annotated[Count, Field(description="Coordinates in a minibatch.")] = 768
-    learning_rate: Positive = 0.01
-    last_rate: Annotated[Share, Field(description="Share of the learning rate left at the end.")] = 0.05
-    max_grad_norm: Positive = 1.0
-
-
-class BregmanConfig(Model):
-    """Guided policy search by Bregman ADMM: `optrepro.metalearning.lto.guided_policy_search.GuidedSettings`."""
-
-    iterations: Count
-    state: Annotated[Literal["phi", "compact"], Field(description="What the guiding policy acts on.")] = "compact"
-    sharing: Annotated[
-        Literal["group", "coordinate"], Field(description="What has models, gains and duals of its own.")
-    ] = "group"
-    teacher_rate: Annotated[
-        Positive | None, Field(description="Of AdaGrad, imitated at first; null: the recurrent policy is.")
-    ] = None
-    noise: Annotated[Positive, Field(description="Of the guiding policy's actions, beside their size.")] = 0.5
-    coordinates: Annotated[Count, Field(description="Sampled of each group, in every rollout.")] = 128
-    strength: Annotated[Positive, Field(description="Of the models' prior, in samples.")] = 200.0
-    floor: Annotated[Positive, Field(description="Least curvature, beside the mean over the steps.")] = 0.1
-    persistence: Annotated[Share, Field(description="Of displacements from one step to the next.")] = 0.95
-    kl: Annotated[Positive, Field(description="Limit on the guiding policy's change, nats a coordinate and step.")] = (
-        0.2
-    )
-    backtracks: Annotated[int, Field(ge=0, description="Quarterings of the limit where a change does not pay.")] = 3
-    policy_weight: Annotated[Positive, Field(description="First weight of the recurrent policy's pull.")] = 0.1
-    policy_kl: Annotated[Positive, Field(description="Distance of the policies that the weight is adapted to.")] = 0.02
-    dual_rate: Annotated[float, Field(ge=0, description="Step size of the duals.")] = 0.5
-    epochs: Annotated[Count, Field(description="Passes over the recorded coordinates in a regression.")] = 10
-    sequences: Annotated[Count, Field(description="Coordinates in a minibatch.")] = 1024
-    learning_rate: Positive = 3e-3
-    last_rate: Annotated[Share, Field(description="Share of the learning rate left at the end.")] = 0.05
-    max_grad_norm: Positive = 1.0
-
-
-class UnrolledConfig(Model):
-    """Truncated back-propagation: `optrepro.metalearning.lto.unrolled.UnrolledSettings`."""
-
-    iterations: Annotated[Count, Field(description="Rollouts, each on new objectives.")]
-    unroll: Annotated[Count, Field(description="Steps between two updates.")] = 20
-    learning_rate: Positive = 3e-3
-    last_rate: Annotated[Share, Field(description="Share of the learning rate left at the end.")] = 0.05
-    max_grad_norm: Positive = 1.0
-    first_horizon: Annotated[Count, Field(description="Steps of the first rollout.")] = 20
-    curriculum: Annotated[Share, Field(description="Share of the iterations over which rollouts grow.")] = 0.0
-    logarithm: Annotated[bool, Field(description="The loss is the logarithm of the objective.")] = False
-    random_scale: Annotated[float, Field(ge=0, description="Units of the coordinates: exp of at most so much.")] = 0.0
-
-
 class LearnerRow(Model):
     """One learned rule: its method, and what it has that the study's others have not."""
 
@@ -154,10 +80,10 @@ class LearnerRecipe(NamedTuple):
     objective: MetaObjective
     policy: StepPolicyConfig
     l2l: L2LConfig
-    imitation: ImitationConfig
-    mirror: MirrorConfig
-    bregman: BregmanConfig
-    unrolled: UnrolledConfig
+    imitation: ImitationSettings
+    mirror: MirrorSettings
+    bregman: GuidedSettings
+    unrolled: UnrolledSettings
 
     def used(self, method: Method) -> dict[str, Any]:
         """What a method uses, as plain values."""
@@ -181,10 +107,10 @@ class LearnerStudy(ImageStudy):
     patience: Annotated[Count, Field(description="Validations without a better score before learning stops.")]
     policy: StepPolicyConfig = StepPolicyConfig()
     l2l: L2LConfig = L2LConfig()
-    imitation: ImitationConfig
-    mirror: MirrorConfig
-    bregman: BregmanConfig
-    unrolled: UnrolledConfig
+    imitation: ImitationSettings
+    mirror: MirrorSettings
+    bregman: GuidedSettings
+    unrolled: UnrolledSettings
     learners: Annotated[dict[Name, LearnerRow], Field(min_length=1)]
     gpu: Annotated[bool, Field(description="Whether the jobs ask the cluster for a GPU.")] = False
 

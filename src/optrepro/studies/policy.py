@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Annotated, Any, ClassVar, Literal, Self
 
-from pydantic import AfterValidator, Field, model_validator
+from pydantic import Field, model_validator
 
+from optrepro.metalearning.pop.settings import PPOSettings
+from optrepro.problems.functions.settings import PriorSettings
 from optrepro.seeds import derive_seed, fingerprint
 from optrepro.studies.base import (
     ELSEWHERE,
@@ -24,9 +26,6 @@ from optrepro.studies.base import (
     determining,
     overridden,
 )
-from optrepro.studies.prior import PriorConfig, ascending
-
-Horizon = Annotated[int, Field(ge=2)]
 
 
 class NetworkConfig(Model):
@@ -73,56 +72,6 @@ class NetworkConfig(Model):
         return self
 
 
-class PPOConfig(Model):
-    """Proximal policy optimization: `optrepro.metalearning.pop.ppo`."""
-
-    functions: Annotated[
-        dict[Count, Count], Field(min_length=1, description="New functions in an iteration, for each dimension.")
-    ]
-    iterations: Count
-    epochs: Count
-    minibatches: Count
-    learning_rate: Positive
-    max_grad_norm: Positive
-    discount: Annotated[float, Field(gt=0, le=1)]
-    gae_lambda: Annotated[float, Field(ge=0, le=1)]
-    clip_ratio: Positive
-    kl_limit: Annotated[Positive, Field(description="No epoch follows one that ends above this divergence.")]
-    entropy: Annotated[float, Field(ge=0, description="Weight of the entropy bonus.")]
-    value_loss: Annotated[Positive, Field(description="Weight of the critic's loss.")]
-    improvement: Annotated[float, Field(ge=0, description="Weight of the normalized improvement in the reward.")]
-    log_regret: Annotated[float, Field(ge=0, description="Reward for each power of ten that the regret falls by.")]
-    floor: Annotated[float, Field(gt=0, lt=1, description="Share of the start's regret below which all is equal.")]
-    terminal: Annotated[bool, Field(description="All of the reward with the last evaluation.")] = False
-    precision: Annotated[Literal["float32", "bfloat16"], Field(description="Of updates on a GPU.")] = "float32"
-    horizons: Annotated[
-        tuple[Horizon, Horizon] | None,
-        AfterValidator(ascending),
-        Field(description="Evaluations of an iteration's runs, log-uniform; null: the network's horizon."),
-        LATER,
-    ] = None
-    kl_target: Annotated[
-        Positive | None, Field(description="Divergence that the learning rate is adapted to."), LATER
-    ] = None
-    entropy_target: Annotated[
-        tuple[float, float] | None,
-        Field(description="Of an action, first and last; the bonus is adapted to it."),
-        LATER,
-    ] = None
-    averaging: Annotated[
-        float, Field(ge=0, lt=1, description="Share of the averaged weights an iteration keeps."), LATER
-    ] = 0
-
-    @model_validator(mode="after")
-    def _minibatches_are_filled(self) -> Self:
-        for dim, count in self.functions.items():
-            if count < self.minibatches:
-                raise ValueError(
-                    f"functions[{dim}] = {count} is less than one for each of {self.minibatches} minibatches"
-                )
-        return self
-
-
 class PolicyRow(Model):
     """One trained policy: what it has that the study's others have not."""
 
@@ -141,9 +90,9 @@ class PolicyStudy(Study):
     runner: ClassVar[str] = "optrepro.experiments.meta.train_pop"
 
     kind: Literal["policy"] = "policy"
-    prior: Annotated[PriorConfig, ELSEWHERE]
+    prior: Annotated[PriorSettings, ELSEWHERE]
     network: Annotated[NetworkConfig, ELSEWHERE] = NetworkConfig()
-    ppo: Annotated[PPOConfig, ELSEWHERE]
+    ppo: Annotated[PPOSettings, ELSEWHERE]
     validation_functions: Annotated[Count, Field(description="The fixed set that training is watched on.")]
     test_functions: Annotated[Count, Field(description="The fixed set that is used once, at the end.")]
     validate_every: Annotated[Count, Field(description="Iterations between validations.")]
@@ -165,7 +114,7 @@ class PolicyStudy(Study):
             self.entry(name)
         return self
 
-    def entry(self, policy: str) -> tuple[PriorConfig, NetworkConfig, PPOConfig]:
+    def entry(self, policy: str) -> tuple[PriorSettings, NetworkConfig, PPOSettings]:
         """Prior, network and PPO of a row, complete."""
         row, key = self.policies[policy], f"policies.{policy}"
         return (

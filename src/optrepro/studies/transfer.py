@@ -7,11 +7,11 @@ from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
+from optrepro.problems.functions.settings import PriorSettings
 from optrepro.seeds import derive_seed, fingerprint
 from optrepro.studies.base import ELSEWHERE, Batch, Count, Model, Name, Role, Run, Scale, Study, determining
 from optrepro.studies.comparison import ConstantRates
 from optrepro.studies.policy import PolicyStudy
-from optrepro.studies.prior import PriorConfig
 
 
 class Collection(Model):
@@ -43,7 +43,7 @@ class TransferStudy(ConstantRates):
     uses: ClassVar[type[Study] | None] = PolicyStudy
 
     kind: Literal["transfer"] = "transfer"
-    prior: PriorConfig
+    prior: PriorSettings
     validation_functions: Annotated[Count, Field(description="Functions that learning rates are tuned on.")]
     budget: Annotated[Count, Field(description="Evaluations in a tuning run, and in a run of a reference.")]
     log_regret: Annotated[float, Field(ge=0, description="Of the tuning score, as in the policy's reward.")]
