@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any, ClassVar, Literal, NamedTuple, Protocol
+from typing import Annotated, Any, ClassVar, Literal, NamedTuple, Protocol
+
+from pydantic import Field
 
 from optrepro.problems.data import archives
 from optrepro.seeds import fingerprint
@@ -35,6 +37,7 @@ __all__ = [
 ]
 
 Role = Literal["tune", "test"]
+KIND = Field(description="The kind of the study, which decides what its other keys are.")
 
 
 @dataclass(frozen=True)
@@ -130,7 +133,7 @@ class Study(Model):
     timed: ClassVar[bool] = False
     uses: ClassVar[type[Study] | None] = None
 
-    kind: str
+    kind: Annotated[str, KIND]
 
     def batches(self, study_id: str, scale: Scale) -> Iterable[Batch]:
         """The jobs of the study, each after those that it needs. Without a run table: one job."""

@@ -9,65 +9,82 @@ from pydantic import Field, model_validator
 
 from optrepro.metalearning.lto.settings import GuidedSettings, ImitationSettings, MirrorSettings, UnrolledSettings
 from optrepro.seeds import derive_seed, fingerprint
-from optrepro.studies.base import Batch, Count, Model, Name, Positive, Run, Scale, counted, dataset_of, overridden
+from optrepro.studies.base import KIND, Batch, Count, Model, Name, Positive, Run, Scale, counted, dataset_of, overridden
 from optrepro.studies.data import ImageStudy
+from optrepro.studies.fields import Gpu, Label
 
 Method = Literal["imitation", "mirror", "bregman", "unrolled"]
 
 
 class ObjectiveConfig(Model):
-    """Training of a two-layer perceptron on projected images: `optrepro.problems.networks.perceptrons`."""
+    """Training of a two-layer perceptron on images under a random projection."""
 
-    inputs: Annotated[Count, Field(description="Dimensions that images are projected to.")]
-    hidden: Annotated[Count, Field(description="Units of the hidden layer.")]
-    batch_size: Count
-    steps: Annotated[Count, Field(description="Length of a run.")]
+    inputs: Annotated[Count, Field(description="Number of dimensions that images are projected to.")]
+    hidden: Annotated[Count, Field(description="Number of units of the hidden layer.")]
+    batch_size: Annotated[Count, Field(description="Number of examples of a minibatch.")]
+    steps: Annotated[Count, Field(description="Number of steps of a run.")]
 
 
 class MetaObjective(ObjectiveConfig):
-    """The objectives that rules are learned on."""
+    """The objectives that rules are learned on; their `steps` are the length of the rollouts of every method."""
 
-    examples: Annotated[Count, Field(description="Of the random subset that an objective is the mean over.")]
-    problems: Annotated[Count, Field(description="New objectives in an iteration.")]
+    examples: Annotated[
+        Count, Field(description="Size of the random subset of the images that an objective is the mean over.")
+    ]
+    problems: Annotated[Count, Field(description="Number of new objectives in an iteration.")]
 
 
 class StepPolicyConfig(Model):
-    """The recurrent policy: `optrepro.optimizers.predicted_step.StepPolicySettings`."""
+    """The recurrent policy that the methods `imitation`, `mirror` and `bregman` learn."""
 
-    cells: Annotated[Count, Field(description="Of the LSTM.")] = 16
-    networks: Annotated[Literal[1, 4], Field(description="One for all coordinates, or one for each tensor.")] = 1
-    output: Annotated[Literal["step", "normalized"], Field(description="What the LSTM's number is a multiple of.")] = (
-        "step"
-    )
-    scale: Annotated[Positive, Field(description="The multiple that 1 stands for.")] = 0.01
+    cells: Annotated[Count, Field(description="Number of cells of the LSTM.")] = 16
+    networks: Annotated[
+        Literal[1, 4],
+        Field(
+            description="Number of networks: one for all coordinates, or one for each weight matrix and bias vector."
+        ),
+    ] = 1
+    output: Annotated[
+        Literal["step", "normalized"],
+        Field(
+            description="What the LSTM's numbers are multiples of: a length (`step`), or the gradient and its mean "
+            "over the root of the sum of squared gradients (`normalized`)."
+        ),
+    ] = "step"
+    scale: Annotated[Positive, Field(description="The multiple that an output of 1 stands for.")] = 0.01
 
 
 class L2LConfig(Model):
-    """The rule learned by gradient descent: `optrepro.optimizers.l2l.L2LSettings`."""
+    """The rule learned by gradient descent, which the method `unrolled` learns."""
 
-    cells: Annotated[Count, Field(description="Of each of the two LSTM layers.")] = 20
-    preprocessing: Annotated[Positive, Field(description="Decades of the gradient told apart by their logarithm.")] = (
-        10.0
-    )
+    cells: Annotated[Count, Field(description="Number of cells of each of the two LSTM layers.")] = 20
+    preprocessing: Annotated[
+        Positive, Field(description="Number of decades of the gradient that are told apart by their logarithm.")
+    ] = 10.0
     scale: Annotated[Positive, Field(description="Factor on the output.")] = 0.1
 
 
 class LearnerRow(Model):
-    """One learned rule: its method, and what it has that the study's others have not."""
+    """One learned rule: its method, and the settings in which it differs from the study's."""
 
-    label: Annotated[str, Field(description="Name in figures and tables.")]
-    group: Annotated[str, Field(description="What the row varies.")] = "standard"
-    method: Annotated[Method, Field(description="How it is learned.")]
-    objective: Annotated[dict[str, Any], Field(description="Over the study's objective, for training only.")] = {}
-    policy: Annotated[dict[str, Any], Field(description="Over the study's policy.")] = {}
-    l2l: Annotated[dict[str, Any], Field(description="Over the study's L2L.")] = {}
-    imitation: Annotated[dict[str, Any], Field(description="Over the study's settings of this method.")] = {}
-    mirror: Annotated[dict[str, Any], Field(description="Over the study's settings of this method.")] = {}
-    bregman: Annotated[dict[str, Any], Field(description="Over the study's settings of this method.")] = {}
-    unrolled: Annotated[dict[str, Any], Field(description="Over the study's settings of this method.")] = {}
-    start: Annotated[Name | None, Field(description="Earlier row whose weights learning begins with.")] = None
+    label: Label
+    group: Annotated[str, Field(description="What the row varies; exhibits sort rows by it.")] = "standard"
+    method: Annotated[Method, Field(description="How the rule is learned.")]
+    objective: Annotated[dict[str, Any], Field(description="Changes of the study's objective, for training only.")] = {}
+    policy: Annotated[dict[str, Any], Field(description="Changes of the study's `policy`.")] = {}
+    l2l: Annotated[dict[str, Any], Field(description="Changes of the study's `l2l`.")] = {}
+    imitation: Annotated[dict[str, Any], Field(description="Changes of the study's `imitation`.")] = {}
+    mirror: Annotated[dict[str, Any], Field(description="Changes of the study's `mirror`.")] = {}
+    bregman: Annotated[dict[str, Any], Field(description="Changes of the study's `bregman`.")] = {}
+    unrolled: Annotated[dict[str, Any], Field(description="Changes of the study's `unrolled`.")] = {}
+    start: Annotated[
+        Name | None,
+        Field(
+            description="Earlier row, of the same form, whose weights the learning begins with; null: fresh weights."
+        ),
+    ] = None
     validate_every: Annotated[
-        Count | None, Field(description="Iterations between validations, if not the study's.")
+        Count | None, Field(description="Number of iterations between validations; null: the study's.")
     ] = None
 
 
@@ -96,23 +113,34 @@ def _form(recipe: LearnerRecipe) -> tuple[StepPolicyConfig, L2LConfig]:
 
 
 class LearnerStudy(ImageStudy):
-    """Meta-training: step rules learned on perceptrons, each iteration on new ones."""
+    """Meta-training: step rules learned on the training of perceptrons, on new objectives in each iteration.
+
+    The learning is watched on fixed objectives of other images. The weights with the lowest mean objective along the
+    trajectory are kept, beside the results.
+    """
 
     runner: ClassVar[str] = "optrepro.experiments.meta.train_step_rules"
 
-    kind: Literal["learner"] = "learner"
-    objective: MetaObjective
-    validation_problems: Annotated[Count, Field(description="Fixed objectives that learning is watched on.")]
-    validate_every: Annotated[Count, Field(description="Iterations between validations.")]
-    patience: Annotated[Count, Field(description="Validations without a better score before learning stops.")]
-    policy: StepPolicyConfig = StepPolicyConfig()
-    l2l: L2LConfig = L2LConfig()
-    imitation: ImitationSettings
-    mirror: MirrorSettings
-    bregman: GuidedSettings
-    unrolled: UnrolledSettings
-    learners: Annotated[dict[Name, LearnerRow], Field(min_length=1)]
-    gpu: Annotated[bool, Field(description="Whether the jobs ask the cluster for a GPU.")] = False
+    kind: Annotated[Literal["learner"], KIND] = "learner"
+    objective: Annotated[
+        MetaObjective,
+        Field(description="The objectives of meta-training; the validation problems are of this kind for every row."),
+    ]
+    validation_problems: Annotated[
+        Count, Field(description="Number of fixed objectives that the learning is watched on.")
+    ]
+    validate_every: Annotated[Count, Field(description="Number of iterations between validations.")]
+    patience: Annotated[
+        Count, Field(description="Number of validations without a better score after which the learning stops.")
+    ]
+    policy: Annotated[StepPolicyConfig, Field(description="The recurrent policy.")] = StepPolicyConfig()
+    l2l: Annotated[L2LConfig, Field(description="The rule of the method `unrolled`.")] = L2LConfig()
+    imitation: Annotated[ImitationSettings, Field(description="Settings of the method `imitation`.")]
+    mirror: Annotated[MirrorSettings, Field(description="Settings of the method `mirror`.")]
+    bregman: Annotated[GuidedSettings, Field(description="Settings of the method `bregman`.")]
+    unrolled: Annotated[UnrolledSettings, Field(description="Settings of the method `unrolled`.")]
+    learners: Annotated[dict[Name, LearnerRow], Field(min_length=1, description="The rules that are learned, by name.")]
+    gpu: Gpu = False
 
     @model_validator(mode="after")
     def _rows_are_valid(self) -> Self:

@@ -7,20 +7,26 @@ from typing import Annotated, ClassVar, Literal
 from pydantic import Field
 
 from optrepro.problems.functions.settings import PriorSettings
-from optrepro.studies.base import Count, Study
+from optrepro.studies.base import KIND, Count, Study
 
 
 class PriorStudy(Study):
-    """The prior's fixed sets, samples of it, and its statistics beside the benchmark's."""
+    """The prior's fixed sets, samples of it for the gallery, and its statistics beside those of other collections."""
 
     runner: ClassVar[str] = "optrepro.experiments.descent.prior_portrait"
 
-    kind: Literal["prior"] = "prior"
-    prior: PriorSettings
-    dim: Count = 2
-    validation_functions: Count
-    test_functions: Count
-    described: Annotated[Count, Field(description="Functions of each collection whose statistics are taken.")]
-    functions: Annotated[tuple[str, ...], Field(min_length=1, description="Benchmark functions described.")]
-    gallery: Annotated[Count, Field(description="Functions drawn.")]
-    resolution: Annotated[int, Field(ge=8, description="Grid points along each axis.")]
+    kind: Annotated[Literal["prior"], KIND] = "prior"
+    prior: Annotated[PriorSettings, Field(description="The prior.")]
+    dim: Annotated[Count, Field(description="Dimension of the functions.")] = 2
+    validation_functions: Annotated[Count, Field(description="Size of the validation set.")]
+    test_functions: Annotated[Count, Field(description="Size of the test set.")]
+    described: Annotated[Count, Field(description="Number of functions of each collection whose statistics are taken.")]
+    functions: Annotated[
+        tuple[str, ...],
+        Field(
+            min_length=1,
+            description="Benchmark functions that are described too; those of more variables than `dim` are left out.",
+        ),
+    ]
+    gallery: Annotated[Count, Field(description="Number of test functions that are drawn.")]
+    resolution: Annotated[int, Field(ge=8, description="Number of grid points along each axis of the pictures.")]

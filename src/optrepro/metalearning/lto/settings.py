@@ -43,7 +43,7 @@ class ImitationSettings(Model):
 
 
 class MirrorSettings(Model):
-    """Guided policy search in the form of mirror descent: rollouts by the policy, which then follows a better one."""
+    """Guided policy search on the policy's own trajectories: it acts, and is regressed on a better policy near it."""
 
     iterations: Annotated[Count, Field(description="Length of the training.")]
     truth: Annotated[
@@ -80,7 +80,7 @@ class MirrorSettings(Model):
 
 
 class GuidedSettings(Model):
-    """Guided policy search by Bregman ADMM: a guiding policy and the recurrent one are drawn together."""
+    """Guided policy search by Bregman ADMM: a guiding policy acts, and the recurrent one comes to agree with it."""
 
     iterations: Annotated[Count, Field(description="Length of the training.")]
     state: Annotated[

@@ -14,7 +14,7 @@ Horizon = Annotated[int, Field(ge=2)]
 class PPOSettings(Model):
     """Proximal policy optimization (arXiv 1707.06347): how a policy is trained.
 
-    The reward of an evaluation is the progress that it makes in ``-improvement r - log_regret log10 r``, where r is
+    The reward of an evaluation is the progress that it makes in `-improvement r - log_regret log10 r`, where r is
     the share of the start's regret that is left, at least `floor`.
     """
 
@@ -22,7 +22,7 @@ class PPOSettings(Model):
         dict[Count, Count],
         Field(
             min_length=1,
-            description="Number of new functions in an iteration for each dimension, at least one for each minibatch. "
+            description="Number of new functions in an iteration, by dimension, with at least one for each minibatch. "
             "Training is watched in these dimensions, and the mean of their scores decides.",
         ),
     ]
@@ -38,7 +38,7 @@ class PPOSettings(Model):
     clip_ratio: Annotated[Positive, Field(description="How far an iteration may move a probability ratio from 1.")]
     kl_limit: Annotated[
         Positive,
-        Field(description="An epoch that ends above this divergence from the policy that acted is the last one."),
+        Field(description="Divergence from the policy that acted, above which no further epoch follows."),
     ]
     entropy: Annotated[float, Field(ge=0, description="Weight of the entropy bonus.")]
     value_loss: Annotated[Positive, Field(description="Weight of the critic's loss.")]
