@@ -34,8 +34,9 @@ from optrepro.experiments.descent import fixed_sets
 from optrepro.experiments.descent.fixed_sets import FixedSet
 from optrepro.metalearning.pop import environment
 from optrepro.metalearning.pop.ppo import Trainer
+from optrepro.metalearning.pop.settings import PPOSettings
 from optrepro.optimizers.policy import PolicySettings, Trajectory
-from optrepro.studies.policy import PPOConfig
+from optrepro.problems.functions.synthetic import SyntheticPrior
 
 DIM, FUNCTIONS, ENVIRONMENTS = 2, 512, 64  # functions in an iteration of ours; environments of theirs
 ASKED = 10
@@ -46,7 +47,7 @@ Numbers = NDArray[Any]
 class Descents:
     """Functions side by side, each one optimization; at the horizon all start anew."""
 
-    def __init__(self, problems: FixedSet, rows: slice, policy: PolicySettings, ppo: PPOConfig):
+    def __init__(self, problems: FixedSet, rows: slice, policy: PolicySettings, ppo: PPOSettings):
         self.evaluate, self.minimum = environment.of(problems.functions[rows]), problems.extrema.minimum[rows]
         self.policy, self.ppo = policy, ppo
         self.generator = torch.Generator().manual_seed(rows.start)
@@ -142,7 +143,7 @@ def main() -> None:
     study = config.load(arguments.config).studies["pop-training"]
     prior, network, ppo = study.entry(next(iter(study.policies)))
     policy, ppo = PolicySettings(**network.model_dump()), ppo.model_copy(update={"functions": {DIM: FUNCTIONS}})
-    trainer = Trainer(ppo, policy, fixed_sets.source(prior), seed=0)
+    trainer = Trainer(ppo, policy, SyntheticPrior(prior), seed=0)
     problems = fixed_sets.fixed(prior, 0, "benchmark", FUNCTIONS, DIM)
     actions = policy.horizon - 1
     minibatch = FUNCTIONS * actions // ppo.minibatches

@@ -9,8 +9,9 @@ import pytest
 import torch
 import yaml
 
-from optrepro import catalogue, config
+from optrepro import catalogue, config, manual
 from optrepro.cli import app, data_app
+from optrepro.settings import Model
 
 ROOT = Path(__file__).parents[1]
 PAGES = ["README.md", "CONTRIBUTING.md", "config/README.md", "data/README.md", "results/README.md", "figures/README.md"]
@@ -19,59 +20,6 @@ README = (ROOT / "README.md").read_text()
 CATALOGUE = catalogue.load(ROOT / "config")
 PUBLISHED = (ROOT / "figures/claims.md").exists()
 GENERATED = ("figures/", "results/")  # what a run or the publication of results makes
-MODELS = {  # heading in config/README.md -> the model whose keys its table explains
-    "The scale": config.Config,
-    "Images": config.ImageData,
-    "Comparisons": config.Comparison,
-    "A row under `optimizers`": config.OptimizerConfig,
-    "Recipes": config.Recipe,
-    "Kind `training`": config.TrainingStudy,
-    "Kind `shift`": config.ShiftStudy,
-    "Kind `pretraining`": config.PretrainingStudy,
-    "A row under `backbones`": config.Backbone,
-    "An architecture": config.Architecture,
-    "A task of the modality `language`": config.LanguageTask,
-    "A task of the modality `vision`": config.VisionTask,
-    "Kind `finetuning`": config.FineTuningStudy,
-    "Adapters": config.LoraConfig,
-    "Kind `diagnostics`": config.DiagnosticsStudy,
-    "A row under `workloads`": config.Workload,
-    "Kind `overhead`": config.OverheadStudy,
-    "A row under `families`": config.TimedFamily,
-    "A row under `networks`": config.TimedNetwork,
-    "Kind `functions`": config.FunctionsStudy,
-    "Kind `surfaces`": config.SurfacesStudy,
-    "Kind `families`": config.FamiliesStudy,
-    "Kind `concept`": config.ConceptStudy,
-    "The prior": config.PriorConfig,
-    "Kind `prior`": config.PriorStudy,
-    "Kind `policy`": config.PolicyStudy,
-    "A row under `policies`": config.PolicyRow,
-    "The network": config.NetworkConfig,
-    "PPO": config.PPOConfig,
-    "Kind `transfer`": config.TransferStudy,
-    "A row under `references`": config.Reference,
-    "A collection": config.Collection,
-    "An objective": config.ObjectiveConfig,
-    "Kind `learner`": config.LearnerStudy,
-    "The objectives of meta-training": config.MetaObjective,
-    "A row under `learners`": config.LearnerRow,
-    "The step policy": config.StepPolicyConfig,
-    "L2L": config.L2LConfig,
-    "Imitation": config.ImitationConfig,
-    "Guided policy search on policy": config.MirrorConfig,
-    "Guided policy search by Bregman ADMM": config.BregmanConfig,
-    "Truncated back-propagation": config.UnrolledConfig,
-    "Kind `objectives`": config.ObjectivesStudy,
-    "A row under `panels`": config.Panel,
-}
-ABSTRACT = {
-    "Config",
-    "Comparison",
-    "ImageData",
-    "ObjectiveConfig",
-    "Recipe",
-}  # in the schema stands what is made of them
 
 
 def blocks(text, language):
@@ -108,14 +56,10 @@ def workflow_rules():
     return set(re.findall(r"^rule (\w+):", text, re.MULTILINE)) | set(re.findall(r"^use rule \w+ as (\w+)", text, re.M))
 
 
-def own_fields(model):
-    """Keys of a model that it does not inherit, by their names in a config file, with their defaults."""
-    fields = {name: model.model_fields[name] for name in model.__annotations__ if name in model.model_fields}
-    return {f.alias or name: "required" if f.is_required() else _default(f.default) for name, f in fields.items()}
-
-
-def _default(value):
-    return {} if isinstance(value, config.Model) else list(value) if isinstance(value, tuple) else value
+def models(base):
+    """The package's models."""
+    own = [model for model in base.__subclasses__() if model.__module__.startswith("optrepro.")]
+    return [*own, *(model for each in own for model in models(each))]
 
 
 # --- Links, files, commands -----------------------------------------------------------------------------------------
@@ -171,7 +115,8 @@ def test_every_scale_file_that_is_shown_is_a_valid_config(page, tmp_path):
     for block in shown:
         content = yaml.safe_load(block)
         path = tmp_path / "mine.yaml"
-        path.write_text(yaml.safe_dump({**content, "extends": str(ROOT / "config" / content["extends"])}))
+        parents = [content["extends"]] if isinstance(content["extends"], str) else content["extends"]
+        path.write_text(yaml.safe_dump({**content, "extends": [str(ROOT / "config" / parent) for parent in parents]}))
         assert config.load(path).scale == content["scale"]
 
 
@@ -216,39 +161,19 @@ def test_the_claims_in_the_readme_are_those_of_the_generated_table():
 # --- config/README.md -----------------------------------------------------------------------------------------------
 
 
-def test_every_key_of_the_schema_is_explained():
-    definitions = config.schema()
-    keys = {key for model in (definitions, *definitions["$defs"].values()) for key in model["properties"]}
-    assert {key for key in keys if f"`{key}`" not in CONFIG_PAGE} == set()
+def test_the_tables_of_keys_are_those_that_the_command_writes():
+    assert manual.insert(CONFIG_PAGE) == CONFIG_PAGE
 
 
-@pytest.mark.parametrize("heading", MODELS)
-def test_a_table_of_keys_has_those_of_its_model_with_their_defaults(heading):
-    rows = table_rows(section(CONFIG_PAGE, heading))
-    explained = {key.strip("`"): default.strip("`") for key, _, default, *_ in rows}
-    keys = own_fields(MODELS[heading])
-    assert set(explained) == set(keys)
-    assert {key: text if text == "required" else yaml.safe_load(text) for key, text in explained.items()} == keys
-
-
-def test_every_model_of_the_schema_has_a_table():
-    assert {model.__name__ for model in MODELS.values()} - ABSTRACT == set(config.schema()["$defs"])
-
-
-@pytest.mark.parametrize(
-    ("heading", "model"), [("claims.yaml", catalogue.Claim), ("fidelity.yaml", catalogue.Choice)], ids=str
-)
-def test_every_field_of_a_list_in_the_config_folder_is_explained(heading, model):
-    text = section(CONFIG_PAGE, heading)
-    assert [name for name in model.model_fields if f"`{name}`" not in text] == []
-
-
-def test_every_field_of_the_catalogue_is_explained():
-    text = section(CONFIG_PAGE, "exhibits.yaml")
-    fields = {*catalogue.TableEntry.model_fields, *catalogue.ExhibitEntry.model_fields}
-    assert [name for name in fields if f"`{name}`" not in text] == []
+def test_every_field_of_the_config_is_explained_by_sentences_that_end_in_a_full_stop():
+    fields = {f"{model.__name__}.{name}": f for model in models(Model) for name, f in model.model_fields.items()}
+    assert len(fields) > 300
+    assert [name for name, field in fields.items() if not re.match(r"[A-Z`].*\.$", field.description or "")] == []
 
 
 def test_every_file_of_the_config_folder_is_explained():
     table = section(CONFIG_PAGE, "Config: what to run")
-    assert [path.name for path in (ROOT / "config").glob("*.yaml") if f"`{path.name}`" not in table] == []
+    files = [path.name for path in (ROOT / "config").glob("*.yaml")]
+    folders = [f"{paper}/" for paper in CATALOGUE.papers]
+    of_a_paper = [f"gap/{path.name}" for path in (ROOT / "config/gap").glob("*.yaml")]
+    assert [name for name in (*files, *folders, *of_a_paper) if f"`{name}`" not in table] == []

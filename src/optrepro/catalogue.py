@@ -10,54 +10,67 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, Field, TypeAdapter, ValidationError
 
 from optrepro.config import ConfigError, parse
-from optrepro.studies.base import DottedPath, Model, ModulePath, Name
+from optrepro.settings import ModulePath
+from optrepro.studies.base import DottedPath, Model, Name
 
 ALL = "all"  # the system of what stands above the papers
 
 
 class Paper(Model):
-    """What is replicated: ``paper.yaml`` of its folder."""
+    """A paper that is reproduced."""
 
-    title: Annotated[str, Field(description="Its name and number, as exhibits print them.")]
-    position: Annotated[int, Field(description="Its place among the papers.")]
+    title: Annotated[str, Field(description="Name and number of the paper, as exhibits print them.")]
+    position: Annotated[int, Field(description="Place of the paper among the others.")]
 
 
 class TableEntry(Model):
     """A table of the analysis: a function from the tidy results of studies to a data frame."""
 
-    function: DottedPath
-    studies: Annotated[tuple[Name, ...], Field(description="Its positional arguments, in this order.")] = ()
-    arguments: Annotated[dict[str, Any], Field(description="Its keyword arguments.")] = {}
-    each: Annotated[
-        tuple[Name, ...], Field(description="Studies; an entry `{study}-x` with them is a table for each.")
+    function: Annotated[DottedPath, Field(description="Import path of the function that makes the table.")]
+    studies: Annotated[
+        tuple[Name, ...], Field(description="Studies whose results are its positional arguments, in this order.")
     ] = ()
-    judges: Annotated[bool, Field(description="It is of all claims, and of all studies that they name.")] = False
-    files: Annotated[tuple[str, ...], Field(description="Files that it reads besides; found by the catalogue.")] = ()
+    arguments: Annotated[dict[str, Any], Field(description="Keyword arguments of the function.")] = {}
+    each: Annotated[
+        tuple[Name, ...],
+        Field(
+            description="Studies that each have such a table; in the name of the table, `{study}` stands for theirs."
+        ),
+    ] = ()
+    judges: Annotated[
+        bool, Field(description="Whether the table judges all claims, so that it reads all studies that they name.")
+    ] = False
+    files: Annotated[
+        tuple[str, ...], Field(description="Other files that the function reads; filled in when the catalogue is read.")
+    ] = ()
 
 
 class ExhibitEntry(Model):
-    """A figure with its table: a module with functions `figure` and `table`."""
+    """A figure with its table, drawn by the functions `figure` and `table` of a module."""
 
-    system: Annotated[str, Field(description="The paper's folder; set by the catalogue.")] = ALL
-    title: str
-    module: ModulePath
-    tables: Annotated[tuple[Name, ...], Field(min_length=1)]
-    caption: str
+    system: Annotated[str, Field(description="The paper's folder; filled in when the catalogue is read.")] = ALL
+    title: Annotated[str, Field(description="Title of the figure.")]
+    module: Annotated[ModulePath, Field(description="Import path of the module that draws it.")]
+    tables: Annotated[tuple[Name, ...], Field(min_length=1, description="Tables that it shows, in this order.")]
+    caption: Annotated[
+        str,
+        Field(description="Caption; scale, seeds, data and missing runs are added to it when the figure is drawn."),
+    ]
 
 
 class Exhibits(Model):
-    """The file ``exhibits.yaml`` of a folder."""
+    """Tables of the analysis, and the exhibits that show them."""
 
-    tables: dict[str, TableEntry] = {}
-    exhibits: dict[Name, ExhibitEntry] = {}
+    tables: Annotated[dict[str, TableEntry], Field(description="Tables of the analysis, by name.")] = {}
+    exhibits: Annotated[dict[Name, ExhibitEntry], Field(description="Figures with their tables, by name.")] = {}
 
 
 class Catalogue(Model):
     """All tables and exhibits by id, and the papers by the names of their folders."""
 
-    papers: dict[str, Paper]
-    tables: dict[Name, TableEntry]
-    exhibits: dict[Name, ExhibitEntry]
+    papers: Annotated[dict[str, Paper], Field(description="The papers by the names of their folders, in order.")]
+    tables: Annotated[dict[Name, TableEntry], Field(description="All tables, by name.")]
+    exhibits: Annotated[dict[Name, ExhibitEntry], Field(description="All exhibits, by name.")]
 
     def studies_of(self, exhibit: str) -> list[str]:
         """The studies whose results an exhibit shows, in the order of its tables."""
@@ -66,17 +79,19 @@ class Catalogue(Model):
 
 
 class Claim(Model):
-    """A claim of a paper, and how it is judged here."""
+    """A claim of a paper, and how it is judged here. A claim whose runs are missing is "not run"."""
 
-    id: Name
-    system: Annotated[str, Field(description="The paper's folder; set by the catalogue.")] = ALL
-    statement: str
-    source: Annotated[str, Field(description="Where the paper makes it.")]
-    number: Annotated[str | None, Field(description="The paper's own number, where it is known.")] = None
-    exhibit: Annotated[Name | None, Field(description="The exhibit that tests it; null: not built yet.")] = None
-    rule: Annotated[DottedPath | None, Field(description="Import path of the function that judges it.")] = None
+    id: Annotated[Name, Field(description="Name of the claim.")]
+    system: Annotated[str, Field(description="The paper's folder; filled in when the catalogue is read.")] = ALL
+    statement: Annotated[str, Field(description="What the paper claims, in a sentence.")]
+    source: Annotated[str, Field(description="Where the paper makes the claim.")]
+    number: Annotated[str | None, Field(description="The number that the paper reports, where it is known.")] = None
+    exhibit: Annotated[Name | None, Field(description="The exhibit that tests it; null: none is built.")] = None
+    rule: Annotated[
+        DottedPath | None, Field(description="Import path of the function that judges it; null: there is none.")
+    ] = None
     settings: Annotated[dict[str, Any], Field(description="Arguments of the rule.")] = {}
-    criterion: Annotated[str, Field(description="When it holds, holds in part or fails, in words.")]
+    criterion: Annotated[str, Field(description="When the claim holds, holds in part or fails, in words.")]
 
 
 def _as_list(path: Any) -> Any:
@@ -84,25 +99,42 @@ def _as_list(path: Any) -> Any:
 
 
 Standing = Literal["stated", "repository", "derived", "prior-art", "chosen"]
+PATH = (
+    "Dotted path in the resolved `paper.yaml`, where `*` stands for one key and a final `**` for any below; or `code.` "
+    "and a name below the package, for what the code decides."
+)
+STANDING = "Where the value comes from."
+WHY = "The reason, in a sentence."
 
 
 class Choice(Model):
     """A line of the fidelity ledger: a setting and where its value comes from."""
 
-    path: Annotated[str, Field(description="Dotted config path; `*` stands for one key, a final `**` for any below.")]
-    value: Any
-    standing: Standing
-    why: str
+    path: Annotated[str, Field(description=PATH)]
+    value: Annotated[Any, Field(description="Value that is set there.")]
+    standing: Annotated[Standing, Field(description=STANDING)]
+    why: Annotated[str, Field(description=WHY)]
 
 
 class ChoiceEntry(Model):
-    """An entry of ``fidelity.yaml``: one reason for the value of one path or of several, or for the values of some."""
+    """One reason for the value of a setting or of several. A value is
 
-    path: Annotated[tuple[str, ...], BeforeValidator(_as_list), Field(description="One path, or a list of them.")] = ()
-    value: Annotated[Any, Field(description="Of these paths.")] = None
-    values: Annotated[dict[str, Any], Field(description="Values by path, where they differ.")] = {}
-    standing: Standing
-    why: str
+    - `stated` in the paper's abstract, captions or README,
+    - in the paper's public `repository`,
+    - `derived` by mathematics that anyone can check,
+    - `prior-art`, from the published recipe that the paper refers to, or the nearest one,
+    - or `chosen` by us.
+
+    A test fails for a setting without an entry, an entry without a setting, and a value that differs.
+    """
+
+    path: Annotated[
+        tuple[str, ...], BeforeValidator(_as_list), Field(description=f"One path or a list of them. {PATH}")
+    ] = ()
+    value: Annotated[Any, Field(description="Value of these paths.")] = None
+    values: Annotated[dict[str, Any], Field(description="Values by path, for paths whose values differ.")] = {}
+    standing: Annotated[Standing, Field(description=STANDING)]
+    why: Annotated[str, Field(description=WHY)]
 
     def choices(self) -> Iterator[Choice]:
         """A line for each path."""

@@ -208,6 +208,20 @@ def schema_(out: Annotated[Path | None, typer.Option(help="File. [default: stand
     typer.echo(text, nl=False) if out is None else _write(out, text)
 
 
+@app.command("manual")
+def manual_(out: Annotated[Path | None, typer.Option(help="Page with markers to write it between.")] = None) -> None:
+    """Print the tables of all keys of the config, or write them between the markers of a page."""
+    from optrepro import manual
+
+    if out is None:
+        typer.echo(manual.text(), nl=False)
+        return
+    try:
+        _write(out, manual.insert(out.read_text()))
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"{out}: {error}") from None
+
+
 @data_app.command("list")
 def data_list(data_dir: DataDir = None) -> None:
     """Print each data set and whether it is at hand."""

@@ -17,20 +17,34 @@ import yaml
 from pydantic import Field, SerializeAsAny, TypeAdapter, ValidationError, model_validator
 
 from optrepro import studies as kinds
-from optrepro.studies.base import ConfigError, Model, Name, Study
+from optrepro.settings import ConfigError
+from optrepro.studies.base import Model, Name, Study
 
 __all__ = ["Config", "ConfigError", "build", "load", "parse", "schema"]
 
 
 class Config(Model):
-    """Everything that a scale runs."""
+    """What a scale runs, and how."""
 
-    scale: Annotated[Name, Field(description="Names the folder of the results.")]
+    scale: Annotated[Name, Field(description="Name of the scale, and of the folders of its results and figures.")]
     seed: Annotated[int, Field(ge=0, description="Root of every derived seed.")] = 251206370
-    device: Annotated[Literal["auto", "cpu", "cuda"], Field(description="auto: a GPU where there is one.")] = "auto"
-    download: Annotated[bool, Field(description="Fetch data sets; else use what is at hand.")] = False
-    strict: Annotated[bool, Field(description="A missing run is an error, not a mark on the exhibit.")] = False
-    studies: dict[Name, SerializeAsAny[Study]]
+    device: Annotated[
+        Literal["auto", "cpu", "cuda"],
+        Field(
+            description="Where jobs run. `auto` is a GPU where there is one; with `cuda`, studies without "
+            "`gpu: true` run on the CPU."
+        ),
+    ] = "auto"
+    download: Annotated[
+        bool,
+        Field(description="Whether data sets are fetched from their official sources; if not, those at hand are used."),
+    ] = False
+    strict: Annotated[
+        bool, Field(description="Whether a missing run is an error; if not, it is a mark on the exhibit.")
+    ] = False
+    studies: Annotated[
+        dict[Name, SerializeAsAny[Study]], Field(description="What is run: the studies, by name, each of a kind.")
+    ]
 
     @model_validator(mode="after")
     def _studies_fit_together(self) -> Self:

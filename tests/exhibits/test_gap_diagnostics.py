@@ -2,7 +2,7 @@
 
 import pytest
 
-from optrepro.exhibits import style
+from optrepro.exhibits import captions
 from optrepro.exhibits.gap import workloads
 from tests.exhibits import drawing
 
@@ -36,7 +36,7 @@ def test_axes_with_ticks_are_labelled(exhibit, figures):
 @pytest.mark.parametrize("exhibit", EXHIBITS)
 def test_table_has_no_holes_and_the_caption_says_scale_and_seeds(exhibit, materials):
     drawing.assert_is_whole(drawing.module(exhibit).table(materials[exhibit]))
-    caption = style.caption(drawing.CATALOGUE.exhibits[exhibit].caption, materials[exhibit])
+    caption = captions.caption(drawing.CATALOGUE.exhibits[exhibit].caption, materials[exhibit])
     assert "Scale: laptop." in caption
     assert "2 seeds on each workload." in caption
 

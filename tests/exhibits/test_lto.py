@@ -7,7 +7,7 @@ from matplotlib.text import Text
 
 from optrepro.analysis.lto import panels as lto
 from optrepro.analysis.results import StudyResults
-from optrepro.exhibits import style
+from optrepro.exhibits import captions, style
 from optrepro.exhibits.lto import ablation as lto_ablation
 from optrepro.exhibits.lto import metatraining
 from optrepro.exhibits.lto import panels as lto_panels
@@ -96,7 +96,7 @@ def test_every_cell_of_the_table_is_filled(exhibit, material, diverging):
 
 @pytest.mark.parametrize("exhibit", EXHIBITS, ids=NAMES)
 def test_the_caption_tells_of_seeds_tuning_and_divergence(exhibit, diverging):
-    caption = style.caption("What is shown.", diverging[exhibit])
+    caption = captions.caption("What is shown.", diverging[exhibit])
     if exhibit in (lto_ablation, metatraining):
         assert "8 validation problems." in caption
     else:
@@ -149,7 +149,7 @@ def test_diverged_runs_are_marked_and_do_not_stretch_the_axis(material, divergin
 
 def test_an_optimizer_whose_runs_all_diverge_leaves_the_panel_at_its_top(objectives_study):
     study = objectives_study(diverged=(("fig3-grey", "l2l"),), seeds=2, keep=("fig3-grey", "adagrad", "l2l", "psd"))
-    tables = {"lto-fig3": lto.fig3(study), "lto-curves": lto.curves(study)}
+    tables = {"lto-fig3": lto.scores(study), "lto-curves": lto.curves(study)}
     [axes] = panels(lto_panels.figure(Material(tables, {"lto": study.facts})))
     other = next(line for line in axes.lines if line.get_label() == "L2L")
     assert max(other.get_ydata()) > axes.get_ylim()[1]

@@ -6,7 +6,7 @@ import pytest
 from matplotlib.colors import to_rgb
 
 from optrepro import config
-from optrepro.exhibits import style
+from optrepro.exhibits import captions, style
 from optrepro.exhibits.material import Material
 
 CONFIG = Path(__file__).parents[2] / "config"
@@ -78,7 +78,9 @@ def test_caption_names_scale_data_seeds_budget_and_losses(training_study):
     study = training_study(diverged=("raw/test/0.03/2", "raw/tune/0.1/0"))
     from optrepro.analysis.comparison import scores
 
-    caption = style.caption(" What is seen.\n", Material({"gap-sgdm-scores": scores(study)}, {"gap-sgdm": study.facts}))
+    caption = captions.caption(
+        " What is seen.\n", Material({"gap-sgdm-scores": scores(study)}, {"gap-sgdm": study.facts})
+    )
     assert caption == (
         "What is seen. Scale: laptop. Data: Made-up (20,000 of 60,000 images). Network: perceptron, "
         "40 steps of 128 examples. 8 paired test seeds. Each optimizer's learning rate is tuned on validation data, "
@@ -90,16 +92,16 @@ def test_caption_names_scale_data_seeds_budget_and_losses(training_study):
 def test_caption_says_what_is_not_official(training_study):
     facts = training_study().facts
     record = {**facts.data[0], "official": False, "note": "a note"}
-    caption = style.caption("", Material({}, {"a": dataclasses.replace(facts, data=(record,))}))
+    caption = captions.caption("", Material({}, {"a": dataclasses.replace(facts, data=(record,))}))
     assert "not the official files; a note" in caption
 
 
 def test_caption_says_that_labels_are_coarse_where_the_data_set_has_such(training_study):
     facts = training_study().facts
     facts = dataclasses.replace(facts, settings={**facts.settings, "labels": "coarse"})
-    assert "coarse" not in style.caption("", Material({}, {"a": facts}))
+    assert "coarse" not in captions.caption("", Material({}, {"a": facts}))
     facts = dataclasses.replace(facts, dataset="CIFAR-100 (10,000 images)")
-    assert "CIFAR-100 (10,000 images); coarse labels, 20 classes in all." in style.caption(
+    assert "CIFAR-100 (10,000 images); coarse labels, 20 classes in all." in captions.caption(
         "", Material({}, {"a": facts})
     )
 
@@ -128,14 +130,14 @@ def test_caption_says_what_is_fine_tuned_and_what_is_scored(training_study, mode
         "batch_size": 8,
     }
     facts = dataclasses.replace(training_study().facts, settings=settings | model, dataset="GSM8K")
-    assert said in style.caption("", Material({}, {"a": facts}))
+    assert said in captions.caption("", Material({}, {"a": facts}))
 
 
 def test_caption_tells_studies_with_different_protocols_apart(training_study, families_study, concept_study):
     facts = {"gap-sgdm": training_study().facts, "gap-adam": training_study(adam=True).facts}
-    assert "Of gap" not in style.caption("", Material({}, facts))
+    assert "Of gap" not in captions.caption("", Material({}, facts))
     facts |= {"gap-families": families_study().facts, "gap-concept": concept_study().facts}
-    caption = style.caption("", Material({}, facts))
+    caption = captions.caption("", Material({}, facts))
     assert "Of gap-sgdm and gap-adam: Data: Made-up" in caption
     assert "Of gap-families: 16 starts, and 4 others to tune on; 20 steps each." in caption
     assert "Of gap-concept: Data: Made-up. Network: perceptron. 2 seeds, 600 steps each." in caption
@@ -143,4 +145,4 @@ def test_caption_tells_studies_with_different_protocols_apart(training_study, fa
 
 def test_caption_counts_missing_runs(training_study):
     facts = training_study(missing=("raw/test/0.03/1", "raw/test/0.03/2")).facts
-    assert f"Missing runs: 2 of {facts.expected_runs}." in style.caption("", Material({}, {"a": facts}))
+    assert f"Missing runs: 2 of {facts.expected_runs}." in captions.caption("", Material({}, {"a": facts}))

@@ -12,7 +12,7 @@ import pandas as pd
 import pytest
 
 from optrepro.analysis.results import Facts, StudyResults
-from tests.made_up.rows import tidy
+from tests.made_up.rows import frame
 
 RATES = [0.01, 0.03, 0.1]
 TUNING_SEEDS, STEPS = 3, [10, 20, 30, 40]
@@ -90,7 +90,7 @@ def _runs(study: str, optimizers: dict[str, Any], seeds: int, accuracy: dict[str
             if role == "test" and key in SHARES:
                 shares = np.array(SHARES[key]) / sum(SHARES[key])
                 rows += [[*head, step, f"chosen[{k}]", step * shares[k]] for step in STEPS for k in range(3)]
-    return tidy(rows)
+    return frame(rows)
 
 
 @pytest.fixture(scope="session")
@@ -173,7 +173,7 @@ def families_study() -> Callable[..., StudyResults]:
                     tune = [*head[:4], "tune", power]
                     rows.append([*tune, 0, 20, "gap_median", final])
         settings = {"kind": "families", "starts": 16, "tuning_starts": 4, "steps": 20}
-        return StudyResults(tidy(rows), Facts("gap-families", "laptop", settings, None, (), 0, ()))
+        return StudyResults(frame(rows), Facts("gap-families", "laptop", settings, None, (), 0, ()))
 
     return make
 
@@ -219,7 +219,7 @@ def concept_study() -> Callable[..., StudyResults]:
             for workload, key, lag, metric, value in rows
         ]
         settings = {"kind": "concept", "network": "perceptron", "repetitions": 2, "steps": 600}
-        return StudyResults(tidy(tidy), Facts("gap-concept", "laptop", settings, "Made-up", (), 0, ()))
+        return StudyResults(frame(tidy), Facts("gap-concept", "laptop", settings, "Made-up", (), 0, ()))
 
     return make
 
@@ -295,7 +295,7 @@ def shift_study() -> Callable[..., StudyResults]:
                     if key in ("paper", "raw"):
                         taken = (min(step, 20) * np.array(BEFORE) + max(step - 20, 0) * np.array(AFTER)).tolist()
                         rows += [[*head, step, f"chosen[{k}]", count] for k, count in enumerate(taken)]
-        runs = tidy(rows)
+        runs = frame(rows)
         settings = {
             "kind": "shift",
             "network": "perceptron",
@@ -369,7 +369,7 @@ def diagnostics_study() -> Callable[..., StudyResults]:
                     for layer, taken in counts.items():
                         rows += [[*head, step, f"chosen[{k}]@{layer}", float(n)] for k, n in enumerate(taken)]
         facts = Facts("gap-diagnostics", "laptop", DIAGNOSED, "Made-up", (), 8, (), {"perceptron": "A", "gpt": "B"})
-        return StudyResults(tidy(rows), facts)
+        return StudyResults(frame(rows), facts)
 
     return make
 
@@ -400,6 +400,6 @@ def overhead_study() -> Callable[..., StudyResults]:
                     spread = 1 + 0.01 * (turn - turns // 2)
                     table.append([*common, turn, 0, "step_seconds", 1e-3 * ratio * spread])
                     table.append([*common, turn, 0, "step_ratio", ratio * (spread if key != "foreach" else 1)])
-        return StudyResults(tidy(table), Facts("gap-overhead", "smoke", settings, None, (), 0, ()))
+        return StudyResults(frame(table), Facts("gap-overhead", "smoke", settings, None, (), 0, ()))
 
     return make

@@ -7,6 +7,6 @@ from typing import Any
 import pandas as pd
 
 
-def tidy(rows: list[list[Any]]) -> pd.DataFrame:
+def frame(rows: list[list[Any]]) -> pd.DataFrame:
     columns = ["run", "study", "workload", "optimizer", "role", "learning_rate", "seed", "step", "metric", "value"]
     return pd.DataFrame(rows, columns=columns)

@@ -9,7 +9,7 @@ from optrepro.experiments.descent import fixed_sets
 from optrepro.metalearning.pop import environment
 from optrepro.optimizers import pop
 from optrepro.optimizers.policy import load
-from optrepro.studies.prior import PriorConfig
+from optrepro.problems.functions.settings import PriorSettings
 
 ROOT = Path(__file__).parents[2]
 CARDS = (pop.WEIGHTS / "README.md").read_text().split("# Model card: ")[1:]
@@ -38,7 +38,7 @@ def test_a_policy_has_the_scores_of_its_card(name):
     """Runs are chaotic, so another processor's last bits move the means of 1,024 functions a little."""
     policy, facts = load(pop.WEIGHTS / f"{name}.safetensors")
     settings = load_config(ROOT / "config" / "gpu.yaml")
-    fixed = fixed_sets.fixed(PriorConfig(**facts["prior"]), settings.seed, "validation", 1024, 2)
+    fixed = fixed_sets.fixed(PriorSettings(**facts["prior"]), settings.seed, "validation", 1024, 2)
     horizon = policy.settings.horizon
     values = environment.roll_out(policy, environment.of(fixed.functions), fixed.start, horizon).values
     improvement, digits = fixed_sets.progress((values.cummin(0).values - fixed.extrema.minimum).numpy())

@@ -22,6 +22,7 @@ from optrepro.studies.base import (
     rows_trained_by,
     training_of,
 )
+from optrepro.studies.fields import Label
 
 Schedule = Literal["cosine", "step", "constant"]
 
@@ -43,25 +44,57 @@ Settings = Annotated[dict[str, Any], AfterValidator(_without_rate)]
 
 
 class OptimizerConfig(Model):
-    """One row of a comparison: a class, its settings, and how its learning rate is tuned."""
+    """One optimizer of a comparison: a class, its settings, and how its learning rate is tuned."""
 
-    label: Annotated[str, Field(description="Name in figures and tables."), ELSEWHERE]
+    label: Annotated[Label, ELSEWHERE]
     group: Annotated[
         Literal["fixed", "dynamic", "control", "peer", "first-order", "quasi-newton", "policy"],
-        Field(description="How the exhibits sort and judge the row."),
+        Field(
+            description="How the exhibits sort and judge the row. Rows of the group `policy` are learned, so that "
+            "nothing about them is tuned."
+        ),
         ELSEWHERE,
     ] = "peer"
-    class_: Annotated[DottedPath, Field(alias="class", description="Import path of a `torch.optim.Optimizer`.")]
-    settings: Annotated[Settings, Field(description="Keyword arguments of the class; never the rate.")] = {}
+    class_: Annotated[
+        DottedPath,
+        Field(
+            alias="class",
+            description="Import path of a subclass of `torch.optim.Optimizer`, of this package or another. Where its "
+            "constructor takes a `seed`, it is given the run's.",
+        ),
+    ]
+    settings: Annotated[
+        Settings, Field(description="Keyword arguments of the class, without `lr`, which is tuned.")
+    ] = {}
     learning_rates: Annotated[
-        Grid | None, Field(description="The tuning grid, if not the study's; equally long."), ELSEWHERE
+        Grid | None,
+        Field(
+            description="Tuning grid of the row, as long as the study's, so that every optimizer has the same tuning "
+            "budget; null: the study's."
+        ),
+        ELSEWHERE,
     ] = None
-    schedule: Annotated[Schedule | None, Field(description="Learning-rate schedule, if not the study's.")] = None
+    schedule: Annotated[
+        Schedule | None,
+        Field(
+            description="Learning-rate schedule of the row; null: the study's. Where the optimizers minimize "
+            "functions, rates are constant and no row has a schedule."
+        ),
+    ] = None
     shares_of: Annotated[
-        Name | None, Field(description="Draw candidates with the shares that this other row chose them in.")
+        Name | None,
+        Field(
+            description="Another row of the study: candidates are drawn at random, with the shares that this row "
+            "chose them in."
+        ),
     ] = None
     trained: Annotated[
-        TrainedRow | None, Field(description="Take the weights of this row of a policy study, as study/row.")
+        TrainedRow | None,
+        Field(
+            description="Row of another study, as study/row, whose trained weights this row takes; it is trained "
+            "first. For rows of the group `policy`: in studies of the kind `transfer` from one of the kind `policy`, "
+            "in studies of the kind `objectives` from one of the kind `learner`."
+        ),
     ] = None
 
     @property
@@ -71,11 +104,21 @@ class OptimizerConfig(Model):
 
 
 class Comparison(Study):
-    """What every study that compares optimizers has: the rows, and one tuning budget for all of them."""
+    """A study that compares optimizers, all of them with the same tuning budget."""
 
-    optimizers: Annotated[dict[Name, OptimizerConfig], Field(min_length=1), ELSEWHERE]
-    learning_rates: Annotated[Grid, Field(description="The tuning grid."), ELSEWHERE]
-    settings: Annotated[Settings, Field(description="For every optimizer; its own settings win."), ELSEWHERE] = {}
+    optimizers: Annotated[
+        dict[Name, OptimizerConfig],
+        Field(min_length=1, description="The optimizers that are compared, by name."),
+        ELSEWHERE,
+    ]
+    learning_rates: Annotated[
+        Grid,
+        Field(description="Tuning grid: the learning rates that every optimizer is tuned over, each named once."),
+        ELSEWHERE,
+    ]
+    settings: Annotated[
+        Settings, Field(description="Keyword arguments for every optimizer, over which its own ones win."), ELSEWHERE
+    ] = {}
 
     @model_validator(mode="after")
     def _equal_budgets(self) -> Self:

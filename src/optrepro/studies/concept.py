@@ -2,31 +2,44 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, ClassVar, Literal, Self
+from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
-from optrepro.studies.base import Count, Name, Positive, counted
+from optrepro.studies.base import KIND, Count, Positive, counted
 from optrepro.studies.data import ImageStudy
+from optrepro.studies.fields import Blocks, Lags, Network, NetworkSettings, Window
 
 
 class ConceptStudy(ImageStudy):
-    """The gradient autocorrelation measured along one training run, and the candidates' scores from it."""
+    """The gradient autocorrelation along training runs by plain SGD, and the candidates' scores from it."""
 
     runner: ClassVar[str] = "optrepro.experiments.probes.concept"
 
-    kind: Literal["concept"] = "concept"
-    network: Name
-    network_settings: dict[str, Any] = {}
-    batch_sizes: Annotated[tuple[Annotated[int, Field(ge=2, multiple_of=2)], ...], Field(min_length=1)]
-    learning_rate: Positive
-    steps: Count
-    window: Annotated[Count, Field(description="Consecutive steps that one estimate is made from.")]
-    lags: Annotated[Count, Field(description="Largest lag of the autocorrelation.")]
-    blocks: Annotated[int, Field(ge=2, description="Blocks of a window, for standard errors; divides it.")]
-    probes: Annotated[int, Field(ge=2, description="Steps of a window at which the full gradient is taken.")]
-    candidates: Annotated[tuple[Annotated[float, Field(ge=0, lt=1)], ...], Field(min_length=1)]
-    repetitions: Count
+    kind: Annotated[Literal["concept"], KIND] = "concept"
+    network: Network
+    network_settings: NetworkSettings = {}
+    batch_sizes: Annotated[
+        tuple[Annotated[int, Field(ge=2, multiple_of=2)], ...],
+        Field(min_length=1, description="Batch sizes; with each of them there are runs of their own."),
+    ]
+    learning_rate: Annotated[Positive, Field(description="Learning rate of plain SGD.")]
+    steps: Annotated[
+        Count, Field(description="Number of steps of a run, at least 3 times `window` and 2 times `lags`.")
+    ]
+    window: Window
+    lags: Lags
+    blocks: Blocks
+    probes: Annotated[
+        int,
+        Field(
+            ge=2, description="Number of steps of a window at which the gradient of the whole training set is taken."
+        ),
+    ]
+    candidates: Annotated[
+        tuple[Annotated[float, Field(ge=0, lt=1)], ...], Field(min_length=1, description="Momenta that are scored.")
+    ]
+    repetitions: Annotated[Count, Field(description="Number of runs, each with weights and batches of its own.")]
 
     @model_validator(mode="after")
     def _windows_fit(self) -> Self:

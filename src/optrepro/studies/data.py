@@ -11,22 +11,41 @@ from optrepro.studies.base import ELSEWHERE, Count, Model, Reading, Scale, Study
 
 NUMBERED = ("gsm8k",)  # corpora of questions whose answers end in "#### number"
 FirstAtHand = Annotated[
-    tuple[str, ...], Field(min_length=1, description="The first that is at hand is used."), ELSEWHERE
+    tuple[str, ...],
+    Field(
+        min_length=1,
+        description="Names of data sets in order of preference: the first one that is at hand is used, or the very "
+        "first one where `download` is set.",
+    ),
+    ELSEWHERE,
 ]
+TASK = Field(description="The data, and what is learned on them.")
+MODALITY = Field(description="The modality of the task, which decides what its other keys are.")
 
 
 class ImageData(Model):
-    """The images a study uses: one subset for all of its runs."""
+    """The images that a study reads: one subset for all of its runs.
+
+    The data sets are `digits`, `mnist`, `fashion-mnist`, `cifar10` and `cifar100`; see `../data/README.md`.
+    """
 
     holds: ClassVar[Literal["image", "text"]] = "image"
 
     dataset: FirstAtHand
-    labels: Annotated[Literal["fine", "coarse"], Field(description="CIFAR-100 has 100 fine and 20 coarse ones.")] = (
-        "fine"
-    )
-    train_examples: Annotated[Count | None, Field(description="Size of the seeded subset at most; null: all.")] = None
+    labels: Annotated[
+        Literal["fine", "coarse"],
+        Field(description="Which labels of CIFAR-100 are used: it has 100 fine and 20 coarse classes."),
+    ] = "fine"
+    train_examples: Annotated[
+        Count | None,
+        Field(description="Largest size of the training subset, which all runs share; null: all examples."),
+    ] = None
     validation_examples: Annotated[
-        Count, Field(description="Held out of the training set, for tuning only; a quarter of it at most.")
+        Count,
+        Field(
+            description="Number of examples that are held out of the training set for tuning, at most a quarter of "
+            "it; tuning never sees the test set."
+        ),
     ]
 
     @property
@@ -41,17 +60,27 @@ class ImageData(Model):
 
 
 class LanguageTask(Model):
-    """Text for a causal language model: its examples are pieces of one corpus."""
+    """Text for a causal language model, whose examples are pieces of one corpus.
+
+    The corpora are `python-docs`, `python-source`, `tinyshakespeare`, `gsm8k` and `hellaswag`.
+    """
 
     holds: ClassVar[Literal["image", "text"]] = "text"
 
-    modality: Literal["language"] = "language"
+    modality: Annotated[Literal["language"], MODALITY] = "language"
     corpus: FirstAtHand
-    context: Annotated[int, Field(ge=2, description="Tokens of an example.")]
-    train_examples: Count
-    validation_examples: Annotated[Count, Field(description="For tuning only.")]
-    test_examples: Count
-    exact_match: Annotated[int, Field(ge=0, description="Test questions that are answered by generation.")] = 0
+    context: Annotated[int, Field(ge=2, description="Number of tokens of an example.")]
+    train_examples: Annotated[Count, Field(description="Largest size of the training subset, which all runs share.")]
+    validation_examples: Annotated[Count, Field(description="Number of examples for tuning.")]
+    test_examples: Annotated[Count, Field(description="Largest number of examples of a test.")]
+    exact_match: Annotated[
+        int,
+        Field(
+            ge=0,
+            description="Number of test questions that are answered by generation at the end of a test run; for "
+            "`gsm8k` alone, whose answers end in a number.",
+        ),
+    ] = 0
 
     @property
     def sources(self) -> tuple[str, ...]:
@@ -62,9 +91,13 @@ class LanguageTask(Model):
 class VisionTask(ImageData):
     """Images to classify, of all classes or of half of them."""
 
-    modality: Literal["vision"] = "vision"
+    modality: Annotated[Literal["vision"], MODALITY] = "vision"
     classes: Annotated[
-        Literal["all", "first half", "second half"], Field(description="One half pretrains, the other fine-tunes.")
+        Literal["all", "first half", "second half"],
+        Field(
+            description="Which classes are used: a backbone may be pretrained on one half of them and fine-tuned on "
+            "the other."
+        ),
     ] = "all"
 
 

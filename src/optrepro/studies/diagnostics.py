@@ -10,6 +10,7 @@ from pydantic import Field, model_validator
 from optrepro.seeds import derive_seed, fingerprint
 from optrepro.studies.base import (
     ELSEWHERE,
+    KIND,
     Batch,
     Count,
     Model,
@@ -22,36 +23,41 @@ from optrepro.studies.base import (
     counted,
     determining,
 )
+from optrepro.studies.fields import Blocks, Gpu, Lags, Window
 from optrepro.studies.recipe import Recipe
 
 
 class Workload(Model):
     """A training run whose gradients are measured, and the rules whose choices are recorded on the same task."""
 
-    study: Annotated[Name, Field(description="A study of the kind training or finetuning."), ELSEWHERE]
-    follow: Annotated[Name, Field(description="The row of that study whose gradients are measured."), ELSEWHERE]
-    learning_rate: Positive
-    steps: Annotated[Count | None, Field(description="The study's, if null.")] = None
+    study: Annotated[Name, Field(description="A study of the kind `training`, `shift` or `finetuning`."), ELSEWHERE]
+    follow: Annotated[Name, Field(description="Row of that study whose gradients are measured."), ELSEWHERE]
+    learning_rate: Annotated[Positive, Field(description="Learning rate of all rows.")]
+    steps: Annotated[Count | None, Field(description="Number of steps of a run; null: the study's.")] = None
     rules: Annotated[
-        tuple[Name, ...], Field(description="Rows whose choices are recorded, at the same rate."), ELSEWHERE
+        tuple[Name, ...],
+        Field(description="Rows of that study whose choices are recorded, at the same learning rate."),
+        ELSEWHERE,
     ] = ()
 
 
 class DiagnosticsStudy(Study):
-    """The statistics of the gradients along training, and what the rules make of them."""
+    """The second-order statistics of gradients along training, and which candidates the rules choose."""
 
     runner: ClassVar[str] = "optrepro.experiments.training.diagnostics"
 
-    kind: Literal["diagnostics"] = "diagnostics"
-    workloads: Annotated[dict[Name, Workload], Field(min_length=1), ELSEWHERE]
-    window: Annotated[Count, Field(description="Consecutive steps that one estimate is made from.")]
-    lags: Annotated[Count, Field(description="Largest lag of the autocorrelation.")]
-    blocks: Annotated[int, Field(ge=2, description="Blocks of a window, for standard errors; divides it.")]
-    points: Annotated[Count, Field(description="Points of the curves of choices.")]
-    repetitions: Annotated[
-        Count, Field(description="Runs of each row that is followed; the rules run once."), ELSEWHERE
+    kind: Annotated[Literal["diagnostics"], KIND] = "diagnostics"
+    workloads: Annotated[
+        dict[Name, Workload], Field(min_length=1, description="Training runs that are followed, by name."), ELSEWHERE
     ]
-    gpu: Annotated[bool, Field(description="Whether the jobs ask the cluster for a GPU."), ELSEWHERE] = False
+    window: Window
+    lags: Lags
+    blocks: Blocks
+    points: Annotated[Count, Field(description="Number of points of the curves of choices.")]
+    repetitions: Annotated[
+        Count, Field(description="Number of runs of each row that is followed; the rules run once."), ELSEWHERE
+    ]
+    gpu: Annotated[Gpu, ELSEWHERE] = False
 
     @model_validator(mode="after")
     def _blocks_fit(self) -> Self:

@@ -6,24 +6,38 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
-from optrepro.studies.base import Count, Positive, Study, counted
+from optrepro.studies.base import KIND, Count, Positive, Study, counted
 
 
 class FamiliesStudy(Study):
-    """Toy losses under the optimal operators of the static families."""
+    """Toy losses under the optimal operators of GAP's static families."""
 
     runner: ClassVar[str] = "optrepro.experiments.probes.families"
 
-    kind: Literal["families"] = "families"
-    member_toys: Annotated[tuple[str, ...], Field(min_length=1, description="Losses for members of one family.")]
-    family_toys: Annotated[tuple[str, ...], Field(min_length=1, description="Losses on which families are compared.")]
-    powers: Annotated[tuple[Positive, ...], Field(min_length=1, description="Budgets of learning power, tuned over.")]
-    decay: Annotated[float, Field(ge=0, lt=1, description="Of the running average of g g^T.")]
-    members: Annotated[Count, Field(description="Random members of equal power.")]
-    tuning_starts: Count
-    starts: Count
-    steps: Count
-    points: Annotated[int, Field(ge=2, description="Points of the curves.")]
+    kind: Annotated[Literal["families"], KIND] = "families"
+    member_toys: Annotated[
+        tuple[str, ...],
+        Field(
+            min_length=1,
+            description="Losses for members of the Frobenius family: ids in `optrepro.problems.functions.toys`.",
+        ),
+    ]
+    family_toys: Annotated[
+        tuple[str, ...], Field(min_length=1, description="Losses on which the families are compared.")
+    ]
+    powers: Annotated[
+        tuple[Positive, ...],
+        Field(
+            min_length=1,
+            description="Budgets of learning power in units of the loss's curvature; each family is tuned over them.",
+        ),
+    ]
+    decay: Annotated[float, Field(ge=0, lt=1, description="Weight of the past in the running average of g g^T.")]
+    members: Annotated[Count, Field(description="Number of random members of equal power.")]
+    tuning_starts: Annotated[Count, Field(description="Number of starts that the power is tuned on.")]
+    starts: Annotated[Count, Field(description="Number of starts of the test runs.")]
+    steps: Annotated[Count, Field(description="Number of steps of a run.")]
+    points: Annotated[int, Field(ge=2, description="Number of steps at which the curves are recorded.")]
 
     def repetitions_in_words(self) -> str:
         """Starts and steps."""

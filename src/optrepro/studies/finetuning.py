@@ -8,9 +8,21 @@ from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import AfterValidator, Field, field_validator, model_validator
 
-from optrepro.studies.base import LATER, Batch, Count, Model, Name, Positive, Reading, Scale, TrainedRow, training_of
+from optrepro.studies.base import (
+    KIND,
+    LATER,
+    Batch,
+    Count,
+    Model,
+    Name,
+    Positive,
+    Reading,
+    Scale,
+    TrainedRow,
+    training_of,
+)
 from optrepro.studies.comparison import OptimizerConfig
-from optrepro.studies.data import NUMBERED, LanguageTask, Task
+from optrepro.studies.data import NUMBERED, TASK, LanguageTask, Task
 from optrepro.studies.pretraining import PretrainingStudy
 from optrepro.studies.recipe import Recipe
 
@@ -30,28 +42,41 @@ Revision = Annotated[str, AfterValidator(_commit)]
 class LoraConfig(Model):
     """Low-rank adapters (arXiv 2106.09685): W + (alpha / rank) B A with B = 0 at the start."""
 
-    rank: Count
-    alpha: Positive
+    rank: Annotated[Count, Field(description="Rank of the product B A that is added to a layer's weights.")]
+    alpha: Annotated[Positive, Field(description="Numerator of the factor `alpha` / `rank` on B A.")]
     targets: Annotated[
-        tuple[str, ...] | None, Field(description="Names of the adapted layers; null: every linear one of the blocks.")
+        tuple[str, ...] | None,
+        Field(description="Names of the adapted layers; null: every linear layer of the blocks."),
     ] = None
 
 
 class FineTuningStudy(Recipe):
-    """Fine-tuning by LoRA: every optimizer from the same adapters, on the same batches."""
+    """Fine-tuning by low-rank adapters. The backbone is frozen; a classifier of images is new and trained too."""
 
     runner: ClassVar[str] = "optrepro.experiments.training.finetuning"
 
-    kind: Literal["finetuning"] = "finetuning"
-    task: Task
-    backbone: Annotated[TrainedRow | None, Field(description="A row of a pretraining study, as study/row.")] = None
-    hub: Annotated[str | None, Field(description="Name of a pretrained model of the hub.")] = None
+    kind: Annotated[Literal["finetuning"], KIND] = "finetuning"
+    task: Annotated[Task, TASK]
+    backbone: Annotated[
+        TrainedRow | None,
+        Field(
+            description="Row of a study of the kind `pretraining`, as study/row, whose weights are adapted; it is "
+            "trained first. Either this or `hub` is set."
+        ),
+    ] = None
+    hub: Annotated[
+        str | None,
+        Field(
+            description="Pretrained model of the hub as owner/model, or a folder: for text any causal language model, "
+            "for images a ViT, DINO or DINOv2."
+        ),
+    ] = None
     revision: Annotated[
         Revision | None,
         Field(description="Commit of the hub's model, in 40 hexadecimal digits; required with `hub`."),
         LATER,
     ] = None
-    lora: LoraConfig
+    lora: Annotated[LoraConfig, Field(description="The adapters.")]
 
     @field_validator("optimizers")
     @classmethod

@@ -8,21 +8,27 @@ from typing import Annotated, ClassVar, Literal
 from pydantic import Field
 
 from optrepro.seeds import derive_seed
-from optrepro.studies.base import Batch, Count, Role, Run, Scale, counted
+from optrepro.studies.base import KIND, Batch, Count, Role, Run, Scale, counted
 from optrepro.studies.comparison import ConstantRates
 
 
 class FunctionsStudy(ConstantRates):
-    """The benchmark functions in box coordinates, each optimizer tuned per function on starts of its own."""
+    """The benchmark functions in box coordinates. Each optimizer is tuned for each function, on starts of its own."""
 
     runner: ClassVar[str] = "optrepro.experiments.descent.benchmark"
 
-    kind: Literal["functions"] = "functions"
-    functions: Annotated[tuple[str, ...], Field(min_length=1, description="Ids in `optrepro.problems.functions.vlse`.")]
-    dimension: Annotated[Count, Field(description="Dimension of the functions that are defined in any.")] = 2
-    budget: Annotated[Count, Field(description="Evaluations of value and gradient in a run.")]
-    tuning_starts: Count
-    starts: Count
+    kind: Annotated[Literal["functions"], KIND] = "functions"
+    functions: Annotated[
+        tuple[str, ...],
+        Field(min_length=1, description="Ids of benchmark functions in `optrepro.problems.functions.vlse`."),
+    ]
+    dimension: Annotated[Count, Field(description="Dimension of the functions that are defined in any dimension.")] = 2
+    budget: Annotated[
+        Count,
+        Field(description="Number of evaluations of value and gradient in a run, those of line searches included."),
+    ]
+    tuning_starts: Annotated[Count, Field(description="Number of starts that a learning rate is chosen on.")]
+    starts: Annotated[Count, Field(description="Number of starts of the test runs.")]
 
     def batches(self, study_id: str, scale: Scale) -> Iterator[Batch]:
         """A job for each optimizer: all functions, tuning before tests."""

@@ -7,141 +7,84 @@ from typing import Annotated, Any, ClassVar, Literal, NamedTuple, Self
 
 from pydantic import Field, model_validator
 
+from optrepro.metalearning.lto.settings import GuidedSettings, ImitationSettings, MirrorSettings, UnrolledSettings
 from optrepro.seeds import derive_seed, fingerprint
-from optrepro.studies.base import Batch, Count, Model, Name, Positive, Run, Scale, counted, dataset_of, overridden
+from optrepro.studies.base import KIND, Batch, Count, Model, Name, Positive, Run, Scale, counted, dataset_of, overridden
 from optrepro.studies.data import ImageStudy
+from optrepro.studies.fields import Gpu, Label
 
 Method = Literal["imitation", "mirror", "bregman", "unrolled"]
-Share = Annotated[float, Field(ge=0, le=1)]
 
 
 class ObjectiveConfig(Model):
-    """Training of a two-layer perceptron on projected images: `optrepro.problems.networks.perceptrons`."""
+    """Training of a two-layer perceptron on images under a random projection."""
 
-    inputs: Annotated[Count, Field(description="Dimensions that images are projected to.")]
-    hidden: Annotated[Count, Field(description="Units of the hidden layer.")]
-    batch_size: Count
-    steps: Annotated[Count, Field(description="Length of a run.")]
+    inputs: Annotated[Count, Field(description="Number of dimensions that images are projected to.")]
+    hidden: Annotated[Count, Field(description="Number of units of the hidden layer.")]
+    batch_size: Annotated[Count, Field(description="Number of examples of a minibatch.")]
+    steps: Annotated[Count, Field(description="Number of steps of a run.")]
 
 
 class MetaObjective(ObjectiveConfig):
-    """The objectives that rules are learned on."""
+    """The objectives that rules are learned on; their `steps` are the length of the rollouts of every method."""
 
-    examples: Annotated[Count, Field(description="Of the random subset that an objective is the mean over.")]
-    problems: Annotated[Count, Field(description="New objectives in an iteration.")]
+    examples: Annotated[
+        Count, Field(description="Size of the random subset of the images that an objective is the mean over.")
+    ]
+    problems: Annotated[Count, Field(description="Number of new objectives in an iteration.")]
 
 
 class StepPolicyConfig(Model):
-    """The recurrent policy: `optrepro.optimizers.predicted_step.StepPolicySettings`."""
+    """The recurrent policy that the methods `imitation`, `mirror` and `bregman` learn."""
 
-    cells: Annotated[Count, Field(description="Of the LSTM.")] = 16
-    networks: Annotated[Literal[1, 4], Field(description="One for all coordinates, or one for each tensor.")] = 1
-    output: Annotated[Literal["step", "normalized"], Field(description="What the LSTM's number is a multiple of.")] = (
-        "step"
-    )
-    scale: Annotated[Positive, Field(description="The multiple that 1 stands for.")] = 0.01
+    cells: Annotated[Count, Field(description="Number of cells of the LSTM.")] = 16
+    networks: Annotated[
+        Literal[1, 4],
+        Field(
+            description="Number of networks: one for all coordinates, or one for each weight matrix and bias vector."
+        ),
+    ] = 1
+    output: Annotated[
+        Literal["step", "normalized"],
+        Field(
+            description="What the LSTM's numbers are multiples of: a length (`step`), or the gradient and its mean "
+            "over the root of the sum of squared gradients (`normalized`)."
+        ),
+    ] = "step"
+    scale: Annotated[Positive, Field(description="The multiple that an output of 1 stands for.")] = 0.01
 
 
 class L2LConfig(Model):
-    """The rule learned by gradient descent: `optrepro.optimizers.l2l.L2LSettings`."""
+    """The rule learned by gradient descent, which the method `unrolled` learns."""
 
-    cells: Annotated[Count, Field(description="Of each of the two LSTM layers.")] = 20
-    preprocessing: Annotated[Positive, Field(description="Decades of the gradient told apart by their logarithm.")] = (
-        10.0
-    )
+    cells: Annotated[Count, Field(description="Number of cells of each of the two LSTM layers.")] = 20
+    preprocessing: Annotated[
+        Positive, Field(description="Number of decades of the gradient that are told apart by their logarithm.")
+    ] = 10.0
     scale: Annotated[Positive, Field(description="Factor on the output.")] = 0.1
 
 
-class ImitationConfig(Model):
-    """Imitation of AdaGrad: `optrepro.metalearning.lto.imitation.ImitationSettings`."""
-
-    iterations: Annotated[Count, Field(description="Rollouts; in the first the teacher acts.")]
-    teacher_rate: Annotated[Positive, Field(description="Learning rate of AdaGrad.")]
-    coordinates: Annotated[Count, Field(description="Sampled of each group, in every rollout.")] = 128
-    epochs: Annotated[Count, Field(description="Passes over what was recorded.")] = 4
-    sequences: Annotated[Count, Field(description="Coordinates in a minibatch.")] = 512
-    learning_rate: Positive = 0.01
-    max_grad_norm: Positive = 1.0
-
-
-class MirrorConfig(Model):
-    """Guided policy search on policy: `optrepro.metalearning.lto.mirror_descent.MirrorSettings`."""
-
-    iterations: Count
-    truth: Annotated[Count, Field(description="Examples that a true gradient is taken on.")] = 256
-    coordinates: Annotated[Count, Field(description="Sampled of each group, in every rollout.")] = 96
-    curvature: Annotated[float, Field(ge=0, description="Share of the pooled slope of the gradient.")] = 0.1
-    noise: Annotated[Positive, Field(description="Of the policy, beside the size of its actions.")] = 0.5
-    kl: Annotated[Positive, Field(description="Limit on a change, nats for each coordinate and step.")] = 0.1
-    random_scale: Annotated[float, Field(ge=0, description="Units of the coordinates: exp of at most so much.")] = 0.0
-    measure: Annotated[Count, Field(description="Iterations between measurements of the guiding policy.")] = 20
-    epochs: Annotated[Count, Field(description="Passes over what was recorded.")] = 2
-    sequences: Annotated[Count, Field(description="Coordinates in a minibatch.")] = 768
-    learning_rate: Positive = 0.01
-    last_rate: Annotated[Share, Field(description="Share of the learning rate left at the end.")] = 0.05
-    max_grad_norm: Positive = 1.0
-
-
-class BregmanConfig(Model):
-    """Guided policy search by Bregman ADMM: `optrepro.metalearning.lto.guided_policy_search.GuidedSettings`."""
-
-    iterations: Count
-    state: Annotated[Literal["phi", "compact"], Field(description="What the guiding policy acts on.")] = "compact"
-    sharing: Annotated[
-        Literal["group", "coordinate"], Field(description="What has models, gains and duals of its own.")
-    ] = "group"
-    teacher_rate: Annotated[
-        Positive | None, Field(description="Of AdaGrad, imitated at first; null: the recurrent policy is.")
-    ] = None
-    noise: Annotated[Positive, Field(description="Of the guiding policy's actions, beside their size.")] = 0.5
-    coordinates: Annotated[Count, Field(description="Sampled of each group, in every rollout.")] = 128
-    strength: Annotated[Positive, Field(description="Of the models' prior, in samples.")] = 200.0
-    floor: Annotated[Positive, Field(description="Least curvature, beside the mean over the steps.")] = 0.1
-    persistence: Annotated[Share, Field(description="Of displacements from one step to the next.")] = 0.95
-    kl: Annotated[Positive, Field(description="Limit on the guiding policy's change, nats a coordinate and step.")] = (
-        0.2
-    )
-    backtracks: Annotated[int, Field(ge=0, description="Quarterings of the limit where a change does not pay.")] = 3
-    policy_weight: Annotated[Positive, Field(description="First weight of the recurrent policy's pull.")] = 0.1
-    policy_kl: Annotated[Positive, Field(description="Distance of the policies that the weight is adapted to.")] = 0.02
-    dual_rate: Annotated[float, Field(ge=0, description="Step size of the duals.")] = 0.5
-    epochs: Annotated[Count, Field(description="Passes over the recorded coordinates in a regression.")] = 10
-    sequences: Annotated[Count, Field(description="Coordinates in a minibatch.")] = 1024
-    learning_rate: Positive = 3e-3
-    last_rate: Annotated[Share, Field(description="Share of the learning rate left at the end.")] = 0.05
-    max_grad_norm: Positive = 1.0
-
-
-class UnrolledConfig(Model):
-    """Truncated back-propagation: `optrepro.metalearning.lto.unrolled.UnrolledSettings`."""
-
-    iterations: Annotated[Count, Field(description="Rollouts, each on new objectives.")]
-    unroll: Annotated[Count, Field(description="Steps between two updates.")] = 20
-    learning_rate: Positive = 3e-3
-    last_rate: Annotated[Share, Field(description="Share of the learning rate left at the end.")] = 0.05
-    max_grad_norm: Positive = 1.0
-    first_horizon: Annotated[Count, Field(description="Steps of the first rollout.")] = 20
-    curriculum: Annotated[Share, Field(description="Share of the iterations over which rollouts grow.")] = 0.0
-    logarithm: Annotated[bool, Field(description="The loss is the logarithm of the objective.")] = False
-    random_scale: Annotated[float, Field(ge=0, description="Units of the coordinates: exp of at most so much.")] = 0.0
-
-
 class LearnerRow(Model):
-    """One learned rule: its method, and what it has that the study's others have not."""
+    """One learned rule: its method, and the settings in which it differs from the study's."""
 
-    label: Annotated[str, Field(description="Name in figures and tables.")]
-    group: Annotated[str, Field(description="What the row varies.")] = "standard"
-    method: Annotated[Method, Field(description="How it is learned.")]
-    objective: Annotated[dict[str, Any], Field(description="Over the study's objective, for training only.")] = {}
-    policy: Annotated[dict[str, Any], Field(description="Over the study's policy.")] = {}
-    l2l: Annotated[dict[str, Any], Field(description="Over the study's L2L.")] = {}
-    imitation: Annotated[dict[str, Any], Field(description="Over the study's settings of this method.")] = {}
-    mirror: Annotated[dict[str, Any], Field(description="Over the study's settings of this method.")] = {}
-    bregman: Annotated[dict[str, Any], Field(description="Over the study's settings of this method.")] = {}
-    unrolled: Annotated[dict[str, Any], Field(description="Over the study's settings of this method.")] = {}
-    start: Annotated[Name | None, Field(description="Earlier row whose weights learning begins with.")] = None
+    label: Label
+    group: Annotated[str, Field(description="What the row varies; exhibits sort rows by it.")] = "standard"
+    method: Annotated[Method, Field(description="How the rule is learned.")]
+    objective: Annotated[dict[str, Any], Field(description="Changes of the study's objective, for training only.")] = {}
+    policy: Annotated[dict[str, Any], Field(description="Changes of the study's `policy`.")] = {}
+    l2l: Annotated[dict[str, Any], Field(description="Changes of the study's `l2l`.")] = {}
+    imitation: Annotated[dict[str, Any], Field(description="Changes of the study's `imitation`.")] = {}
+    mirror: Annotated[dict[str, Any], Field(description="Changes of the study's `mirror`.")] = {}
+    bregman: Annotated[dict[str, Any], Field(description="Changes of the study's `bregman`.")] = {}
+    unrolled: Annotated[dict[str, Any], Field(description="Changes of the study's `unrolled`.")] = {}
+    start: Annotated[
+        Name | None,
+        Field(
+            description="Earlier row, of the same form, whose weights the learning begins with; null: fresh weights."
+        ),
+    ] = None
     validate_every: Annotated[
-        Count | None, Field(description="Iterations between validations, if not the study's.")
+        Count | None, Field(description="Number of iterations between validations; null: the study's.")
     ] = None
 
 
@@ -154,10 +97,10 @@ class LearnerRecipe(NamedTuple):
     objective: MetaObjective
     policy: StepPolicyConfig
     l2l: L2LConfig
-    imitation: ImitationConfig
-    mirror: MirrorConfig
-    bregman: BregmanConfig
-    unrolled: UnrolledConfig
+    imitation: ImitationSettings
+    mirror: MirrorSettings
+    bregman: GuidedSettings
+    unrolled: UnrolledSettings
 
     def used(self, method: Method) -> dict[str, Any]:
         """What a method uses, as plain values."""
@@ -170,23 +113,34 @@ def _form(recipe: LearnerRecipe) -> tuple[StepPolicyConfig, L2LConfig]:
 
 
 class LearnerStudy(ImageStudy):
-    """Meta-training: step rules learned on perceptrons, each iteration on new ones."""
+    """Meta-training: step rules learned on the training of perceptrons, on new objectives in each iteration.
+
+    The learning is watched on fixed objectives of other images. The weights with the lowest mean objective along the
+    trajectory are kept, beside the results.
+    """
 
     runner: ClassVar[str] = "optrepro.experiments.meta.train_step_rules"
 
-    kind: Literal["learner"] = "learner"
-    objective: MetaObjective
-    validation_problems: Annotated[Count, Field(description="Fixed objectives that learning is watched on.")]
-    validate_every: Annotated[Count, Field(description="Iterations between validations.")]
-    patience: Annotated[Count, Field(description="Validations without a better score before learning stops.")]
-    policy: StepPolicyConfig = StepPolicyConfig()
-    l2l: L2LConfig = L2LConfig()
-    imitation: ImitationConfig
-    mirror: MirrorConfig
-    bregman: BregmanConfig
-    unrolled: UnrolledConfig
-    learners: Annotated[dict[Name, LearnerRow], Field(min_length=1)]
-    gpu: Annotated[bool, Field(description="Whether the jobs ask the cluster for a GPU.")] = False
+    kind: Annotated[Literal["learner"], KIND] = "learner"
+    objective: Annotated[
+        MetaObjective,
+        Field(description="The objectives of meta-training; the validation problems are of this kind for every row."),
+    ]
+    validation_problems: Annotated[
+        Count, Field(description="Number of fixed objectives that the learning is watched on.")
+    ]
+    validate_every: Annotated[Count, Field(description="Number of iterations between validations.")]
+    patience: Annotated[
+        Count, Field(description="Number of validations without a better score after which the learning stops.")
+    ]
+    policy: Annotated[StepPolicyConfig, Field(description="The recurrent policy.")] = StepPolicyConfig()
+    l2l: Annotated[L2LConfig, Field(description="The rule of the method `unrolled`.")] = L2LConfig()
+    imitation: Annotated[ImitationSettings, Field(description="Settings of the method `imitation`.")]
+    mirror: Annotated[MirrorSettings, Field(description="Settings of the method `mirror`.")]
+    bregman: Annotated[GuidedSettings, Field(description="Settings of the method `bregman`.")]
+    unrolled: Annotated[UnrolledSettings, Field(description="Settings of the method `unrolled`.")]
+    learners: Annotated[dict[Name, LearnerRow], Field(min_length=1, description="The rules that are learned, by name.")]
+    gpu: Gpu = False
 
     @model_validator(mode="after")
     def _rows_are_valid(self) -> Self:

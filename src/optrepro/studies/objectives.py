@@ -9,6 +9,7 @@ from pydantic import Field, model_validator
 
 from optrepro.seeds import derive_seed, fingerprint
 from optrepro.studies.base import (
+    KIND,
     Batch,
     Count,
     Name,
@@ -23,6 +24,7 @@ from optrepro.studies.base import (
 )
 from optrepro.studies.comparison import ConstantRates
 from optrepro.studies.data import FirstAtHand
+from optrepro.studies.fields import Gpu
 from optrepro.studies.learner import LearnerStudy, ObjectiveConfig
 
 
@@ -45,14 +47,32 @@ class ObjectivesStudy(ConstantRates):
     runner: ClassVar[str] = "optrepro.experiments.descent.perceptrons"
     uses: ClassVar[type[Study] | None] = LearnerStudy
 
-    kind: Literal["objectives"] = "objectives"
-    tuning: Annotated[Panel, Field(description="What learning rates are tuned on.")]
-    tuning_repetitions: Count
-    panels: Annotated[dict[Name, Panel], Field(min_length=1)]
-    examples: Annotated[Count, Field(description="Of the random subset that the objective of a run is the mean over.")]
-    evaluations: Annotated[int, Field(ge=2, description="Points of the curves, start and end included.")]
-    repetitions: Annotated[Count, Field(description="Runs on each panel, paired over the optimizers.")]
-    gpu: Annotated[bool, Field(description="Whether the jobs ask the cluster for a GPU.")] = False
+    kind: Annotated[Literal["objectives"], KIND] = "objectives"
+    tuning: Annotated[
+        Panel, Field(description="The objective that learning rates are tuned on, by its mean along the trajectory.")
+    ]
+    tuning_repetitions: Annotated[
+        Count,
+        Field(description="Number of tuning runs at each learning rate, the same ones for all studies of this kind."),
+    ]
+    panels: Annotated[
+        dict[Name, Panel], Field(min_length=1, description="The objectives that the optimizers run on, by name.")
+    ]
+    examples: Annotated[
+        Count,
+        Field(
+            description="Size of the random subset of the training images that the objective of a run is the mean over."
+        ),
+    ]
+    evaluations: Annotated[int, Field(ge=2, description="Number of points of the curves, start and end included.")]
+    repetitions: Annotated[
+        Count,
+        Field(
+            description="Number of runs on each panel; all optimizers have the same images, projections, initial "
+            "weights and minibatches."
+        ),
+    ]
+    gpu: Gpu = False
 
     @model_validator(mode="after")
     def _names_tell_workloads_apart(self) -> Self:

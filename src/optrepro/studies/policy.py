@@ -5,11 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Annotated, Any, ClassVar, Literal, Self
 
-from pydantic import AfterValidator, Field, model_validator
+from pydantic import Field, model_validator
 
+from optrepro.metalearning.pop.settings import PPOSettings
+from optrepro.problems.functions.settings import PriorSettings
 from optrepro.seeds import derive_seed, fingerprint
 from optrepro.studies.base import (
     ELSEWHERE,
+    KIND,
     LATER,
     Batch,
     Count,
@@ -24,41 +27,65 @@ from optrepro.studies.base import (
     determining,
     overridden,
 )
-from optrepro.studies.prior import PriorConfig, ascending
-
-Horizon = Annotated[int, Field(ge=2)]
+from optrepro.studies.fields import Gpu, Label
 
 
 class NetworkConfig(Model):
-    """The policy: `optrepro.optimizers.policy.PolicySettings`."""
+    """The policy: what looks back over the trajectory and chooses the learning rate of each coordinate."""
 
-    backbone: Literal["transformer", "gru"] = "transformer"
-    width: Count = 32
-    layers: Count = 2
-    heads: Annotated[Count, Field(description="Of the Transformer's attention; divides the width.")] = 2
-    history: Annotated[Count, Field(description="Evaluations that a layer attends to.")] = 16
-    horizon: Annotated[int, Field(ge=2, description="Evaluations of a training run.")] = 50
+    backbone: Annotated[
+        Literal["transformer", "gru"], Field(description="Architecture that looks back over the trajectory.")
+    ] = "transformer"
+    width: Annotated[Count, Field(description="Width of the backbone.")] = 32
+    layers: Annotated[Count, Field(description="Number of layers of the backbone.")] = 2
+    heads: Annotated[
+        Count, Field(description="Number of heads of the Transformer's attention; the width is a multiple of it.")
+    ] = 2
+    history: Annotated[
+        Count, Field(description="Number of evaluations that a layer of the Transformer attends to.")
+    ] = 16
+    horizon: Annotated[int, Field(ge=2, description="Number of evaluations of a training run.")] = 50
     scaling: Annotated[
-        Literal["coordinate", "norm", "maximum", "none"], Field(description="What the gradient is divided by.")
+        Literal["coordinate", "norm", "maximum", "none"],
+        Field(
+            description="What the gradient is divided by: its own absolute value (`coordinate`), its root mean square "
+            "over the coordinates (`norm`), the largest of these so far (`maximum`), or nothing."
+        ),
     ] = "coordinate"
-    smallest: Annotated[Positive, Field(description="Smallest learning rate.")] = 1e-8
+    smallest: Annotated[Positive, Field(description="Smallest learning rate, in units of the box.")] = 1e-8
     largest: Annotated[Positive, Field(description="Largest learning rate.")] = 1.0
     shortest: Annotated[
-        Positive | None, Field(description="Bound of the learning rates below, if not smallest."), LATER
+        Positive | None,
+        Field(
+            description="Lower bound of the learning rates for actions below 0, at most `smallest`; null: `smallest`."
+        ),
+        LATER,
     ] = None
     resolved: Annotated[
-        float, Field(gt=0, lt=1, description="Share below which features tell no sizes apart."), LATER
+        float, Field(gt=0, lt=1, description="Relative size below which features do not tell sizes apart."), LATER
     ] = 1e-10
-    least_log_std: Annotated[float, Field(lt=-1, description="Of the distribution of actions."), LATER] = -6.0
-    most_log_std: Annotated[float, Field(ge=-1, le=1, description="Of the distribution of actions."), LATER] = -1.0
+    least_log_std: Annotated[
+        float, Field(lt=-1, description="Lower bound of the logarithm of the standard deviation of actions."), LATER
+    ] = -6.0
+    most_log_std: Annotated[
+        float,
+        Field(ge=-1, le=1, description="Upper bound of the logarithm of the standard deviation of actions."),
+        LATER,
+    ] = -1.0
     acting: Annotated[
         Literal["mean", "sample"],
-        Field(description="What is taken of the distribution over actions, after training."),
+        Field(
+            description="Whether the policy acts after training by the mean of its distribution over actions, or by "
+            "samples, which are a fixed function of time and coordinate."
+        ),
         LATER,
     ] = "mean"
     second: Annotated[
         Literal["none", "momentum", "best"],
-        Field(description="What a share of is added to steps, beyond the paper: the last step, the way to the best."),
+        Field(
+            description="What the policy adds a chosen share of to its steps, beyond the paper: the last step "
+            "(`momentum`), the way back to the best point so far (`best`), or nothing."
+        ),
         LATER,
     ] = "none"
 
@@ -73,88 +100,57 @@ class NetworkConfig(Model):
         return self
 
 
-class PPOConfig(Model):
-    """Proximal policy optimization: `optrepro.metalearning.pop.ppo`."""
-
-    functions: Annotated[
-        dict[Count, Count], Field(min_length=1, description="New functions in an iteration, for each dimension.")
-    ]
-    iterations: Count
-    epochs: Count
-    minibatches: Count
-    learning_rate: Positive
-    max_grad_norm: Positive
-    discount: Annotated[float, Field(gt=0, le=1)]
-    gae_lambda: Annotated[float, Field(ge=0, le=1)]
-    clip_ratio: Positive
-    kl_limit: Annotated[Positive, Field(description="No epoch follows one that ends above this divergence.")]
-    entropy: Annotated[float, Field(ge=0, description="Weight of the entropy bonus.")]
-    value_loss: Annotated[Positive, Field(description="Weight of the critic's loss.")]
-    improvement: Annotated[float, Field(ge=0, description="Weight of the normalized improvement in the reward.")]
-    log_regret: Annotated[float, Field(ge=0, description="Reward for each power of ten that the regret falls by.")]
-    floor: Annotated[float, Field(gt=0, lt=1, description="Share of the start's regret below which all is equal.")]
-    terminal: Annotated[bool, Field(description="All of the reward with the last evaluation.")] = False
-    precision: Annotated[Literal["float32", "bfloat16"], Field(description="Of updates on a GPU.")] = "float32"
-    horizons: Annotated[
-        tuple[Horizon, Horizon] | None,
-        AfterValidator(ascending),
-        Field(description="Evaluations of an iteration's runs, log-uniform; null: the network's horizon."),
-        LATER,
-    ] = None
-    kl_target: Annotated[
-        Positive | None, Field(description="Divergence that the learning rate is adapted to."), LATER
-    ] = None
-    entropy_target: Annotated[
-        tuple[float, float] | None,
-        Field(description="Of an action, first and last; the bonus is adapted to it."),
-        LATER,
-    ] = None
-    averaging: Annotated[
-        float, Field(ge=0, lt=1, description="Share of the averaged weights an iteration keeps."), LATER
-    ] = 0
-
-    @model_validator(mode="after")
-    def _minibatches_are_filled(self) -> Self:
-        for dim, count in self.functions.items():
-            if count < self.minibatches:
-                raise ValueError(
-                    f"functions[{dim}] = {count} is less than one for each of {self.minibatches} minibatches"
-                )
-        return self
-
-
 class PolicyRow(Model):
-    """One trained policy: what it has that the study's others have not."""
+    """One trained policy, by the settings in which it differs from the study's."""
 
-    label: Annotated[str, Field(description="Name in figures and tables.")]
-    group: Annotated[str, Field(description="What the row varies.")] = "standard"
-    prior: Annotated[dict[str, Any], Field(description="Over the study's prior.")] = {}
-    network: Annotated[dict[str, Any], Field(description="Over the study's network.")] = {}
-    ppo: Annotated[dict[str, Any], Field(description="Over the study's PPO.")] = {}
-    start: Annotated[Name | None, Field(description="Row of the study whose weights training begins with.")] = None
-    seed: Annotated[int, Field(ge=0, description="Number of the first training seed.")] = 0
+    label: Label
+    group: Annotated[str, Field(description="What the row varies; exhibits sort rows by it.")] = "standard"
+    prior: Annotated[dict[str, Any], Field(description="Changes of the study's `prior`, for training only.")] = {}
+    network: Annotated[dict[str, Any], Field(description="Changes of the study's `network`.")] = {}
+    ppo: Annotated[dict[str, Any], Field(description="Changes of the study's `ppo`.")] = {}
+    start: Annotated[
+        Name | None, Field(description="Row of the study whose weights the training begins with; null: fresh weights.")
+    ] = None
+    seed: Annotated[
+        int, Field(ge=0, description="Number of the first training seed, from which the repetitions count on.")
+    ] = 0
 
 
 class PolicyStudy(Study):
-    """Meta-training: policies trained by PPO on functions streamed from the prior."""
+    """Meta-training: policies that choose learning rates, trained by PPO on functions streamed from the prior.
+
+    The weights with the best score on the validation functions are kept, beside the results.
+    """
 
     runner: ClassVar[str] = "optrepro.experiments.meta.train_pop"
 
-    kind: Literal["policy"] = "policy"
-    prior: Annotated[PriorConfig, ELSEWHERE]
-    network: Annotated[NetworkConfig, ELSEWHERE] = NetworkConfig()
-    ppo: Annotated[PPOConfig, ELSEWHERE]
-    validation_functions: Annotated[Count, Field(description="The fixed set that training is watched on.")]
-    test_functions: Annotated[Count, Field(description="The fixed set that is used once, at the end.")]
-    validate_every: Annotated[Count, Field(description="Iterations between validations.")]
-    patience: Annotated[Count, Field(description="Validations without a better score before training stops.")]
-    functions: Annotated[tuple[str, ...], Field(min_length=1, description="Benchmark functions, used once.")]
-    starts: Annotated[Count, Field(description="Starts on each of them.")]
-    policies: Annotated[dict[Name, PolicyRow], Field(min_length=1), ELSEWHERE]
+    kind: Annotated[Literal["policy"], KIND] = "policy"
+    prior: Annotated[
+        PriorSettings,
+        Field(description="The prior; validation and test functions come from it for every row."),
+        ELSEWHERE,
+    ]
+    network: Annotated[NetworkConfig, Field(description="The policy's network."), ELSEWHERE] = NetworkConfig()
+    ppo: Annotated[PPOSettings, Field(description="How policies are trained."), ELSEWHERE]
+    validation_functions: Annotated[
+        Count, Field(description="Number of fixed functions that the training is watched on.")
+    ]
+    test_functions: Annotated[Count, Field(description="Number of fixed functions for the test at the end.")]
+    validate_every: Annotated[Count, Field(description="Number of iterations between validations.")]
+    patience: Annotated[
+        Count, Field(description="Number of validations without a better score after which the training stops.")
+    ]
+    functions: Annotated[
+        tuple[str, ...], Field(min_length=1, description="Benchmark functions for the test at the end.")
+    ]
+    starts: Annotated[Count, Field(description="Number of starts on each of them.")]
+    policies: Annotated[
+        dict[Name, PolicyRow], Field(min_length=1, description="The policies that are trained, by name."), ELSEWHERE
+    ]
     repetitions: Annotated[
-        Count, Field(description="Training seeds; the weights of the first are kept."), ELSEWHERE
+        Count, Field(description="Number of training seeds; the weights of the first one are kept."), ELSEWHERE
     ] = 1
-    gpu: Annotated[bool, Field(description="Whether the jobs ask the cluster for a GPU."), ELSEWHERE] = False
+    gpu: Annotated[Gpu, ELSEWHERE] = False
 
     @model_validator(mode="after")
     def _rows_are_valid(self) -> Self:
@@ -165,7 +161,7 @@ class PolicyStudy(Study):
             self.entry(name)
         return self
 
-    def entry(self, policy: str) -> tuple[PriorConfig, NetworkConfig, PPOConfig]:
+    def entry(self, policy: str) -> tuple[PriorSettings, NetworkConfig, PPOSettings]:
         """Prior, network and PPO of a row, complete."""
         row, key = self.policies[policy], f"policies.{policy}"
         return (

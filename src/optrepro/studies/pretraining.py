@@ -10,6 +10,7 @@ from pydantic import Field, model_validator
 from optrepro.seeds import derive_seed, fingerprint
 from optrepro.studies.base import (
     ELSEWHERE,
+    KIND,
     Batch,
     Count,
     Model,
@@ -23,19 +24,20 @@ from optrepro.studies.base import (
     determining,
 )
 from optrepro.studies.comparison import OptimizerConfig
-from optrepro.studies.data import Task
+from optrepro.studies.data import TASK, Task
+from optrepro.studies.fields import Gpu, Label
 from optrepro.studies.recipe import Recipe
 
 POINTS = 10  # of the learning curve
 
 
 class Architecture(Model):
-    """Sizes of a transformer."""
+    """Sizes of a transformer: GPT-2 for text, a ViT for images."""
 
-    width: Count
-    layers: Count
-    heads: Count
-    patch: Annotated[Count | None, Field(description="Side of a patch in pixels, for images.")] = None
+    width: Annotated[Count, Field(description="Size of a token's representation, a multiple of `heads`.")]
+    layers: Annotated[Count, Field(description="Number of blocks.")]
+    heads: Annotated[Count, Field(description="Number of heads of the attention.")]
+    patch: Annotated[Count | None, Field(description="Side of a patch in pixels, for images; null: for text.")] = None
 
     @model_validator(mode="after")
     def _heads_share_the_width(self) -> Self:
@@ -45,14 +47,14 @@ class Architecture(Model):
 
 
 class Backbone(Model):
-    """A small transformer and how it is pretrained: AdamW with beta1 0.9, cosine schedule (chosen)."""
+    """A small transformer, and how it is pretrained."""
 
-    label: Annotated[str, Field(description="Name in figures and tables."), ELSEWHERE]
-    task: Task
-    architecture: Architecture
-    batch_size: Count
-    steps: Count
-    learning_rate: Positive
+    label: Annotated[Label, ELSEWHERE]
+    task: Annotated[Task, TASK]
+    architecture: Annotated[Architecture, Field(description="Sizes of the transformer.")]
+    batch_size: Annotated[Count, Field(description="Number of examples of a step.")]
+    steps: Annotated[Count, Field(description="Number of optimizer steps.")]
+    learning_rate: Annotated[Positive, Field(description="Learning rate of AdamW.")]
 
     @model_validator(mode="after")
     def _patches_are_of_images(self) -> Self:
@@ -68,8 +70,8 @@ class Backbone(Model):
 class PretrainingRecipe(Recipe):
     """How one backbone is trained, as the one row of a comparison."""
 
-    kind: Literal["pretraining"] = "pretraining"
-    network: str
+    kind: Annotated[Literal["pretraining"], KIND] = "pretraining"
+    network: Annotated[str, Field(description="Name of the backbone.")]
 
     @property
     def model(self) -> str:
@@ -78,13 +80,18 @@ class PretrainingRecipe(Recipe):
 
 
 class PretrainingStudy(Study):
-    """Backbones for fine-tuning where no hub is at hand; each leaves its weights."""
+    """Small transformers that fine-tuning starts from where no hub is at hand.
+
+    Each is trained once, by AdamW with a cosine schedule, and leaves its weights.
+    """
 
     runner: ClassVar[str] = "optrepro.experiments.training.pretraining"
 
-    kind: Literal["pretraining"] = "pretraining"
-    backbones: Annotated[dict[Name, Backbone], Field(min_length=1)]
-    gpu: Annotated[bool, Field(description="Whether the jobs ask the cluster for a GPU."), ELSEWHERE] = False
+    kind: Annotated[Literal["pretraining"], KIND] = "pretraining"
+    backbones: Annotated[
+        dict[Name, Backbone], Field(min_length=1, description="The transformers that are trained, by name.")
+    ]
+    gpu: Annotated[Gpu, ELSEWHERE] = False
 
     def batches(self, study_id: str, scale: Scale) -> Iterator[Batch]:
         """One job for each backbone."""

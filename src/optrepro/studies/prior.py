@@ -2,54 +2,31 @@
 
 from __future__ import annotations
 
-from typing import Annotated, ClassVar, Literal, Self
+from typing import Annotated, ClassVar, Literal
 
-from pydantic import AfterValidator, Field, model_validator
+from pydantic import Field
 
-from optrepro.studies.base import Count, Model, Positive, Study
-
-
-def ascending(pair: tuple[float, float] | None) -> tuple[float, float] | None:
-    """Refuse a pair whose first number is the larger one."""
-    if pair is not None and pair[0] > pair[1]:
-        raise ValueError(f"{list(pair)} must be the smaller number first")
-    return pair
-
-
-Range = Annotated[
-    tuple[Positive, Positive], AfterValidator(ascending), Field(description="Smallest and largest, log-uniform.")
-]
-
-
-class PriorConfig(Model):
-    """The distribution over functions on the unit box: `optrepro.problems.functions.synthetic`."""
-
-    shares: dict[Literal["convex", "gp", "sum"], Annotated[float, Field(ge=0, le=1)]]
-    features: Annotated[Count, Field(description="Random Fourier features of a sample.")]
-    length_scale: Annotated[Range, Field(description="Of the kernel, in units of the box.")]
-    anisotropy: Annotated[float, Field(ge=1, description="Largest ratio of length scales between coordinates.")]
-    condition: Annotated[float, Field(ge=1, description="Largest condition number of a quadratic, log-uniform.")]
-    amplitude: Annotated[Range, Field(description="Of the sample in a sum; the quadratic's mean is 1.")]
-    warp: Annotated[float, Field(ge=0, description="Largest s of (exp(s f) - 1) / s, uniform from 0.")]
-
-    @model_validator(mode="after")
-    def _shares_sum_to_one(self) -> Self:
-        if abs(sum(self.shares.values()) - 1) > 1e-9:
-            raise ValueError(f"shares = {dict(self.shares)} sum to {sum(self.shares.values()):g}, not to 1")
-        return self
+from optrepro.problems.functions.settings import PriorSettings
+from optrepro.studies.base import KIND, Count, Study
 
 
 class PriorStudy(Study):
-    """The prior's fixed sets, samples of it, and its statistics beside the benchmark's."""
+    """The prior's fixed sets, samples of it for the gallery, and its statistics beside those of other collections."""
 
     runner: ClassVar[str] = "optrepro.experiments.descent.prior_portrait"
 
-    kind: Literal["prior"] = "prior"
-    prior: PriorConfig
-    dim: Count = 2
-    validation_functions: Count
-    test_functions: Count
-    described: Annotated[Count, Field(description="Functions of each collection whose statistics are taken.")]
-    functions: Annotated[tuple[str, ...], Field(min_length=1, description="Benchmark functions described.")]
-    gallery: Annotated[Count, Field(description="Functions drawn.")]
-    resolution: Annotated[int, Field(ge=8, description="Grid points along each axis.")]
+    kind: Annotated[Literal["prior"], KIND] = "prior"
+    prior: Annotated[PriorSettings, Field(description="The prior.")]
+    dim: Annotated[Count, Field(description="Dimension of the functions.")] = 2
+    validation_functions: Annotated[Count, Field(description="Size of the validation set.")]
+    test_functions: Annotated[Count, Field(description="Size of the test set.")]
+    described: Annotated[Count, Field(description="Number of functions of each collection whose statistics are taken.")]
+    functions: Annotated[
+        tuple[str, ...],
+        Field(
+            min_length=1,
+            description="Benchmark functions that are described too; those of more variables than `dim` are left out.",
+        ),
+    ]
+    gallery: Annotated[Count, Field(description="Number of test functions that are drawn.")]
+    resolution: Annotated[int, Field(ge=8, description="Number of grid points along each axis of the pictures.")]

@@ -10,28 +10,47 @@ from pydantic import Field
 from optrepro.seeds import derive_seed, fingerprint
 from optrepro.studies.base import ELSEWHERE, Batch, Count, Role, Run, Scale, counted, dataset_of
 from optrepro.studies.comparison import Comparison, Schedule
+from optrepro.studies.fields import Gpu
 
 
 class Recipe(Comparison):
-    """A study whose optimizers train networks; one that is not a workload of its own says which data it reads."""
+    """A study whose optimizers train networks, each from the same weights and on the same batches.
+
+    An optimizer is tuned on validation data over the grid, then tested at the tuned rate with seeds that tuning has
+    not seen. The tuned rate has the highest accuracy, or for language models the lowest loss.
+    """
 
     batch_size: Annotated[
-        int, Field(ge=2, multiple_of=2, description="Even, for the rules that compare the halves of a batch.")
+        int,
+        Field(
+            ge=2,
+            multiple_of=2,
+            description="Examples of a batch: an even number, for the rules that compare its halves.",
+        ),
     ]
-    steps: Count
-    schedule: Annotated[Schedule, Field(description="step: a tenth after half of the steps, again after 3/4.")] = (
-        "cosine"
-    )
-    precision: Literal["float32", "bfloat16"] = "float32"
-    evaluations: Annotated[Count, Field(description="Points of the learning curves.")] = 10
-    tuning_repetitions: Count
-    test_repetitions: Annotated[Count, ELSEWHERE]
+    steps: Annotated[Count, Field(description="Number of optimizer steps of a run.")]
+    schedule: Annotated[
+        Schedule,
+        Field(
+            description="Learning-rate schedule; `step` divides the rate by ten after half of the steps, and again "
+            "after three quarters."
+        ),
+    ] = "cosine"
+    precision: Annotated[
+        Literal["float32", "bfloat16"], Field(description="Precision of the forward pass; weights are float32.")
+    ] = "float32"
+    evaluations: Annotated[Count, Field(description="Number of points of the learning curves.")] = 10
+    tuning_repetitions: Annotated[Count, Field(description="Number of tuning runs at each learning rate.")]
+    test_repetitions: Annotated[Count, Field(description="Number of test runs at the tuned rate."), ELSEWHERE]
     runs_per_job: Annotated[
         Count | Literal["optimizer", "study"],
-        Field(description="So many, or all of an optimizer or of the study."),
+        Field(
+            description="Number of runs that one job carries out, or all of an `optimizer`, or all of the `study`; "
+            "small networks are trained side by side."
+        ),
         ELSEWHERE,
     ] = "optimizer"
-    gpu: Annotated[bool, Field(description="Whether the jobs ask the cluster for a GPU."), ELSEWHERE] = False
+    gpu: Annotated[Gpu, ELSEWHERE] = False
 
     @property
     def criterion(self) -> Literal["accuracy", "loss"]:

@@ -6,25 +6,32 @@ from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
+from optrepro.studies.base import KIND
 from optrepro.studies.training import TrainingStudy
 
 
 class ShiftStudy(TrainingStudy):
     """Image classification in which something changes sharply after half of the steps.
 
-    Permuted labels or pixels are another task, and validation and test data follow. Batch size and label noise change
-    the gradients' noise; what is learned from is worse, what it is tested on stays.
+    Permuted labels or pixels are another task, and validation and test data follow; batch size and label noise change
+    the training data alone. Steps and evaluations are even numbers, so that the curve has a point at the shift. Tuning
+    runs too have the whole curve, on validation data: the best fixed candidates before the shift, after it and overall
+    are chosen in them.
     """
 
     runner: ClassVar[str] = "optrepro.experiments.training.shift"
 
-    kind: Literal["shift"] = "shift"  # type: ignore[assignment]
+    kind: Annotated[Literal["shift"], KIND] = "shift"  # type: ignore[assignment]
     shift: Annotated[
         Literal["classes", "inputs", "batch_size", "label_noise"],
-        Field(description="What changes: the labels or the pixels are permuted, or a number is another one."),
+        Field(
+            description="What changes: every class takes the place of the next one, the pixels are permuted, the "
+            "batches get another size, or a share of the training labels becomes random."
+        ),
     ]
     shifted_to: Annotated[
-        float, Field(ge=0, description="Batch size after the shift, or share of random labels; else unused.")
+        float,
+        Field(ge=0, description="Batch size after the shift, or share of random labels; unused for the other shifts."),
     ] = 0.0
 
     @model_validator(mode="after")

@@ -6,14 +6,21 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
-from optrepro.studies.base import Study
+from optrepro.studies.base import KIND, Study
 
 
 class SurfacesStudy(Study):
-    """Values of the two-dimensional functions on a grid, for the gallery's contours."""
+    """Values of two-dimensional benchmark functions on a grid, for the gallery's contours."""
 
     runner: ClassVar[str] = "optrepro.experiments.descent.surfaces"
 
-    kind: Literal["surfaces"] = "surfaces"
-    functions: Annotated[tuple[str, ...], Field(min_length=1, description="Ids in `optrepro.problems.functions.vlse`.")]
-    resolution: Annotated[int, Field(ge=8, description="Grid points along each axis.")]
+    kind: Annotated[Literal["surfaces"], KIND] = "surfaces"
+    functions: Annotated[
+        tuple[str, ...],
+        Field(
+            min_length=1,
+            description="Ids of benchmark functions in `optrepro.problems.functions.vlse`; those of other "
+            "than two variables are left out.",
+        ),
+    ]
+    resolution: Annotated[int, Field(ge=8, description="Number of grid points along each axis.")]

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
-from optrepro.studies.base import Name
+from optrepro.studies.base import KIND
 from optrepro.studies.data import ImageStudy
+from optrepro.studies.fields import Network, NetworkSettings
 from optrepro.studies.recipe import Recipe
 
 
@@ -16,10 +17,12 @@ class TrainingStudy(Recipe, ImageStudy):
 
     runner: ClassVar[str] = "optrepro.experiments.training.classification"
 
-    kind: Literal["training"] = "training"
-    network: Name
-    network_settings: dict[str, Any] = {}
-    augment: Annotated[bool, Field(description="Random crops with 4 pixels of padding, and flips.")] = False
+    kind: Annotated[Literal["training"], KIND] = "training"
+    network: Network
+    network_settings: NetworkSettings = {}
+    augment: Annotated[
+        bool, Field(description="Whether images are augmented by random crops with 4 pixels of padding, and by flips.")
+    ] = False
 
     @property
     def model(self) -> str:

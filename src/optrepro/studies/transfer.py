@@ -7,53 +7,93 @@ from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
+from optrepro.problems.functions.settings import PriorSettings
 from optrepro.seeds import derive_seed, fingerprint
-from optrepro.studies.base import ELSEWHERE, Batch, Count, Model, Name, Role, Run, Scale, Study, determining
+from optrepro.studies.base import ELSEWHERE, KIND, Batch, Count, Model, Name, Role, Run, Scale, Study, determining
 from optrepro.studies.comparison import ConstantRates
+from optrepro.studies.fields import Label
 from optrepro.studies.policy import PolicyStudy
-from optrepro.studies.prior import PriorConfig
 
 
 class Collection(Model):
-    """Problems that a transfer study runs on."""
+    """Problems that the optimizers run on."""
 
     source: Annotated[
         Literal["prior", "vlse", "heavy-tailed", "ill-conditioned", "plateaus", "noisy-gradients", "ridges"],
-        Field(description="The prior, the benchmark, or a shifted collection."),
+        Field(
+            description="The prior's test set, the benchmark (`vlse`), or a shifted collection of "
+            "`optrepro.problems.functions.shifted`."
+        ),
     ]
-    dim: Annotated[Count, Field(description="Dimension; of benchmark functions, of those that are free.")] = 2
-    count: Annotated[Count, Field(description="Functions, with one start each; of the benchmark, starts on each.")]
-    budget: Annotated[Count, Field(description="Evaluations of value and gradient in a run.")]
+    dim: Annotated[
+        Count,
+        Field(description="Dimension; on the benchmark, that of the functions that are defined in any dimension."),
+    ] = 2
+    count: Annotated[
+        Count,
+        Field(description="Number of functions, with one start on each; on the benchmark, of starts on each function."),
+    ]
+    budget: Annotated[Count, Field(description="Number of evaluations of value and gradient in a run.")]
     each: Annotated[
-        Count | None, Field(description="Tune for each benchmark function too, on so many other starts.")
+        Count | None,
+        Field(
+            description="Number of other starts on which optimizers are tuned for each benchmark function too; null: "
+            "they are not."
+        ),
     ] = None
 
 
 class Reference(Model):
-    """A derivative-free method."""
+    """A derivative-free method that optimizers are compared with."""
 
-    label: str
-    method: Name
+    label: Label
+    method: Annotated[
+        Name,
+        Field(description="The method: `random-search`, `differential-evolution`, `cma-es` or `tpe`."),
+    ]
 
 
 class TransferStudy(ConstantRates):
-    """Optimizers tuned once, on the prior's validation functions, and then run everywhere, beside learned ones."""
+    """Optimizers tuned once, on the prior's validation functions, and then run everywhere, beside learned policies and
+    derivative-free references.
+    """
 
     runner: ClassVar[str] = "optrepro.experiments.descent.transfer"
     uses: ClassVar[type[Study] | None] = PolicyStudy
 
-    kind: Literal["transfer"] = "transfer"
-    prior: PriorConfig
-    validation_functions: Annotated[Count, Field(description="Functions that learning rates are tuned on.")]
-    budget: Annotated[Count, Field(description="Evaluations in a tuning run, and in a run of a reference.")]
-    log_regret: Annotated[float, Field(ge=0, description="Of the tuning score, as in the policy's reward.")]
-    functions: Annotated[tuple[str, ...], Field(min_length=1, description="The benchmark.")]
-    collections: Annotated[dict[Name, Collection], Field(min_length=1)]
-    references: Annotated[dict[Name, Reference], ELSEWHERE] = {}
-    reference_count: Annotated[
-        Count, Field(description="Functions of a collection that references run on at most."), ELSEWHERE
+    kind: Annotated[Literal["transfer"], KIND] = "transfer"
+    prior: Annotated[PriorSettings, Field(description="The prior.")]
+    validation_functions: Annotated[
+        Count,
+        Field(
+            description="Number of functions that learning rates are tuned on: the first ones of the validation set."
+        ),
     ]
-    reference_starts: Annotated[Count, Field(description="Starts on a benchmark function, for them."), ELSEWHERE]
+    budget: Annotated[
+        Count,
+        Field(description="Number of evaluations of value and gradient in a tuning run, and at most in a reference's."),
+    ]
+    log_regret: Annotated[
+        float, Field(ge=0, description="Weight of the log regret in the tuning score, as in the reward of PPO.")
+    ]
+    functions: Annotated[
+        tuple[str, ...],
+        Field(min_length=1, description="The benchmark: ids of functions in `optrepro.problems.functions.vlse`."),
+    ]
+    collections: Annotated[
+        dict[Name, Collection], Field(min_length=1, description="The problems that the optimizers run on, by name.")
+    ]
+    references: Annotated[dict[Name, Reference], Field(description="Derivative-free methods, by name."), ELSEWHERE] = {}
+    reference_count: Annotated[
+        Count,
+        Field(description="Largest number of functions of a collection that references run on: the first ones."),
+        ELSEWHERE,
+    ]
+    reference_starts: Annotated[
+        Count,
+        Field(description="Largest number of starts on a benchmark function that references run from."),
+        ELSEWHERE,
+    ]
 
     @model_validator(mode="after")
     def _names_tell_rows_apart(self) -> Self:

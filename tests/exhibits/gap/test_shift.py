@@ -3,7 +3,7 @@
 import pytest
 from tests.exhibits import drawing
 
-from optrepro.exhibits import style
+from optrepro.exhibits import captions
 from optrepro.exhibits.gap import shift
 
 
@@ -86,6 +86,6 @@ def test_a_missing_run_marks_the_figure_as_partial(shift_study, studies):
 
 def test_the_caption_counts_what_diverged(shift_study, studies):
     some = studies | {"gap-shift-data": shift_study("data", diverged=(("raw", 0), ("mean", 1)))}
-    caption = style.caption(drawing.CATALOGUE.exhibits["gap-shift"].caption, drawing.material("gap-shift", some))
+    caption = captions.caption(drawing.CATALOGUE.exhibits["gap-shift"].caption, drawing.material("gap-shift", some))
     assert "Diverged test runs: 2." in caption
     assert "8 paired test seeds" in caption

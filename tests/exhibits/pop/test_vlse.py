@@ -7,7 +7,7 @@ import pytest
 from optrepro.analysis import benchmark
 from optrepro.analysis.pop import transfer
 from optrepro.analysis.results import Facts, StudyResults
-from optrepro.exhibits import style
+from optrepro.exhibits import captions, style
 from optrepro.exhibits.material import Material
 from optrepro.exhibits.pop import learning_rates, trajectories, vlse, vlse_cd, vlse_profiles
 
@@ -186,4 +186,4 @@ def test_learning_rates_are_tabled_as_lengths(material):
 
 
 def test_the_caption_says_that_rates_are_tuned_once_on_the_prior(material):
-    assert "tuned once, over 2 values on the prior's validation functions" in style.caption("", material)
+    assert "tuned once, over 2 values on the prior's validation functions" in captions.caption("", material)

@@ -7,9 +7,9 @@ from torch import Tensor
 
 from optrepro.conventions import FLOOR
 from optrepro.experiments.descent.fixed_sets import FixedSet, fixed, progress
-from optrepro.studies.prior import PriorConfig
+from optrepro.problems.functions.settings import PriorSettings
 
-PRIOR = PriorConfig(
+PRIOR = PriorSettings(
     shares={"convex": 0.25, "gp": 0.35, "sum": 0.4},
     features=16,
     length_scale=(0.1, 1.0),

@@ -8,12 +8,14 @@ from optrepro.experiments.base.context import Context
 from optrepro.experiments.descent import fixed_sets, prior_portrait
 from optrepro.problems.functions import shifted, vlse
 from optrepro.problems.functions.landscape import describe
+from optrepro.problems.functions.settings import PriorSettings
+from optrepro.problems.functions.synthetic import SyntheticPrior
 from optrepro.seeds import derive_seed
 from optrepro.studies.base import Batch
-from optrepro.studies.prior import PriorConfig, PriorStudy
+from optrepro.studies.prior import PriorStudy
 
 SHARES = {"convex": 0.25, "gp": 0.35, "sum": 0.4}
-PRIOR = PriorConfig(
+PRIOR = PriorSettings(
     shares=SHARES,
     features=16,
     length_scale=(0.1, 1.0),
@@ -88,7 +90,7 @@ def test_every_collection_is_described_function_by_function(table):
     sphere = describe(vlse.get("sphere"), seed, prior_portrait.POINTS)
     for metric, expected in sphere.items():
         assert values(table, "statistics/vlse", metric)[0] == pytest.approx(expected.item(), rel=1e-3, abs=1e-9)
-    own = describe(fixed_sets.source(PRIOR).sample(seed, 3, 2), seed, prior_portrait.POINTS)
+    own = describe(SyntheticPrior(PRIOR).sample(seed, 3, 2), seed, prior_portrait.POINTS)
     np.testing.assert_allclose(values(table, "statistics/prior", "skewness"), own["skewness"], rtol=1e-3)
 
 

@@ -19,15 +19,16 @@ from optrepro.experiments.base.context import Context, no_progress
 from optrepro.experiments.descent import benchmark, fixed_sets
 from optrepro.experiments.meta import train_pop
 from optrepro.metalearning.pop import environment
+from optrepro.metalearning.pop.settings import PPOSettings
 from optrepro.optimizers.policy import Policy, load
+from optrepro.problems.functions.settings import PriorSettings
 from optrepro.seeds import derive_seed
 from optrepro.studies.base import Batch
-from optrepro.studies.policy import NetworkConfig, PolicyStudy, PPOConfig
-from optrepro.studies.prior import PriorConfig
+from optrepro.studies.policy import NetworkConfig, PolicyStudy
 
 SEED, ITERATIONS, HORIZON = 7, 5, 6
 STUDY = PolicyStudy(
-    prior=PriorConfig(
+    prior=PriorSettings(
         shares={"convex": 0.5, "sum": 0.5},
         features=4,
         length_scale=(0.2, 1.0),
@@ -37,7 +38,7 @@ STUDY = PolicyStudy(
         warp=1.0,
     ),
     network=NetworkConfig(width=8, layers=1, heads=2, history=4, horizon=HORIZON),
-    ppo=PPOConfig(
+    ppo=PPOSettings(
         functions={2: 8},
         iterations=ITERATIONS,
         epochs=2,

@@ -8,15 +8,17 @@ import pytest
 import torch
 from torch import Tensor
 
-from optrepro.metalearning.lto.guided_policy_search import GuidedSettings, GuidingPolicy, Samples, Trainer
+from optrepro.metalearning.lto.guided_policy_search import GuidingPolicy, Samples, Trainer
 from optrepro.metalearning.lto.imitation import AdaGrad
 from optrepro.metalearning.lto.rollouts import area, roll_out
+from optrepro.metalearning.lto.settings import GuidedSettings
 from optrepro.optimizers.predicted_step import StepPolicySettings
 from optrepro.problems.networks.perceptrons import Perceptrons
 
 RATE = 0.02
 POLICY = StepPolicySettings(cells=4, output="normalized", scale=RATE)
-SETTINGS = GuidedSettings(iterations=10, horizon=20, coordinates=12, epochs=2, sequences=64)
+SETTINGS = GuidedSettings(iterations=10, coordinates=12, epochs=2, sequences=64)
+HORIZON = 20
 
 
 def perceptrons(index: int, count: int = 4) -> Perceptrons:
@@ -32,11 +34,11 @@ def always_the_same(_: int) -> Perceptrons:
 
 
 def trainer(objectives: Any = perceptrons, policy: StepPolicySettings = POLICY, **changes: Any) -> Trainer:
-    return Trainer(replace(SETTINGS, **changes), policy, objectives, seed=0)
+    return Trainer(SETTINGS.model_copy(update=changes), HORIZON, policy, objectives, seed=0)
 
 
 def mean_area(rule: Any, problems: Perceptrons) -> float:
-    record = list(range(SETTINGS.horizon + 1))
+    record = list(range(HORIZON + 1))
     return float(area(roll_out(rule, problems, record), record).mean())
 
 

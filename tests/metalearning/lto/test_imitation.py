@@ -4,12 +4,13 @@ import io
 
 import torch
 
-from optrepro.metalearning.lto.imitation import AdaGrad, ImitationSettings, Trainer
+from optrepro.metalearning.lto.imitation import AdaGrad, Trainer
 from optrepro.metalearning.lto.rollouts import roll_out
+from optrepro.metalearning.lto.settings import ImitationSettings
 from optrepro.optimizers.predicted_step import StepPolicySettings
 from optrepro.problems.networks.perceptrons import Perceptrons
 
-SETTINGS = ImitationSettings(iterations=12, horizon=15, teacher_rate=0.1, coordinates=6, epochs=10, sequences=16)
+SETTINGS = ImitationSettings(iterations=12, teacher_rate=0.1, coordinates=6, epochs=10, sequences=16)
 POLICY = StepPolicySettings(cells=6, output="step", scale=0.03)
 
 
@@ -22,7 +23,7 @@ def objectives(index: int, count: int = 2, examples: int = 60) -> Perceptrons:
 
 
 def trainer() -> Trainer:
-    return Trainer(SETTINGS, POLICY, objectives, seed=0)
+    return Trainer(SETTINGS, 15, POLICY, objectives, seed=0)
 
 
 def test_the_teacher_is_adagrad() -> None:

@@ -9,12 +9,13 @@ from torch import Tensor
 
 from optrepro.metalearning.lto import lqg, mirror_descent
 from optrepro.metalearning.lto.lqg import Controller, Cost, Dynamics
-from optrepro.metalearning.lto.mirror_descent import MirrorSettings, Model, Trainer
+from optrepro.metalearning.lto.mirror_descent import Model, Trainer
 from optrepro.metalearning.lto.rollouts import area, roll_out
+from optrepro.metalearning.lto.settings import MirrorSettings
 from optrepro.optimizers.predicted_step import StepPolicySettings
 from optrepro.problems.networks.perceptrons import Perceptrons
 
-SETTINGS = MirrorSettings(iterations=4, horizon=12, truth=20, coordinates=5, measure=2, sequences=16)
+SETTINGS = MirrorSettings(iterations=4, truth=20, coordinates=5, measure=2, sequences=16)
 POLICY = StepPolicySettings(cells=4, output="normalized", scale=0.05)
 
 
@@ -26,8 +27,8 @@ def objectives(index: int, count: int = 2, examples: int = 60) -> Perceptrons:
     return Perceptrons(inputs, labels, 4, 2, 6, tuple(range(count * index, count * (index + 1))))
 
 
-def trainer(policy: StepPolicySettings = POLICY, **changes: Any) -> Trainer:
-    return Trainer(replace(SETTINGS, **changes), policy, objectives, seed=0)
+def trainer(policy: StepPolicySettings = POLICY, horizon: int = 12, **changes: Any) -> Trainer:
+    return Trainer(SETTINGS.model_copy(update=changes), horizon, policy, objectives, seed=0)
 
 
 def example(steps: int = 7, coordinates: int = 6) -> tuple[Model, Tensor]:

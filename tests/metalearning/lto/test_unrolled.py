@@ -11,12 +11,13 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from optrepro.metalearning.lto.unrolled import Trainer, UnrolledSettings
+from optrepro.metalearning.lto.settings import UnrolledSettings
+from optrepro.metalearning.lto.unrolled import Trainer
 from optrepro.optimizers.l2l import L2LPolicy, L2LSettings
 from optrepro.problems.networks.perceptrons import Perceptrons
 
 SMALL = L2LSettings(cells=4)
-SETTINGS = UnrolledSettings(iterations=4, horizon=12, unroll=4, max_grad_norm=math.inf)
+SETTINGS = UnrolledSettings(iterations=4, unroll=4, max_grad_norm=math.inf)
 
 
 def objectives(index: int, count: int = 2, examples: int = 30) -> Perceptrons:
@@ -27,8 +28,10 @@ def objectives(index: int, count: int = 2, examples: int = 30) -> Perceptrons:
     return Perceptrons(inputs, labels, 4, 2, 6, tuple(range(count * index, count * (index + 1))))
 
 
-def trainer(source: Callable[[int], Perceptrons] = objectives, seed: int = 0, **changes: Any) -> Trainer:
-    return Trainer(replace(SETTINGS, **changes), SMALL, source, seed)
+def trainer(
+    source: Callable[[int], Perceptrons] = objectives, seed: int = 0, horizon: int = 12, **changes: Any
+) -> Trainer:
+    return Trainer(SETTINGS.model_copy(update=changes), horizon, SMALL, source, seed)
 
 
 def weights(of: Trainer) -> list[Tensor]:
@@ -184,7 +187,7 @@ def test_rollouts_grow_to_the_horizon() -> None:
 
 
 def test_without_a_curriculum_every_rollout_has_the_horizon() -> None:
-    assert trainer(curriculum=0.0)._horizon() == SETTINGS.horizon
+    assert trainer(curriculum=0.0)._horizon() == 12
 
 
 def test_every_iteration_has_its_own_objectives() -> None:

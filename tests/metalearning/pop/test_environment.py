@@ -12,11 +12,22 @@ from torch.distributions import Normal
 from optrepro.metalearning.pop import environment
 from optrepro.metalearning.pop.environment import Rollout, roll_out
 from optrepro.optimizers.policy import Policy, PolicySettings, Trajectory
-from optrepro.problems.functions.synthetic import PriorSettings, SyntheticPrior
+from optrepro.problems.functions.settings import PriorSettings
+from optrepro.problems.functions.synthetic import SyntheticPrior
 
 SMALL = PolicySettings(width=8, layers=2, heads=2, history=3, horizon=7)
 BUDGET = 7
-PRIOR = SyntheticPrior(PriorSettings({"convex": 0.5, "sum": 0.5}, 8, (0.2, 1.0), 3.0, 100.0, (0.05, 0.5), 2.0))
+PRIOR = SyntheticPrior(
+    PriorSettings(
+        shares={"convex": 0.5, "sum": 0.5},
+        features=8,
+        length_scale=(0.2, 1.0),
+        anisotropy=3.0,
+        condition=100.0,
+        amplitude=(0.05, 0.5),
+        warp=2.0,
+    )
+)
 Evaluate = Callable[[Tensor], tuple[Tensor, Tensor]]
 
 backbones = pytest.mark.parametrize("backbone", ["transformer", "gru"])

@@ -11,14 +11,24 @@ import torch
 from torch import Tensor
 
 from optrepro.metalearning.pop import environment, ppo
-from optrepro.metalearning.pop.ppo import Episodes, PPOSettings, Trainer, remaining
+from optrepro.metalearning.pop.ppo import Episodes, Trainer, remaining
+from optrepro.metalearning.pop.settings import PPOSettings
 from optrepro.optimizers.policy import Policy, PolicySettings, Trajectory
 from optrepro.problems.functions import synthetic
-from optrepro.problems.functions.synthetic import Functions, PriorSettings, SyntheticPrior
+from optrepro.problems.functions.settings import PriorSettings
+from optrepro.problems.functions.synthetic import Functions, SyntheticPrior
 
 TIME = 28  # column of the features that holds the share of the horizon that has passed, in [-1, 1]
 SMALL = PolicySettings(width=8, layers=1, heads=2, history=4, horizon=8)
-QUADRATICS = PriorSettings({"convex": 1.0}, 1, (0.5, 1.0), 1.0, 10.0, (1.0, 1.0), 0.0)
+QUADRATICS = PriorSettings(
+    shares={"convex": 1.0},
+    features=1,
+    length_scale=(0.5, 1.0),
+    anisotropy=1.0,
+    condition=10.0,
+    amplitude=(1.0, 1.0),
+    warp=0.0,
+)
 SETTINGS = PPOSettings(
     functions={2: 32},
     iterations=100,
@@ -51,7 +61,8 @@ class Recorder(SyntheticPrior):
 
 
 def trainer(seed: int = 0, source: SyntheticPrior | None = None, stage: int = 0, **changes: Any) -> Trainer:
-    return Trainer(replace(SETTINGS, **changes), SMALL, source or SyntheticPrior(QUADRATICS), seed, stage=stage)
+    settings = SETTINGS.model_copy(update=changes)
+    return Trainer(settings, SMALL, source or SyntheticPrior(QUADRATICS), seed, stage=stage)
 
 
 def generator(seed: int = 0) -> torch.Generator:

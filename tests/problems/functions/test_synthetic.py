@@ -1,11 +1,12 @@
-import dataclasses
 import math
 
 import pytest
 import torch
 
 from optrepro.problems.functions import synthetic
-from optrepro.problems.functions.synthetic import KINDS, PriorSettings, SyntheticPrior
+from optrepro.problems.functions.settings import PriorSettings
+from optrepro.problems.functions.synthetic import KINDS, SyntheticPrior
+from optrepro.settings import overridden
 
 SETTINGS = PriorSettings(
     shares={"convex": 0.25, "gp": 0.35, "sum": 0.4},
@@ -19,7 +20,7 @@ SETTINGS = PriorSettings(
 
 
 def sample(n=24, dim=2, seed=0, **changes):
-    return SyntheticPrior(dataclasses.replace(SETTINGS, **changes)).sample(seed, n, dim)
+    return SyntheticPrior(overridden(SETTINGS, changes, "prior")).sample(seed, n, dim)
 
 
 def only(kind):

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from optrepro.studies.base import ConfigError
+from optrepro.settings import ConfigError
 from optrepro.studies.comparison import OptimizerConfig
 
 

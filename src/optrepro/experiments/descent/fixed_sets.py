@@ -11,9 +11,9 @@ from torch import Tensor
 
 from optrepro.conventions import FLOOR
 from optrepro.problems.functions import synthetic
-from optrepro.problems.functions.synthetic import Extrema, Functions, PriorSettings, SyntheticPrior
+from optrepro.problems.functions.settings import PriorSettings
+from optrepro.problems.functions.synthetic import Extrema, Functions, SyntheticPrior
 from optrepro.seeds import derive_seed
-from optrepro.studies.prior import PriorConfig
 
 Array = NDArray[np.float64]
 
@@ -29,22 +29,17 @@ class FixedSet:
     extrema: Extrema
 
 
-def source(config: PriorConfig) -> SyntheticPrior:
-    """The prior of a config."""
-    return SyntheticPrior(PriorSettings(**config.model_dump()))
-
-
-def fixed(config: PriorConfig, seed: int, name: str, count: int, dim: int) -> FixedSet:
+def fixed(settings: PriorSettings, seed: int, name: str, count: int, dim: int) -> FixedSet:
     """The set called `name` (validation, test, ...) in `dim` dimensions; a larger one begins with the smaller one.
 
     Args:
-        config: the prior.
+        settings: the prior.
         seed: root of the config's seeds.
         name: tells the sets apart.
         count: number of functions.
         dim: their dimension.
     """
-    functions = source(config).sample(derive_seed(seed, "prior", name, dim), count, dim)
+    functions = SyntheticPrior(settings).sample(derive_seed(seed, "prior", name, dim), count, dim)
     generator = torch.Generator().manual_seed(derive_seed(seed, "prior", name, dim, "starts"))
     start = torch.rand(count, dim, generator=generator, dtype=torch.float64)
     return FixedSet(functions, start, synthetic.extrema(functions, SAMPLE))

@@ -14,7 +14,7 @@ from optrepro.experiments.descent import surfaces
 from optrepro.experiments.descent.benchmark import descend, recorded
 from optrepro.problems.functions import vlse
 from optrepro.problems.functions.vlse import Function
-from optrepro.studies.base import ConfigError
+from optrepro.settings import ConfigError
 from optrepro.studies.comparison import OptimizerConfig
 
 RESOLUTION = 121  # grid points along an axis of the contours

@@ -25,7 +25,8 @@ from optrepro.metalearning.lto import rollouts
 from optrepro.optimizers._learned import LearnedOptimizer, StepRule
 from optrepro.problems.data.images import Dataset
 from optrepro.problems.networks.perceptrons import Perceptrons
-from optrepro.studies.base import Batch, ConfigError, Run
+from optrepro.settings import ConfigError
+from optrepro.studies.base import Batch, Run
 from optrepro.studies.comparison import OptimizerConfig
 from optrepro.studies.objectives import ObjectivesStudy
 

@@ -15,6 +15,7 @@ from optrepro.experiments.descent import fixed_sets
 from optrepro.experiments.descent.fixed_sets import FixedSet
 from optrepro.problems.functions import shifted, vlse
 from optrepro.problems.functions.landscape import describe
+from optrepro.problems.functions.synthetic import SyntheticPrior
 from optrepro.seeds import derive_seed
 from optrepro.studies.base import Batch, Role, Run
 from optrepro.studies.prior import PriorStudy
@@ -80,7 +81,7 @@ def _statistics_rows(batch: Batch, study: PriorStudy, context: Context) -> list[
     seed = derive_seed(context.seed, "prior", "statistics")
     total = 2 + len(shifted.NAMES)
     context.progress(0, total, "prior")
-    own = fixed_sets.source(study.prior).sample(seed, study.described, study.dim)
+    own = SyntheticPrior(study.prior).sample(seed, study.described, study.dim)
     rows = [_rows(batch, "statistics/prior", "test", describe(own, seed, POINTS))]
     for done, name in enumerate(shifted.NAMES, start=1):
         context.progress(done, total, name)

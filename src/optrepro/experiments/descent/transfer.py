@@ -34,7 +34,8 @@ from optrepro.optimizers.pop import POP
 from optrepro.problems.functions import shifted
 from optrepro.problems.functions.vlse import Function
 from optrepro.seeds import derive_seed
-from optrepro.studies.base import Batch, ConfigError, Role, Run
+from optrepro.settings import ConfigError
+from optrepro.studies.base import Batch, Role, Run
 from optrepro.studies.comparison import OptimizerConfig
 from optrepro.studies.transfer import Collection, TransferStudy
 

@@ -18,9 +18,10 @@ from optrepro.experiments.descent import benchmark, fixed_sets
 from optrepro.experiments.descent.benchmark import Boxes
 from optrepro.experiments.descent.fixed_sets import FixedSet
 from optrepro.metalearning.pop import environment
-from optrepro.metalearning.pop.ppo import PPOSettings, Trainer
+from optrepro.metalearning.pop.ppo import Trainer
 from optrepro.optimizers import policy as policies
 from optrepro.optimizers.policy import Policy, PolicySettings
+from optrepro.problems.functions.synthetic import SyntheticPrior
 from optrepro.seeds import derive_seed
 from optrepro.studies.base import Batch, Run
 from optrepro.studies.policy import PolicyStudy
@@ -75,9 +76,9 @@ class _Training:
         self.own_prior, network, ppo = study.entry(batch.optimizer)
         self.seed = next(run.seed for run in batch.runs if run.repetition == repetition)
         self.trainer = Trainer(
-            PPOSettings(**ppo.model_dump()),
+            ppo,
             PolicySettings(**network.model_dump()),
-            fixed_sets.source(self.own_prior),
+            SyntheticPrior(self.own_prior),
             self.seed,
             context.device,
             study.stage(batch.optimizer),

@@ -50,11 +50,11 @@ class Trainer(Protocol):
         ...
 
 
-METHODS: dict[str, tuple[Callable[..., Trainer], Callable[..., Any]]] = {
-    "imitation": (imitation.Trainer, imitation.ImitationSettings),
-    "mirror": (mirror_descent.Trainer, mirror_descent.MirrorSettings),
-    "bregman": (guided_policy_search.Trainer, guided_policy_search.GuidedSettings),
-    "unrolled": (unrolled.Trainer, unrolled.UnrolledSettings),
+METHODS: dict[str, Callable[..., Trainer]] = {
+    "imitation": imitation.Trainer,
+    "mirror": mirror_descent.Trainer,
+    "bregman": guided_policy_search.Trainer,
+    "unrolled": unrolled.Trainer,
 }
 
 
@@ -170,12 +170,12 @@ class _Learning:
 
     def _trainer(self) -> Trainer:
         method, recipe = self.row.method, self.recipe
-        trainer, made = METHODS[method]
-        settings = made(horizon=recipe.objective.steps, **getattr(recipe, method).model_dump())
         rule: Any = StepPolicySettings(**recipe.policy.model_dump())
         if method == "unrolled":
             rule = L2LSettings(**recipe.l2l.model_dump())
-        return trainer(settings, rule, self._objectives, self.run.seed, self.context.device)
+        return METHODS[method](
+            getattr(recipe, method), recipe.objective.steps, rule, self._objectives, self.run.seed, self.context.device
+        )
 
     def _objectives(self, iteration: int) -> Perceptrons:
         """The objectives of an iteration; the same for all rules of the study, if they have as many."""

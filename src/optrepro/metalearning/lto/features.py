@@ -6,15 +6,13 @@ observes is in `optrepro.optimizers.predicted_step`.
 
 from __future__ import annotations
 
-from typing import Literal
-
 import torch
 from torch import Tensor
 
+from optrepro.metalearning.lto.settings import StateKind
+
 STRIDE, RECENT = 5, 3  # steps between the averages that features compare, and steps in an average
 COMPACT_LAGS, MEMORY = 4, 0.9  # gradient averages of the compact state; decay of its exponential average
-
-StateKind = Literal["phi", "compact"]
 
 
 class Averages:

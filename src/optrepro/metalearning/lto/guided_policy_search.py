@@ -22,68 +22,22 @@ import hashlib
 import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, fields
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from optrepro.metalearning.lto import local_models, lqg
-from optrepro.metalearning.lto.features import StateKind, state_features
+from optrepro.metalearning.lto.features import state_features
 from optrepro.metalearning.lto.imitation import AdaGrad
 from optrepro.metalearning.lto.lqg import Controller, Cost, Dynamics
 from optrepro.metalearning.lto.rollouts import area, roll_out
+from optrepro.metalearning.lto.settings import GuidedSettings, StateKind
 from optrepro.optimizers._learned import Columns, Memory, StepRule
 from optrepro.optimizers.predicted_step import StepPolicy, StepPolicySettings, observe
 from optrepro.problems.networks.perceptrons import Perceptrons
 
 POINTS = 20  # of the curves whose areas are compared
-
-
-@dataclass(frozen=True)
-class GuidedSettings:
-    """How the policies are trained.
-
-    Attributes:
-        iterations: length of the training.
-        horizon: steps of a trajectory.
-        state: what the guiding policy acts on, ``phi`` (the paper's) or ``compact``.
-        sharing: models, gains and duals for each ``group`` (the paper's) or for each ``coordinate`` (the ablation).
-        teacher_rate: learning rate of AdaGrad, whose actions the guiding policy imitates at first; None for those of
-            the recurrent policy.
-        noise: of the guiding policy's actions, beside their root mean square in the group.
-        coordinates: sampled of each group, in every rollout, for the models and for the supervision.
-        strength: of the models' prior, in samples.
-        floor: least curvature, beside the mean over the steps.
-        persistence: of displacements, see `local_models`.
-        kl: limit on KL(psi || last psi), nats for each coordinate and step.
-        backtracks: how often the limit is quartered where a change of psi is taken back.
-        policy_weight: first weight nu of KL(psi || pi), beside the multiplier of the limit.
-        policy_kl: nu is doubled where KL(psi || pi) is above twice this, and halved below half of it.
-        dual_rate: alpha, the step size of the duals.
-        epochs, sequences: passes over the recorded coordinates in a regression, and how many to a minibatch.
-        learning_rate, last_rate, max_grad_norm: of Adam; the rate falls along a cosine to a share of it.
-    """
-
-    iterations: int
-    horizon: int
-    state: StateKind = "compact"
-    sharing: Literal["group", "coordinate"] = "group"
-    teacher_rate: float | None = None
-    noise: float = 0.5
-    coordinates: int = 128
-    strength: float = 200.0
-    floor: float = 0.1
-    persistence: float = 0.95
-    kl: float = 0.2
-    backtracks: int = 3
-    policy_weight: float = 0.1
-    policy_kl: float = 0.02
-    dual_rate: float = 0.5
-    epochs: int = 10
-    sequences: int = 1024
-    learning_rate: float = 3e-3
-    last_rate: float = 0.05
-    max_grad_norm: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -147,6 +101,7 @@ class Trainer:
 
     Args:
         settings: see `GuidedSettings`.
+        horizon: number of steps of a rollout.
         policy: of the recurrent policy.
         objectives: the objectives of an iteration, new ones for each.
         seed: of the weights, the noise, the sampled coordinates and the minibatches of sequences.
@@ -156,12 +111,14 @@ class Trainer:
     def __init__(
         self,
         settings: GuidedSettings,
+        horizon: int,
         policy: StepPolicySettings,
         objectives: Callable[[int], Perceptrons],
         seed: int,
         device: torch.device | str = "cpu",
     ):
-        self.settings, self.objectives, self.seed, self.device = settings, objectives, seed, torch.device(device)
+        self.settings, self.horizon, self.objectives = settings, horizon, objectives
+        self.seed, self.device = seed, torch.device(device)
         with torch.random.fork_rng([]):
             torch.manual_seed(seed)
             self.rule = StepPolicy(policy).to(device)
@@ -236,7 +193,7 @@ class Trainer:
 
     def _area(self, rule: StepRule, problems: Perceptrons) -> float:
         """Mean true objective over the trajectory, without noise."""
-        record = sorted({round(i * self.settings.horizon / POINTS) for i in range(POINTS + 1)})
+        record = sorted({round(i * self.horizon / POINTS) for i in range(POINTS + 1)})
         return float(area(roll_out(rule, problems, record), record).mean())
 
     def _owner(self, problems: Perceptrons) -> Tensor:
@@ -251,7 +208,7 @@ class Trainer:
     @torch.no_grad()
     def _sample(self, problems: Perceptrons, owner: Tensor, rule: StepRule) -> list[Samples]:
         """What is recorded of each group under the rule with noise, on the objectives on which it stays finite."""
-        horizon, noise = self.settings.horizon, self._generator("noise")
+        horizon, noise = self.horizon, self._generator("noise")
         chosen = self._choose(owner)
         columns = torch.cat(chosen)
         members = torch.bincount(owner)

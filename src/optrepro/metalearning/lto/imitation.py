@@ -3,40 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from optrepro.metalearning.lto import supervision
+from optrepro.metalearning.lto.settings import ImitationSettings
 from optrepro.metalearning.lto.step_trainer import StepTrainer
 from optrepro.metalearning.lto.supervision import Recorder
 from optrepro.optimizers._learned import Columns, Memory
 from optrepro.optimizers.predicted_step import StepPolicy, StepPolicySettings
 from optrepro.problems.networks.perceptrons import Perceptrons
-
-
-@dataclass(frozen=True)
-class ImitationSettings:
-    """How a policy is trained to do as AdaGrad does.
-
-    Attributes:
-        iterations: rollouts; in the first AdaGrad acts, in all others the policy.
-        horizon: steps of a rollout.
-        teacher_rate: learning rate of AdaGrad.
-        coordinates: sampled of each group, in every rollout.
-        epochs, sequences: passes over what was recorded, and sequences in a minibatch.
-        learning_rate, max_grad_norm: of Adam.
-    """
-
-    iterations: int
-    horizon: int
-    teacher_rate: float
-    coordinates: int = 128
-    epochs: int = 4
-    sequences: int = 512
-    learning_rate: float = 0.01
-    max_grad_norm: float = 1.0
 
 
 class AdaGrad:
@@ -61,6 +38,7 @@ class Trainer(StepTrainer[ImitationSettings, StepPolicy]):
 
     Args:
         settings: see `ImitationSettings`.
+        horizon: number of steps of a rollout.
         policy: size and form of what is trained.
         objectives: the objectives of an iteration, new ones for each.
         seed: of the weights and of all random choices.
@@ -70,13 +48,21 @@ class Trainer(StepTrainer[ImitationSettings, StepPolicy]):
     def __init__(
         self,
         settings: ImitationSettings,
+        horizon: int,
         policy: StepPolicySettings,
         objectives: Callable[[int], Perceptrons],
         seed: int,
         device: torch.device | str = "cpu",
     ):
         super().__init__(
-            settings, lambda: StepPolicy(policy), objectives, seed, device, lr=settings.learning_rate, betas=(0.9, 0.98)
+            settings,
+            horizon,
+            lambda: StepPolicy(policy),
+            objectives,
+            seed,
+            device,
+            lr=settings.learning_rate,
+            betas=(0.9, 0.98),
         )
 
     def iterate(self) -> dict[str, float]:
@@ -93,9 +79,9 @@ class Trainer(StepTrainer[ImitationSettings, StepPolicy]):
     @torch.no_grad()
     def _record(self, problems: Perceptrons, source: torch.Generator) -> list[supervision.Sequences]:
         s = self.settings
-        recorder = Recorder(self.rule, problems, s.horizon, s.coordinates, source)
+        recorder = Recorder(self.rule, problems, self.horizon, s.coordinates, source)
         teacher, groups = AdaGrad(s.teacher_rate), supervision.columns(problems)
-        x, examples = problems.start(), problems.minibatches(s.horizon)
+        x, examples = problems.start(), problems.minibatches(self.horizon)
         told, own = teacher.begin(x, groups), self.rule.begin(x, groups)
         targets: list[list[Tensor]] = [[] for _ in groups]
         for batch in examples:

@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
@@ -24,6 +23,7 @@ from torch import Tensor
 
 from optrepro.metalearning.lto import supervision
 from optrepro.metalearning.lto.rollouts import area
+from optrepro.metalearning.lto.settings import MirrorSettings
 from optrepro.metalearning.lto.step_trainer import StepTrainer
 from optrepro.metalearning.lto.supervision import Recorder, Sequences
 from optrepro.optimizers.predicted_step import StepPolicy, StepPolicySettings
@@ -31,42 +31,6 @@ from optrepro.problems.networks.perceptrons import Perceptrons
 
 SMOOTHING = 21  # chosen: steps that sizes and slopes are averaged over
 POINTS = 20  # of the curves whose areas are reported
-
-
-@dataclass(frozen=True)
-class MirrorSettings:
-    """How a policy is trained.
-
-    Attributes:
-        iterations: length of the training.
-        horizon: steps of a rollout.
-        truth: examples that a true gradient is taken on, the same through a rollout.
-        coordinates: sampled of each group, in every rollout.
-        curvature: share of the pooled slope. Along steps it is steeper than in most directions, so all of it would
-            make the search short-sighted.
-        noise: standard deviation of the policy, beside its root mean square action.
-        kl: limit on KL(psi || pi), nats for each coordinate and step.
-        random_scale: each objective's coordinates are in units of exp(u), u uniform within this of 0, so that the right
-            size of steps has to be found out (chosen, after Lv et al. 2017, arXiv 1703.03633).
-        measure: iterations between two measurements of the guiding policy's cost.
-        epochs, sequences: passes over what was recorded, and sequences in a minibatch.
-        learning_rate, last_rate, max_grad_norm: of Adam; the rate falls along a cosine to a share of it.
-    """
-
-    iterations: int
-    horizon: int
-    truth: int = 256
-    coordinates: int = 96
-    curvature: float = 0.1
-    noise: float = 0.5
-    kl: float = 0.1
-    random_scale: float = 0.0
-    measure: int = 20
-    epochs: int = 2
-    sequences: int = 768
-    learning_rate: float = 0.01
-    last_rate: float = 0.05
-    max_grad_norm: float = 1.0
 
 
 class Model(NamedTuple):
@@ -81,6 +45,7 @@ class Trainer(StepTrainer[MirrorSettings, StepPolicy]):
 
     Args:
         settings: see `MirrorSettings`.
+        horizon: number of steps of a rollout.
         policy: size and form of what is trained.
         objectives: the objectives of an iteration, new ones for each.
         seed: of the weights and of all random choices.
@@ -90,13 +55,21 @@ class Trainer(StepTrainer[MirrorSettings, StepPolicy]):
     def __init__(
         self,
         settings: MirrorSettings,
+        horizon: int,
         policy: StepPolicySettings,
         objectives: Callable[[int], Perceptrons],
         seed: int,
         device: torch.device | str = "cpu",
     ):
         super().__init__(
-            settings, lambda: StepPolicy(policy), objectives, seed, device, lr=settings.learning_rate, betas=(0.9, 0.98)
+            settings,
+            horizon,
+            lambda: StepPolicy(policy),
+            objectives,
+            seed,
+            device,
+            lr=settings.learning_rate,
+            betas=(0.9, 0.98),
         )
 
     def iterate(self) -> dict[str, float]:
@@ -109,7 +82,7 @@ class Trainer(StepTrainer[MirrorSettings, StepPolicy]):
         s = self.settings
         problems = self.objectives(self.iteration)
         source = supervision.generator(self.seed, self.iteration)
-        recorder = Recorder(self.rule, problems, s.horizon, s.coordinates, source)
+        recorder = Recorder(self.rule, problems, self.horizon, s.coordinates, source)
         scale = (s.random_scale * (2 * torch.rand(len(problems), 1, generator=source) - 1)).exp().to(self.device)
         actions, gradients, cost = self._roll_out(problems, scale, recorder, source)
         report = {"policy": cost}
@@ -140,7 +113,7 @@ class Trainer(StepTrainer[MirrorSettings, StepPolicy]):
         Both are in the units (R, 1) in which the policy sees the coordinates.
         """
         s = self.settings
-        x, examples = problems.start(), problems.minibatches(s.horizon)
+        x, examples = problems.start(), problems.minibatches(self.horizon)
         count = problems.labels.shape[1]
         truth = torch.stack([torch.randperm(count, generator=source)[: s.truth] for _ in x]).to(x.device)
         memory = self.rule.begin(x / scale, supervision.columns(problems))
@@ -170,17 +143,17 @@ class Trainer(StepTrainer[MirrorSettings, StepPolicy]):
         gradients: Tensor,
     ) -> float:
         """Mean objective along the mean trajectories of psi, which acts around those of pi."""
-        s, x = self.settings, problems.start()
+        x = problems.start()
         added, kept, around = torch.empty_like(actions), torch.empty_like(actions), x
         for model, multiplier, g in zip(models, multipliers, problems.groups, strict=True):
             added[..., g.columns] = offsets(model, gradients[..., g.columns].double(), multiplier).float()
             kept[..., g.columns] = riccati(model, multiplier)[0][:, None, None].float()
-        record = sorted({round(s.horizon * i / POINTS) for i in range(POINTS + 1)})
+        record = sorted({round(self.horizon * i / POINTS) for i in range(POINTS + 1)})
         curve = []
-        for t in range(s.horizon + 1):
+        for t in range(self.horizon + 1):
             if t in record:
                 curve.append(problems.objective(x))
-            if t < s.horizon:
+            if t < self.horizon:
                 step = actions[t] + added[t] - (1 - kept[t]) * (x - around) / scale
                 x, around = x + step * scale, around + actions[t] * scale
         return float(area(_bounded(torch.stack(curve)), record).mean())

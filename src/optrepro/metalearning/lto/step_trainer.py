@@ -29,6 +29,7 @@ class StepTrainer(Generic[Settings, Rule]):
 
     Args:
         settings: how it is trained.
+        horizon: number of steps of a rollout.
         make: makes the rule; its weights depend on the seed alone.
         objectives: the objectives of an iteration, new ones for each.
         seed: of the weights and of all random choices.
@@ -38,13 +39,15 @@ class StepTrainer(Generic[Settings, Rule]):
     def __init__(
         self,
         settings: Settings,
+        horizon: int,
         make: Callable[[], Rule],
         objectives: Callable[[int], Perceptrons],
         seed: int,
         device: torch.device | str,
         **adam: Any,
     ):
-        self.settings, self.objectives, self.seed, self.device = settings, objectives, seed, device
+        self.settings, self.horizon, self.objectives = settings, horizon, objectives
+        self.seed, self.device = seed, device
         with torch.random.fork_rng([]):
             torch.manual_seed(seed)
             self.rule = make().to(device)

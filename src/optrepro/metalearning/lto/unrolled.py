@@ -15,47 +15,16 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
+from optrepro.metalearning.lto.settings import UnrolledSettings
 from optrepro.metalearning.lto.step_trainer import StepTrainer
 from optrepro.optimizers._learned import Memory
 from optrepro.optimizers.l2l import L2LPolicy, L2LSettings
 from optrepro.problems.networks.perceptrons import Perceptrons
-
-
-@dataclass(frozen=True)
-class UnrolledSettings:
-    """How a rule is trained.
-
-    Attributes:
-        iterations: rollouts, each on new objectives; the decay of the learning rate is made for so many.
-        horizon: steps of a rollout.
-        unroll: steps between two updates, through which losses are propagated back (20 in the paper).
-        learning_rate: of Adam; it falls to `last_rate` of it by half a cosine.
-        last_rate: share of the learning rate that is left at the end.
-        max_grad_norm: gradients of the rule's weights are scaled down to it.
-        first_horizon, curriculum: the first rollout has so many steps; rollouts grow to `horizon`, geometrically, over
-            this share of the iterations (0: all have `horizon` steps). Source: Chen et al. 2020, arXiv 2010.09089, who
-            lengthen the training by and by; the geometric growth is chosen.
-        logarithm: whether the loss is the logarithm of the objective, so that late steps count as much as early ones.
-        random_scale: each coordinate of an objective is measured in a unit of its own, exp(u) with u uniform within
-            so much of 0. Source: Lv et al. 2017, arXiv 1703.03633, section 4.1.
-    """
-
-    iterations: int
-    horizon: int
-    unroll: int = 20
-    learning_rate: float = 3e-3
-    last_rate: float = 0.05
-    max_grad_norm: float = 1.0
-    first_horizon: int = 20
-    curriculum: float = 0.0
-    logarithm: bool = False
-    random_scale: float = 0.0
 
 
 class Met(NamedTuple):
@@ -71,6 +40,7 @@ class Trainer(StepTrainer[UnrolledSettings, L2LPolicy]):
 
     Args:
         settings: see `UnrolledSettings`.
+        horizon: number of steps of a rollout.
         policy: of the rule that is trained.
         objectives: the objectives of an iteration, new ones for each.
         seed: of the weights and units.
@@ -80,12 +50,13 @@ class Trainer(StepTrainer[UnrolledSettings, L2LPolicy]):
     def __init__(
         self,
         settings: UnrolledSettings,
+        horizon: int,
         policy: L2LSettings,
         objectives: Callable[[int], Perceptrons],
         seed: int,
         device: torch.device | str = "cpu",
     ):
-        super().__init__(settings, lambda: L2LPolicy(policy), objectives, seed, device)
+        super().__init__(settings, horizon, lambda: L2LPolicy(policy), objectives, seed, device)
 
     def iterate(self) -> dict[str, float]:
         """One rollout with its updates; ``loss``, mean minibatch objective after its steps, and ``learning_rate``.
@@ -144,10 +115,10 @@ class Trainer(StepTrainer[UnrolledSettings, L2LPolicy]):
     def _horizon(self) -> int:
         s = self.settings
         if self.iteration >= s.curriculum * s.iterations:
-            return s.horizon
+            return self.horizon
         share = self.iteration / (s.curriculum * s.iterations)
-        growth: float = (s.horizon / s.first_horizon) ** share
-        return min(s.horizon, math.ceil(s.first_horizon * growth))
+        growth: float = (self.horizon / s.first_horizon) ** share
+        return min(self.horizon, math.ceil(s.first_horizon * growth))
 
     def _learning_rate(self) -> float:
         s = self.settings

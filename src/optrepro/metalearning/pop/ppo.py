@@ -28,6 +28,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from optrepro.metalearning.pop import environment
+from optrepro.metalearning.pop.settings import PPOSettings
 from optrepro.optimizers.policy import Policy, PolicySettings, Trajectory
 from optrepro.problems.functions import synthetic
 from optrepro.problems.functions.synthetic import SyntheticPrior
@@ -37,55 +38,6 @@ WARM_UP = 10  # iterations over which the learning rate rises
 CAUTION, LEAST_CAUTION = 1.2, 0.01  # a change of the factor that adapts the learning rate, and its smallest value
 BONUS, BONUSES = 1.1, (1e-4, 0.1)  # a change of the adapted weight of the entropy bonus, and its bounds
 LAST_RATE = 0.02  # of the learning rate is left at the end of its linear decay
-
-
-@dataclass(frozen=True)
-class PPOSettings:
-    """How a policy is trained.
-
-    Attributes:
-        functions: for each dimension, so many functions are sampled in an iteration.
-        iterations: length of the training, which the learning rate's decay is made for.
-        epochs, minibatches: passes over the functions of an iteration, and steps in each.
-        learning_rate, max_grad_norm: of Adam.
-        discount, gae_lambda: of the generalized advantage estimate.
-        clip_ratio, kl_limit: how far an iteration may move the policy: ratios are clipped, and no epoch follows one
-            that ends above the Kullback-Leibler divergence.
-        entropy, value_loss: weights of the bonus and of the critic's loss.
-        improvement, log_regret, floor: of the reward.
-        terminal: whether all of the reward comes with the last evaluation.
-        horizons: smallest and largest number of evaluations; each iteration draws one, log-uniform, tells it to the
-            policy, and takes as many functions fewer or more as keep the number of evaluations. None: the policy's.
-        kl_target: divergence of an iteration that the learning rate is adapted to: a factor on it, at most 1, falls
-            after an iteration that ends above twice the target, and rises after one below half of it. None: never.
-        entropy_target: entropy of an action, in nats, at the beginning and at the end, linear between them, that the
-            weight of the bonus is adapted to: it rises after an iteration below the target, and falls after one above
-            it. So noise does not vanish before the policy has found out what it is good for. None: it is fixed.
-        averaging: how much of the averaged weights an iteration keeps. 0: they are the weights themselves.
-        precision: of the updates on a GPU, ``float32`` or ``bfloat16``.
-    """
-
-    functions: Mapping[int, int]
-    iterations: int
-    epochs: int
-    minibatches: int
-    learning_rate: float
-    max_grad_norm: float
-    discount: float
-    gae_lambda: float
-    clip_ratio: float
-    kl_limit: float
-    entropy: float
-    value_loss: float
-    improvement: float
-    log_regret: float
-    floor: float
-    terminal: bool = False
-    horizons: tuple[int, int] | None = None
-    kl_target: float | None = None
-    entropy_target: tuple[float, float] | None = None
-    averaging: float = 0.0
-    precision: str = "float32"
 
 
 @dataclass(frozen=True)

@@ -31,7 +31,8 @@ import torch
 from torch import Tensor
 
 from optrepro.problems.functions import synthetic
-from optrepro.problems.functions.synthetic import Functions, PriorSettings, SyntheticPrior
+from optrepro.problems.functions.settings import PriorSettings
+from optrepro.problems.functions.synthetic import Functions, SyntheticPrior
 
 WELLS = 6  # decoys of a heavy-tailed function, and of a plain with wells
 TERRACES = 8

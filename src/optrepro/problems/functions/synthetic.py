@@ -16,40 +16,18 @@ settings (fidelity: ``studies.*.prior``), the sum and the warp are ours.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-KINDS = ("convex", "gp", "sum")
+from optrepro.problems.functions.settings import Kind, PriorSettings
+
+KINDS: tuple[Kind, ...] = ("convex", "gp", "sum")
 
 COARSE = 256  # points of the sample that the search for the extrema starts from, in two dimensions
 CANDIDATES = 8  # of them, so many are refined
 REFINEMENTS = 12  # Newton steps of the refinement
-
-
-@dataclass(frozen=True)
-class PriorSettings:
-    """What defines the distribution.
-
-    Attributes:
-        shares: share of each of `KINDS`.
-        features: Fourier features of a sample.
-        length_scale: smallest and largest length scale, log-uniform, in units of the box.
-        anisotropy: largest ratio of length scales of one function, log-uniform for each coordinate (ARD).
-        condition: largest condition number of a quadratic, log-uniform.
-        amplitude: smallest and largest amplitude of the sample in a sum, log-uniform; the quadratic's mean is 1.
-        warp: largest s, uniform from 0.
-    """
-
-    shares: Mapping[str, float]
-    features: int
-    length_scale: tuple[float, float]
-    anisotropy: float
-    condition: float
-    amplitude: tuple[float, float]
-    warp: float
 
 
 @dataclass(frozen=True)
@@ -150,17 +128,9 @@ class SyntheticPrior:
 
     Args:
         settings: see `PriorSettings`.
-
-    Raises: ValueError for shares that are no distribution over `KINDS`, and for ranges that are empty.
     """
 
     def __init__(self, settings: PriorSettings):
-        if set(settings.shares) - set(KINDS) or not math.isclose(sum(settings.shares.values()), 1):
-            raise ValueError(f"shares = {dict(settings.shares)} must be shares of {list(KINDS)} that sum to 1.")
-        for name in ("length_scale", "amplitude"):
-            low, high = getattr(settings, name)
-            if not 0 < low <= high:
-                raise ValueError(f"{name} = {[low, high]} must be two positive numbers, the smaller first.")
         self.settings = settings
 
     def sample(self, seed: int, n: int, dim: int, device: torch.device | str = "cpu") -> Functions:

@@ -1,0 +1,87 @@
+"""What all settings are made of: frozen models whose fields say what they mean, and the types that recur in them.
+
+The sentence of a field is its documentation, its help in an editor (by the JSON schema) and its line in the manual.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated, Any, TypeVar, get_args
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+
+Name = Annotated[str, Field(pattern=r"^[a-z0-9]+(-[a-z0-9]+)*$")]
+ModulePath = Annotated[str, Field(pattern=r"^[A-Za-z_]\w*(\.[A-Za-z_]\w*)*$")]
+DottedPath = Annotated[str, Field(pattern=r"^[A-Za-z_]\w*(\.[A-Za-z_]\w*)+$")]
+TrainedRow = Annotated[str, Field(pattern=r"^[a-z0-9-]+/[a-z0-9-]+$")]
+Positive = Annotated[float, Field(gt=0)]
+Count = Annotated[int, Field(ge=1)]
+Share = Annotated[float, Field(ge=0, le=1)]
+
+
+class ConfigError(ValueError):
+    """A config that cannot be run; the message names each key, its value and what is allowed."""
+
+
+class Mark:
+    """A remark on a field of a model, in its annotation: what the field has to do with the ids of runs."""
+
+    def __init__(self, text: str) -> None:
+        self.text = text
+
+    def __repr__(self) -> str:
+        return f"<{self.text}>"
+
+
+ELSEWHERE = Mark("no run depends on this, or the run's id holds it in another form")
+LATER = Mark("came after runs had been published: at its default value it is in no run's id")
+
+
+class Model(BaseModel):
+    """A part of the config. It is frozen, and unknown keys are errors: a misspelt key must not be ignored."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True)
+
+    @classmethod
+    def row_tables(cls) -> dict[str, type[Model]]:
+        """The fields that hold named rows, with the model of a row: a scale selects among them."""
+        values = {name: (get_args(field.annotation) or (None,))[-1] for name, field in cls.model_fields.items()}
+        return {name: kind for name, kind in values.items() if isinstance(kind, type) and issubclass(kind, Model)}
+
+
+ModelT = TypeVar("ModelT", bound=Model)
+
+
+def overridden(base: ModelT, changes: Mapping[str, Any], key: str) -> ModelT:
+    """The model with some of its fields changed.
+
+    Raises: ValueError that names `key`, the changes, and what is wrong with which of them.
+    """
+    try:
+        return type(base).model_validate({**base.model_dump(), **changes})
+    except ValidationError as error:
+        places = ((".".join(map(str, e["loc"])), e["msg"]) for e in error.errors())
+        faults = (f"{place}: {fault}" if place else fault.removeprefix("Value error, ") for place, fault in places)
+        raise ValueError(f"{key} = {dict(changes)} is not allowed: {'; '.join(faults)}") from None
+
+
+def determining(model: Model) -> dict[str, Any]:
+    """The settings of a model that determine its runs, as plain values."""
+    plain, left_out = model.model_dump(mode="json"), set()
+    for name, field in type(model).model_fields.items():
+        value = getattr(model, name)
+        if ELSEWHERE in field.metadata or (LATER in field.metadata and value == field.default):
+            left_out.add(name)
+        elif isinstance(value, Model):
+            plain[name] = determining(value)
+    return {name: value for name, value in plain.items() if name not in left_out}
+
+
+def ascending(pair: tuple[float, float] | None) -> tuple[float, float] | None:
+    """Refuse a pair whose first number is the larger one."""
+    if pair is not None and pair[0] > pair[1]:
+        raise ValueError(f"{list(pair)} must be the smaller number first")
+    return pair
+
+
+Range = Annotated[tuple[Positive, Positive], AfterValidator(ascending)]
