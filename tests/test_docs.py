@@ -78,7 +78,8 @@ def test_every_file_that_is_named_exists(page):
     text = re.sub(r"```.*?```", "", (ROOT / page).read_text(), flags=re.DOTALL)
     names = re.findall(r"`((?:\.\./)?[\w./-]+(?:\.(?:py|md|ya?ml|txt|smk|toml|cff)|/))`", text)
     named = [name for name in names if not name.startswith((*GENERATED, "laptop/", "published/", "mine."))]
-    roots = [ROOT, (ROOT / page).parent, ROOT / "src/optrepro"]
+    papers = [path.parent for path in (ROOT / "config").glob("*/paper.yaml")]
+    roots = [ROOT, (ROOT / page).parent, ROOT / "src/optrepro", ROOT / "src/optrepro/experiments", *papers]
     assert [name for name in named if not any(root.joinpath(name).exists() for root in roots)] == []
 
 

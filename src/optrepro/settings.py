@@ -6,7 +6,7 @@ The sentence of a field is its documentation, its help in an editor (by the JSON
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, Any, TypeVar, get_args
+from typing import Annotated, Any, TypeVar, get_args, get_origin
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
@@ -45,7 +45,8 @@ class Model(BaseModel):
     @classmethod
     def row_tables(cls) -> dict[str, type[Model]]:
         """The fields that hold named rows, with the model of a row: a scale selects among them."""
-        values = {name: (get_args(field.annotation) or (None,))[-1] for name, field in cls.model_fields.items()}
+        types = {name: field.annotation for name, field in cls.model_fields.items()}
+        values = {name: get_args(kind)[1] for name, kind in types.items() if get_origin(kind) is dict}
         return {name: kind for name, kind in values.items() if isinstance(kind, type) and issubclass(kind, Model)}
 
 

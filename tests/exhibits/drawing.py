@@ -31,9 +31,9 @@ def material(exhibit: str, studies: Mapping[str, StudyResults]) -> Material:
     for name in CATALOGUE.exhibits[exhibit].tables:
         entry = CATALOGUE.tables[name]
         path, _, function = entry.function.rpartition(".")
-        files = {"files": [ROOT / file for file in entry.files]} if entry.files else {}
+        arguments = {**entry.arguments, **({"folder": str(ROOT / "config")} if entry.judges else {})}
         made = [studies[study] for study in entry.studies if study in used]
-        tables[name] = getattr(importlib.import_module(path), function)(*made, **files)
+        tables[name] = getattr(importlib.import_module(path), function)(*made, **arguments)
     return Material(tables, {name: studies[name].facts for name in used})
 
 

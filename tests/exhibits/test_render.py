@@ -12,6 +12,7 @@ from optrepro import provenance
 from optrepro.catalogue import ExhibitEntry
 from optrepro.exhibits import render, style
 from optrepro.exhibits.material import Material
+from tests.made_up.rows import complete
 
 NUMBERS = pd.DataFrame({"optimizer": ["GAP & co_1", "SGD 50%"], "accuracy": ["0.9", "0.8"]})
 SEEN: list[Material] = []
@@ -21,7 +22,7 @@ ENTRY = ExhibitEntry(
 FACTS = {
     "study": "images",
     "scale": "tiny",
-    "settings": {"test_repetitions": 3},
+    "settings": complete("gap-sgdm", {"test_repetitions": 3}),
     "dataset": "Made-up",
     "data": [{"official": True}],
     "expected_runs": 12,

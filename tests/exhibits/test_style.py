@@ -8,6 +8,7 @@ from matplotlib.colors import to_rgb
 from optrepro import config
 from optrepro.exhibits import captions, style
 from optrepro.exhibits.material import Material
+from tests.made_up.rows import complete
 
 CONFIG = Path(__file__).parents[2] / "config"
 
@@ -115,7 +116,7 @@ def test_caption_says_that_labels_are_coarse_where_the_data_set_has_such(trainin
             "Network: gpt, pretrained by gap-pretraining, with LoRA of rank 4, 50 steps of 8 examples.",
         ),
         (
-            {"backbone": None, "hub": "someone/model"},
+            {"backbone": None, "hub": "someone/model", "revision": "0a" * 20},
             "Data: GSM8K; of questions, only the answers are scored. "
             "Network: someone/model with LoRA of rank 4, 50 steps of 8 examples.",
         ),
@@ -129,7 +130,7 @@ def test_caption_says_what_is_fine_tuned_and_what_is_scored(training_study, mode
         "steps": 50,
         "batch_size": 8,
     }
-    facts = dataclasses.replace(training_study().facts, settings=settings | model, dataset="GSM8K")
+    facts = dataclasses.replace(training_study().facts, settings=complete("gap-lm", settings | model), dataset="GSM8K")
     assert said in captions.caption("", Material({}, {"a": facts}))
 
 

@@ -11,8 +11,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from optrepro.analysis.results import Facts, StudyResults
-from tests.made_up.rows import frame
+from optrepro.analysis.results import StudyResults
+from tests.made_up.rows import facts, frame
 
 RATES = [0.01, 0.03, 0.1]
 TUNING_SEEDS, STEPS = 3, [10, 20, 30, 40]
@@ -131,7 +131,8 @@ def training_study() -> Callable[..., StudyResults]:
         }
         data = ({"file": "images", "sha256": "0", "examples": 70_000, "official": True, "note": ""},)
         return StudyResults(
-            runs, Facts(name, "laptop", settings, "Made-up (20,000 of 60,000 images)", data, expected, missing)
+            runs,
+            facts(name, "laptop", settings, "Made-up (20,000 of 60,000 images)", data, expected, missing),
         )
 
     return make
@@ -173,7 +174,7 @@ def families_study() -> Callable[..., StudyResults]:
                     tune = [*head[:4], "tune", power]
                     rows.append([*tune, 0, 20, "gap_median", final])
         settings = {"kind": "families", "starts": 16, "tuning_starts": 4, "steps": 20}
-        return StudyResults(frame(rows), Facts("gap-families", "laptop", settings, None, (), 0, ()))
+        return StudyResults(frame(rows), facts("gap-families", "laptop", settings, None, (), 0, ()))
 
     return make
 
@@ -219,7 +220,7 @@ def concept_study() -> Callable[..., StudyResults]:
             for workload, key, lag, metric, value in rows
         ]
         settings = {"kind": "concept", "network": "perceptron", "repetitions": 2, "steps": 600}
-        return StudyResults(frame(tidy), Facts("gap-concept", "laptop", settings, "Made-up", (), 0, ()))
+        return StudyResults(frame(tidy), facts("gap-concept", "laptop", settings, "Made-up", (), 0, ()))
 
     return make
 
@@ -309,7 +310,7 @@ def shift_study() -> Callable[..., StudyResults]:
             "optimizers": optimizers,
         }
         expected = runs.run.nunique() + len(lost)
-        return StudyResults(runs, Facts(study, "laptop", settings, "Made-up images", (), expected, tuple(lost)))
+        return StudyResults(runs, facts(study, "laptop", settings, "Made-up images", (), expected, tuple(lost)))
 
     return make
 
@@ -368,8 +369,8 @@ def diagnostics_study() -> Callable[..., StudyResults]:
                         counts = {"in.weight": (8, 12, 20), "out.weight": (0, 0, 40)}
                     for layer, taken in counts.items():
                         rows += [[*head, step, f"chosen[{k}]@{layer}", float(n)] for k, n in enumerate(taken)]
-        facts = Facts("gap-diagnostics", "laptop", DIAGNOSED, "Made-up", (), 8, (), {"perceptron": "A", "gpt": "B"})
-        return StudyResults(frame(rows), facts)
+        known = facts("gap-diagnostics", "laptop", DIAGNOSED, "Made-up", (), 8, (), {"perceptron": "A", "gpt": "B"})
+        return StudyResults(frame(rows), known)
 
     return make
 
@@ -400,6 +401,6 @@ def overhead_study() -> Callable[..., StudyResults]:
                     spread = 1 + 0.01 * (turn - turns // 2)
                     table.append([*common, turn, 0, "step_seconds", 1e-3 * ratio * spread])
                     table.append([*common, turn, 0, "step_ratio", ratio * (spread if key != "foreach" else 1)])
-        return StudyResults(frame(table), Facts("gap-overhead", "smoke", settings, None, (), 0, ()))
+        return StudyResults(frame(table), facts("gap-overhead", "smoke", settings, None, (), 0, ()))
 
     return make

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from optrepro.analysis.results import Facts, StudyResults
-from tests.made_up.rows import frame
+from optrepro.analysis.results import StudyResults
+from tests.made_up.rows import facts, frame
 
 SPEEDS = {  # of the descent on the objectives: larger is faster
     "sgd": 2.0,
@@ -98,7 +98,7 @@ def objectives_study() -> Callable[..., StudyResults]:
         }
         titles = {"tuning": "MNIST"} | {name: TITLES.get(name.split("-")[1], "MNIST") for name in panels}
         runs = frame(rows)
-        return StudyResults(runs, Facts(study, "laptop", settings, None, (), runs.run.nunique(), (), titles))
+        return StudyResults(runs, facts(study, "laptop", settings, None, (), runs.run.nunique(), (), titles))
 
     return make
 
@@ -163,6 +163,6 @@ def learner_study() -> Callable[..., StudyResults]:
                 head = [f"{key}/{seed}", study, "meta-validation", key, "tune", np.nan, seed]
                 rows += [[*head, step, metric, value] for metric, value in logged.items()]
         settings = {"kind": "learner", "objective": objective, "validation_problems": 8, "learners": learners}
-        return StudyResults(frame(rows), Facts(study, "laptop", settings, "MNIST (made up)", (), 0, ()))
+        return StudyResults(frame(rows), facts(study, "laptop", settings, "MNIST (made up)", (), 0, ()))
 
     return make

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from optrepro.analysis.results import Facts, StudyResults
-from tests.made_up.rows import frame
+from optrepro.analysis.results import StudyResults
+from tests.made_up.rows import facts, frame
 
 DIGITS = {"adam": 1.0, "rprop": 0.7, "lbfgs": 1.2, "pop": 2.0, "random-search": 0.4}
 COLLECTIONS = {
@@ -61,7 +61,7 @@ def transfer_study() -> Callable[..., StudyResults]:
             "functions": BENCHMARK,
             "collections": COLLECTIONS,
         }
-        return StudyResults(frame(rows), Facts("pop", "laptop", settings, None, (), 0, ()))
+        return StudyResults(frame(rows), facts("pop", "laptop", settings, None, (), 0, ()))
 
     return make
 
@@ -116,6 +116,6 @@ def policy_study() -> Callable[..., StudyResults]:
                 run = [*head, f"vlse/{BENCHMARK[function]}", key, "test", np.nan, start]
                 rows += [[*run, 1, "regret", 2.0], [*run, HORIZON, "regret", 2 * left * noise[function, start]]]
         settings = {"kind": "policy", "policies": POLICIES, "repetitions": seeds, "starts": 3, "functions": BENCHMARK}
-        return StudyResults(frame(rows), Facts("pop-ablation", "laptop", settings, None, (), 0, ()))
+        return StudyResults(frame(rows), facts("pop-ablation", "laptop", settings, None, (), 0, ()))
 
     return make

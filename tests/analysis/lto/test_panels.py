@@ -95,7 +95,7 @@ def test_a_difference_over_few_repetitions_cannot_be_told_from_a_tie(objectives_
 
 def test_p_values_are_corrected_for_the_panels_of_all_figures(objectives_study):
     study = objectives_study(keep=FEW)
-    of_figure, of_all = panels.fig1(study), panels.scores(study)
+    of_figure, of_all = panels.scores(study, "fig1"), panels.scores(study)
     own = of_figure[of_figure.optimizer == "psd"]
     assert len(own) == 3
     assert own.area_p_holm.to_numpy() == pytest.approx(15 * own.area_p.to_numpy())

@@ -61,7 +61,7 @@ def made_up(optimizers=tuple(SKILL)):
         "learning_rates": [0.1, 0.2],
     }
     runs = pd.DataFrame(rows, columns=COLUMNS).assign(run="r", study="pop")
-    return StudyResults(runs, Facts("pop", "smoke", settings, None, (), 0, ()))
+    return StudyResults(runs, facts_of("pop", "smoke", settings, None, (), 0, ()))
 
 
 def surfaces():
