@@ -1,6 +1,7 @@
 """What tests of exhibits share: the way from made-up studies to an exhibit, and what holds for each of them."""
 
 import importlib
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from types import ModuleType
@@ -57,9 +58,11 @@ def assert_fits_the_page(figure: Figure) -> None:
 
 
 def assert_axes_are_labelled(figure: Figure) -> None:
-    """All axes that are shown say what their x-axis is."""
+    """All axes whose x-axis has numbers say what they are; ranks stand on top, below a title that says so."""
     for axes in figure.findobj(Axes):
-        assert axes.get_xlabel() or not axes.axison
+        ticks = [label.get_text() for label in axes.get_xticklabels() if label.get_visible()]
+        numbers = [text for text in ticks if re.search(r"\d", text)]
+        assert axes.get_xlabel() or not axes.axison or not numbers or axes.xaxis.get_ticks_position() == "top"
 
 
 def assert_is_whole(table: pd.DataFrame) -> None:

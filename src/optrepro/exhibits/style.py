@@ -18,6 +18,7 @@ from matplotlib.figure import Figure
 from optrepro.exhibits.material import Material
 
 PAGE_WIDTH = 180.0  # mm
+MARGIN = 0.009  # on every side, of the page
 SEQUENTIAL = "cividis"  # colour map of magnitudes, safe for every kind of colour vision
 INK, MUTED, FAINT = "#222222", "#666666", "#D9D9D9"
 WARNING = "#B2182B"
@@ -177,7 +178,9 @@ def candidate_color(memory: float) -> str:
 
 def page(material: Material, height: float, width: float = PAGE_WIDTH) -> Figure:
     """An empty figure of `width` x `height` mm with constrained layout, marked in print if runs are missing."""
-    figure = Figure(figsize=(width / 25.4, height / 25.4), layout="constrained")
+    figure = Figure(figsize=(width / 25.4, height / 25.4))
+    # The layout does not see the headings of rows, which stand a little farther out than the rows' names.
+    figure.set_layout_engine("constrained", rect=(MARGIN, MARGIN, 1 - 2 * MARGIN, 1 - 2 * MARGIN))
     missing, expected = material.missing_runs()
     if missing:
         figure.suptitle(f"PARTIAL: {missing} of {expected} runs are missing", color=WARNING, fontsize=8)

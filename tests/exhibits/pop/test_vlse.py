@@ -3,6 +3,7 @@ import re
 import numpy as np
 import pandas as pd
 import pytest
+from tests.made_up.rows import facts as facts_of
 
 from optrepro.analysis import benchmark
 from optrepro.analysis.pop import transfer

@@ -66,3 +66,9 @@ def test_a_missing_or_unknown_column_is_an_error_that_lists_them(
     with pytest.raises(ValueError, match=r"a tidy table has the columns \['run', 'study'"):
         tidy.write(wrong, tmp_path / "metrics.parquet")
     assert not (tmp_path / "metrics.parquet").exists()
+
+
+def test_stored_values_keep_four_digits():
+    values = np.array([0.0, 1.0, -3.14159265, 1e-12, 7.7e300])
+    np.testing.assert_allclose(tidy._rounded(values), values, rtol=1.3e-4)
+    assert tidy._rounded(values)[:2].tolist() == [0, 1]

@@ -146,7 +146,7 @@ class FarOut(torch.optim.Optimizer):
 
 
 def test_a_search_beyond_one_corner_has_not_settled(monkeypatch):
-    monkeypatch.setattr(batched.instances, "optimizer_class", lambda path: FarOut)
+    monkeypatch.setattr(batched.factory, "optimizer_class", lambda path: FarOut)
     suite = boxes("sphere", count=1)
     assert batched.descend(entry("not.used"), suite, rates(suite, 1.0), budget=100).values.min() == 0
 

@@ -20,6 +20,7 @@ from optrepro.optimizers.l2l import L2LPolicy, L2LSettings
 from optrepro.problems.networks.perceptrons import Perceptrons
 from optrepro.studies.base import datasets_of
 from optrepro.studies.comparison import OptimizerConfig
+from optrepro.studies.learner import ObjectiveConfig
 
 TINY = """
 scale: tiny-lto
@@ -192,7 +193,7 @@ class Precise(Perceptrons):
 @pytest.fixture(scope="module")
 def problems():
     images = data.whole("digits", "cpu")
-    entry = config.ObjectiveConfig(inputs=6, hidden=5, batch_size=8, steps=15)
+    entry = ObjectiveConfig(inputs=6, hidden=5, batch_size=8, steps=15)
     made = data.objectives(images.train, images.classes, entry, 100, [1, 2, 3])
     return Precise(made.inputs.double(), made.labels, made.hidden, made.classes, made.batch_size, made.seeds)
 

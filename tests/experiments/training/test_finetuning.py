@@ -133,7 +133,7 @@ def asking(tiny_gap: Tiny, monkeypatch: pytest.MonkeyPatch) -> Config:
         assert len(asked) <= 2
         return sum(question.answer.endswith("1") for question in asked)
 
-    monkeypatch.setattr(texts, "exact_matches", odd_ones_are_right)
+    monkeypatch.setattr(gpt, "exact_matches", odd_ones_are_right)
     return tiny_gap(*ASKING, "studies.language.task.exact_match=5")
 
 
@@ -155,7 +155,7 @@ def test_answers_are_kept_where_a_time_slice_ends_and_no_question_is_asked_twice
         asked.extend(question.prompt for question in questions)
         return answer(module, questions, **settings)
 
-    monkeypatch.setattr(texts, "exact_matches", noted)
+    monkeypatch.setattr(gpt, "exact_matches", noted)
     while resumed is None:
         keeper = Checkpoint(tmp_path / "state.pt", time_slice=0)
         slices += 1

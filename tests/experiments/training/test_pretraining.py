@@ -18,7 +18,7 @@ from optrepro.experiments.base.checkpoint import Checkpoint, Interrupted
 from optrepro.experiments.base.context import Context
 from optrepro.experiments.training import pretraining, tasks
 from optrepro.problems.networks import lora
-from optrepro.studies.pretraining import PretrainingStudy
+from optrepro.studies.pretraining import POINTS, PretrainingStudy
 
 Tiny = Callable[..., Config]
 DATA = {"gpt": "python-docs", "vit": "digits"}
@@ -38,7 +38,7 @@ def test_a_backbone_learns_and_leaves_its_weights(row: str, tiny_gap: Tiny, tmp_
     settings, out = tiny_gap(), tmp_path / "policy.safetensors"
     curve = carry_out(settings, row, out)
     losses = curve[curve.metric == "validation_loss"].value.tolist()
-    assert len(losses) == pretraining.POINTS
+    assert len(losses) == POINTS
     assert losses[-1] < losses[0]
 
     study: Any = settings.studies["pretraining"]

@@ -358,7 +358,7 @@ def test_every_archive_is_registered_whole(name):
 
 @pytest.mark.parametrize("name", ARCHIVES)
 def test_the_readme_of_the_data_folder_lists_every_source_and_checksum(name):
-    readme = (Path(__file__).parents[2] / "data" / "README.md").read_text()
+    readme = (Path(__file__).parents[3] / "data" / "README.md").read_text()
     archive = ARCHIVES[name]
     for fact in (name, archive.licence, *archive.sources, *archive.downloads, *archive.downloads.values()):
         assert fact in readme

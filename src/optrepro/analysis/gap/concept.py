@@ -22,7 +22,7 @@ def scores(study: StudyResults) -> pd.DataFrame:
     errors = runs[is_error].groupby(keys).value.agg(lambda e: np.sqrt((e**2).sum()) / len(e)).rename("error")
     table = runs[~is_error].groupby(keys, sort=False).value.mean().reset_index().join(errors, on=keys)
     where = table.workload.str.extract(r"^(?P<phase>\w+)/batch-(?P<batch_size>\d+)$")
-    table["phase"], table["batch_size"] = where.phase.fillna(""), where.batch_size.fillna(0).astype(int)
+    table["phase"], table["batch_size"] = where.phase.fillna(""), where.batch_size.fillna("0").astype(int)
     table["candidate"] = pd.to_numeric(table.optimizer.str.extract(r"^momentum-(.+)$")[0])
     largest = table.groupby(["workload", "metric"]).value.transform("max")
     table["best"] = table.metric.str.startswith("score_") & (table.value == largest)

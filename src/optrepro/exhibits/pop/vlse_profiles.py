@@ -34,11 +34,13 @@ def figure(material: Material) -> Figure:
             axes.set_axis_off()
         for axes in panels[:, 0]:
             axes.set_ylabel("solved (%)")
+        for column in panels.T:
+            lowest = [axes for axes in column if axes.axison][-1]
+            lowest.set_xlabel("evaluations")
+            lowest.tick_params(labelbottom=True)
         exponent = round(np.log10(target))
         title = f"Solved to a normalized regret of 10$^{{{exponent}}}$"
         block.suptitle(title, x=0.01, ha="left", fontsize=8.5, fontweight="bold")
-    for axes in panels[-1]:
-        axes.set_xlabel("evaluations")
     labels = profile.drop_duplicates("optimizer").set_index("optimizer").label
     handles = [axes.plot([], [], **_line(str(key)), label=label)[0] for key, label in labels.items()]
     page.legend(handles=handles, ncols=6, loc="outside lower center", handlelength=2.6)

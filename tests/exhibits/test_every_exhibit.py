@@ -1,0 +1,75 @@
+"""What holds for every exhibit of the catalogue, asked of the published results."""
+
+import importlib
+import json
+import re
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from optrepro import catalogue, layout
+from optrepro.analysis import results, tables
+from optrepro.exhibits import captions
+from optrepro.exhibits.material import Material
+from tests.exhibits import drawing
+
+ROOT = Path(__file__).parents[2]
+CATALOGUE = catalogue.load(ROOT / "config")
+TABLES: dict[str, pd.DataFrame] = {}
+
+every_exhibit = pytest.mark.parametrize("exhibit", CATALOGUE.exhibits)
+
+
+def material_of(exhibit: str) -> Material:
+    """The published results of an exhibit; each table is computed once."""
+    for name in CATALOGUE.exhibits[exhibit].tables:
+        if name not in TABLES:
+            entry = CATALOGUE.tables[name]
+            TABLES[name] = tables.compute(entry, [layout.tidy(layout.PUBLISHED, study) for study in entry.studies])
+    facts = {
+        study: results.read_facts(layout.tidy(layout.PUBLISHED, study).with_suffix(".json"))
+        for study in CATALOGUE.studies_of(exhibit)
+    }
+    return Material({name: TABLES[name] for name in CATALOGUE.exhibits[exhibit].tables}, facts)
+
+
+def bytes_of(figure: Path) -> str:
+    """An SVG without the names of its clip paths: hashes of places, of which the layout may move the last digit."""
+    return re.sub(r"p[0-9a-f]{10}", "", figure.with_suffix(".svg").read_text())
+
+
+@pytest.mark.filterwarnings("error")  # a layout that does not fit is only a warning
+@every_exhibit
+def test_it_fits_its_page_is_labelled_and_the_same_each_time_and_its_table_has_no_holes(
+    exhibit: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(ROOT)
+    entry, material = CATALOGUE.exhibits[exhibit], material_of(exhibit)
+    module = importlib.import_module(entry.module)
+    for name in ("first", "second"):
+        figure = module.figure(material)
+        figure.savefig(tmp_path / f"{name}.svg", metadata={"Date": None, "Creator": None})
+    assert bytes_of(tmp_path / "first") == bytes_of(tmp_path / "second")
+    drawing.assert_fits_the_page(figure)
+    drawing.assert_axes_are_labelled(figure)
+    drawing.assert_is_whole(module.table(material))
+    assert "Scale: " in captions.caption(entry.caption, material)
+
+
+@every_exhibit
+def test_the_committed_figure_is_drawn_from_the_published_results(
+    exhibit: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(ROOT)
+    sidecar = json.loads(layout.exhibit(layout.PUBLISHED, exhibit).with_suffix(".json").read_text())
+    drawn = importlib.import_module(CATALOGUE.exhibits[exhibit].module).table(material_of(exhibit))
+    committed = pd.read_csv(layout.exhibit(layout.PUBLISHED, exhibit).with_suffix(".csv"), dtype=str)
+    assert sidecar["title"] == CATALOGUE.exhibits[exhibit].title
+    pd.testing.assert_frame_equal(committed.fillna(""), _as_written(drawn).fillna(""), check_dtype=False)
+
+
+def _as_written(table: pd.DataFrame) -> pd.DataFrame:
+    from io import StringIO
+
+    return pd.read_csv(StringIO(table.to_csv(index=False)), dtype=str)
