@@ -115,7 +115,7 @@ def test_the_hooks_are_the_projects_own_linters():
         ("snakefmt", "workflow/rules/common.smk", True),
         ("snakefmt", "workflow/schemas/config.schema.json", False),
         ("schema", "src/optrepro/config.py", True),
-        ("schema", "src/optrepro/studies/common.py", True),
+        ("schema", "src/optrepro/studies/base.py", True),
         ("schema", "workflow/schemas/config.schema.json", True),
         ("schema", "src/optrepro/cli.py", False),
     ],

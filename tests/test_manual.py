@@ -10,7 +10,7 @@ from pydantic import Field, create_model
 from optrepro import cli, config, manual
 from optrepro.catalogue import ChoiceEntry
 from optrepro.settings import Count, DottedPath, Model, Name, Positive, Range, Share, TrainedRow
-from optrepro.studies import KINDS
+from optrepro.studies.kinds import KINDS
 
 HEADING = re.compile(r"^#+ (.*)$", re.MULTILINE)
 

@@ -271,7 +271,9 @@ def test_the_environment_names_what_this_process_has_imported_and_nothing_else()
 
 def test_a_package_that_is_imported_in_part_or_late_is_named_too() -> None:
     assert "scipy" in json.loads(versions_after("from scipy.special import erf"))
-    assert "peft" in json.loads(versions_after("import optrepro.problems.adapters as a", "import peft.tuners.lora"))
+    assert "peft" in json.loads(
+        versions_after("import optrepro.problems.networks.lora as a", "import peft.tuners.lora")
+    )
 
 
 def test_the_order_of_imports_does_not_change_the_record() -> None:

@@ -16,8 +16,8 @@ from typing import Annotated, Any, Literal, Self, Union
 import yaml
 from pydantic import Field, SerializeAsAny, TypeAdapter, ValidationError, model_validator
 
-from optrepro import studies as kinds
 from optrepro.settings import ConfigError
+from optrepro.studies import kinds
 from optrepro.studies.base import Model, Name, Study
 
 __all__ = ["Config", "ConfigError", "build", "load", "parse", "schema"]

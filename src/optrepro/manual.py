@@ -18,8 +18,8 @@ from pydantic.fields import FieldInfo
 from optrepro import catalogue, settings
 from optrepro.config import Config
 from optrepro.settings import Model
-from optrepro.studies import KINDS
 from optrepro.studies.base import Study
+from optrepro.studies.kinds import KINDS
 
 BEGIN, END = "<!-- keys -->", "<!-- /keys -->"
 FILES: Mapping[type[Model], str] = {  # what the papers' folders hold beside studies and optimizers

@@ -9,8 +9,9 @@ from typing import Any
 
 import pandas as pd
 
-from optrepro import config, studies
+from optrepro import config
 from optrepro.analysis.results import Facts
+from optrepro.studies import kinds
 
 SMOKE = Path(__file__).parents[2] / "config" / "smoke.yaml"
 
@@ -31,7 +32,7 @@ def complete(study: str, settings: Mapping[str, Any]) -> dict[str, Any]:
     whole = _smoke().studies[study]
     base = whole.model_dump(mode="json", by_alias=True)
     merged = _over(base, settings)
-    for table in studies.kind(base["kind"]).row_tables():
+    for table in kinds.kind(base["kind"]).row_tables():
         template = next(iter(base[table].values()), {})
         if table in settings:
             merged[table] = {name: _over(template, row) for name, row in settings[table].items()}

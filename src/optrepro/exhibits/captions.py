@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from optrepro import studies
 from optrepro.analysis.results import Facts
 from optrepro.exhibits.material import Material
+from optrepro.studies import kinds
 from optrepro.studies.base import Study
 
 
@@ -27,7 +27,7 @@ def caption(text: str, material: Material) -> str:
 
 def _protocol(facts: Facts) -> str:
     """Data, seeds and tuning of a study, in sentences."""
-    study = studies.study(facts.settings)
+    study = kinds.study(facts.settings)
     sentences = (_data(study, facts), study.repetitions_in_words(), study.tuning_in_words(facts.datasets))
     return " ".join(sentence for sentence in sentences if sentence)
 

@@ -14,7 +14,6 @@ from optrepro import provenance, runtable
 from optrepro.config import Config
 from optrepro.experiments.base import data, tidy
 from optrepro.problems.data import archives
-from optrepro.problems.data.images import Dataset, FileRecord
 from optrepro.runtable import MissingRunsError
 from optrepro.studies.base import Study, datasets_of
 
@@ -57,14 +56,11 @@ def _data_facts(study: Study, config: Config) -> dict[str, Any]:
         return {"dataset": None, "data": []}
     runner = import_module(study.runner)
     load = partial(runner.load, study) if hasattr(runner, "load") else data.load
-    readings = study.readings(config)
-    # One data set after the other, so that no two must be held at once.
-    loaded = [
-        _described(load(reading.reader, name, config.seed, "cpu"))
-        for name in dict.fromkeys(names.values())
-        for reading in readings
-        if names[reading.workload] == name
-    ]
+    described = {}  # one data set after the other, so that no two must be held at once
+    for reading in sorted(study.readings(config), key=lambda reading: names[reading.workload]):
+        dataset = load(reading.reader, names[reading.workload], config.seed, "cpu")
+        described[reading.workload] = dataset.description, dataset.provenance
+    loaded = [described[workload] for workload in names]
     titles = {workload: archives.archive(name).title for workload, name in names.items() if workload}
     descriptions = list(dict.fromkeys(description for description, _ in loaded))
     return {
@@ -72,7 +68,3 @@ def _data_facts(study: Study, config: Config) -> dict[str, Any]:
         "data": [asdict(record) for record in dict.fromkeys(record for _, records in loaded for record in records)],
         **({"datasets": titles} if titles else {}),
     }
-
-
-def _described(dataset: Dataset) -> tuple[str, tuple[FileRecord, ...]]:
-    return dataset.description, dataset.provenance
