@@ -365,7 +365,8 @@ def test_the_readme_of_the_data_folder_lists_every_source_and_checksum(name):
 
 
 def test_planning_needs_no_torch():
-    code = "import sys; from optrepro.problems.data import archives as a; a.at_hand('digits'); print('torch' in sys.modules)"
+    lines = "import sys", "from optrepro.problems.data import archives", "archives.at_hand('digits')"
+    code = "\n".join([*lines, "print('torch' in sys.modules)"])
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "False"
 
