@@ -21,10 +21,6 @@ def figure(material):
     return figure
 
 
-def test_figure_fits_the_page_and_nothing_sticks_out(figure):
-    drawing.assert_fits_the_page(figure)
-
-
 def test_every_optimizer_and_network_is_named(figure):
     texts = set(drawing.shown(figure))
     assert {"GAP, paper", "GAP, continuous", "torch, foreach", "perceptron", "GPT", "memory"} <= texts

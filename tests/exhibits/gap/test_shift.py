@@ -24,14 +24,6 @@ def figure(whole):
     return figure
 
 
-def test_figure_fits_the_page_and_nothing_sticks_out(figure):
-    drawing.assert_fits_the_page(figure)
-
-
-def test_axes_with_ticks_are_labelled(figure):
-    drawing.assert_axes_are_labelled(figure)
-
-
 def test_every_shift_has_a_strip_with_every_optimizer(figure, whole):
     texts = drawing.shown(figure)
     assert {"Labels moved on by one class", "Batch size 128 to 16", "40 % random labels"} <= set(texts)

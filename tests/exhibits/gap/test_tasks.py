@@ -60,21 +60,6 @@ def figures(materials):
     return figures
 
 
-@pytest.mark.parametrize("exhibit", EXHIBITS)
-def test_figure_fits_the_page_and_nothing_sticks_out(exhibit, figures):
-    drawing.assert_fits_the_page(figures[exhibit])
-
-
-@pytest.mark.parametrize("exhibit", EXHIBITS)
-def test_axes_with_ticks_are_labelled(exhibit, figures):
-    drawing.assert_axes_are_labelled(figures[exhibit])
-
-
-@pytest.mark.parametrize("exhibit", EXHIBITS)
-def test_table_has_no_holes(exhibit, materials):
-    drawing.assert_is_whole(drawing.module(exhibit).table(materials[exhibit]))
-
-
 @pytest.mark.parametrize(("exhibit", "title"), [("gap-lm", "Test loss"), ("gap-vit", "Test accuracy")])
 def test_a_task_shows_what_it_is_judged_by(exhibit, title, figures):
     titles = [axes.get_title("left") for axes in figures[exhibit].findobj(Axes)]

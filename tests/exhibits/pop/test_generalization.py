@@ -1,5 +1,3 @@
-import re
-
 import pandas as pd
 import pytest
 
@@ -43,18 +41,6 @@ def _panels(figure):
     return [axes for axes in figure.axes if axes.axison]
 
 
-@pytest.mark.filterwarnings("error")  # a layout that does not fit is only a warning
-@pytest.mark.parametrize("exhibit", EXHIBITS, ids=NAMES)
-def test_the_figure_is_as_wide_as_a_page_and_the_same_each_time(exhibit, material, tmp_path):
-    for name in ("first", "second"):
-        figure = exhibit.figure(material)
-        style.save(figure, tmp_path / name)
-    assert figure.get_figwidth() * 25.4 == pytest.approx(style.PAGE_WIDTH)
-    first, second = ((tmp_path / f"{name}.svg").read_text() for name in ("first", "second"))
-    # The name of a clip path is a hash of the axes' place with all its digits, of which the layout may move the last.
-    assert re.sub(r"p[0-9a-f]{10}", "", first) == re.sub(r"p[0-9a-f]{10}", "", second)
-
-
 @pytest.mark.filterwarnings("error")
 @pytest.mark.parametrize("exhibit", EXHIBITS, ids=NAMES)
 def test_partial_results_are_drawn(exhibit, transfer_study, policy_study, tmp_path):
@@ -65,13 +51,6 @@ def test_partial_results_are_drawn(exhibit, transfer_study, policy_study, tmp_pa
     partial = _material(StudyResults(runs, transfer.facts), StudyResults(trained, policies.facts))
     style.save(exhibit.figure(partial), tmp_path / "partial")
     assert len(exhibit.table(partial)) > 0
-
-
-@pytest.mark.parametrize("exhibit", EXHIBITS, ids=NAMES)
-def test_every_cell_of_the_table_is_filled(exhibit, material):
-    table = exhibit.table(material)
-    assert not table.isna().any(axis=None)
-    assert not (table.astype(str) == "nan").any(axis=None)
 
 
 def test_training_shows_the_baselines_as_lines(material):

@@ -2,10 +2,10 @@
 
 import pytest
 from matplotlib.axes import Axes
+from tests.exhibits import drawing
 
 from optrepro.exhibits import panels
 from optrepro.exhibits.material import Material
-from tests.exhibits import drawing
 
 EXHIBITS = ["gap-concept", "gap-families", "gap-sgdm", "gap-adam", "gap-sweep", "gap-validation", "claims"]
 
@@ -29,21 +29,6 @@ def figures(materials):
     for figure in figures.values():
         figure.draw_without_rendering()
     return figures
-
-
-@pytest.mark.parametrize("exhibit", EXHIBITS)
-def test_figure_fits_the_page_and_nothing_sticks_out(exhibit, figures):
-    drawing.assert_fits_the_page(figures[exhibit])
-
-
-@pytest.mark.parametrize("exhibit", EXHIBITS)
-def test_axes_with_ticks_are_labelled(exhibit, figures):
-    drawing.assert_axes_are_labelled(figures[exhibit])
-
-
-@pytest.mark.parametrize("exhibit", EXHIBITS)
-def test_table_has_no_holes(exhibit, materials):
-    drawing.assert_is_whole(drawing.module(exhibit).table(materials[exhibit]))
 
 
 @pytest.mark.parametrize("exhibit", ["gap-sgdm", "gap-adam"])
