@@ -11,7 +11,8 @@ all: $(VENV)/.ready
 	snakemake --cores all --configfile config/$(SCALE).yaml
 
 test: $(VENV)/.ready-dev lint
-	pytest -n 2 --dist loadfile --no-loadscope-reorder
+	pytest -n 2 --dist loadfile --no-loadscope-reorder --cov --cov-report=
+	@echo "branch coverage of src, without what runs in jobs of the workflow: $$(coverage report --format=total) %"
 
 lint: $(VENV)/.ready-dev
 	ruff check .
