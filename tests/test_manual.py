@@ -43,7 +43,6 @@ def anchor(heading: str) -> str:
         (dict[Name, Count], "mapping of names to integers, 1 or more"),
         (dict[Literal["a", "b"], Share], "mapping of `a`, `b` to numbers in [0, 1]"),
     ],
-    ids=str,
     ids=lambda value: value if isinstance(value, str) else "",  # the other ids would hold addresses
 )
 def test_a_type_is_said_in_words(annotation: Any, words: str) -> None:
