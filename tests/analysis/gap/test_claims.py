@@ -1,0 +1,196 @@
+from dataclasses import replace
+
+import pytest
+from tests.analysis.judge import judge
+
+from optrepro.analysis import verdict as words
+from optrepro.analysis.intervals import Interval
+
+
+@pytest.mark.parametrize(
+    ("paper", "each", "verdict"),
+    [(0.86, 0.84, "holds"), (0.84, 0.80, "holds in part"), (0.80, 0.80, "fails")],
+)
+def test_matching_means_that_the_interval_does_not_lie_wholly_below_zero(training_study, paper, each, verdict):
+    study = training_study(paper=paper, paper_each=each)
+    found = judge("matches-best-fixed", study, optimizers=["paper", "paper-each"])
+    assert found.verdict == verdict
+    assert "momentum 0.9" in found.evidence
+    assert "[" in found.evidence
+
+
+@pytest.mark.parametrize(("level", "verdict"), [(0.86, "holds"), (0.80, "fails")])
+def test_the_sweep_is_not_needed_if_the_rule_keeps_up_at_every_rate(training_study, level, verdict):
+    found = judge("matches-at-every-rate", training_study(paper=level), optimizer="paper")
+    assert found.verdict == verdict
+
+
+@pytest.mark.parametrize(
+    ("seed", "rule", "settings"),
+    [
+        ("tuning", "matches-at-every-rate", {"optimizer": "raw"}),
+        ("tuning", "one-rule-at-every-rate", {}),
+        ("tuning", "beats-controls-everywhere", {"pairs": {"raw": ["mean"]}, "at": "every rate"}),
+        ("test", "beats-controls-everywhere", {"pairs": {"raw": ["mean"]}}),
+        ("test", "beats-controls", {"pairs": {"raw": ["mean"]}}),
+        ("test", "matches-best-fixed", {"optimizers": ["raw"]}),
+        ("test", "highest-accuracy", {"optimizer": "raw", "among": ["mean"]}),
+    ],
+)
+def test_one_seed_judges_nothing(training_study, seed, rule, settings):
+    study = training_study()
+    role = {"tuning": "tune", "test": "test"}[seed]
+    runs = study.runs[(study.runs.role != role) | (study.runs.seed == 0)]
+    found = judge(rule, type(study)(runs, study.facts), **settings)
+    assert found == ("not run", f"gap-sgdm: one {seed} seed gives no interval")
+
+
+@pytest.mark.parametrize(("level", "verdict"), [(0.87, "holds"), (0.84, "holds in part"), (0.83, "fails")])
+def test_highest_means_wholly_above_the_best_of_the_others(training_study, level, verdict):
+    study = training_study(validation=level)
+    found = judge("highest-accuracy", study, optimizer="validation", among=["momentum-90", "paper", "validation"])
+    assert found.verdict == verdict
+
+
+@pytest.mark.parametrize(
+    ("raw", "debiased", "verdict"),
+    [(0.87, 0.87, "holds"), (0.87, 0.85, "holds in part"), (0.855, 0.85, "fails")],
+)
+def test_a_rule_has_to_beat_all_of_its_controls(training_study, raw, debiased, verdict):
+    pairs = {"raw": ["random-raw", "mean"], "debiased": ["random", "mean"]}
+    assert judge("beats-controls", training_study(raw=raw, debiased=debiased), pairs=pairs).verdict == verdict
+
+
+def test_taking_the_smallest_candidate_is_not_switching(training_study):
+    assert judge("switches", training_study(), optimizer="paper", most=0.9).verdict == "fails"
+    found = judge("switches", training_study(), optimizer="raw", most=0.9)
+    assert found.verdict == "holds"
+    assert "20.0\N{NO-BREAK SPACE}%" in found.evidence
+
+
+def test_switching_with_one_optimizer_of_two_holds_in_part(training_study):
+    runs = training_study(adam=True)
+    chosen = runs.runs.metric.str.startswith("chosen") & (runs.runs.optimizer == "paper")
+    runs.runs.loc[chosen, "value"] = 1.0
+    assert judge("switches", training_study(), runs, optimizer="paper", most=0.9).verdict == "holds in part"
+
+
+def _by_loss(study):
+    return type(study)(study.runs, replace(study.facts, criterion="loss"))
+
+
+def test_matching_by_loss_is_said_in_nats_and_a_diverged_run_does_not_match(training_study):
+    found = judge("matches-best-fixed", _by_loss(training_study(paper=0.86)), optimizers=["paper"])
+    assert found.verdict == "holds"
+    assert found.evidence.startswith("nats below momentum 0.9: GAP, paper: +0.019")
+    lost = _by_loss(training_study(paper=0.86, diverged=("paper/test/0.03/1",)))
+    found = judge("matches-best-fixed", lost, optimizers=["paper"])
+    assert found.verdict == "fails"
+    assert found.evidence.endswith("of the choices, 1 diverged")
+
+
+def test_matching_says_what_was_taken_and_how_far_the_fixed_candidate_that_is_best_on_test_is(training_study):
+    study = training_study(paper=0.86)
+    runs = study.runs
+    runs.loc[(runs.optimizer == "momentum-99") & (runs.metric == "test_accuracy"), "value"] += 0.1
+    paper = (runs.optimizer == "paper") & runs.metric.str.startswith("chosen")
+    found = judge("matches-best-fixed", study, optimizers=["paper", "raw"])
+    assert "0.5 in 98.0\N{NO-BREAK SPACE}% of the choices; GAP, raw" in found.evidence
+    assert "; points above momentum 0.99, the best on test data: GAP, paper: -" in found.evidence
+    runs.loc[paper, "value"] = (runs[paper].metric == "chosen[0]").astype(float)
+    assert "], always took 0.5; GAP, raw" in judge("matches-best-fixed", study, optimizers=["paper", "raw"]).evidence
+
+
+def test_no_number_of_the_evidence_is_a_signed_zero_or_loses_its_side_of_zero():
+    tiny = words.signed(Interval(-6e-06, -0.35, 1e-20))
+    assert tiny == "-6e-06\N{NO-BREAK SPACE}[-0.350,\N{NO-BREAK SPACE}0.000]"
+    assert words.points(Interval(0.01, -0.001, -0.00001)).endswith("-0.001]")
+
+
+def test_always_the_smallest_candidate_is_said_to_be_that_fixed_candidate(training_study):
+    study = training_study()
+    paper, fixed = (study.runs[study.runs.optimizer == key] for key in ("paper", "momentum-50"))
+    same = study.runs.value.copy()
+    chosen = paper.metric.str.startswith("chosen")
+    same[paper[~chosen].index] = fixed.value.to_numpy()
+    same[paper[chosen].index] = (paper[chosen].metric == "chosen[0]").astype(float)
+    study.runs["value"] = same
+    found = judge("switches", study, optimizer="paper", most=0.9, compared=True)
+    assert found.verdict == "fails"
+    assert found.evidence.endswith(
+        "0.5 in 100.0\N{NO-BREAK SPACE}% of the choices, points above momentum 0.5: 0 (the runs are identical)"
+    )
+
+
+@pytest.mark.parametrize(
+    ("raw", "paper", "verdict"), [(0.86, 0.80, "holds"), (0.84, 0.86, "holds"), (0.80, 0.80, "fails")]
+)
+def test_one_rule_has_to_hold_its_own_in_every_study(training_study, raw, paper, verdict):
+    levels = {"debiased": 0.80, "validation": 0.80, "paper_each": 0.80}
+    studies = [
+        training_study(raw=raw, paper=paper, **levels),
+        training_study(adam=True, raw=raw, paper=paper, **levels),
+    ]
+    assert judge("one-rule-at-every-rate", *studies).verdict == verdict
+
+
+def test_two_rules_that_hold_in_one_study_each_hold_in_part_at_most(training_study):
+    levels = {"debiased": 0.80, "validation": 0.80, "paper_each": 0.80}
+    studies = [
+        training_study(raw=0.86, paper=0.80, **levels),
+        training_study(adam=True, raw=0.80, paper=0.86, **levels),
+    ]
+    found = judge("one-rule-at-every-rate", *studies)
+    assert found.verdict == "fails"  # each at half of the learning rates
+    assert "at 3 of 6 learning rates, the most of 5 rules" in found.evidence
+    assert "gap-sgdm 0 of 3 (not at 0.01, 0.03, 0.1), gap-adam 3 of 3; by paired differences at 3" in found.evidence
+    assert "random switching at 2, mean of the buffers at 6; at 2 of the 4 where one of these is not" in found.evidence
+
+
+def test_a_rule_that_is_named_is_judged_alone(training_study):
+    found = judge("one-rule-at-every-rate", training_study(), optimizers=["paper", "paper-each"])
+    assert found.verdict == "fails"
+    found = judge("one-rule-at-every-rate", training_study(), optimizers=["continuous"])
+    assert found == ("not run", "continuous is not among the runs")
+
+
+def test_controls_have_to_be_beaten_in_every_study(training_study):
+    weak, strong = training_study(raw=0.84, adam=True), _by_loss(training_study(raw=0.87))
+    pairs = {"raw": ["random-raw", "mean"]}
+    assert judge("beats-controls-everywhere", strong, pairs=pairs).verdict == "holds"
+    found = judge("beats-controls-everywhere", strong, weak, pairs=pairs)
+    assert found.verdict == "holds in part"
+    assert "gap-sgdm (nats): GAP, raw: +0.0" in found.evidence
+    assert "gap-adam (points): GAP, raw: -1." in found.evidence
+
+
+def test_controls_may_have_to_be_beaten_over_all_learning_rates(training_study):
+    study, pairs = training_study(raw=0.87), {"raw": ["random-raw", "mean"]}
+    runs = study.runs
+    worse = (runs.optimizer == "raw") & (runs.role == "tune") & (runs.metric == "validation_accuracy")
+    runs.loc[worse & (runs.learning_rate == 0.1), "value"] = 0.5
+    assert judge("beats-controls-everywhere", study, pairs=pairs).verdict == "holds"
+    assert judge("beats-controls-everywhere", study, pairs=pairs, at="every rate").verdict == "fails"
+
+
+@pytest.mark.parametrize(
+    ("optimizer", "other", "verdict"),
+    [("raw", False, "holds"), ("paper", False, "fails"), ("paper", True, "holds in part")],
+)
+def test_adapting_means_to_beat_the_fixed_candidate_that_is_best_at_the_end_in_tuning(
+    shift_study, optimizer, other, verdict
+):
+    noise = shift_study("noise", tuning={"momentum-90": (0.74, 0.77)} if other else {})
+    found = judge("adapts-after-shift", shift_study("data"), noise, optimizer=optimizer)
+    assert found.verdict == verdict
+    assert "40 % random labels: " in found.evidence
+
+
+# the members are compared at power 0.1, which suits the random ones best
+@pytest.mark.parametrize(
+    ("identity", "ahead", "verdict"),
+    [(1.0, 0.0, "holds"), (1.0, 0.3, "holds in part"), (1e-3, 0.0, "holds in part"), (1.0, 0.6, "fails")],
+)
+def test_the_optimal_member_is_fastest_if_no_member_ends_lower(families_study, identity, ahead, verdict):
+    study = families_study({("members/ellipse", "identity"): {0.1: identity, 1.0: 1.0}}, ahead=ahead)
+    assert judge("fastest-member", study).verdict == verdict

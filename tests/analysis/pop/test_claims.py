@@ -1,0 +1,72 @@
+import pytest
+from tests.analysis.judge import judge
+
+BASELINES = ["first-order", "quasi-newton"]
+
+
+@pytest.mark.parametrize(
+    ("digits", "verdict"), [(2.0, "holds"), (1.1, "holds in part"), (1.0, "holds in part"), (0.5, "fails")]
+)
+def test_outperforming_means_a_significant_lead_over_every_baseline(transfer_study, digits, verdict):
+    study = transfer_study({("prior-test", "pop"): digits})  # the baselines gain 0.7, 1 and 1.2
+    found = judge("policy-outperforms", study, collection="prior-test", groups=BASELINES)
+    assert found.verdict == verdict
+    assert "on 24 functions" in found.evidence
+    assert "[" in found.evidence
+
+
+def test_only_the_groups_of_the_claim_have_to_be_beaten(transfer_study):
+    study = transfer_study({("prior-test", "pop"): 1.1})
+    found = judge("policy-outperforms", study, collection="prior-test", groups=["first-order"])
+    assert found.verdict == "holds"
+    assert "beats 2 of 2; ADAM: +0" in found.evidence
+
+
+def test_an_optimizer_that_is_not_beaten_is_named_with_its_lead(transfer_study):
+    study = transfer_study({("prior-test", "pop"): 1.1})
+    found = judge("policy-outperforms", study, collection="prior-test", groups=BASELINES)
+    assert "beats 2 of 3; LBFGS: -0" in found.evidence
+
+
+def test_the_benchmark_is_judged_over_its_smooth_functions(transfer_study):
+    found = judge("policy-outperforms", transfer_study(), collection="vlse", groups=BASELINES)
+    assert "on 6 functions" in found.evidence
+
+
+@pytest.mark.parametrize(("digits", "verdict"), [(2.0, "holds"), (1.6, "holds in part"), (1.0, "fails")])
+def test_a_policy_that_stalls_beyond_its_horizon_does_not_keep_ahead(transfer_study, digits, verdict):
+    # L-BFGS gains 1.6, 1.9 and 2.4 digits in 2, 4 and 10 horizons
+    stalls = ("pop",) if digits < 2 else ()
+    study = transfer_study({("prior-test", "pop"): digits + 0.1}, stalls=stalls)
+    found = judge("policy-outperforms-beyond-horizon", study, groups=BASELINES, multiples=[2, 4, 10])
+    assert found.verdict == verdict
+    assert "10 times the horizon" in found.evidence
+
+
+@pytest.mark.parametrize(("digits", "verdict"), [(2.0, "holds"), (0.2, "fails")])
+def test_more_dimensions_are_judged_one_by_one(transfer_study, digits, verdict):
+    study = transfer_study({("prior-8d", "pop"): digits})
+    found = judge("policy-outperforms-in-dimensions", study, policy="pop", groups=BASELINES, dimensions=[8])
+    assert found.verdict == verdict
+    both = judge("policy-outperforms-in-dimensions", study, policy="pop", groups=BASELINES, dimensions=[2, 8])
+    assert both.verdict == ("holds" if verdict == "holds" else "holds in part")
+
+
+@pytest.mark.parametrize(
+    ("rule", "settings", "absent"),
+    [
+        ("policy-outperforms", {"collection": "prior-16d"}, "prior-16d"),
+        ("policy-outperforms-in-dimensions", {"policy": "pop", "dimensions": [8, 32]}, "32 dimensions"),
+        ("policy-outperforms-beyond-horizon", {"multiples": [20]}, "20 times the horizon"),
+    ],
+)
+def test_a_case_that_the_scale_leaves_out_is_not_run(transfer_study, rule, settings, absent):
+    found = judge(rule, transfer_study(), groups=BASELINES, **settings)
+    assert found == ("not run", f"{absent} is not among the runs")
+
+
+@pytest.mark.parametrize(("digits", "verdict"), [(1.0, "holds"), (2.0, "fails"), (3.0, "fails")])
+def test_an_ablation_has_to_be_worse_on_the_benchmark(policy_study, digits, verdict):
+    found = judge("ablation-is-worse", policy_study({"scaling-none": digits}), policy="scaling-none")
+    assert found.verdict == verdict
+    assert "scaling no scaling less standard, 7 functions" in found.evidence
