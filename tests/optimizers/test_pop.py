@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from optrepro.metalearning.pop.environment import roll_out
 from optrepro.optimizers import POP, pop
-from optrepro.optimizers.policy import Policy, PolicySettings, save
+from optrepro.optimizers._pop_policy import Policy, PolicySettings, save
 from optrepro.optimizers.pop import WEIGHTS
 from optrepro.problems.functions import vlse
 from optrepro.problems.functions.vlse import Function

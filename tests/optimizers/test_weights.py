@@ -8,7 +8,7 @@ from optrepro.config import load as load_config
 from optrepro.experiments.descent import fixed_sets
 from optrepro.metalearning.pop import environment
 from optrepro.optimizers import pop
-from optrepro.optimizers.policy import load
+from optrepro.optimizers._pop_policy import load
 from optrepro.problems.functions.settings import PriorSettings
 
 ROOT = Path(__file__).parents[2]

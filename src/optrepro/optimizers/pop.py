@@ -16,8 +16,8 @@ from optrepro.optimizers._base import Group, require
 from optrepro.optimizers._closure import ClosureOptimizer
 from optrepro.optimizers._coordinates import Coordinates, Memory
 from optrepro.optimizers._learned import SPIKES, WEIGHTS, accepted, find, new_numbers
+from optrepro.optimizers._pop_policy import Policy, Trajectory, load
 from optrepro.optimizers._ranks import is_distributed, local
-from optrepro.optimizers.policy import Policy, Trajectory, load
 
 if TYPE_CHECKING:
     from torch.distributed import ProcessGroup
@@ -49,7 +49,7 @@ class POP(ClosureOptimizer):
             steps, and leaves the box as it was.
         bounds: lower and upper bound, numbers or tensors that can be expanded to each parameter (numbers alone for
             sharded ones). Before each evaluation and after each step the parameters are projected into them.
-        policy: the name of a shipped policy, a file that `optrepro.optimizers.policy.save` wrote, or a `Policy`.
+        policy: the name of a shipped policy, a file that `optrepro.optimizers._pop_policy.save` wrote, or a `Policy`.
         process_group: the ranks that train the model together: ``"world"`` (all), None (this one alone) or a
             `torch.distributed.ProcessGroup`. Their mean loss is looked at. The ranks must hold the same parameters, or
             shards of `fully_shard` or `FullyShardedDataParallel`.

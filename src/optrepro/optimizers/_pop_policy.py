@@ -6,7 +6,7 @@ shared by all of them, to a learning rate. A box coordinate is u = (x - lower) /
 
 Source: arXiv 2602.15473 (coordinate-wise, shared weights, Transformer over the trajectory, inputs scaled by bounds,
 values and gradients). The features, the sizes and the parametrization of the step are chosen (fidelity:
-``code.optimizers.policy``).
+``code.optimizers._pop_policy``).
 """
 
 from __future__ import annotations
