@@ -416,36 +416,43 @@ class SwitchingOptimizer(BaseOptimizer):
     # The choice.
 
     def _select(self, blocks: list[Block]) -> Sequence[Index]:
-        """Choose a candidate for each row, and record it; what `_apply` is given for every row of the selection."""
-        record = self._record()
-        count = len(record["last"])
-        if self.rule.select == "global":
-            rows = [0]
-        else:
-            rows = [block.bundle.positions[i] for block in blocks for i in range(block.first, block.last)]
-        where = None if rows == list(range(count)) else vector(rows, record["last"].device, torch.int64)
-        past = {name: value if where is None else value.index_select(0, where) for name, value in record.items()}
+        """Choose a candidate for each row of the record, and note it there.
+
+        Returns: a decision, in the form that `_apply` takes, for every row; 0 for rows without a choice in this step.
+        """
+        record, rows = self._record(), self._rows(blocks)
+        count, device = len(record["last"]), record["last"].device
+        where = None if rows == list(range(count)) else vector(rows, device, torch.int64)
         if self._candidate_count == 1:
-            new: Record = {"last": torch.zeros_like(past["last"])}
-        else:
-            new = self._choose(blocks, rows, past)
-        counts, shares = record["counts"], self._shares(new)
-        if where is None:
-            counts.add_(shares)
-        else:
-            counts.index_add_(0, where, shares.to(counts.dtype))
-        for name, value in new.items():
-            if where is None:
-                record[name].copy_(value)
-            else:
-                record[name].index_copy_(0, where, value)
-        decisions: Sequence[Index] = [0] * len(rows) if self._candidate_count == 1 else self._decisions(new)
+            self._note(record, where, {"last": torch.zeros(len(rows), dtype=torch.int64, device=device)})
+            return [0] * count
+        new = self._choose(blocks, rows, rows_of(record, where))
+        self._note(record, where, new)
+        decisions = self._decisions(new)
         if where is None:
             return decisions
         every: list[Index] = [0] * count
         for row, decision in zip(rows, decisions, strict=True):
             every[row] = decision
         return every
+
+    def _rows(self, blocks: list[Block]) -> list[int]:
+        """The rows of the record for which a candidate is chosen in this step."""
+        if self.rule.select == "global":
+            return [0]
+        return [block.bundle.positions[i] for block in blocks for i in range(block.first, block.last)]
+
+    def _note(self, record: Record, where: Tensor | None, new: Record) -> None:
+        """Write new entries into the rows `where` of the record, or into all rows for None, and count the choices."""
+        counts, shares = record["counts"], self._shares(new)
+        if where is None:
+            counts.add_(shares)
+            for name, value in new.items():
+                record[name].copy_(value)
+        else:
+            counts.index_add_(0, where, shares.to(counts.dtype))
+            for name, value in new.items():
+                record[name].index_copy_(0, where, value)
 
     def _shares(self, new: Record) -> Tensor:
         """The share of each candidate in this step, (rows, candidates)."""
@@ -965,6 +972,13 @@ def entries_of(name: str, row: Tensor) -> State:
 
 
 # Rows and their parts.
+
+
+def rows_of(record: Record, where: Tensor | None) -> Record:
+    """The rows `where` of a record; the record itself for None."""
+    if where is None:
+        return record
+    return {name: value.index_select(0, where) for name, value in record.items()}
 
 
 def chosen_rows(block: Block, name: str, choice: Sequence[Index]) -> list[Tensor]:

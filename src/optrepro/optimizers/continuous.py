@@ -137,7 +137,7 @@ class Clock:
         self.began, self.looked = (int(record[name]) if name in record else 0 for name in ("began", "looked"))
         self.version = self.tensor._version
 
-    def tells(self, record: State) -> bool:
+    def is_current(self, record: State) -> bool:
         """Whether these copies are still up to date: the record is the same object and was not changed elsewhere."""
         return record["age"] is self.tensor and self.tensor._version == self.version
 
@@ -159,8 +159,8 @@ class Continuous(BaseOptimizer):
     _layout: Layout | None = None
     _clock: Clock | None = None
     _home: Tensor | None = None
-    _homeless: State | None = None
-    _settled_in: State | None = None
+    _unplaced: State | None = None
+    _placed: State | None = None
     _has_shards: bool | None = None
     _is_mixed: bool = False
     _listed: int = 0
@@ -375,7 +375,7 @@ class Continuous(BaseOptimizer):
 
     def _observe(self, record: State, parts: list[Part]) -> Number:
         """Observe the gradients, and return the momentum of this step: a float on a CPU, else a float32 tensor ()."""
-        if self._clock is None or not self._clock.tells(record):
+        if self._clock is None or not self._clock.is_current(record):
             self._clock = Clock(record)
         clock = self._clock
         clock.tick()
@@ -383,14 +383,14 @@ class Continuous(BaseOptimizer):
         if self._moves:
             place = (clock.age - 1 - clock.began) % (self.rule.window + self.rule.rest)
             if place < self.rule.window:
-                self._watch(record, clock, place, parts)
+                self._add_sketch(record, clock, place, parts)
         elif (fixed := float(self.interval[0])) != clock.momentum:  # a scheduler has changed the momentum
             self._count(record, clock)
             momentum.fill_(fixed)
             clock.momentum = fixed
         return momentum.item() if momentum.device.type == "cpu" else momentum[0].float()
 
-    def _watch(self, record: State, clock: Clock, place: int, parts: list[Part]) -> None:
+    def _add_sketch(self, record: State, clock: Clock, place: int, parts: list[Part]) -> None:
         """Sketch this gradient; every `every` steps, update the estimate."""
         lags, every, sketches = self.rule.lags, self.rule.every, record["sketches"]
         if place == 0:
@@ -398,7 +398,7 @@ class Continuous(BaseOptimizer):
         sketches[lags + place % every].copy_(self._sketched(parts))
         if (place + 1) % every == 0:
             self._count(record, clock)
-            for name, value in self._look(record, sketches, place + 1, clock.age - clock.looked).items():
+            for name, value in self._updated_estimate(record, sketches, place + 1, clock.age - clock.looked).items():
                 record[name].copy_(value)
             sketches[:lags] = sketches[every:].clone()
             clock.looked = clock.age
@@ -415,16 +415,17 @@ class Continuous(BaseOptimizer):
         if self._moves:
             lags, every = rule.lags, rule.every
             place = (record["age"] - record["began"]) % (rule.window + rule.rest)
-            is_watched = place < rule.window
-            is_looked_at = is_watched & ((place + 1) % every == 0)
+            is_observed = place < rule.window
+            is_due = is_observed & ((place + 1) % every == 0)
             is_row = torch.arange(rule.window, device=age.device) == lags + place % every
             sketches = torch.where(place == 0, 0.0, record["sketches"])
-            sketches = torch.where((is_row & is_watched)[:, None], self._sketched(parts), sketches)
-            found = self._look(record, sketches, place + 1, (age - record["looked"]).double()) | {"looked": age}
+            sketches = torch.where((is_row & is_observed)[:, None], self._sketched(parts), sketches)
+            elapsed = (age - record["looked"]).double()
+            found = self._updated_estimate(record, sketches, place + 1, elapsed) | {"looked": age}
             for name, value in found.items():
-                new[name] = torch.where(is_looked_at, value, record[name])
+                new[name] = torch.where(is_due, value, record[name])
             moved_up = torch.cat([sketches[every:], sketches[lags:]])
-            new["sketches"] = torch.where(is_looked_at, moved_up, sketches)
+            new["sketches"] = torch.where(is_due, moved_up, sketches)
         else:
             new["chosen"] = torch.full_like(momentum, self.interval[0])
         for name, value in new.items():
@@ -442,7 +443,7 @@ class Continuous(BaseOptimizer):
             ]
         return total(layout.sketch.fold(self._sample(grads, parts, layout.sketch)), layout.groups)
 
-    def _look(self, record: State, sketches: Tensor, known: int | Tensor, elapsed: int | Tensor) -> State:
+    def _updated_estimate(self, record: State, sketches: Tensor, known: int | Tensor, elapsed: int | Tensor) -> State:
         """Add the last sketches to the estimate of the autocorrelation, and return the new entries of the record.
 
         The first gradients of a window have few predecessors, so long lags have fewer samples.
@@ -462,10 +463,10 @@ class Continuous(BaseOptimizer):
             "squares": decayed(rows[:, 1:].square().sum(), record["squares"], forget * forget),
             "weight": decayed((known - layout.lags).clamp_(0, every), record["weight"], forget),
         }
-        new["chosen"] = self._settled(new, record["chosen"], elapsed)
+        new["chosen"] = self._smoothed_maximizer(new, record["chosen"], elapsed)
         return new
 
-    def _settled(self, estimate: State, momentum: Tensor, elapsed: int | Tensor) -> Tensor:
+    def _smoothed_maximizer(self, estimate: State, momentum: Tensor, elapsed: int | Tensor) -> Tensor:
         """The smoothed maximizer of the score, `elapsed` steps after the last estimate."""
         layout, (low, high) = cast(Layout, self._layout), self.interval
         products = estimate["products"] if self.rule.score == "paper" else estimate["products"][1:]
@@ -502,7 +503,7 @@ class Continuous(BaseOptimizer):
         for state in self.state.values():
             if "chosen" in state:
                 return cast(State, state)
-        return self._homeless or self._fresh_record()
+        return self._unplaced or self._fresh_record()
 
     def _ready_record(self) -> State:
         """The record, stored in the state and with sketches that fit the parameters."""
@@ -512,12 +513,12 @@ class Continuous(BaseOptimizer):
             if len(params) != len(layout.params) or not all(map(operator.is_, params, layout.params)):
                 self._forget_layout()  # parameters were removed or replaced without notice
                 self._forget_estimate()
-            elif home is not None and self.state.get(home) is self._settled_in:
-                return cast(State, self._settled_in)
+            elif home is not None and self.state.get(home) is self._placed:
+                return cast(State, self._placed)
         record = self._placed_record()
         if self._moves:
             self._arrange(record)
-        self._settled_in = record
+        self._placed = record
         return record
 
     def _placed_record(self) -> State:
@@ -530,14 +531,14 @@ class Continuous(BaseOptimizer):
                 with_state[0] if with_state else None,
             )
         if home is None:  # A rank without parameters still takes part in the sums.
-            self._homeless = record = self._homeless or self._fresh_record()
+            self._unplaced = record = self._unplaced or self._fresh_record()
             return record
         record = cast(State, self.state[home])
         names = self._record_names(self.param_groups[0])
         if any(name not in record for name in names):
-            made = self._homeless or self._fresh_record()
+            made = self._unplaced or self._fresh_record()
             record.update({name: made[name] for name in names if name not in record})
-            self._homeless = None
+            self._unplaced = None
         return record
 
     def _fresh_record(self) -> State:
@@ -562,7 +563,7 @@ class Continuous(BaseOptimizer):
         """Create the sketch if needed, and make the record fit it, on all ranks alike."""
         if self._layout is None:
             self._layout = self._made_layout(record["chosen"].device)
-            self._agree(record, self._layout.groups)
+            self._synchronize(record, self._layout.groups)
         shape = self.rule.window, self._layout.sketch.width
         if record["sketches"].shape != shape:
             record["sketches"] = torch.zeros(shape, dtype=torch.float32, device=record["chosen"].device)
@@ -594,7 +595,7 @@ class Continuous(BaseOptimizer):
         grid, taps = filters(low, high, len(lags) - (self.rule.score == "debiased"), device)
         return Layout(params, sketch, counts, groups, grid, taps, lags, columns)
 
-    def _agree(self, record: State, groups: Sequence[ProcessGroup]) -> None:
+    def _synchronize(self, record: State, groups: Sequence[ProcessGroup]) -> None:
         """Copy the record of the rank that has taken the most steps to all ranks; the others had no parameters."""
         names = [name for name in self._record_names(self.param_groups[0]) if name != "sketches"]
         for group in groups:
@@ -634,7 +635,7 @@ class Continuous(BaseOptimizer):
         require(len(self._momenta(group)) > 0, self.family, group[self.family], "at least one number")
 
     def _forget_layout(self) -> None:
-        self._layout = self._clock = self._home = self._has_shards = self._settled_in = None
+        self._layout = self._clock = self._home = self._has_shards = self._placed = None
         if self.param_groups:
             self._listed = len(self._momenta(self.param_groups[0]))
 

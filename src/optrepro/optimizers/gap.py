@@ -114,27 +114,17 @@ class Alignment(SwitchingOptimizer):
 
     def _sums(self, blocks: list[Block], rows: list[int], device: torch.device) -> Tensor:
         """The scores summed over this rank's blocks only, (rows, candidates)."""
-        found = [(block, *measured) for block in blocks for measured in block.found]
+        owners = [block for block in blocks for _ in block.found]
+        found = [measured for block in blocks for measured in block.found]
         if not found:
             return torch.zeros(len(rows), self._candidate_count, dtype=torch.float64, device=device)
-        of_one_kind = have_one_kind(blocks, self._corrects_bias)
-        if len(found) == len(rows) == 1:
-            new, old = self._score_weights(blocks[:1], device)
-            _, _, self_term, memory = found[0]
-            return torch.addcmul(self_term.to(device) * new, memory.to(device), old)
-        self_terms = together([self_term for _, _, self_term, _ in found], device)
-        memories = together([memory for *_, memory in found], device)
-        if of_one_kind and len(rows) == 1 < len(found):
-            self_terms, memories = self_terms.sum(0, keepdim=True), memories.sum(0, keepdim=True)
-        new, old = self._score_weights([blocks[0]] if of_one_kind else [block for block, *_ in found], device)
-        scores = torch.addcmul(self_terms[:, None] * new, memories, old)
-        if len(scores) == len(rows) and (len(rows) == 1 or [row for _, row, *_ in found] == rows):
-            return scores
-        if len(rows) == 1:
-            return scores.sum(0, keepdim=True)
-        position = {row: i for i, row in enumerate(rows)}
-        where = vector([position[row] for _, row, *_ in found], device, torch.int64)
-        return scores.new_zeros((len(rows), scores.shape[1])).index_add_(0, where, scores)
+        have_equal_weights = have_one_kind(blocks, self._corrects_bias)
+        self_terms, alignments = collected(found, device)
+        if have_equal_weights and len(rows) == 1 < len(found):  # Sum first, so that the weights apply only once.
+            self_terms, alignments = self_terms.sum(0, keepdim=True), alignments.sum(0, keepdim=True)
+        new, old = self._score_weights(blocks[:1] if have_equal_weights else owners, device)
+        scores = torch.addcmul(self_terms * new, alignments, old)
+        return summed_by_row(scores, [row for row, _, _ in found], rows)
 
     def _score_weights(self, blocks: list[Block], device: torch.device) -> tuple[Tensor, Tensor]:
         """The weights of R_0 and of the alignment in each candidate's score, (blocks or 1, candidates) each."""
@@ -454,9 +444,32 @@ def have_one_kind(blocks: list[Block], by_age: bool) -> bool:
     return all(block.group is first.group and (not by_age or block.age == first.age) for block in blocks)
 
 
+def collected(found: list[tuple[int, Tensor, Tensor]], device: torch.device) -> tuple[Tensor, Tensor]:
+    """The self terms (k, 1) and alignments (k, candidates) of k measurements, see `Block.found`, in float64.
+
+    A single measurement, () and (candidates,), keeps its dtype: the weights promote it without a further call.
+    """
+    if len(found) == 1:
+        _, self_term, alignment = found[0]
+        return self_term.to(device), alignment.to(device)
+    self_terms = together([self_term for _, self_term, _ in found], device)
+    return self_terms[:, None], together([alignment for _, _, alignment in found], device)
+
+
 def together(values: list[Tensor], device: torch.device) -> Tensor:
     """Stack k tensors of the same shape on the device, in float64."""
     return torch.stack([value.to(device, non_blocking=True) for value in values]).double()
+
+
+def summed_by_row(scores: Tensor, of_rows: list[int], rows: list[int]) -> Tensor:
+    """Add up the scores (k, candidates) of the rows `of_rows`, (rows, candidates); rows without a score get 0."""
+    if len(scores) == len(rows) == 1 or of_rows == rows:
+        return scores
+    if len(rows) == 1:
+        return scores.sum(0, keepdim=True)
+    position = {row: i for i, row in enumerate(rows)}
+    where = vector([position[row] for row in of_rows], scores.device, torch.int64)
+    return scores.new_zeros((len(rows), scores.shape[1])).index_add_(0, where, scores)
 
 
 def dot(x: Tensor, y: Tensor) -> Tensor:
