@@ -256,7 +256,7 @@ def test_parameters_that_changed_their_size_are_named(policy: Policy) -> None:
     descend(optimizer, x, wells, 1)
     x.data = torch.zeros(3, dtype=torch.float64)
     with pytest.raises(
-        ValueError, match=r"params: one has the shape \(3,\) now and had \(2,\) in the steps before: make a"
+        ValueError, match=r"params: one now has the shape \(3,\) and had \(2,\) in earlier steps: create a"
     ):
         descend(optimizer, x, wells, 1)
 

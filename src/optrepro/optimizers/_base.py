@@ -55,7 +55,7 @@ class BaseOptimizer(Optimizer):
         """Raise a ValueError for parameters that the optimizer cannot optimize."""
         if any(not param.is_floating_point() for param in group["params"]):
             name = type(self).__name__
-            raise ValueError(f"params: {name} does not support complex parameters; pass torch.view_as_real of them")
+            raise ValueError(f"params: {name} does not support complex parameters; pass torch.view_as_real(parameter)")
 
     def _translated(self, group: Group, saved: Group, states: list[State]) -> Group:
         """Return the group's settings after loading `saved`; may also convert the states of its parameters in place.
@@ -115,13 +115,13 @@ class BaseOptimizer(Optimizer):
         states = {key: dict(state) for key, state in state_dict["state"].items()}
         if len(saved_groups) != len(self.param_groups):
             found = f"{len(saved_groups)} parameter groups, and the optimizer has {len(self.param_groups)}"
-            raise ValueError(f"state_dict has {found}: they must be as many")
+            raise ValueError(f"state_dict has {found}: the numbers must be equal")
         for position, (group, saved) in enumerate(zip(self.param_groups, saved_groups, strict=True)):
             if len(saved["params"]) != len(group["params"]):
-                found = f"{len(saved['params'])} parameters, and the optimizer's has {len(group['params'])}"
-                raise ValueError(f"group {position} of state_dict has {found}: they must be as many")
+                found = f"{len(saved['params'])} parameters, and the optimizer's group has {len(group['params'])}"
+                raise ValueError(f"group {position} of state_dict has {found}: the numbers must be equal")
             if saved.get("amsgrad"):
-                raise ValueError("state_dict has amsgrad = True: such a state cannot be taken over")
+                raise ValueError("state_dict has amsgrad = True: such a state cannot be loaded")
             members = [states[key] for key in saved["params"] if states.get(key)]
             kept = {name: value for name, value in saved.items() if name not in FOREIGN}
             saved_groups[position] = group_now = self._translated(group, kept, members)

@@ -72,6 +72,6 @@ def refuse_cycled(group: Group, family: str, count: int) -> None:
         is_whole = all(isinstance(pair, Sequence) for pair in value)
     if count > 1 and not is_whole:
         raise ValueError(
-            f"{family} = {value!r} is not allowed: there are {count} candidates, and a scheduler or a script has put "
-            f"another value in their place; pass cycle_momentum=False to OneCycleLR or CyclicLR"
+            f"{family} = {value!r} is not allowed: there are {count} candidates, and a scheduler or a script has "
+            f"overwritten them; pass cycle_momentum=False to OneCycleLR or CyclicLR"
         )

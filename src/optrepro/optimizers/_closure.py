@@ -85,8 +85,8 @@ class ClosureOptimizer(BaseOptimizer):
             refuse_sparse(params, self)
             if any(bool(local_gradient(param).any()) for param in params if param.grad is not None):
                 name = type(self).__name__
-                what = f"{name} {self.purpose}, so step needs a function that computes the gradients and returns it"
-                raise ValueError(f"closure = None is not allowed: {what}")
+                why = f"{name} {self.purpose}, so step needs a function that computes gradients and returns the loss"
+                raise ValueError(f"closure = None is not allowed: {why}")
             self._remembered()
             return None
         self._check_ranks(self._laid_out())
@@ -127,8 +127,8 @@ class ClosureOptimizer(BaseOptimizer):
             if found is not None and found.shape != (*param.shape, *further):
                 before = tuple(found.shape[: found.ndim - len(further)])
                 raise ValueError(
-                    f"params: one has the shape {tuple(param.shape)} now and had {before} in the steps before: "
-                    f"make a new {type(self).__name__} for the changed ones"
+                    f"params: one now has the shape {tuple(param.shape)} and had {before} in earlier steps: "
+                    f"create a new {type(self).__name__} for the changed parameters"
                 )
 
     def _look(self, loss: Any) -> Look:
@@ -153,8 +153,8 @@ class ClosureOptimizer(BaseOptimizer):
         if self.couples and not self._is_checked and not coordinates.are_shared():
             name = type(self).__name__
             raise ValueError(
-                f"params differ between the ranks, and {name} decides from all of them together: shard the model with "
-                "torch.distributed.fsdp.fully_shard, or pass process_group=None if each rank trains a model of its own"
+                f"params differ between the ranks, and {name} uses all of them in one decision: shard the model with "
+                "torch.distributed.fsdp.fully_shard, or pass process_group=None if each rank trains its own model"
             )
         self._is_checked = True
 

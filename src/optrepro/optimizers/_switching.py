@@ -691,8 +691,8 @@ class SwitchingOptimizer(BaseOptimizer):
         chooses = self.rule.select == "per_parameter" and self._candidate_count > 1
         if chooses and any(getattr(param, "_is_flat_param", False) for param in group["params"]):
             raise ValueError(
-                'select = "per_parameter" is not allowed for parameters that FullyShardedDataParallel has joined: it '
-                'must be "global", or pass use_orig_params=True there, or use fully_shard'
+                'select = "per_parameter" is not allowed for parameters that FullyShardedDataParallel has joined: use '
+                'select="global", or pass use_orig_params=True to FullyShardedDataParallel, or use fully_shard'
             )
 
     def _state_names(self, group: Group) -> dict[str, bool]:
@@ -725,7 +725,7 @@ class SwitchingOptimizer(BaseOptimizer):
                             state[name] = torch.zeros_like(buffer)
                 if state:
                     state.update({name: value for name, value in record.items() if name in names})
-        require(self.family in saved, f"{self.family} of state_dict", None, "there")
+        require(self.family in saved, f"{self.family} of state_dict", None, "present")
         found = len(self._listed(now))
         same = f"as many candidates as the optimizer has, {self._candidate_count}"
         require(found == self._candidate_count, f"{self.family} of state_dict", now[self.family], same)
@@ -738,7 +738,7 @@ class SwitchingOptimizer(BaseOptimizer):
             for name in entries_of("counts", self._fresh_record(1, torch.device("cpu"))["counts"][0]):
                 if name in state and not torch.equal(local(state[name]), local(states[0].get(name, state[name]))):
                     raise ValueError(
-                        'state_dict was saved with select="per_parameter", and this optimizer has "global"'
+                        'state_dict was saved with select="per_parameter", but this optimizer has select="global"'
                     )
 
     def __getstate__(self) -> dict[str, Any]:
@@ -801,7 +801,7 @@ class SwitchingSGD(SwitchingOptimizer):
         dampening = group["dampening"]
         require(0 <= dampening < 1, "dampening", dampening, "in [0, 1)")
         plain = dampening == 0 and min(momenta(group), default=1) > 0
-        require(plain or not group["nesterov"], "nesterov", True, "with momentum above 0 and no dampening only")
+        require(plain or not group["nesterov"], "nesterov", True, "False unless momentum is above 0 and dampening is 0")
         return super()._checked(group)
 
     def _candidates(self, group: Group) -> list[Candidate]:

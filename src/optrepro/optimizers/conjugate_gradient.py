@@ -73,7 +73,7 @@ class ConjugateGradient(ClosureOptimizer):
         Raises: ValueError for a second group or for parameters that cannot be optimized.
         """
         if self.param_groups:
-            raise ValueError("params = several groups; ConjugateGradient takes one, as they share one direction.")
+            raise ValueError("params: ConjugateGradient takes a single group, because parameters share one direction")
         super().add_param_group(param_group)
 
     def _checked(self, group: Group) -> Group:

@@ -65,7 +65,8 @@ class ContinuousRule:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        require(self.select == "global", "select", self.select, '"global": a sketch for each parameter takes too much')
+        allowed = '"global": a sketch for each parameter takes too much memory'
+        require(self.select == "global", "select", self.select, allowed)
         require(self.score in ("paper", "debiased"), "score", self.score, '"paper" or "debiased"')
         require(self.lags >= 2, "lags", self.lags, "at least 2")
         require(0 < self.decay <= 1, "decay", self.decay, "in (0, 1]")
@@ -650,10 +651,10 @@ class Continuous(BaseOptimizer):
         super()._check_state(param, group, {**dict.fromkeys(names, param), **state} if is_whole else state, key)
         if "products" in state:
             found = len(state["products"]) - 1
-            require(found == self.rule.lags, "lags of state_dict", found, f"the optimizer's, {self.rule.lags}")
+            require(found == self.rule.lags, "lags of state_dict", found, f"that of the optimizer, {self.rule.lags}")
 
     def _translated(self, group: Group, saved: Group, states: list[State]) -> Group:
-        require(self.family in saved, f"{self.family} of state_dict", None, "there")
+        require(self.family in saved, f"{self.family} of state_dict", None, "present")
         if "lr_modulation" not in saved:  # a checkpoint of torch's optimizer, which has the same buffers
             for state in states:
                 self._adopt(state, saved)

@@ -179,8 +179,8 @@ class GreedyAlignment(Alignment):
         require(candidates == "continuous", "candidates", candidates, 'None or "continuous"')
         if "continuous_form" not in cls.__dict__:
             raise ValueError(
-                f'candidates = "continuous" is not allowed for {cls.__name__}: it derives from a class whose '
-                f"continuous form is {cls.continuous_form.__name__}; derive from that one"
+                f'candidates = "continuous" is not allowed for the subclass {cls.__name__}: derive from '
+                f"{cls.continuous_form.__name__} instead, the continuous form of its base class"
             )
         return cast(Self, cls.continuous_form(*arguments, **settings))
 
@@ -376,7 +376,7 @@ class GapSGD(GreedyAlignment, SwitchingSGD):
         seed: int = 0,
         **settings: Unpack[SGDSettings],
     ) -> None:
-        require(score != "paper_literal", "score", score, 'another one: "paper_literal" is a form of Adam\'s score')
+        require(score != "paper_literal", "score", score, 'another score: "paper_literal" is defined for Adam only')
         rule = AlignmentRule(select, score, self_term, score_ema, hysteresis)
         super().__init__(params, lr, momentum, rule, **settings)
 

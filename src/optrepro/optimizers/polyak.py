@@ -62,7 +62,7 @@ class Polyak(ClosureOptimizer):
         Raises: ValueError for a second group or for parameters that cannot be optimized.
         """
         if self.param_groups:
-            raise ValueError("params = several groups; Polyak takes one, as all parameters share one step length.")
+            raise ValueError("params: Polyak takes a single group, because parameters share one step length")
         super().add_param_group(param_group)
 
     def _checked(self, group: Group) -> Group:
@@ -150,6 +150,6 @@ def _norm(rows: dict[Tensor, Tensor], like: Tensor, coordinates: Coordinates) ->
 
 def _require_fit(param: Tensor, problems: torch.Size, is_sharded: bool) -> None:
     if is_sharded and problems:
-        raise ValueError(f"loss has the shape {tuple(problems)}: where parameters are sharded it must be one number")
+        raise ValueError(f"loss has the shape {tuple(problems)}: with sharded parameters it must be one number")
     if param.shape[: len(problems)] != problems:
         raise ValueError(f"params: shape {tuple(param.shape)} must start with the loss's shape {tuple(problems)}.")

@@ -302,7 +302,7 @@ def _require_box(bounds: Any) -> None:
 def _require_fit(param: Tensor, bounds: Any) -> None:
     for bound in map(torch.as_tensor, bounds or ()):
         if bound.numel() > 1 and is_distributed(param):
-            raise ValueError("bounds: those of a sharded parameter must be numbers, not tensors of several")
+            raise ValueError("bounds of a sharded parameter must be numbers, not tensors with several elements")
         try:
             bound.expand(param.shape)
         except RuntimeError:

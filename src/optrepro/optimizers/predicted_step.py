@@ -134,7 +134,8 @@ class StepPolicy(nn.Module):
 
     def _check(self, groups: int) -> None:
         if self.settings.networks not in (1, groups):
-            raise ValueError(f"the policy has {self.settings.networks} networks, one for each tensor, not {groups}")
+            found = f"{self.settings.networks} networks, one for each tensor"
+            raise ValueError(f"the policy has {found}, and there are {groups} tensors: the numbers must be equal")
 
 
 class Network(nn.Module):
