@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from optrepro.experiments.descent.benchmark import Boxes
-from optrepro.optimizers.policy import Policy, Trajectory
+from optrepro.optimizers._pop_policy import Policy, Trajectory
 from optrepro.optimizers.pop import POP
 from optrepro.problems.functions import vlse
 

@@ -35,7 +35,7 @@ from optrepro.experiments.descent.fixed_sets import FixedSet
 from optrepro.metalearning.pop import environment
 from optrepro.metalearning.pop.ppo import Trainer
 from optrepro.metalearning.pop.settings import PPOSettings
-from optrepro.optimizers.policy import PolicySettings, Trajectory
+from optrepro.optimizers._pop_policy import PolicySettings, Trajectory
 from optrepro.problems.functions.synthetic import SyntheticPrior
 
 DIM, FUNCTIONS, ENVIRONMENTS = 2, 512, 64  # functions in an iteration of ours; environments of theirs

@@ -20,7 +20,7 @@ from optrepro import cli, config, layout, provenance, runtable
 from optrepro.analysis.results import StudyResults
 from optrepro.exhibits.material import Material
 from optrepro.experiments.descent.minimize import OPTIMIZERS
-from optrepro.optimizers import policy
+from optrepro.optimizers import _pop_policy as policy
 from optrepro.optimizers.pop import WEIGHTS
 
 ROOT = Path(__file__).parents[1]

@@ -11,7 +11,7 @@ from pydantic import ValidationError
 
 from optrepro import config
 from optrepro.config import Config, ConfigError
-from optrepro.optimizers import l2l, policy, predicted_step
+from optrepro.optimizers import _pop_policy, l2l, predicted_step
 from optrepro.settings import Model
 from optrepro.studies.learner import L2LConfig, LearnerStudy, StepPolicyConfig
 from optrepro.studies.objectives import ObjectivesStudy, Panel
@@ -622,7 +622,7 @@ def test_a_panel_may_be_changed_by_a_smaller_scale(tiny_lto: Tiny) -> None:
 TWINS = {  # the optimizers' own settings are dataclasses, because that package is imported without pydantic
     "policy": (StepPolicyConfig, predicted_step.StepPolicySettings),
     "l2l": (L2LConfig, l2l.L2LSettings),
-    "network": (NetworkConfig, policy.PolicySettings),
+    "network": (NetworkConfig, _pop_policy.PolicySettings),
 }
 
 

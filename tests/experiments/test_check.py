@@ -7,7 +7,7 @@ from optrepro import config
 from optrepro.config import Config, ConfigError
 from optrepro.experiments import check
 from optrepro.experiments.meta import train_pop
-from optrepro.optimizers import policy
+from optrepro.optimizers import _pop_policy as policy
 
 Tiny = Callable[..., Config]
 ROOT = Path(__file__).parents[2]

@@ -17,7 +17,7 @@ from optrepro.experiments import run as jobs
 from optrepro.experiments.base import tidy
 from optrepro.experiments.base.checkpoint import Checkpoint, Interrupted
 from optrepro.optimizers import _learned
-from optrepro.optimizers import policy as policies
+from optrepro.optimizers import _pop_policy as policies
 from optrepro.optimizers.l2l import L2LPolicy, L2LSettings
 from optrepro.studies.base import Batch
 

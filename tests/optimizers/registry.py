@@ -21,8 +21,8 @@ from torch import nn
 from torch.optim.optimizer import Optimizer
 
 from optrepro import optimizers
+from optrepro.optimizers._pop_policy import Policy, PolicySettings
 from optrepro.optimizers.l2l import L2LPolicy, L2LSettings
-from optrepro.optimizers.policy import Policy, PolicySettings
 from optrepro.optimizers.predicted_step import StepPolicy, StepPolicySettings
 
 Settings = Mapping[str, Any]

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from optrepro.metalearning.pop.environment import roll_out
 from optrepro.optimizers import POP, pop
-from optrepro.optimizers.policy import Policy, PolicySettings, save
+from optrepro.optimizers._pop_policy import Policy, PolicySettings, save
 from optrepro.optimizers.pop import WEIGHTS
 from optrepro.problems.functions import vlse
 from optrepro.problems.functions.vlse import Function
@@ -256,7 +256,7 @@ def test_parameters_that_changed_their_size_are_named(policy: Policy) -> None:
     descend(optimizer, x, wells, 1)
     x.data = torch.zeros(3, dtype=torch.float64)
     with pytest.raises(
-        ValueError, match=r"params: one has the shape \(3,\) now and had \(2,\) in the steps before: make a"
+        ValueError, match=r"params: one now has the shape \(3,\) and had \(2,\) in earlier steps: create a"
     ):
         descend(optimizer, x, wells, 1)
 

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from optrepro.optimizers.policy import load
 
 from optrepro import runtable
 from optrepro.config import load as load_config
@@ -14,8 +15,8 @@ from optrepro.experiments.descent import fixed_sets
 from optrepro.experiments.meta import train_step_rules
 from optrepro.metalearning.pop import environment
 from optrepro.optimizers import _learned, pop
+from optrepro.optimizers._pop_policy import load
 from optrepro.optimizers.l2l import L2LPolicy, L2LSettings
-from optrepro.optimizers.policy import load
 from optrepro.optimizers.predicted_step import StepPolicy, StepPolicySettings
 from optrepro.problems.data import archives
 from optrepro.problems.functions.settings import PriorSettings

@@ -1,4 +1,4 @@
-"""Optimizers to install and use: each a `torch.optim.Optimizer`, importing torch, and safetensors to read a policy."""
+"""Optimizers for PyTorch, each a `torch.optim.Optimizer`; they need torch, and safetensors to read learned weights."""
 
 from optrepro.optimizers.aligned_mean import AlignedMeanAdam, AlignedMeanAdamW, AlignedMeanSGD
 from optrepro.optimizers.cautious import CautiousAdamW

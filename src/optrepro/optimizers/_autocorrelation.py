@@ -1,4 +1,4 @@
-"""What the continuous forms compute: products of sketches, filters on the interval, and bins of the momentum."""
+"""Building blocks of the continuous forms: products of sketches, filters on the interval, and bins of the momentum."""
 
 from __future__ import annotations
 
@@ -11,27 +11,32 @@ from torch.nn.functional import normalize
 
 from optrepro.optimizers._kernels import Number
 
-OUTLIER = 100.0  # times the median norm of the sketches: longer ones are cut to it
-POINTS = 128  # momenta at which the score is evaluated, closer together towards 1
-# Where the rule would pass from one to the next of the momenta 0.5, 0.9 and 0.99, were they its candidates.
+OUTLIER = 100.0  # A sketch longer than this multiple of the median norm is shortened to it.
+POINTS = 128  # The score is evaluated at this many momenta, which lie closer together towards 1.
+# At these momenta a rule with the candidates 0.5, 0.9 and 0.99 would pass from one candidate to the next.
 EDGES = (0.766, 0.968)
 
 # The autocorrelation.
 
 
 def lagged_products(sketches: Tensor, columns: Tensor) -> Tensor:
-    """Inner products of each of the last rows with itself and the `lags` ones before it, (every, lags + 1).
+    """Inner products of each of the last `every` sketches with itself and the `lags` before it, (every, lags + 1).
 
     Args:
-        columns: (every, lags + 1), the numbers of these rows, see `Layout`.
+        sketches: one sketch per row, the newest last, (lags + every, width).
+        columns: for each of the last rows and each lag, the index of the earlier row, (every, lags + 1).
     """
     return (sketches[-len(columns) :] @ sketches.T).gather(1, columns)
 
 
 def bounded(sketches: Tensor, known: Tensor) -> tuple[Tensor, Tensor]:
-    """Sketches in units of their median norm, those beyond `OUTLIER` cut to it; and the square of that unit, ().
+    """Divide the sketches by their median norm, shorten outliers to `OUTLIER` units, and return the squared unit, ().
 
-    What is not finite becomes 0. `known` is the mean square norm so far, (1,), NaN where there is none.
+    Sketches that are not finite become 0.
+
+    Args:
+        sketches: one sketch per row.
+        known: the mean square norm so far, (1,); NaN before the first estimate. Its root joins the median.
     """
     norms = torch.linalg.vector_norm(sketches, dim=1, dtype=torch.float64)
     lengths = torch.cat([norms, known.sqrt()])
@@ -41,7 +46,7 @@ def bounded(sketches: Tensor, known: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def decayed(new: Tensor, old: Tensor, share: Number) -> Tensor:
-    """The new and a share of the old."""
+    """The new value plus a share of the old one."""
     return new + share * old if isinstance(share, Tensor) else torch.add(new, old, alpha=share)
 
 
@@ -50,7 +55,10 @@ def decayed(new: Tensor, old: Tensor, share: Number) -> Tensor:
 
 @lru_cache(maxsize=16)
 def filters(low: float, high: float, lags: int, device: torch.device) -> tuple[Tensor, Tensor]:
-    """Momenta on the interval, (points,), evenly in log(1 - m), and their filters' taps, (points, lags); in float64."""
+    """Momenta evenly spaced in log(1 - m), (points,), and the taps of their unit-norm filters, (points, lags).
+
+    Both are in float64.
+    """
     grid = 1 - torch.logspace(math.log10(1 - low), math.log10(1 - high), POINTS, dtype=torch.float64)
     grid[0], grid[-1] = low, high
     taps = normalize(grid[:, None] ** torch.arange(lags), dim=1)
@@ -66,10 +74,10 @@ def place_of(momentum: Tensor) -> Tensor:
 
 
 def counts_of(momentum: Tensor, steps: int | Tensor) -> Tensor:
-    """The number of steps in each bin, where all had one momentum."""
+    """The number of steps in each bin when all of them used this momentum."""
     return (torch.arange(len(EDGES) + 1, device=momentum.device) == place_of(momentum)) * steps
 
 
 def edges(device: torch.device) -> Tensor:
-    """Where a bin ends and the next begins."""
+    """The boundaries between the bins."""
     return torch.tensor(EDGES, dtype=torch.float64, device=device)

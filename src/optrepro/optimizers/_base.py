@@ -1,4 +1,4 @@
-"""What every optimizer of this package promises of its settings, its parameters and its state."""
+"""The base class of this package's optimizers: how settings are checked, and how state is saved and loaded."""
 
 from __future__ import annotations
 
@@ -18,20 +18,21 @@ if TYPE_CHECKING:
 
 Group = dict[str, Any]
 State = dict[str, Tensor]
-# Settings of torch's optimizers that have no meaning here, and that a checkpoint of theirs brings along.
+# Settings without a meaning here, which a checkpoint of one of torch's optimizers brings along.
 FOREIGN = ("fused", "capturable", "differentiable", "amsgrad", "decoupled_weight_decay")
 
 
 class BaseOptimizer(Optimizer):
-    """An optimizer whose state holds tensors of its parameters, and nothing else.
+    """An optimizer whose whole state is tensors, stored per parameter.
 
-    Whatever a subclass keeps beside `state` to step faster is made from it, and made anew after `_forget_layout`.
-    `state_dict` gives every tensor a storage of its own. A state that does not fit is refused before anything changes.
+    A subclass may keep further objects beside `state` to step faster. They are derived from the state, and
+    `_forget_layout` discards them. `state_dict` gives every tensor its own storage. Loading a state that does not fit
+    raises an error and leaves the optimizer unchanged.
 
     Args:
-        params: parameters, or groups of them with settings of their own.
-        defaults: settings of groups that have none of their own.
-        process_group: ranks that train the model together, see `_ranks.resolve`.
+        params: parameters, or parameter groups with their own settings.
+        defaults: settings for groups that do not give their own.
+        process_group: the ranks that train the model together; see `_ranks.resolve`.
     """
 
     def __init__(
@@ -40,44 +41,44 @@ class BaseOptimizer(Optimizer):
         defaults: Group,
         process_group: ProcessGroup | Literal["world"] | None = "world",
     ) -> None:
-        resolve(process_group)  # a setting that is not allowed is refused here
+        resolve(process_group)  # raises an error for a setting that is not allowed
         self.process_group = process_group
         super().__init__(params, defaults)
 
-    # What a kind of optimizer says.
+    # Methods that subclasses override.
 
     def _checked(self, group: Group) -> Group:
-        """The settings of a group in their usual form, or a ValueError."""
+        """Return the group's settings in their usual form, or raise a ValueError."""
         return group
 
     def _check_params(self, group: Group) -> None:
-        """Raise a ValueError for parameters that the optimizer cannot move."""
+        """Raise a ValueError for parameters that the optimizer cannot optimize."""
         if any(not param.is_floating_point() for param in group["params"]):
             name = type(self).__name__
-            raise ValueError(f"params: {name} does not support complex parameters; pass torch.view_as_real of them")
+            raise ValueError(f"params: {name} does not support complex parameters; pass torch.view_as_real(parameter)")
 
     def _translated(self, group: Group, saved: Group, states: list[State]) -> Group:
-        """The settings that a group has after loading `saved`; may rename what the states of its parameters hold.
+        """Return the group's settings after loading `saved`; may also convert the states of its parameters in place.
 
-        Raises: ValueError for a checkpoint that cannot be taken over.
+        Raises: ValueError for a checkpoint that cannot be loaded.
         """
         return {**_settings(group), **saved}
 
     def _state_names(self, group: Group) -> dict[str, bool]:
-        """Names of all tensors in the state of a parameter: whether they are shaped like it, in its precision."""
+        """Map the name of each state tensor to whether it has the parameter's shape and dtype."""
         raise NotImplementedError
 
     def _forget_layout(self) -> None:
-        """Have everything that is kept beside `state` made anew from it."""
+        """Discard everything that is derived from `state`, so that it is built again."""
 
-    # What users call.
+    # Public methods.
 
     @torch._disable_dynamo  # type: ignore[attr-defined]
     def add_param_group(self, param_group: Group) -> None:
-        """Add parameters, with settings of their own where given.
+        """Add a parameter group, with its own settings where given.
 
-        Raises: ValueError for a setting out of its range, or for parameters that cannot be optimized; the optimizer is
-            then as it was.
+        Raises: ValueError for a setting outside its range or parameters that cannot be optimized. The optimizer is then
+            unchanged.
         """
         super().add_param_group(self._checked({**self.defaults, **param_group}))
         try:
@@ -88,15 +89,15 @@ class BaseOptimizer(Optimizer):
         self._forget_layout()
 
     def state_dict(self) -> dict[str, Any]:
-        """The state as torch's, every tensor contiguous and in a storage of its own, as file formats ask for."""
+        """Return the state as torch does, with every tensor contiguous and in its own storage, ready for any format."""
         packed, seen = super().state_dict(), set[int]()
         packed["state"] = {key: _apart(state, seen) for key, state in packed["state"].items()}
         return packed
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Go on from a `state_dict`, bit for bit. It is copied, so that two optimizers never share a tensor.
+        """Continue from a `state_dict`, bit for bit. The tensors are copied, so two optimizers never share one.
 
-        Raises: ValueError for a state that does not fit; the optimizer is then as it was.
+        Raises: ValueError for a state that does not fit. The optimizer is then unchanged.
         """
         before = self.state, self.param_groups
         prepared = self._prepared(state_dict)
@@ -109,18 +110,18 @@ class BaseOptimizer(Optimizer):
             raise
 
     def _prepared(self, state_dict: dict[str, Any]) -> dict[str, Any]:
-        """A copy of the dictionaries with all settings and names as this optimizer has them."""
+        """Check a `state_dict` and return a copy in which settings and names are those of this optimizer."""
         saved_groups = [dict(group) for group in state_dict["param_groups"]]
         states = {key: dict(state) for key, state in state_dict["state"].items()}
         if len(saved_groups) != len(self.param_groups):
             found = f"{len(saved_groups)} parameter groups, and the optimizer has {len(self.param_groups)}"
-            raise ValueError(f"state_dict has {found}: they must be as many")
+            raise ValueError(f"state_dict has {found}: the numbers must be equal")
         for position, (group, saved) in enumerate(zip(self.param_groups, saved_groups, strict=True)):
             if len(saved["params"]) != len(group["params"]):
-                found = f"{len(saved['params'])} parameters, and the optimizer's has {len(group['params'])}"
-                raise ValueError(f"group {position} of state_dict has {found}: they must be as many")
+                found = f"{len(saved['params'])} parameters, and the optimizer's group has {len(group['params'])}"
+                raise ValueError(f"group {position} of state_dict has {found}: the numbers must be equal")
             if saved.get("amsgrad"):
-                raise ValueError("state_dict has amsgrad = True: such a state cannot be taken over")
+                raise ValueError("state_dict has amsgrad = True: such a state cannot be loaded")
             members = [states[key] for key in saved["params"] if states.get(key)]
             kept = {name: value for name, value in saved.items() if name not in FOREIGN}
             saved_groups[position] = group_now = self._translated(group, kept, members)
@@ -142,7 +143,7 @@ class BaseOptimizer(Optimizer):
                 raise ValueError(f"state of parameter {key}: {name} has the shape {shapes}: they must be equal")
 
     def _take_over(self, prepared: dict[str, Any]) -> None:
-        """Copies of what was saved; torch has cast all of it to the parameters' precision, which is right for some."""
+        """Copy the saved tensors in their own dtype: torch has cast all of them to the parameters' dtype."""
         keys = [key for group in prepared["param_groups"] for key in group["params"]]
         params = [param for group in self.param_groups for param in group["params"]]
         names = [self._state_names(group) for group in self.param_groups for _ in group["params"]]
@@ -154,7 +155,7 @@ class BaseOptimizer(Optimizer):
     def __getstate__(self) -> dict[str, Any]:
         state = defaultdict(dict, {param: _compact(state) for param, state in self.state.items()})
         group = self.process_group
-        # A process group belongs to its process.
+        # A process group cannot leave its process.
         return {**super().__getstate__(), "state": state, "process_group": None if group is None else "world"}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -166,20 +167,20 @@ class BaseOptimizer(Optimizer):
 
 
 def evaluate(closure: Callable[[], Any]) -> Any:
-    """The closure's loss, with gradients recorded."""
+    """Evaluate the closure with gradients enabled, and return its loss."""
     with torch.enable_grad():
         return closure()
 
 
 def refuse_sparse(params: Iterable[Tensor], optimizer: object) -> None:
-    """Raise a RuntimeError if the gradient of any parameter is sparse, before any of them is moved."""
+    """Raise a RuntimeError if any gradient is sparse."""
     for param in params:
         if param.grad is not None and param.grad.layout is not torch.strided:
             raise RuntimeError(f"{type(optimizer).__name__} does not support sparse gradients")
 
 
 def require(condition: bool, name: str, value: object, allowed: str) -> None:
-    """Raise a ValueError that names the setting, its value and what is allowed."""
+    """Raise a ValueError with the setting, its value and what is allowed, unless the condition holds."""
     if not condition:
         raise ValueError(f"{name} = {value!r} is not allowed: it must be {allowed}")
 
@@ -189,7 +190,7 @@ def _settings(group: Group) -> Group:
 
 
 def _apart(state: Any, seen: set[int]) -> Any:
-    """The state with tensors that none of those in `seen` shares a storage with; they are added to these."""
+    """Return the state with every tensor in its own storage; `seen` collects the addresses of all tensors so far."""
     if not isinstance(state, dict):
         return state
     apart = dict(state)

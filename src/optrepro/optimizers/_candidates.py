@@ -1,4 +1,4 @@
-"""Candidate filters: the settings `momentum` and `betas` where they list several, and what is known of each filter."""
+"""Candidate filters: reading and checking the settings `momentum` and `betas`, and the norm of each filter."""
 
 from __future__ import annotations
 
@@ -10,9 +10,12 @@ from optrepro.optimizers._base import Group, require
 
 
 class Candidate(NamedTuple):
-    """A filter of the gradients, whose output is new * gradient + old * previous buffer.
+    """A filter of the gradients with the output new * gradient + old * previous buffer.
 
-    `norm` is the Euclidean norm of its impulse response in the steady state.
+    Attributes:
+        new: weight of the newest gradient.
+        old: weight of the previous buffer.
+        norm: Euclidean norm of the impulse response in the steady state.
     """
 
     new: float
@@ -21,12 +24,12 @@ class Candidate(NamedTuple):
 
 
 def with_norm(decay: float, fresh: float, new: float, old: float) -> Candidate:
-    """The candidate of the buffer h = decay * h + fresh * gradient, whose taps are fresh * decay^k."""
+    """The candidate for the buffer h <- decay * h + fresh * gradient, whose taps are fresh * decay^k."""
     return Candidate(new, old, math.hypot(new, old * fresh / math.sqrt(1 - decay**2)))
 
 
 def momenta(group: Group) -> tuple[float, ...]:
-    """The setting `momentum`, a number or several, as a tuple."""
+    """The setting `momentum`, one number or several, as a tuple."""
     momentum = group["momentum"]
     if isinstance(momentum, tuple):
         return momentum
@@ -34,7 +37,7 @@ def momenta(group: Group) -> tuple[float, ...]:
 
 
 def pairs(group: Group) -> tuple[tuple[float, float], ...]:
-    """The setting `betas`, a pair or several, as a tuple of pairs."""
+    """The setting `betas`, one pair or several, as a tuple of pairs."""
     betas = group["betas"]
     if isinstance(betas, tuple) and betas and isinstance(betas[0], tuple):
         return betas
@@ -48,7 +51,7 @@ def check_momentum(group: Group) -> None:
 
 
 def check_betas(group: Group) -> None:
-    """Raise a ValueError unless every beta lies in [0, 1) and all pairs have one beta2."""
+    """Raise a ValueError unless every beta lies in [0, 1) and all pairs have the same beta2."""
     betas = cast(tuple[Any, ...], pairs(group))
     for i, pair in enumerate(betas):
         require(isinstance(pair, Sequence) and len(pair) == 2, f"betas[{i}]", pair, "a pair (beta1, beta2)")
@@ -59,9 +62,9 @@ def check_betas(group: Group) -> None:
 
 
 def refuse_cycled(group: Group, family: str, count: int) -> None:
-    """Raise a ValueError where a scheduler has written a number of its own over several candidates.
+    """Raise a ValueError if a scheduler has overwritten a list of candidates with a single value.
 
-    `OneCycleLR` and `CyclicLR` do so by default. A single candidate is cycled as torch's own.
+    `OneCycleLR` and `CyclicLR` do so by default. A single candidate may be cycled, as in torch's optimizers.
     """
     value = group[family]
     is_whole = isinstance(value, Sequence) and len(value) == count
@@ -69,6 +72,6 @@ def refuse_cycled(group: Group, family: str, count: int) -> None:
         is_whole = all(isinstance(pair, Sequence) for pair in value)
     if count > 1 and not is_whole:
         raise ValueError(
-            f"{family} = {value!r} is not allowed: there are {count} candidates, and a scheduler or a script has put "
-            f"another value in their place; pass cycle_momentum=False to OneCycleLR or CyclicLR"
+            f"{family} = {value!r} is not allowed: there are {count} candidates, and a scheduler or a script has "
+            f"overwritten them; pass cycle_momentum=False to OneCycleLR or CyclicLR"
         )

@@ -1,4 +1,4 @@
-"""Optimizers whose steps look at the loss: how they come to it, and when a step does nothing."""
+"""The base class of optimizers that use the loss: they need a closure, and skip steps that are not finite."""
 
 from __future__ import annotations
 
@@ -17,21 +17,21 @@ Loss = TypeVar("Loss")
 
 
 class Look(NamedTuple):
-    """What a step begins with: the ranks' mean loss, and the largest absolute value in all their gradients."""
+    """The loss, averaged over ranks, and the largest absolute gradient element on any rank."""
 
     loss: float
     largest: float
 
     @property
     def is_finite(self) -> bool:
-        """Whether a step can be made of it."""
+        """Whether both numbers are finite, so that a step can be taken."""
         return math.isfinite(self.loss) and math.isfinite(self.largest)
 
 
 class ClosureOptimizer(BaseOptimizer):
-    """An optimizer whose step needs a closure, and which knows all elements of all parameters as one problem's.
+    """An optimizer whose step needs a closure and treats all elements of all parameters as one problem.
 
-    Where the loss or a gradient is not finite on any of the ranks, no step is taken and nothing is remembered.
+    If the loss or a gradient is not finite on any rank, the step is skipped and the state stays unchanged.
     """
 
     purpose = "looks at the loss"
@@ -41,28 +41,28 @@ class ClosureOptimizer(BaseOptimizer):
     _memory: Memory | None = None
     _is_checked = False
 
-    # What a kind of optimizer says.
+    # Methods that subclasses override.
 
     def _begin(self, coordinates: Coordinates) -> Memory:
-        """The memory before the first step."""
+        """Create the state before the first step."""
         raise NotImplementedError
 
     def _table_shapes(self) -> dict[str, tuple[int, ...]]:
-        """For each tensor that has the parameter's shape first, what further dimensions it has."""
+        """For each state tensor whose leading dimensions are the parameter's, the dimensions that follow."""
         raise NotImplementedError
 
     def _number_names(self) -> tuple[str, ...]:
-        """Names of the numbers of the whole problem."""
+        """Names of the scalars that belong to the whole problem."""
         return ()
 
     def _prepare(self) -> None:
-        """Do what is to be done before the closure is evaluated."""
+        """Called before the closure is evaluated."""
 
     def _take(self, loss: Any, closure: Callable[[], Any]) -> None:
-        """Take a step, after an evaluation of the closure that has given this loss."""
+        """Take a step after the closure has returned this loss."""
         raise NotImplementedError
 
-    # What users call.
+    # Public methods.
 
     @overload
     def step(self, closure: None = None) -> None: ...
@@ -72,21 +72,21 @@ class ClosureOptimizer(BaseOptimizer):
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
-        """Evaluate the closure, take one step, and return the closure's loss, which is that before the step.
+        """Evaluate the closure, take one step, and return the loss before the step.
 
         Args:
             closure: clears the gradients, evaluates the loss, calls ``backward()`` and returns the loss.
 
-        Raises: ValueError without a closure; but where all gradients are zero or None, the state is made then, and
-            nothing else is done, as tools ask for that save checkpoints.
+        Raises: ValueError without a closure. The exception is a call in which all gradients are zero or None: it only
+            creates the state, as tools that save checkpoints require.
         """
         params = self._all_params()
         if closure is None:
             refuse_sparse(params, self)
             if any(bool(local_gradient(param).any()) for param in params if param.grad is not None):
                 name = type(self).__name__
-                what = f"{name} {self.purpose}, so step needs a function that computes the gradients and returns it"
-                raise ValueError(f"closure = None is not allowed: {what}")
+                why = f"{name} {self.purpose}, so step needs a function that computes gradients and returns the loss"
+                raise ValueError(f"closure = None is not allowed: {why}")
             self._remembered()
             return None
         self._check_ranks(self._laid_out())
@@ -96,19 +96,19 @@ class ClosureOptimizer(BaseOptimizer):
         self._take(loss, closure)
         return loss
 
-    # What they share.
+    # Shared by all subclasses.
 
     def _laid_out(self) -> Coordinates:
-        """The order of the coordinates, made anew where parameters were exchanged or moved to another device."""
+        """The order of the coordinates, rebuilt if parameters were replaced or moved to another device."""
         params = self._all_params()
         if self._coordinates is None or not self._coordinates.fit(params):
             group = resolve(self.process_group)
-            # Where something is remembered it is of coordinates that were there; they are found again by their state.
+            # The old memory describes the old coordinates. `_remembered` restores what the parameters' state holds.
             self._coordinates, self._memory = Coordinates(params, group), None
         return self._coordinates
 
     def _remembered(self) -> Memory:
-        """What is remembered, in the state of the parameters; begun or taken over from there where need be."""
+        """The memory behind the parameters' state; created, or restored from the state, if needed."""
         coordinates = self._laid_out()
         memory = self._memory
         if memory is None or not memory.is_attached(self.state):
@@ -127,12 +127,12 @@ class ClosureOptimizer(BaseOptimizer):
             if found is not None and found.shape != (*param.shape, *further):
                 before = tuple(found.shape[: found.ndim - len(further)])
                 raise ValueError(
-                    f"params: one has the shape {tuple(param.shape)} now and had {before} in the steps before: "
-                    f"make a new {type(self).__name__} for the changed ones"
+                    f"params: one now has the shape {tuple(param.shape)} and had {before} in earlier steps: "
+                    f"create a new {type(self).__name__} for the changed parameters"
                 )
 
     def _look(self, loss: Any) -> Look:
-        """The loss and the size of the gradients, which are the same on all ranks."""
+        """The loss and the largest gradient element, made equal on all ranks."""
         coordinates = self._laid_out()
         value, largest = number(loss), coordinates.largest()
         for group in coordinates.partners:
@@ -142,7 +142,7 @@ class ClosureOptimizer(BaseOptimizer):
         return Look(value, largest)
 
     def _mean_loss(self, loss: Any) -> float:
-        """The loss, which is the same on all ranks."""
+        """The loss averaged over the ranks."""
         coordinates, value = self._laid_out(), number(loss)
         for group in coordinates.partners:
             facts = torch.tensor([value], dtype=torch.float64, device=coordinates.device)
@@ -153,8 +153,8 @@ class ClosureOptimizer(BaseOptimizer):
         if self.couples and not self._is_checked and not coordinates.are_shared():
             name = type(self).__name__
             raise ValueError(
-                f"params differ between the ranks, and {name} decides from all of them together: shard the model with "
-                "torch.distributed.fsdp.fully_shard, or pass process_group=None if each rank trains a model of its own"
+                f"params differ between the ranks, and {name} uses all of them in one decision: shard the model with "
+                "torch.distributed.fsdp.fully_shard, or pass process_group=None if each rank trains its own model"
             )
         self._is_checked = True
 
@@ -176,9 +176,9 @@ class ClosureOptimizer(BaseOptimizer):
 
 
 def number(loss: Any) -> float:
-    """The loss as a number.
+    """The loss as a float.
 
-    Raises: ValueError if it is None or not one number.
+    Raises: ValueError if it is None or not a single number.
     """
     value = torch.empty(0) if loss is None else torch.as_tensor(loss)
     if value.numel() != 1:
@@ -188,7 +188,7 @@ def number(loss: Any) -> float:
 
 
 def move(coordinates: Coordinates, step: Tensor, rates: Sequence[float | Tensor]) -> None:
-    """Add a step (n,) to the parameters that have a gradient, each multiplied by its rate."""
+    """Add a step (n,) to the parameters that have a gradient, each part multiplied by its parameter's rate."""
     for param, part, rate in zip(coordinates.params, coordinates.split(step), rates, strict=True):
         if param.grad is not None:
             local(param).add_(part * rate)

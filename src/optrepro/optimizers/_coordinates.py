@@ -1,4 +1,4 @@
-"""All elements of several parameters as the coordinates of one problem, and what is remembered of each of them."""
+"""All elements of several parameters as the coordinates of one problem, and the state of each coordinate."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ State = MutableMapping[Tensor, dict[str, Any]]
 
 
 class Coordinates:
-    """The order of n coordinates: the elements of this rank's parts of the parameters, end to end.
+    """The order of n coordinates: the elements of this rank's shards of the parameters, concatenated.
 
     Args:
         params: the parameters.
@@ -40,12 +40,12 @@ class Coordinates:
         self.device = devices.pop() if devices else torch.device("cpu")
         self.group = group
         self.holders = [holders(param, group) for param in params]
-        # The distinct sets of ranks over which parts of the coordinates are spread, in the order of the parameters, so
-        # that every rank meets them in the same order.
+        # The distinct tuples of groups that hold shards of a parameter, in the order of the parameters, so that every
+        # rank visits them in the same order.
         self.spread = list(dict.fromkeys(self.holders))
 
     def fit(self, params: Sequence[Tensor]) -> bool:
-        """Whether these are the parameters, of the same shapes and dtypes and on the same device."""
+        """Whether these are still the same parameters, with the same shapes and dtypes and on the same device."""
         return (
             len(params) == len(self.params)
             and all(map(is_, params, self.params))
@@ -55,21 +55,21 @@ class Coordinates:
 
     @property
     def shards(self) -> list[ProcessGroup]:
-        """All groups of ranks over which coordinates are spread."""
+        """All groups of ranks that hold shards of a parameter."""
         return list(dict.fromkeys(group for groups in self.spread for group in groups))
 
     @property
     def partners(self) -> list[ProcessGroup]:
-        """The groups of ranks whose mean loss counts: the one that was set, else those that hold parts."""
+        """The groups over which the loss is averaged: the configured group, or else those that hold shards."""
         return self.shards if self.group is None else [self.group]
 
     def are_shared(self) -> bool:
-        """Whether the ranks of the group hold the same coordinates, or parts that are known to belong together."""
+        """Whether the ranks hold replicas of the parameters, or shards of the same parameters."""
         plain = [param for param, groups in zip(self.params, self.holders, strict=True) if not groups]
         return are_replicas(plain, self.group)
 
     def exist(self) -> Tensor:
-        """Which coordinates there are, (n,) bool: all but what `FullyShardedDataParallel` fills up flat shards with."""
+        """A mask (n,) of the real coordinates; False for the padding of `FullyShardedDataParallel`'s flat shards."""
         there = torch.ones(self.size, dtype=torch.bool, device=self.device)
         for param, (_, stop) in zip(self.params, self.vectors.bounds, strict=True):
             filled = int(getattr(param, "_shard_numel_padded", 0))
@@ -77,13 +77,13 @@ class Coordinates:
         return there
 
     def values(self, dtype: torch.dtype) -> Tensor:
-        """The parameters as a vector (n,) in this precision; it may be a view of them."""
+        """The parameters as a vector (n,) of this dtype; it may be a view of them."""
         return self._join([local(param).detach() for param in self.params], dtype)
 
     def gradient(self, dtype: torch.dtype, factor: float = 1.0) -> Tensor:
-        """The gradients as a vector (n,) in this precision, 0 where there are none, times a factor.
+        """The gradients times a factor, as a vector (n,) of this dtype; 0 for parameters without a gradient.
 
-        What lies beyond the largest number of this precision becomes that. The vector may be a view of the gradients.
+        Values beyond the range of the dtype are clamped to it. The vector may be a view of the gradients.
         """
         parts = self._gradients()
         if factor != 1:
@@ -93,7 +93,7 @@ class Coordinates:
         return joined.clamp_(-top, top) if may_overflow else joined
 
     def largest(self) -> float:
-        """The largest absolute value in this rank's gradients; not finite if one of them is not."""
+        """The largest absolute value in this rank's gradients; not finite if an element is not finite."""
         grads = [grad for grad in self._gradients(known=True) if grad.numel()]
         if not grads:
             return 0.0
@@ -101,7 +101,7 @@ class Coordinates:
         return float(torch.stack([norm.double() for norm in norms]).max())
 
     def sums(self, columns: Sequence[Tensor]) -> list[Tensor]:
-        """Sums over all coordinates of all ranks of some (1, n) float64: as many of (1, 1)."""
+        """Sum each (1, n) float64 tensor over all coordinates of all ranks; one (1, 1) tensor per input."""
         if not self.shards:
             return [column.sum(-1, keepdim=True) for column in columns]
         rows = torch.cat(list(columns))
@@ -115,7 +115,7 @@ class Coordinates:
         return list(result.view(-1, 1, 1))
 
     def dot(self, a: Tensor, b: Tensor) -> float:
-        """The inner product of two vectors (n,) over all coordinates of all ranks, summed in float64."""
+        """The inner product of two vectors (n,), summed over all ranks in float64."""
         result = 0.0
         for groups in self.spread:
             part = torch.zeros((), dtype=torch.float64, device=self.device)
@@ -125,11 +125,11 @@ class Coordinates:
         return result
 
     def split(self, vector: Tensor) -> list[Tensor]:
-        """Views of a vector (n,) that are shaped like this rank's parts of the parameters."""
+        """Split a vector (n,) into views shaped like this rank's shards of the parameters."""
         return self.vectors.views(vector)
 
     def _pieces(self, groups: tuple[ProcessGroup, ...], most: int = 1 << 20) -> Iterator[tuple[int, int]]:
-        """Bounds of pieces of the vector that are spread over these ranks: casts of them take little memory."""
+        """Bounds of pieces of the shards that these groups hold; casting a piece at a time takes little memory."""
         if len(self.spread) == 1:
             runs = [(0, self.size)]
         else:
@@ -139,7 +139,7 @@ class Coordinates:
                 yield start, min(start + most, last)
 
     def _gradients(self, known: bool = False) -> list[Tensor]:
-        """This rank's parts of the gradients: of those that there are, or with zeros for those that there are not."""
+        """This rank's shards of the gradients; missing gradients are zeros, or left out if `known` is set."""
         return [
             torch.zeros_like(local(param)) if param.grad is None else local_gradient(param).detach()
             for param in self.params
@@ -153,13 +153,13 @@ class Coordinates:
 
 
 class Memory:
-    """What is remembered of n coordinates, kept in vectors and read as the state of their parameters.
+    """The state of n coordinates, stored in long vectors and visible in the optimizer's state as views of them.
 
     Args:
-        coordinates: their order.
-        tables: by name, a number (n,) or several (*k, n) for each coordinate. What stands in the parameters' state are
-            views (*shape, *k).
-        numbers: by name, a number () of the whole, on the CPU. It stands in the state of every parameter.
+        coordinates: the order of the coordinates.
+        tables: named tensors with one number (n,) or several (*k, n) for each coordinate. The state of a parameter
+            holds views of them, (*shape, *k).
+        numbers: named scalars () of the whole problem, on the CPU. The state of every parameter holds them.
     """
 
     def __init__(self, coordinates: Coordinates, tables: Mapping[str, Tensor], numbers: Mapping[str, Tensor]) -> None:
@@ -167,7 +167,7 @@ class Memory:
         self._attached: list[tuple[Tensor, list[Tensor]]] = []
 
     def attach(self, state: State) -> None:
-        """Make this the state of the parameters, and nothing else."""
+        """Replace the state of the parameters with views of this memory."""
         views = [self.coordinates.vectors.state_views(table) for table in self.tables.values()]
         self._attached = []
         for i, param in enumerate(self.coordinates.params):
@@ -176,14 +176,14 @@ class Memory:
             self._attached.append((param, entries))
 
     def is_attached(self, state: State) -> bool:
-        """Whether the state of the parameters is this memory still, and not what somebody else has put there."""
+        """Whether the state of the parameters still consists of views of this memory."""
         return all(
             len(found := state.get(param, {})) == len(entries) and all(map(is_, found.values(), entries))
             for param, entries in self._attached
         )
 
     def restore(self, state: State) -> bool:
-        """Take over what the state of some parameters holds; False if there is none."""
+        """Copy the parameters' state into this memory; return False if no parameter has a state."""
         params = self.coordinates.params
         stored = [(i, state[param]) for i, param in enumerate(params) if state.get(param)]
         for name, table in self.tables.items():

@@ -1,4 +1,4 @@
-"""What learned optimizers have in common: the rule that predicts steps, its files, and the optimizer around it."""
+"""Shared parts of the learned optimizers: the step rule, its files, and the optimizer that applies it."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ if TYPE_CHECKING:
     from torch.distributed import ProcessGroup
 
 WEIGHTS = Path(__file__).parent / "weights"
-SPIKE = 1e12  # chosen: a gradient so many times as large as all before is an accident
-# Numbers that an LSTM's gates are at once: few enough for a CPU's cache, many where each call has to be worth it.
+SPIKE = 1e12  # chosen: a gradient this many times larger than all before it is skipped once
+# An LSTM evaluates about this many gate values per call: on a CPU they fit its cache, elsewhere they fill the device.
 GATES, GATES_ELSEWHERE = 3 << 17, 1 << 24
 
-LARGEST = 1e300  # of losses in their unit, so that differences of two stay in the range of float64
+LARGEST = 1e300  # Losses are clamped to this, so that the difference of two stays in the range of float64.
 
 Memory = dict[str, Tensor]
 Columns = Sequence[tuple[int, int]]
@@ -35,15 +35,15 @@ Numbers = MutableMapping[str, Tensor]
 
 
 class Now(NamedTuple):
-    """What an optimizer meets at its present iterate.
+    """The objective at the current iterate.
 
     Attributes:
-        time: steps before this one.
+        time: number of steps before this one.
         x: the iterate, (n,).
-        before: the loss at the step before.
+        before: the loss at the previous step.
         value: the loss.
-        gradient: its gradient, (n,).
-        columns: first and last coordinate of each parameter.
+        gradient: the gradient of the loss, (n,).
+        columns: start and end of each parameter's coordinates.
     """
 
     time: int
@@ -55,29 +55,33 @@ class Now(NamedTuple):
 
 
 class StepRule(Protocol):
-    """A rule, learned or not, that predicts steps for R objectives of P coordinates side by side.
+    """A rule, learned or not, that predicts steps for R independent objectives of P coordinates in one batch.
 
-    Nothing couples the objectives. Where gradients are recorded no memory is changed in place, so that a rule can be
-    unrolled and differentiated.
+    While autograd records, no memory is changed in place, so that a rule can be unrolled and differentiated.
     """
 
     def begin(self, x: Tensor, groups: Columns) -> Memory:
-        """The memory before the first step; x (R, P), and the columns of each weight matrix or vector."""
+        """Create the memory before the first step.
+
+        Args:
+            x: the starting points, (R, P).
+            groups: start and end column of each weight matrix or vector.
+        """
         ...
 
     def step(self, memory: Memory, x: Tensor, value: Tensor, gradient: Tensor) -> tuple[Tensor, Memory]:
-        """A step (R, P) and the memory after it, from values (R,) and gradients (R, P) at x (R, P)."""
+        """Predict a step (R, P) from values (R,) and gradients (R, P) at x (R, P); return it and the new memory."""
         ...
 
 
 def lstm_cell(weight: Tensor, bias: Tensor, inputs: Tensor, hidden: Tensor, cell: Tensor) -> tuple[Tensor, Tensor]:
-    """One step of an LSTM on n sequences: the new hidden and cell states, (h, n) each.
+    """One step of an LSTM on n sequences; returns the new hidden and cell states, (h, n) each.
 
-    Sequences are columns: the gates are then contiguous slices, which is 5 times faster on a CPU than `nn.LSTMCell`
-    on rows when h is small and n large.
+    Each sequence is a column, so that the gates are contiguous slices. On a CPU this is 5 times faster than
+    `nn.LSTMCell`, which stores sequences as rows, if h is small and n is large.
 
     Args:
-        weight: (4 h, m + h), gates in the order input, forget, output, candidate.
+        weight: (4 h, m + h), with the gates in the order input, forget, output, candidate.
         bias: (4 h, 1).
         inputs: (m, n).
         hidden: (h, n).
@@ -98,30 +102,30 @@ def lstm_cell(weight: Tensor, bias: Tensor, inputs: Tensor, hidden: Tensor, cell
 
 
 class Cells:
-    """The LSTM of `lstm_cell` in place and in few passes, for some sequences after the others; records no gradients.
+    """The LSTM of `lstm_cell`, in place and without autograd, for calls on one chunk of sequences after another.
 
-    Equal to `lstm_cell` but for rounding: tanh(z) = 1 - 2 sigmoid(-2 z) takes a fifth of the time of tanh on a CPU.
+    It equals `lstm_cell` up to rounding: tanh(z) is computed as 1 - 2 sigmoid(-2 z), in a fifth of the time on a CPU.
 
     Args:
-        weight: as of `lstm_cell`.
-        bias: likewise.
-        most: the largest number of sequences it is called with.
+        weight: as in `lstm_cell`.
+        bias: as in `lstm_cell`.
+        most: the largest number of sequences in one call.
     """
 
     def __init__(self, weight: Tensor, bias: Tensor, most: int) -> None:
         weight, bias, self.cells = weight.detach(), bias.detach(), len(weight) // 4
         factor = torch.ones_like(bias)
-        factor[3 * self.cells :] = -2  # the candidate is what sigmoid(-2 z) is made of
+        factor[3 * self.cells :] = -2  # the candidate gate needs sigmoid(-2 z)
         self.weight, self.bias = factor * weight, factor * bias
         self.seen = weight.new_empty(weight.shape[1], most)
         self.gates = weight.new_empty(len(weight), most)
 
     def inputs(self, count: int) -> Tensor:
-        """Where the inputs of the next `count` sequences are to be written, (m, count)."""
+        """The buffer for the inputs of the next `count` sequences, (m, count)."""
         return self.seen[: len(self.seen) - self.cells, :count]
 
     def step(self, hidden: Tensor, cell: Tensor) -> None:
-        """Bring the states (h, count) to those after the inputs, in place."""
+        """Update the states (h, count) with the inputs, in place."""
         seen, gates = self.seen[:, : hidden.shape[1]], self.gates[:, : hidden.shape[1]]
         seen[-self.cells :] = hidden
         torch.addmm(self.bias, self.weight, seen, out=gates)
@@ -136,14 +140,19 @@ Rule = TypeVar("Rule", bound=nn.Module)
 
 
 def save(rule: nn.Module, path: Path | str, card: dict[str, object] | None = None) -> None:
-    """Write a rule's weights, its `settings` and a model card to a safetensors file."""
+    """Save a rule's weights, its `settings` and a model card to a safetensors file."""
     write(rule, path, "rule", {"rule": type(rule).__name__, **described(rule, card)})
 
 
 def load(kind: type[Rule], settings: Callable[..., Any], path: Path | str) -> tuple[Rule, dict[str, object]]:
-    """The rule in a file that `save` wrote, and its model card.
+    """Load a rule and its model card from a file written by `save`.
 
-    Raises: FileNotFoundError; ValueError if the file holds no such rule.
+    Args:
+        kind: class of the rule.
+        settings: class of the rule's settings.
+        path: the file.
+
+    Raises: FileNotFoundError if there is no such file; ValueError if it holds no rule of this kind.
     """
 
     def make(facts: dict[str, Any]) -> Rule:
@@ -155,28 +164,34 @@ def load(kind: type[Rule], settings: Callable[..., Any], path: Path | str) -> tu
 
 
 def described(rule: nn.Module, card: dict[str, object] | None) -> dict[str, object]:
-    """A rule's settings and its model card, as files hold them."""
+    """A rule's settings and model card in the form in which files store them."""
     return {"settings": asdict(rule.settings), "card": card or {}}  # type: ignore[call-overload]
 
 
 def write(rule: nn.Module, path: Path | str, entry: str, facts: dict[str, object]) -> None:
-    """Write a rule's weights to a safetensors file, and facts about it under one entry of its metadata."""
+    """Save a rule's weights to a safetensors file, with `facts` as JSON under one entry of its metadata."""
     weights = {name: value.detach().cpu().contiguous() for name, value in rule.state_dict().items()}
-    save_file(weights, path, {entry: json.dumps(facts)})  # one entry: several would be written in no fixed order
+    save_file(weights, path, {entry: json.dumps(facts)})  # one entry, because several have no fixed order in the file
 
 
 def read(
     make: Callable[[dict[str, Any]], Rule], path: Path | str, entry: str, what: str
 ) -> tuple[Rule, dict[str, object]]:
-    """What `write` wrote: the rule that is made from the facts, with the weights of the file, and its model card.
+    """Load a rule and its model card from a file written by `write`.
 
-    Raises: FileNotFoundError; ValueError if the file holds none.
+    Args:
+        make: builds the rule from the facts in the file.
+        path: the file.
+        entry: the metadata entry that holds the facts.
+        what: name of the kind of rule, for error messages.
+
+    Raises: FileNotFoundError if there is no such file; ValueError if it holds no such rule.
     """
     try:
         with safe_open(str(path), "pt") as file:
             facts = json.loads((file.metadata() or {})[entry])
             weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        with torch.device("meta"):  # weights that are not there draw no random numbers
+        with torch.device("meta"):  # initializing weights on this device draws no random numbers
             rule = make(facts)
         rule.load_state_dict(weights, assign=True)
     except (SafetensorError, KeyError, TypeError, RuntimeError) as error:
@@ -186,9 +201,9 @@ def read(
 
 
 def find(rule: str | Path) -> Path:
-    """The file of the weights shipped under a name, or the file itself.
+    """The file of the weights shipped under a name, or the file at a path.
 
-    Raises: FileNotFoundError if it is neither; ValueError for what names no file.
+    Raises: FileNotFoundError if there is no such name or file; ValueError for anything but a name or a path.
     """
     allowed = "the name of a shipped policy, a path or a policy"
     require(isinstance(rule, str | Path), "policy", rule, allowed)
@@ -201,7 +216,7 @@ def find(rule: str | Path) -> Path:
 
 
 def chunks(vector: Tensor, gates: int) -> list[slice]:
-    """Pieces of a vector (n,) that are worked on one after the other, with so many gates for each coordinate."""
+    """Split a vector (n,) into slices for an LSTM with this many gate values per coordinate; see `GATES`."""
     most = (GATES if vector.device.type == "cpu" else GATES_ELSEWHERE) // gates
     return [slice(start, min(start + most, len(vector))) for start in range(0, len(vector), most)]
 
@@ -210,15 +225,15 @@ SPIKES = ("largest_gradient", "spiked")
 
 
 def new_numbers(names: Sequence[str]) -> dict[str, Tensor]:
-    """Zeros by name: counts for ``time`` and ``spiked``, else float64."""
+    """Zeros under these names, int64 for ``time`` and ``spiked`` and float64 for all others."""
     whole = ("time", "spiked")
     return {name: torch.zeros((), dtype=torch.int64 if name in whole else torch.float64) for name in names}
 
 
 def accepted(numbers: Numbers, largest: float) -> bool:
-    """Whether a step is taken with gradients of this largest absolute value; notes it in the numbers of `SPIKES`.
+    """Whether to take a step with gradients of this largest absolute value; updates the numbers named in `SPIKES`.
 
-    A gradient `SPIKE` times as large as all before is left out, but not two in a row: then it is no accident.
+    A gradient more than `SPIKE` times larger than all before it is skipped, but never two in a row.
     """
     before = float(numbers["largest_gradient"])
     is_spike = 0 < before < largest / SPIKE and not numbers["spiked"]
@@ -229,30 +244,29 @@ def accepted(numbers: Numbers, largest: float) -> bool:
 
 
 class LearnedOptimizer(ClosureOptimizer):
-    """An optimizer whose steps a rule predicts from losses, gradients and iterates, coordinate by coordinate.
+    """An optimizer whose steps are predicted by a rule from losses, gradients and iterates, for each coordinate.
 
-    All elements of all parameters are the coordinates of one objective, and each parameter is a group of them.
+    All elements of all parameters are the coordinates of one objective. `step` needs a closure and calls it once. A
+    step is skipped, and the state left unchanged, if the loss or a gradient is not finite. It is also skipped, once, if
+    a gradient is 1e12 times larger than all before it. Elements with a gradient of 0, and parameters without a
+    gradient, do not move.
 
     Args:
-        params: parameters, or groups of them with an `lr` of their own.
-        rule: predicts the steps.
-        lr: factor on the predicted steps; 1 is what the rule was trained for.
+        params: parameters, or parameter groups with their own `lr`.
+        rule: the rule that predicts the steps.
+        lr: factor on the predicted steps; the rule was trained for 1.
         process_group: the ranks that train the model together: ``"world"`` (all), None (this one alone) or a
-            `torch.distributed.ProcessGroup`. Their mean loss is looked at.
+            `torch.distributed.ProcessGroup`. The loss is averaged over them.
 
-    `step` needs a closure, which it calls once. Where loss or gradient are not finite, or a gradient is 1e12 times as
-    large as all before and the last was not, no step is taken and nothing is remembered of them. Elements whose
-    gradient is 0, or whose parameter has none, stay where they are.
-
-    Shape: parameters of any shape and real floating dtype, all on one device; the arithmetic is in float32. State of a
-        parameter of shape (*s) is tensors (*s) and (*s, cells), float32, and numbers () of the whole. Under
-        `fully_shard` it is sharded as the parameter is; `FullyShardedDataParallel` trains, but its
-        ``optim_state_dict`` cannot take tensors of more dimensions than the parameter has.
+    Shape: parameters of any shape and real floating dtype, all on one device; the arithmetic is in float32. The state
+        of a parameter of shape (*s) consists of float32 tensors (*s) and (*s, cells), and of scalars () for the whole
+        problem. `fully_shard` shards it like the parameter. Training with `FullyShardedDataParallel` works, but its
+        ``optim_state_dict`` cannot save tensors with more dimensions than the parameter.
     Raises: ValueError for a setting that is not allowed, complex parameters, a missing closure, a loss that is not
         one number or a state that does not fit; RuntimeError for sparse gradients.
     """
 
-    needs = "loss"  # of each step, beside the gradients
+    needs = "loss"  # what `step` needs beside the gradients
     couples = False
 
     def __init__(
@@ -312,7 +326,7 @@ class LearnedOptimizer(ClosureOptimizer):
         move(coordinates, step, [group["lr"] for group in self.param_groups for _ in group["params"]])
 
     def _unit(self, numbers: Numbers, look: Look) -> float:
-        """The unit in which the rule is told losses and gradients."""
+        """The number by which losses and gradients are divided before the rule sees them."""
         return 1.0
 
     def __getstate__(self) -> dict[str, Any]:

@@ -1,7 +1,7 @@
-"""Several processes that train one model: which of them hold parts of a tensor, sums over them, and their mean loss.
+"""Support for several processes that train one model: which ranks hold shards of a tensor, and sums over ranks.
 
-Every rank must take the same decision. Data-parallel replicas hold the same gradients and decide alike by themselves;
-ranks that hold shards of the parameters add up what each of them has measured.
+Every rank must take the same decision. Data-parallel replicas have the same gradients and so decide alike. Ranks that
+hold shards of the parameters add up their measurements first.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ if TYPE_CHECKING:
 
 
 def resolve(setting: ProcessGroup | Literal["world"] | None) -> ProcessGroup | None:
-    """The process group that a setting names; None where there is only one process.
+    """The process group that a setting names; None if there is only one process.
 
-    Raises: ValueError for a setting that is neither "world", None nor a process group.
+    Raises: ValueError for a setting other than "world", None or a process group.
     """
     given: object = setting
     is_group = dist.is_available() and isinstance(given, dist.ProcessGroup)
@@ -36,14 +36,14 @@ def resolve(setting: ProcessGroup | Literal["world"] | None) -> ProcessGroup | N
 
 
 def total(values: Tensor, groups: Sequence[ProcessGroup]) -> Tensor:
-    """The sum of `values` over the ranks of all groups, in place where there are any."""
+    """Sum `values` over the ranks of all groups, in place, and return them."""
     for group in groups:
         dist.all_reduce(values, group=group)
     return values
 
 
 def mean(values: Tensor, group: ProcessGroup | None) -> Tensor:
-    """The mean of `values` over the ranks of a group; the values themselves for None."""
+    """The mean of `values` over the ranks of a group; `values` itself if the group is None."""
     if group is None:
         return values
     values = values.clone()
@@ -62,18 +62,18 @@ def gathered(values: Tensor, group: ProcessGroup) -> Tensor:
 
 
 def is_distributed(tensor: Tensor) -> bool:
-    """Whether a tensor is a `DTensor`, of which each rank holds a part (`fully_shard`, tensor parallelism)."""
-    module = sys.modules.get("torch.distributed.tensor")  # who has made such a tensor has imported it
+    """Whether a tensor is a `DTensor`, as made by `fully_shard` or tensor parallelism."""
+    module = sys.modules.get("torch.distributed.tensor")  # no `DTensor` exists unless its module is imported
     return module is not None and isinstance(tensor, module.DTensor)
 
 
 def local(tensor: Tensor) -> Tensor:
-    """The part of a tensor that this rank holds; all of it where it is not distributed."""
+    """This rank's shard of a tensor; the tensor itself if it is not distributed."""
     return cast("DTensor", tensor).to_local() if is_distributed(tensor) else tensor
 
 
 def local_gradient(param: Tensor) -> Tensor:
-    """This rank's part of a parameter's gradient, distributed like the parameter."""
+    """This rank's shard of a parameter's gradient, sharded like the parameter."""
     grad = cast(Tensor, param.grad)
     if not is_distributed(grad):
         return grad
@@ -84,7 +84,7 @@ def local_gradient(param: Tensor) -> Tensor:
 
 
 def like_parameter(part: Tensor, param: Tensor) -> Tensor:
-    """State of this rank's part of a parameter, (*local shape, ...), distributed like the parameter."""
+    """Make the state of this rank's shard, (*local shape, ...), a tensor that is distributed like the parameter."""
     if not is_distributed(param):
         return part
     from torch.distributed.tensor import DTensor
@@ -96,9 +96,9 @@ def like_parameter(part: Tensor, param: Tensor) -> Tensor:
 
 
 def holders(param: Tensor, group: ProcessGroup | None) -> tuple[ProcessGroup, ...]:
-    """The groups of ranks over which the elements of one parameter are spread.
+    """The groups of ranks that hold shards of a parameter; empty if every rank holds all of it.
 
-    A `DTensor` says so itself. Parameters that `FullyShardedDataParallel` has flattened are spread over `group`.
+    A `DTensor` knows its groups. Parameters flattened by `FullyShardedDataParallel` are sharded over `group`.
     """
     if is_distributed(param):
         spread = cast("DTensor", param)
@@ -109,9 +109,9 @@ def holders(param: Tensor, group: ProcessGroup | None) -> tuple[ProcessGroup, ..
 
 
 def are_replicas(params: Sequence[Tensor], group: ProcessGroup | None) -> bool:
-    """Whether all ranks of a group hold the same parameters, as those of `DistributedDataParallel` do.
+    """Whether all ranks of a group hold the same parameters, as with `DistributedDataParallel`.
 
-    Compares their number and their sums, in one collective call. True without a group.
+    One collective call compares the number of elements and their sum. Without a group the answer is True.
     """
     if group is None:
         return True

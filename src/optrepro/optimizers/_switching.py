@@ -1,7 +1,7 @@
-"""Optimizers that carry several candidate filters and step with one of them: what GAP and its controls share.
+"""Base classes of GAP and its controls: optimizers that keep several candidate filters and step with one of them.
 
 A candidate is a causal linear filter of the gradients: a momentum for SGD, a beta1 for Adam. Every candidate keeps
-its own buffer; a rule (`gap`, `controls`) says at each step which of them moves the parameters.
+its own buffer. A rule (`gap`, `controls`, `aligned_mean`) chooses at each step which of them moves the parameters.
 """
 
 from __future__ import annotations
@@ -42,16 +42,16 @@ if TYPE_CHECKING:
     ProcessGroupSetting = ProcessGroup | Literal["world"] | None
 
 Loss = TypeVar("Loss")
-Index = int | Tensor  # of a candidate; a tensor of shape (1,) stays on its device, so that no step waits for it
+Index = int | Tensor  # index of a candidate; a tensor (1,) stays on its device, so that no step waits for it
 Probes = Sequence[Tensor | None]
 Record = dict[str, Tensor]
 
-PIECE = 2**18  # elements that are measured and updated at a time on a CPU, in the hope of its cache
-SMALL = 2**14  # elements of a parameter whose step on a CPU takes the time of calls, not of memory
+PIECE = 2**18  # elements that are measured and updated at a time on a CPU, so that they stay in its cache
+SMALL = 2**14  # On a CPU, parameters of up to this many elements are joined: calls take longer than memory access.
 
 
 class SGDSettings(TypedDict, total=False):
-    """Settings of every switching SGD, see `SwitchingSGD`."""
+    """Settings of every switching SGD; see `SwitchingSGD`."""
 
     dampening: float
     weight_decay: float
@@ -63,7 +63,7 @@ class SGDSettings(TypedDict, total=False):
 
 
 class AdamSettings(TypedDict, total=False):
-    """Settings of every switching Adam, see `SwitchingAdam`."""
+    """Settings of every switching Adam; see `SwitchingAdam`."""
 
     eps: float
     weight_decay: float | None
@@ -75,7 +75,7 @@ class AdamSettings(TypedDict, total=False):
 
 @dataclass(frozen=True)
 class Rule:
-    """How a candidate is selected: once for all parameters (global), or for each parameter by itself."""
+    """Whether a candidate is selected once for all parameters ("global") or for each one ("per_parameter")."""
 
     select: str = "global"
 
@@ -84,15 +84,18 @@ class Rule:
 
 
 class Bundle:
-    """Parameters of one group, device and dtype whose state lies end to end: few calls move all of them.
+    """Parameters of one group, device and dtype whose state is joined into long vectors, so that few calls move them.
 
     Attributes:
-        positions: of the parameters among all that the optimizer has.
-        holders: groups of ranks over which each of them is spread.
-        state: (rows, n) each; a parameter's own state in `Optimizer.state` are views of them.
-        views: of each row of the state, the part of each parameter, shaped like it.
-        parts: of each state, all rows of each parameter, (rows, n of the parameter).
-        age: steps that each parameter has taken, on the host; None where they differ, then `ages` has them.
+        group: the settings of the parameters.
+        params: the parameters.
+        positions: indices of the parameters among all parameters of the optimizer.
+        holders: groups of ranks that hold shards of the parameters.
+        state: named tensors (rows, n); a parameter's entries in `Optimizer.state` are views of them.
+        views: for each row of each state, views shaped like the parameters.
+        parts: for each state, the columns of each parameter, (rows, n of the parameter).
+        age: number of steps taken by all parameters; None if they differ.
+        ages: number of steps taken by each parameter; used if `age` is None.
     """
 
     def __init__(
@@ -128,13 +131,13 @@ class Bundle:
         self.age = self.ages[0] if len(set(self.ages)) == 1 else None
 
     def gradients(self) -> list[Tensor | None]:
-        """This rank's parts of the gradients."""
+        """This rank's shards of the gradients."""
         if self.is_distributed:
             return [None if param.grad is None else local_gradient(param) for param in self.params]
         return [param.grad for param in self.params]
 
     def runs(self, grads: Sequence[Tensor | None], by_age: bool) -> Iterator[tuple[int, int]]:
-        """First and last + 1 of neighbours that all have a gradient and, if asked for, the same age."""
+        """Ranges (first, last + 1) of consecutive parameters that have a gradient and, if `by_age`, the same age."""
         count = len(grads)
         if (self.age is not None or not by_age) and all(grad is not None for grad in grads):
             yield 0, count
@@ -152,7 +155,7 @@ class Bundle:
         return self.age is not None or self.ages[first] == self.ages[last]
 
     def advance(self, first: int, last: int) -> None:
-        """Count a step of these parameters."""
+        """Count a step of the parameters first ... last - 1."""
         if self.age is not None and last - first == len(self.params):
             self.age += 1
             return
@@ -162,26 +165,27 @@ class Bundle:
             self.ages[i] += 1
 
     def age_of(self, member: int) -> int:
-        """Steps that a parameter has taken."""
+        """Number of steps that a parameter has taken."""
         return self.ages[member] if self.age is None else self.age
 
 
 @dataclass(eq=False, slots=True)
 class Block:
-    """Neighbours of a bundle that are worked on as one vector of n elements in this step.
+    """Consecutive parameters of a bundle that are updated as one vector of n elements in this step.
 
     Attributes:
-        first, last: the members of the bundle, the last excluded.
-        age: the number of their step, from 1; of the first of them where they differ and it does not matter.
+        bundle: the bundle.
+        first, last: range of the parameters in the bundle; `last` is excluded.
+        age: number of their step, counted from 1; that of the first parameter if they differ and it does not matter.
         is_first: whether this is their first step.
-        grad: (n,), as the parameters have it.
-        point: (n,), the parameters, where weight decay enters the gradient.
-        probe: (n,), the further gradient that a score asks for, if any.
-        state: (rows, n) each.
-        gradient: (n,), of what is minimized, with coupled weight decay.
-        scale: (n,), Adam's preconditioner P = 1 / (sqrt(v) + eps); its inverse where there is one candidate alone.
-        found: what the rule has measured before the buffers are updated: row of the selection, R_0 (), and the
-            alignment with the buffers (candidates,).
+        grad: the parameters' gradients, (n,).
+        point: the parameters, (n,), if weight decay enters the gradient.
+        probe: the additional gradient that the score requires, (n,), if any.
+        state: named tensors (rows, n).
+        gradient: gradient of the minimized objective, including coupled weight decay, (n,).
+        scale: Adam's preconditioner P = 1 / (sqrt(v) + eps), (n,); its inverse if there is only one candidate.
+        found: measurements made before the buffers are updated: the row of the selection, R_0 () and the alignment
+            with the buffers, (candidates,).
     """
 
     bundle: Bundle
@@ -203,7 +207,7 @@ class Block:
         return self.bundle.group
 
     def pieces(self, size: int) -> Sequence[Block]:
-        """The same work in parts of about `size` elements, so that a CPU's cache holds them; 0 divides nothing."""
+        """Divide the block into pieces of about `size` elements that fit a CPU's cache; 0 leaves it whole."""
         n = self.grad.numel()
         if not size or n <= 2 * size or self.last - self.first > 1 or self.grad.device.type != "cpu":
             return (self,)
@@ -220,13 +224,17 @@ class Block:
 
 
 class SwitchingOptimizer(BaseOptimizer):
-    """The order of the moves in a step, the parameters' state, and the record of the choices."""
+    """Base class that takes the steps, and keeps the parameters' state and the record of the choices.
+
+    A step updates every candidate's buffer, chooses a candidate and moves the parameters. Subclasses for SGD and Adam
+    define the filters; subclasses for a rule define the choice.
+    """
 
     rule: Rule
-    family: ClassVar[str]  # the setting that lists the candidates
-    buffers: ClassVar[str]  # the state that holds their buffers
+    family: ClassVar[str]  # name of the setting that lists the candidates
+    buffers: ClassVar[str]  # name of the state that holds their buffers
     couples_weight_decay: ClassVar[bool] = True
-    depends_on_age: ClassVar[bool] = False  # parameters of different age take different steps
+    depends_on_age: ClassVar[bool] = False  # whether the step depends on the parameter's number of steps
     _bundles: list[Bundle] | None = None
     _table: Record | None = None
 
@@ -236,48 +244,48 @@ class SwitchingOptimizer(BaseOptimizer):
         self.rule = rule
         super().__init__(params, defaults, process_group)
 
-    # What a kind of filter says.
+    # Methods that define the filters.
 
     def _listed(self, group: Group) -> tuple[Any, ...]:
-        """The candidates as the settings list them."""
+        """The candidates as listed in the settings."""
         raise NotImplementedError
 
     def _candidates(self, group: Group) -> list[Candidate]:
         raise NotImplementedError
 
     def _bias_corrections(self, block: Block) -> Sequence[Number]:
-        """What each candidate's output is divided by."""
+        """The number by which each candidate's output is divided."""
         return [1.0] * self._candidate_count
 
     def _state_rows(self, group: Group) -> dict[str, int]:
-        """What is kept of each parameter, and how many tensors of its shape that takes."""
+        """Names of the parameter-shaped state, each with its number of tensors."""
         return {self.buffers: self._candidate_count}
 
     def _precondition(self, block: Block, gradient: Tensor) -> None:
-        """Prepare what the scores and steps of all candidates share."""
+        """Compute what the scores and steps of all candidates share."""
 
     def _update_buffers(self, block: Block, gradient: Tensor) -> None:
         raise NotImplementedError
 
     def _moments(self, block: Block, choice: Sequence[Any]) -> list[Tensor]:
-        """The chosen filtered gradients, one for each parameter of the block and shaped like it."""
+        """The chosen candidate's filtered gradient for each parameter of the block, shaped like it."""
         raise NotImplementedError
 
     def _descend(self, blocks: list[Block], moments: list[Tensor], rates: Number | list[Number]) -> None:
-        """Move the parameters of blocks of one group and age; `rates` for all of them, or for each."""
+        """Move the parameters of blocks of one group and age, with one rate for all or one for each."""
         raise NotImplementedError
 
-    # What a rule says.
+    # Methods that define the rule.
 
     def _probe(self, group: Group, params: list[Tensor], positions: list[int], probes: Probes) -> list[Tensor] | None:
-        """What the score needs of the further gradients given to `step`, shaped like the parameters."""
+        """Select these parameters' additional gradients from those passed to `step`, shaped like the parameters."""
         return None
 
     def _align(self, block: Block, gradient: Tensor) -> None:
-        """Measure what the choice is made from, before the buffers are updated."""
+        """Make the measurements for the choice, before the buffers are updated."""
 
     def _choose(self, blocks: list[Block], rows: list[int], past: Record) -> Record:
-        """What is new in the record of these rows: `last`, and what else the rule keeps there."""
+        """Choose a candidate for each row; return the new entries of the record, among them `last`."""
         raise NotImplementedError
 
     # The step.
@@ -290,7 +298,7 @@ class SwitchingOptimizer(BaseOptimizer):
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
-        """Take one step; returns the closure's loss, or None without a closure."""
+        """Take one step; return the closure's loss, or None without a closure."""
         return self._step(closure)
 
     def _step(self, closure: Callable[[], Any] | None, probes: Probes | None = None) -> Any:
@@ -311,19 +319,19 @@ class SwitchingOptimizer(BaseOptimizer):
         return loss
 
     def _blocks(self, probes: Probes | None) -> list[Block]:
-        """The parameters that have a gradient, one step older."""
+        """Count a step of the parameters that have a gradient, and divide them into blocks."""
         blocks = []
         compiling = torch.compiler.is_compiling()
         for bundle in cast(list[Bundle], self._bundles):
             grads = bundle.gradients()
-            if compiling:  # which takes no number that changes for known; every parameter has a bundle of its own
+            if compiling:  # Every parameter has its own bundle, and its step count is a tensor.
                 if grads[0] is not None:
                     step = bundle.entries[0]["step"]
                     step.add_(1)
                     is_first = self._splits_by_age(bundle.group) and bundle.age == 0
                     if is_first:
                         bundle.age = 1
-                    # In float32 1 - 0.999^step has four digits.
+                    # float64: in float32, 1 - 0.999^step has only four correct digits
                     blocks.append(self._block(bundle, 0, 1, step.double(), is_first, grads, probes))
                 continue
             for first, last in bundle.runs(grads, self._splits_by_age(bundle.group)):
@@ -368,7 +376,7 @@ class SwitchingOptimizer(BaseOptimizer):
         self._steps.add_(torch.tensor(steps, dtype=torch.float32))
 
     def _batches(self, blocks: list[Block]) -> Iterable[list[Block]]:
-        """Blocks whose parameters move in one call: of one group and, where it matters, of one age."""
+        """Collect blocks whose parameters move in one call: those of one group and, if it matters, one age."""
         batches: dict[Any, list[Block]] = {}
         by_age = self.depends_on_age and not torch.compiler.is_compiling()
         for block in blocks:
@@ -378,7 +386,7 @@ class SwitchingOptimizer(BaseOptimizer):
         return batches.values()
 
     def _prepare(self, block: Block) -> None:
-        """Make room for what the pieces of a block leave for its step."""
+        """Allocate memory for results that the pieces of a block leave for its step."""
 
     def _splits_by_age(self, group: Group) -> bool:
         return self.depends_on_age
@@ -394,7 +402,7 @@ class SwitchingOptimizer(BaseOptimizer):
         return {name: value[:, start:end] for name, value in bundle.state.items()}
 
     def _objective(self, block: Block) -> Tensor:
-        """Gradient of what is minimized, with coupled weight decay, (n,)."""
+        """Gradient of the minimized objective, including coupled weight decay, (n,)."""
         gradient = block.grad.neg() if block.group["maximize"] else block.grad
         if block.point is not None:
             gradient = gradient.add(block.point, alpha=block.group["weight_decay"])
@@ -402,36 +410,25 @@ class SwitchingOptimizer(BaseOptimizer):
         return gradient
 
     def _gradient(self, block: Block) -> Tensor:
-        """The same after the block has been worked on, perhaps in pieces."""
+        """The gradient of the objective; computed again if the block was divided into pieces."""
         return self._objective(block) if block.gradient is None else block.gradient
 
     # The choice.
 
     def _select(self, blocks: list[Block]) -> Sequence[Index]:
-        """Choose a candidate for each row, and record it; what `_apply` is given for every row of the selection."""
-        record = self._record()
-        count = len(record["last"])
-        if self.rule.select == "global":
-            rows = [0]
-        else:
-            rows = [block.bundle.positions[i] for block in blocks for i in range(block.first, block.last)]
-        where = None if rows == list(range(count)) else vector(rows, record["last"].device, torch.int64)
-        past = {name: value if where is None else value.index_select(0, where) for name, value in record.items()}
+        """Choose a candidate for each row of the record, and note it there.
+
+        Returns: a decision, in the form that `_apply` takes, for every row; 0 for rows without a choice in this step.
+        """
+        record, rows = self._record(), self._rows(blocks)
+        count, device = len(record["last"]), record["last"].device
+        where = None if rows == list(range(count)) else vector(rows, device, torch.int64)
         if self._candidate_count == 1:
-            new: Record = {"last": torch.zeros_like(past["last"])}
-        else:
-            new = self._choose(blocks, rows, past)
-        counts, shares = record["counts"], self._shares(new)
-        if where is None:
-            counts.add_(shares)
-        else:
-            counts.index_add_(0, where, shares.to(counts.dtype))
-        for name, value in new.items():
-            if where is None:
-                record[name].copy_(value)
-            else:
-                record[name].index_copy_(0, where, value)
-        decisions: Sequence[Index] = [0] * len(rows) if self._candidate_count == 1 else self._decisions(new)
+            self._note(record, where, {"last": torch.zeros(len(rows), dtype=torch.int64, device=device)})
+            return [0] * count
+        new = self._choose(blocks, rows, rows_of(record, where))
+        self._note(record, where, new)
+        decisions = self._decisions(new)
         if where is None:
             return decisions
         every: list[Index] = [0] * count
@@ -439,12 +436,30 @@ class SwitchingOptimizer(BaseOptimizer):
             every[row] = decision
         return every
 
+    def _rows(self, blocks: list[Block]) -> list[int]:
+        """The rows of the record for which a candidate is chosen in this step."""
+        if self.rule.select == "global":
+            return [0]
+        return [block.bundle.positions[i] for block in blocks for i in range(block.first, block.last)]
+
+    def _note(self, record: Record, where: Tensor | None, new: Record) -> None:
+        """Write new entries into the rows `where` of the record, or into all rows for None, and count the choices."""
+        counts, shares = record["counts"], self._shares(new)
+        if where is None:
+            counts.add_(shares)
+            for name, value in new.items():
+                record[name].copy_(value)
+        else:
+            counts.index_add_(0, where, shares.to(counts.dtype))
+            for name, value in new.items():
+                record[name].index_copy_(0, where, value)
+
     def _shares(self, new: Record) -> Tensor:
-        """The part that each candidate has in this step, (rows, candidates)."""
+        """The share of each candidate in this step, (rows, candidates)."""
         return new["last"][:, None] == kept(numbered)(self._candidate_count, new["last"].device)
 
     def _decisions(self, new: Record) -> Sequence[Index]:
-        """What `_apply` is given, for each row."""
+        """The decision for each row, in the form that `_apply` takes."""
         return indices(new["last"])
 
     def _choice_of(self, block: Block, choice: Sequence[Any]) -> list[Any]:
@@ -465,18 +480,18 @@ class SwitchingOptimizer(BaseOptimizer):
         self._descend(blocks, moments, rates or self._rates_of(blocks[0], self._choice_of(blocks[0], choice))[0])
 
     def _rates(self, block: Block) -> list[Number]:
-        """The factor of each candidate's filtered gradient."""
+        """The factor by which each candidate's filtered gradient is multiplied in the step."""
         rates = [block.group["lr"] / correction for correction in self._bias_corrections(block)]
         if not block.group["lr_modulation"]:
             return rates
         return [rate * factor for rate, factor in zip(rates, self._modulations(block.group), strict=True)]
 
     def _have_one_rate(self, group: Group) -> bool:
-        """Whether all candidates' filtered gradients have the same factor, the learning rate."""
+        """Whether the factor is the learning rate for every candidate."""
         return not group["lr_modulation"] and not self.depends_on_age
 
     def _rates_of(self, block: Block, choice: Sequence[Any]) -> list[Number]:
-        """The factor of each parameter's chosen candidate; of the first one alone where all have the same."""
+        """The factor of each parameter's chosen candidate; a single one if all are equal."""
         lr = block.group["lr"]
         if self._have_one_rate(block.group):
             return [lr]
@@ -485,19 +500,19 @@ class SwitchingOptimizer(BaseOptimizer):
         if isinstance(choice[0], int) and not torch.compiler.is_compiling():
             rates = self._rates(block)
             return [rates[index] for index in choice]
-        # The compiler takes a rate for a number that changes only where nothing but tensors is made of it.
+        # The compiler keeps a changing rate variable only if it is multiplied by tensors alone.
         gains = self._gains(block)
         return [pick(gains, index) * lr for index in choice]
 
     def _gains(self, block: Block) -> list[Number]:
-        """The factor of each candidate's filtered gradient, in learning rates."""
+        """The factor of each candidate's filtered gradient, divided by the learning rate."""
         gains: list[Number] = [1 / correction for correction in self._bias_corrections(block)]
         if not block.group["lr_modulation"]:
             return gains
         return [gain * factor for gain, factor in zip(gains, self._modulations(block.group), strict=True)]
 
     def _scratch(self, name: str, like: Tensor) -> Tensor:
-        """Memory (n,) for a moment; it is kept, since to get it anew costs as much as to work on it."""
+        """Scratch memory (n,), reused because allocating it takes as long as writing to it."""
         key, size = (name, like.dtype, like.device), like.numel()
         memory = self._memory.get(key)
         if memory is None or memory.numel() < size:
@@ -505,24 +520,26 @@ class SwitchingOptimizer(BaseOptimizer):
         return memory[:size]
 
     def _modulations(self, group: Group) -> list[float]:
-        """The factors that give every candidate's step the power of the first one's."""
+        """The factors that give every candidate's step the power of the first candidate's step."""
         norms = [candidate.norm for candidate in self._candidates(group)]
         return [norms[0] / norm for norm in norms]
 
     def _params(self, blocks: list[Block]) -> list[Tensor]:
-        """This rank's parts of the parameters."""
+        """This rank's shards of the parameters."""
         params: list[Tensor] = []
         for block in blocks:
             mine = block.bundle.params[block.first : block.last]
             params += [local(param) for param in mine] if block.bundle.is_distributed else mine
         return params
 
-    # Layout: bundles and the record, made from the state and kept as long as it is what they hold.
+    # Layout: bundles and the record, which are made from the state and reused until somebody else changes it.
 
     def _init_group(self, compiling: bool) -> None:
-        """Have a bundle for every parameter with a gradient. (torch.compile runs a method of this name eagerly.)
+        """Make sure that every parameter with a gradient has a bundle.
 
-        Raises: RuntimeError for sparse gradients, and ValueError for candidates that a scheduler has written over.
+        torch.compile does not compile a method of this name but calls it.
+
+        Raises: RuntimeError for sparse gradients; ValueError for candidates that a scheduler has overwritten.
         """
         for group in self.param_groups:
             refuse_cycled(group, self.family, self._candidate_count)
@@ -552,7 +569,7 @@ class SwitchingOptimizer(BaseOptimizer):
                 (group, param) for group in self.param_groups for param in group["params"]
             )
         ]
-        # Which ranks hold parts of a parameter is asked of all of them, so that every rank takes part in every sum.
+        # The groups of all parameters are listed, with or without a gradient, so that every rank joins every sum.
         group = resolve(self.process_group)
         self._spread: list[tuple[ProcessGroup, ...]] = [() for _ in params]
         if self._candidate_count > 1:
@@ -563,11 +580,11 @@ class SwitchingOptimizer(BaseOptimizer):
         self._must_agree = any(self._spread)
 
     def _add_bundles(self) -> None:
-        """Bundles of the parameters that have their first gradient, and a record of their choices."""
+        """Create bundles for the parameters that have their first gradient, and a record of their choices."""
         members: dict[Any, list[tuple[Group, int, Tensor]]] = {}
         left = []
         for group, position, param in self._waiting:
-            # State that is there already, from a checkpoint say, is taken over at once.
+            # A parameter that already has state, for instance from a checkpoint, needs no gradient yet.
             if param.grad is None and not self.state.get(param):
                 left.append((group, position, param))
                 continue
@@ -589,7 +606,7 @@ class SwitchingOptimizer(BaseOptimizer):
         self._known = fingerprint(self.state)
 
     def _joins(self, param: Tensor, group: Group) -> bool:
-        if self._is_for_compiler:  # it joins kernels by itself
+        if self._is_for_compiler:  # the compiler fuses kernels by itself
             return False
         if group["foreach"] is None:
             return param.device.type != "cpu" or param.numel() <= SMALL
@@ -602,23 +619,23 @@ class SwitchingOptimizer(BaseOptimizer):
         """The last choice and how often each candidate was chosen.
 
         Returns:
-            `last`: index of the candidate, int64, () or, per parameter, (parameters,); -1 where none was chosen yet.
-            `counts`: steps for which each was chosen, int64, (candidates,) or (parameters, candidates).
-            Both lie on the device of the first parameter, and only reading their values waits for it.
+            `last`: index of the candidate, int64, () or, per parameter, (parameters,); -1 before the first choice.
+            `counts`: number of steps with each candidate, int64, (candidates,) or (parameters, candidates).
+            Both are on the device of the first parameter; only reading their values waits for it.
         """
         record, one = self._record(), self.rule.select == "global"
         return {name: (record[name][0] if one else record[name]).clone() for name in ("last", "counts")}
 
     def _record(self) -> Record:
-        """What `selection` reads: tensors with a row for each choice that is made in a step."""
+        """The record that `selection` reads: tensors with one row for each choice in a step."""
         if self._table is not None and self._bundles is not None:
             return self._table
         return self._read_record()
 
     def _tabulate(self) -> Record:
-        """The record as tables, whose numbers stand in every parameter's state as views, tensors ().
+        """The record as tables; every parameter's state holds the elements of its row as views ().
 
-        Where one choice is made for all parameters, all of them hold its record: any of them brings it back.
+        A single choice for all parameters is stored in the state of each, so that any of them restores it.
         """
         record = self._read_record()
         for position, param in enumerate(self._all_params()):
@@ -629,7 +646,7 @@ class SwitchingOptimizer(BaseOptimizer):
         return record
 
     def _read_record(self) -> Record:
-        """The record as the state has it; fresh where it has none."""
+        """Read the record from the state; rows that are not there are fresh."""
         params = self._all_params()
         rows = len(params) if self.rule.select == "per_parameter" else 1
         device = params[0].device if params else torch.device("cpu")
@@ -674,8 +691,8 @@ class SwitchingOptimizer(BaseOptimizer):
         chooses = self.rule.select == "per_parameter" and self._candidate_count > 1
         if chooses and any(getattr(param, "_is_flat_param", False) for param in group["params"]):
             raise ValueError(
-                'select = "per_parameter" is not allowed for parameters that FullyShardedDataParallel has joined: it '
-                'must be "global", or pass use_orig_params=True there, or use fully_shard'
+                'select = "per_parameter" is not allowed for parameters that FullyShardedDataParallel has joined: use '
+                'select="global", or pass use_orig_params=True to FullyShardedDataParallel, or use fully_shard'
             )
 
     def _state_names(self, group: Group) -> dict[str, bool]:
@@ -686,7 +703,7 @@ class SwitchingOptimizer(BaseOptimizer):
         return names
 
     def _translated(self, group: Group, saved: Group, states: list[State]) -> Group:
-        """Take over a state of torch's optimizer: its buffer becomes every candidate's, the candidates stay."""
+        """Also convert a state of torch's optimizer: its buffer becomes that of every candidate."""
         names = self._state_names(group)
         buffer_names = row_names(self.buffers, self._candidate_count)
         now = super()._translated(group, saved, states)
@@ -703,12 +720,12 @@ class SwitchingOptimizer(BaseOptimizer):
                 if buffer is not None:
                     state.update(dict.fromkeys(buffer_names, buffer))
                     state.setdefault("step", torch.ones((), dtype=torch.float32))
-                    for name, is_like in names.items():  # what torch's optimizer has not remembered
+                    for name, is_like in names.items():  # state that torch's optimizer does not have
                         if is_like and name not in state:
                             state[name] = torch.zeros_like(buffer)
                 if state:
                     state.update({name: value for name, value in record.items() if name in names})
-        require(self.family in saved, f"{self.family} of state_dict", None, "there")
+        require(self.family in saved, f"{self.family} of state_dict", None, "present")
         found = len(self._listed(now))
         same = f"as many candidates as the optimizer has, {self._candidate_count}"
         require(found == self._candidate_count, f"{self.family} of state_dict", now[self.family], same)
@@ -721,7 +738,7 @@ class SwitchingOptimizer(BaseOptimizer):
             for name in entries_of("counts", self._fresh_record(1, torch.device("cpu"))["counts"][0]):
                 if name in state and not torch.equal(local(state[name]), local(states[0].get(name, state[name]))):
                     raise ValueError(
-                        'state_dict was saved with select="per_parameter", and this optimizer has "global"'
+                        'state_dict was saved with select="per_parameter", but this optimizer has select="global"'
                     )
 
     def __getstate__(self) -> dict[str, Any]:
@@ -732,18 +749,18 @@ class SwitchingSGD(SwitchingOptimizer):
     r"""SGD with a buffer for each candidate momentum :math:`m`: :math:`b_m \leftarrow m b_m + (1 - d) g`.
 
     Args:
-        params: parameters, or groups of them with settings of their own.
-        lr: learning rate, at least 0; a tensor () lets compiled steps follow a schedule without compiling again.
-        momentum: candidates in [0, 1), or one.
-        rule: how one is selected.
+        params: parameters, or parameter groups with their own settings.
+        lr: learning rate, at least 0; with a tensor () compiled steps follow a schedule without recompiling.
+        momentum: one candidate or several, in [0, 1).
+        rule: the rule that selects one of them.
         dampening, weight_decay, nesterov, maximize: as in `torch.optim.SGD`. Weight decay is coupled: it enters the
             gradient that both the update and the score use.
-        lr_modulation: scale each candidate's step by the norm of the first candidate's filter over its own. Under
-            white gradients all steps then have the power of the first candidate's. Off by default; "chosen".
-        foreach: join parameters into long vectors; None joins all on accelerators and small ones on the CPU.
-        process_group: the ranks that train this model together, where torch.distributed is used: ``"world"``, all; a
-            process group; or None, this process by itself. A choice for all parameters is made from the sum of the
-            scores on all of them, unless they hold the same parameters and so decide alike.
+        lr_modulation: multiply each candidate's step by the norm of the first candidate's filter over its own norm.
+            For uncorrelated gradients all steps then have the same power. Off by default (chosen).
+        foreach: join parameters into long vectors; None joins all on accelerators, and small ones on the CPU.
+        process_group: the ranks that train the model together: ``"world"`` (all), None (this one alone) or a
+            `torch.distributed.ProcessGroup`. A choice for all parameters uses the sum of the ranks' scores, unless the
+            ranks hold the same parameters and so decide alike.
     """
 
     family = "momentum"
@@ -784,7 +801,7 @@ class SwitchingSGD(SwitchingOptimizer):
         dampening = group["dampening"]
         require(0 <= dampening < 1, "dampening", dampening, "in [0, 1)")
         plain = dampening == 0 and min(momenta(group), default=1) > 0
-        require(plain or not group["nesterov"], "nesterov", True, "with momentum above 0 and no dampening only")
+        require(plain or not group["nesterov"], "nesterov", True, "False unless momentum is above 0 and dampening is 0")
         return super()._checked(group)
 
     def _candidates(self, group: Group) -> list[Candidate]:
@@ -794,20 +811,20 @@ class SwitchingSGD(SwitchingOptimizer):
         return [with_norm(decay=m, fresh=fresh if m else 1, new=fresh if m else 1, old=m) for m in momenta(group)]
 
     def _splits_by_age(self, group: Group) -> bool:
-        return bool(group["dampening"] != 0)  # torch does not dampen a first gradient
+        return bool(group["dampening"] != 0)  # torch does not dampen the first gradient
 
     def _update_buffers(self, block: Block, gradient: Tensor) -> None:
         group, buffers = block.group, block.state[self.buffers]
         decays, dampening = momenta(group), group["dampening"]
         if block.is_first and dampening != 0:
             buffers.copy_(gradient.expand_as(buffers))
-        elif len(decays) == 1 or dampening != 0:  # rounds as torch.optim.SGD does
+        elif len(decays) == 1 or dampening != 0:  # same rounding as torch.optim.SGD
             for momentum, buffer in zip(decays, buffers, strict=True):
                 if momentum == 0:
                     buffer.copy_(gradient)
                 else:
                     buffer.mul_(momentum).add_(gradient, alpha=1 - dampening)
-        elif min(decays) > 0 and block.bundle.dtype.itemsize >= 4:  # all in one pass over memory
+        elif min(decays) > 0 and block.bundle.dtype.itemsize >= 4:  # all candidates in one pass over memory
             torch.addcmul(gradient, buffers, kept(column)(decays, block.bundle.dtype, buffers.device), out=buffers)
         else:
             for momentum, buffer in zip(decays, buffers, strict=True):
@@ -835,13 +852,13 @@ class SwitchingAdam(SwitchingOptimizer):
     r"""Adam with a first moment for each candidate :math:`\beta_1` and one second moment for all.
 
     Args:
-        params: parameters, or groups of them with settings of their own.
+        params: parameters, or parameter groups with their own settings.
         lr: learning rate, as in `SwitchingSGD`.
-        betas: candidates, pairs (beta1, beta2) in [0, 1) with a common beta2, or one such pair.
-        rule: how one is selected.
+        betas: one candidate or several, pairs (beta1, beta2) in [0, 1) with a common beta2.
+        rule: the rule that selects one of them.
         eps, maximize: as in `torch.optim.Adam`.
-        weight_decay: None is torch's default, 0 for Adam and 0.01 for AdamW. Adam couples it: it enters the gradient
-            that both the update and the score use. AdamW decays the parameters apart from the gradient.
+        weight_decay: None is torch's default, 0 for Adam and 0.01 for AdamW. In Adam it is coupled: it enters the
+            gradient that both the update and the score use. AdamW decays the parameters separately.
         lr_modulation, foreach, process_group: as in `SwitchingSGD`.
     """
 
@@ -887,7 +904,7 @@ class SwitchingAdam(SwitchingOptimizer):
         return [with_norm(decay=beta, fresh=1 - beta, new=1 - beta, old=beta) for beta, _ in pairs(group)]
 
     def _bias_corrections(self, block: Block) -> Sequence[Number]:
-        # Every candidate has seen every gradient, so its correction is right whichever was chosen before.
+        # Every candidate averages all gradients, so its correction does not depend on earlier choices.
         return [1 - beta**block.age for beta, _ in pairs(block.group)]
 
     def _state_rows(self, group: Group) -> dict[str, int]:
@@ -901,11 +918,11 @@ class SwitchingAdam(SwitchingOptimizer):
         exp_avg_sq.mul_(beta).addcmul_(gradient, gradient, value=1 - beta)
         correction, eps = (1 - beta**block.age) ** 0.5, block.group["eps"]
         torch.sqrt(exp_avg_sq, out=scale)
-        if self._candidate_count == 1:  # divided by, which rounds as torch.optim.Adam does
+        if self._candidate_count == 1:  # The step divides by this, with the same rounding as torch.optim.Adam.
             scale.div_(correction).add_(eps)
         elif isinstance(correction, Tensor):
             scale.div_(correction).add_(eps).reciprocal_()
-        else:  # P, which score and step multiply with
+        else:  # P, by which scores and steps are multiplied
             torch.add(
                 kept(number)(eps, scale.dtype, scale.device), scale, alpha=1 / correction, out=scale
             ).reciprocal_()
@@ -937,7 +954,7 @@ class SwitchingAdam(SwitchingOptimizer):
 
 
 def fingerprint(state: dict[Tensor, State]) -> list[int]:
-    """Which objects the state is made of; another one where somebody has replaced or removed a part of it."""
+    """The identities of all objects in the state; they differ once a part was replaced, added or removed."""
     ids = [*map(id, state), *map(id, state.values())]
     for held in state.values():
         ids += map(id, held.values())
@@ -945,22 +962,30 @@ def fingerprint(state: dict[Tensor, State]) -> list[int]:
 
 
 def row_names(name: str, count: int) -> list[str]:
-    """Names of several tensors of a kind in a parameter's state; the plain name for one."""
+    """Names of `count` tensors of one kind in a parameter's state; a single one has the plain name."""
     return [name] if count == 1 else [f"{name}_{j}" for j in range(count)]
 
 
 def entries_of(name: str, row: Tensor) -> State:
-    """The numbers of a row of the record, () or (k,), as tensors () with names for a parameter's state; views."""
+    """Views () of the elements of a row of the record, () or (k,), with their names in a parameter's state."""
     return {name: row} if row.ndim == 0 else {f"{name}_{j}": row[j] for j in range(len(row))}
 
 
 # Rows and their parts.
 
 
+def rows_of(record: Record, where: Tensor | None) -> Record:
+    """The rows `where` of a record; the record itself for None."""
+    if where is None:
+        return record
+    return {name: value.index_select(0, where) for name, value in record.items()}
+
+
 def chosen_rows(block: Block, name: str, choice: Sequence[Index]) -> list[Tensor]:
     """The chosen row of a state for each parameter, shaped like it.
 
-    Where the choice is on an accelerator the row is copied, so that one that overflowed leaves no trace in another.
+    If the choice is a tensor, the row is copied by index: unlike a sum with weights of 0, it ignores rows that are not
+    finite.
     """
     views = block.bundle.views[name]
     if isinstance(choice[0], int):
@@ -978,7 +1003,7 @@ def chosen_rows(block: Block, name: str, choice: Sequence[Index]) -> list[Tensor
 
 
 def views_of(block: Block, flat: Tensor) -> list[Tensor]:
-    """The parts of a vector (n,) shaped like the block's parameters."""
+    """Split a vector (n,) into views shaped like the block's parameters."""
     vectors = block.bundle.vectors
     if block.last - block.first == 1:
         return [vectors.shaped(block.first, flat)]
@@ -995,14 +1020,14 @@ def views_of(block: Block, flat: Tensor) -> list[Tensor]:
 
 
 def vector(values: Sequence[Any], device: torch.device, dtype: torch.dtype = torch.float64) -> Tensor:
-    """Numbers on the device; through pinned memory, so that the host does not wait for the copy."""
+    """Copy numbers to the device as a vector, through pinned memory, so that the host does not wait."""
     if values and isinstance(values[0], Tensor):
         return torch.stack(tuple(values)).to(device, dtype, non_blocking=True)
     return torch.tensor(values, dtype=dtype, pin_memory=device.type == "cuda").to(device, non_blocking=True)
 
 
 def pick(values: Sequence[Number], index: Index) -> Number:
-    """Value `index`; a tensor () where the index is one, float64, which as a scalar promotes nothing."""
+    """The value at an index; for a tensor index, a float64 tensor (), which promotes no other tensor's dtype."""
     if isinstance(index, int):
         return values[index]
     make = vector if isinstance(values[0], Tensor) else kept(vector_of)
@@ -1010,7 +1035,7 @@ def pick(values: Sequence[Number], index: Index) -> Number:
 
 
 def vector_of(values: tuple[float, ...], device: torch.device) -> Tensor:
-    """Numbers on the device, (k,) float64."""
+    """Numbers as a float64 tensor (k,) on the device."""
     return vector(values, device)
 
 
@@ -1030,7 +1055,7 @@ def numbered(count: int, device: torch.device) -> Tensor:
 
 
 def kept(make: Callable[..., Tensor]) -> Callable[..., Tensor]:
-    """The same function, whose tensors are made once; but for the compiler, which makes constants of them itself."""
+    """The function with its results cached; unchanged under torch.compile, which makes constants of them itself."""
     return make if torch.compiler.is_compiling() else _keeping(make)
 
 
@@ -1040,7 +1065,7 @@ def _keeping(make: Callable[..., Tensor]) -> Callable[..., Tensor]:
 
 
 def indices(choice: Tensor) -> list[Index]:
-    """A choice (rows,) as one index each: read on the CPU, where it costs nothing, left on any other device."""
+    """Split a choice (rows,) into indices: integers on a CPU, and tensors (1,) elsewhere, so that no step waits."""
     if choice.device.type == "cpu" and not torch.compiler.is_compiling():
         return cast(list[Index], choice.tolist())
     return list(torch.split(choice, 1))

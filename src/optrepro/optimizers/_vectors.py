@@ -1,8 +1,7 @@
-"""State that lies end to end in long vectors, and reads as tensors shaped like the parameters.
+"""State stored in long vectors, with views of it that are shaped like the parameters.
 
-A step over one long vector takes few calls where a step over many small tensors takes many. So each rank's parts of
-several parameters are worked on as one vector, and their state is kept as vectors, too; what stands in
-``optimizer.state`` are views of them.
+A step over one long vector takes fewer calls than a step over many small tensors. So each rank joins its shards of
+several parameters into one vector and stores their state as vectors. ``optimizer.state`` holds views of these.
 """
 
 from __future__ import annotations
@@ -18,15 +17,15 @@ from optrepro.optimizers._ranks import like_parameter, local
 
 
 class Vectors:
-    """The order in which the elements of several parameters stand in a vector (n,).
+    """The order of the elements of several parameters in a vector (n,).
 
-    Elements of a parameter stand in the order of its memory, where that has no gaps, so that a parameter or gradient
-    of the usual layout, or channels-last, is viewed and not copied.
+    The elements of a parameter are in the order of its memory if that has no gaps. Contiguous and channels-last
+    parameters and gradients are therefore viewed and not copied.
 
     Attributes:
         params: the parameters.
-        sizes: number of elements of this rank's part of each; n is their sum.
-        bounds: where each begins and ends.
+        sizes: number of elements in this rank's shard of each parameter; n is their sum.
+        bounds: start and end of each parameter in the vector.
     """
 
     def __init__(self, params: Sequence[Tensor]) -> None:
@@ -43,9 +42,13 @@ class Vectors:
         self._are_contiguous = all(part.is_contiguous() for part in parts)
 
     def join(self, tensors: Sequence[Tensor], first: int = 0) -> Tensor:
-        """Tensors shaped like the parts of neighbours, from `first` on, as one vector (n,); a view where there is one.
+        """Concatenate tensors, shaped like this rank's shards of consecutive parameters, into one vector (n,).
 
-        Shaped like this rank's parts of the parameters, that is.
+        A single tensor is viewed and not copied if its memory layout allows it.
+
+        Args:
+            tensors: one tensor for each parameter.
+            first: index of the first of these parameters.
         """
         if len(tensors) == 1:
             return self.flat(first, tensors[0])
@@ -55,7 +58,7 @@ class Vectors:
         return torch.cat([self.flat(i, tensor) for i, tensor in enumerate(tensors, first)])
 
     def flat(self, index: int, tensor: Tensor) -> Tensor:
-        """A tensor shaped like the part of parameter `index` as a vector, in the order of that parameter."""
+        """Flatten a tensor shaped like the shard of parameter `index`, in that parameter's memory order."""
         strides = self.strides[index]
         if tensor.stride() == strides:
             return tensor.view(-1) if self._are_contiguous else tensor.as_strided((self.sizes[index],), (1,))
@@ -66,18 +69,18 @@ class Vectors:
         )
 
     def is_view(self, index: int, tensor: Tensor) -> bool:
-        """Whether `flat` gives a view of a tensor, and no copy."""
+        """Whether `flat` returns a view of this tensor and not a copy."""
         return tensor.stride() == self.strides[index]
 
     def shaped(self, index: int, flat: Tensor) -> Tensor:
-        """A vector with the elements of parameter `index` as a view shaped like it."""
+        """View a vector with the elements of parameter `index` in that parameter's shape."""
         return flat.as_strided(self.shapes[index], self.strides[index])
 
     def views(self, rows: Tensor) -> list[Tensor]:
-        """Of a vector (n,), or of several (*k, n): views (*k, *shape) for each parameter, in its memory's order."""
+        """Split vectors (*k, n) into one view (*k, *shape) for each parameter, in the order of its memory."""
         lead, steps, offset = rows.shape[:-1], rows.stride()[:-1], rows.storage_offset()
         apart, layouts = rows.stride(-1), self.strides
-        if apart != 1:  # as in a column of a table
+        if apart != 1:  # for instance a column of a matrix
             layouts = [tuple(apart * stride for stride in strides) for strides in layouts]
         return [
             rows.as_strided((*lead, *shape), (*steps, *strides), offset + apart * start)
@@ -85,7 +88,7 @@ class Vectors:
         ]
 
     def state_views(self, rows: Tensor) -> list[Tensor]:
-        """The same as state of the parameters: (*shape, *k), and distributed where the parameters are."""
+        """Like `views`, but shaped (*shape, *k) and distributed like the parameters, as entries for their state."""
         lead = rows.ndim - 1
         views = [
             view.movedim(tuple(range(lead)), tuple(range(-lead, 0))) if lead else view for view in self.views(rows)
@@ -94,17 +97,17 @@ class Vectors:
 
 
 def is_view(tensor: Tensor) -> bool:
-    """Whether a tensor is part of a larger storage, which saving it would write."""
+    """Whether a tensor is part of a larger storage, which would be saved with it."""
     part = local(tensor)
     return part.untyped_storage().nbytes() > part.numel() * part.element_size()
 
 
 def own(tensor: Tensor) -> Tensor:
-    """The tensor with a storage of its own."""
+    """The tensor in its own storage: a copy if it is a view, else the tensor itself."""
     return tensor.clone() if is_view(tensor) else tensor
 
 
 def _dense_strides(part: Tensor) -> tuple[int, ...]:
-    """A tensor's strides; those of the contiguous layout where its elements do not lie side by side in memory."""
+    """A tensor's strides, or those of the contiguous layout if its memory has gaps."""
     strides = torch.empty_like(part, device="meta", memory_format=torch.preserve_format).stride()
     return part.stride() if part.stride() == strides else torch.empty(part.shape, device="meta").stride()

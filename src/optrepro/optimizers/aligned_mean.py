@@ -1,8 +1,8 @@
 """The mean of the candidates' steps, weighted by the evidence that a longer memory is better aligned.
 
-GAP takes one candidate at each step, by one step's alignment: with mini-batches a noisy and short-sighted choice. Here
-the candidates' steps are averaged, as in aggregated momentum, and neighbours are weighted by the odds that the longer
-memory descends faster, as far as the alignment of the last steps tells it from chance.
+GAP takes one candidate at each step and decides by the alignment of that step alone, which is noisy with mini-batches.
+Here the candidates' steps are averaged, as in aggregated momentum. Neighbouring candidates are weighted by the odds
+that the longer memory descends faster, judged by the alignment over the last steps.
 """
 
 from __future__ import annotations
@@ -34,8 +34,8 @@ from optrepro.optimizers._switching import (
 )
 from optrepro.optimizers.gap import Alignment
 
-TOLERATED = 1000.0  # times its root mean square: a larger gain is cut to it, so that it is forgotten as others are
-SETTLED = 5  # steps after which a root mean square is known
+TOLERATED = 1000.0  # A gain is clamped to this multiple of its root mean square, so that an outlier is soon forgotten.
+SETTLED = 5  # The clamp begins after this many steps, when the root mean square is known.
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,7 @@ class EvidenceRule(Rule):
 
 
 class AlignedMean(Alignment):
-    """The rule: weights by the odds that each candidate gains over the one before it."""
+    """Rule that weights each candidate by the odds that it gains over the candidate before it."""
 
     rule: EvidenceRule
 
@@ -64,7 +64,7 @@ class AlignedMean(Alignment):
         return super()._fresh_record(rows, device) | weights | gains
 
     def _needs_self_term(self, group: Group) -> bool:
-        # Where every candidate's step holds the same share of the gradient, R_0 cancels in their differences.
+        # If the newest gradient has the same weight in every candidate's step, R_0 cancels in the scores' differences.
         plain = self.couples_weight_decay and not self.depends_on_age
         return not plain or bool(group["nesterov"] or group["lr_modulation"] or group["dampening"])
 
@@ -74,7 +74,7 @@ class AlignedMean(Alignment):
         mean = torch.lerp(gain, past["mean_gain"], decay)
         square = torch.lerp(gain.square(), past["mean_square"], decay)
         seen = past["seen"] + 1
-        # The first step has no past: all candidates are equal in it, and it says nothing.
+        # In the first step all candidates are equal, so it is no evidence.
         steps = (seen - 1).clamp_(max=(1 + decay) / (1 - decay))
         scale = (square * (1 - decay**seen)[:, None]).sqrt_().clamp_(min=torch.finfo(torch.float64).tiny)
         statistic = mean / scale * steps.sqrt_()[:, None]
@@ -104,7 +104,7 @@ class AlignedMean(Alignment):
         if self._candidate_count == 1 or not self._have_one_rate(group) or group["nesterov"]:
             super()._apply(blocks, choice)
             return
-        # p <- p - lr B^T w in one pass over memory.
+        # p <- p - lr B^T w in one pass over memory
         rate = group["lr"]
         for block in blocks:
             params = self._params([block])
@@ -147,12 +147,12 @@ class AlignedMean(Alignment):
     def _rates_of(self, block: Block, choice: Sequence[Any]) -> list[Number]:
         if self._candidate_count == 1:
             return super()._rates_of(block, choice)
-        # Where candidates have rates of their own, these are part of the weights.
+        # If the candidates have rates of their own, `_moments` has put them into the weights.
         return [block.group["lr"] if self._have_one_rate(block.group) else 1.0] * len(choice)
 
 
 def bounded(gain: Tensor, past: Record, decay: float) -> Tensor:
-    """A gain (rows, gains) within what is tolerated; 0 where it is not known, since the scores overflowed."""
+    """Clamp the gains (rows, gains) to `TOLERATED` root mean squares; a gain of overflowed scores becomes 0."""
     seen = past["seen"][:, None]
     most = TOLERATED * (past["mean_square"] / (1 - decay**seen)).sqrt_()
     most = most.masked_fill_((seen < SETTLED) | (most == 0), math.inf)
@@ -160,7 +160,7 @@ def bounded(gain: Tensor, past: Record, decay: float) -> Tensor:
 
 
 def weighted_sum(rows: Tensor, weights: Tensor) -> Tensor:
-    """Sum of rows (k, n) with weights (k,), (n,)."""
+    """Weighted sum (n,) of rows (k, n) with weights (k,)."""
     if rows.dtype.itemsize >= 4:
         return torch.mv(rows.t(), weights.to(rows.dtype))
     return (rows * weights[:, None]).sum(0).to(rows.dtype)
@@ -169,31 +169,31 @@ def weighted_sum(rows: Tensor, weights: Tensor) -> Tensor:
 class AlignedMeanSGD(AlignedMean, SwitchingSGD):
     r"""SGD that steps with a mean of candidate momenta, weighted by evidence of alignment.
 
-    Every candidate :math:`m_j`, ascending, keeps its buffer :math:`b_j \leftarrow m_j b_j + g`. At each step
-    :math:`d_j = \langle g, b_{j+1} - b_j\rangle` is how much faster the loss falls along the next candidate's step; the
-    gradient's alignment with itself cancels in it. :math:`t_j` is the mean of :math:`d_j` over its root mean square,
-    both exponential averages, times the root of their effective number of steps: were there no gain, about a standard
-    normal variable. The step is :math:`-\eta \sum_j w_j b_j`, with the odds :math:`w_{j+1} / w_j = \Phi(t_j) /
-    \Phi(-t_j)`, :math:`\Phi` the normal distribution function, and weights that sum to 1.
+    Every candidate :math:`m_j`, in ascending order, keeps its buffer :math:`b_j \leftarrow m_j b_j + g`. The gain
+    :math:`d_j = \langle g, b_{j+1} - b_j\rangle` measures how much faster the loss falls along the next candidate's
+    step; the gradient's alignment with itself cancels in it. The statistic :math:`t_j` is the mean of :math:`d_j` over
+    its root mean square, both exponential averages, times the root of their effective number of steps. Without any
+    true gain it is about standard normal. The step is :math:`-\eta \sum_j w_j b_j`, where the weights sum to 1 and
+    have the odds :math:`w_{j+1} / w_j = \Phi(t_j) / \Phi(-t_j)`; :math:`\Phi` is the normal distribution function.
 
-    Without evidence (all t are 0) this is the mean of the candidates, `controls.MeanSGD`; gradients that keep their
-    direction lead to the largest momentum, gradients that turn against the buffers to the smallest. It is not always
-    alignment that makes it good: on a perceptron random switching with its shares, and the mean, are ahead of it.
+    Without evidence, when all :math:`t_j` are 0, this is the plain mean of the candidates, `controls.MeanSGD`.
+    Gradients that keep their direction lead to the largest momentum, gradients that oppose the buffers to the smallest.
+    Alignment does not always explain its results: on a perceptron, random switching with the same shares and the plain
+    mean both do better.
+
+    A gain is clamped to 1000 times its root mean square from the sixth step on, and a gain that overflowed counts as
+    0, so that one enormous gradient is soon forgotten. In `selection`, `counts` are sums of weights, and `last` is the
+    candidate of the largest weight.
 
     Args:
         params, lr, momentum: as in `gap.GapSGD`; candidates in ascending order.
-        select: weights for all parameters (``"global"``), or for each by itself (``"per_parameter"``).
-        decay: of the averages, in [0, 1); they remember (1 + decay) / (1 - decay) steps.
+        select: ``"global"`` (one set of weights for all parameters) or ``"per_parameter"``.
+        decay: decay of the averages, in [0, 1); their effective number of steps is (1 + decay) / (1 - decay).
         **settings: as in `gap.GapSGD`.
 
-    `selection`: `counts` are sums of weights, `last` is the candidate of the largest.
-
-    A gain of more than 1000 times its root mean square is cut to that, once five steps are known, and one that
-    overflowed to no number counts as 0: one enormous gradient is soon forgotten.
-
     Shape: as `gap.GapSGD`.
-    Raises: as `gap.GapSGD`, and ValueError for candidates that do not ascend.
-    Source: chosen, the bound on a gain too. The buffers are those of arXiv 2512.06370, their mean is that of arXiv
+    Raises: as `gap.GapSGD`, and ValueError for candidates that are not in ascending order.
+    Source: chosen, including the clamp. The buffers are those of arXiv 2512.06370, and their mean is that of arXiv
         1804.00325.
     """
 
@@ -218,14 +218,18 @@ class AlignedMeanSGD(AlignedMean, SwitchingSGD):
 class AlignedMeanAdam(AlignedMean, SwitchingAdam):
     r"""Adam that steps with a mean of candidate beta1, weighted by evidence of alignment.
 
-    As `AlignedMeanSGD`, with :math:`d_j = \langle g, P (\hat m_{j+1} - \hat m_j)\rangle` of the bias-corrected first
-    moments and Adam's preconditioner P. Here the gradient's alignment with itself does not cancel, since averages with
-    a short memory hold more of the newest gradient: it is part of the step, and of its effect.
+    The rule is that of `AlignedMeanSGD` with :math:`d_j = \langle g, P (\hat m_{j+1} - \hat m_j)\rangle`, where the
+    first moments are bias-corrected and P is Adam's preconditioner. The gradient's alignment with itself does not
+    cancel here: averages with a shorter memory give the newest gradient more weight, and that is part of their step.
 
     Args:
         params, lr, betas: as in `gap.GapAdam`; candidates in ascending order of beta1.
         select, decay: as in `AlignedMeanSGD`.
         **settings: as in `gap.GapAdam`.
+
+    Shape: as `gap.GapAdam`.
+    Raises: as `gap.GapAdam`, and ValueError for candidates that are not in ascending order.
+    Source: chosen, as `AlignedMeanSGD`.
     """
 
     def __init__(

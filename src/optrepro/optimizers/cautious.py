@@ -1,4 +1,4 @@
-"""AdamW that takes only the components of its update that the gradient agrees with (arXiv 2411.16085)."""
+"""AdamW that leaves out the elements of its update whose sign the gradient opposes (arXiv 2411.16085)."""
 
 from __future__ import annotations
 
@@ -17,28 +17,28 @@ if TYPE_CHECKING:
     from torch.distributed import ProcessGroup
 
 Loss = TypeVar("Loss")
-LEAST = 1e-3  # share of agreeing elements: where fewer agree, the step is not scaled up further
-PIECE = 2**17  # elements for each thread of a CPU that are worked on while they are in its cache
+LEAST = 1e-3  # lower bound on the share of agreeing elements, which limits how far the step is scaled up
+PIECE = 2**17  # elements per CPU thread that are updated at a time, so that they stay in the cache
 
 
 class CautiousAdamW(BaseOptimizer):
-    r"""AdamW whose update is masked where its sign and the gradient's disagree.
+    r"""AdamW whose update is set to zero wherever its sign and the gradient's disagree.
 
     With AdamW's update :math:`u = \hat m/(\sqrt{\hat v} + \epsilon)`, the mask :math:`\phi = [u g > 0]` and its mean
     :math:`\bar\phi` over the parameter's elements, the step is :math:`p \leftarrow p - \eta\, u \phi / \bar\phi`.
 
     Args:
-        params: parameters, or groups of them with settings of their own.
+        params: parameters, or parameter groups with their own settings.
         lr, betas, eps, weight_decay (decoupled), maximize: as in `torch.optim.AdamW`.
-        foreach: work on lists of parameters; None does so on accelerators, as torch does.
-        process_group: the ranks over which `FullyShardedDataParallel` has spread the parameters: ``"world"``, all; a
-            process group; or None, this process by itself. A `DTensor` says so itself.
+        foreach: update lists of parameters at once; None does so on accelerators, as torch does.
+        process_group: the ranks over which `FullyShardedDataParallel` shards the parameters: ``"world"`` (all), None
+            (this one alone) or a `torch.distributed.ProcessGroup`. A `DTensor` knows its ranks.
 
-    Shape: parameters of any shape and floating dtype; state as AdamW's. The mask's mean is that of the whole parameter
-        where ranks hold shards of it.
+    Shape: parameters of any shape and floating dtype; the state is that of AdamW. For a sharded parameter the mask's
+        mean is taken over the whole parameter.
     Raises: ValueError for a setting outside its range or complex parameters; RuntimeError for sparse gradients.
-    Source: arXiv 2411.16085, algorithm 1; the mean of the mask is at least 0.001, as in public implementations of
-        it, where the paper adds one element to it.
+    Source: arXiv 2411.16085, algorithm 1. The mask's mean has a lower bound of 0.001, as in public implementations;
+        the paper adds one element to it instead.
     """
 
     _spread: dict[tuple[ProcessGroup, ...], list[Tensor]] | None = None
@@ -93,7 +93,10 @@ class CautiousAdamW(BaseOptimizer):
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
-        """Take one step; returns the closure's loss, or None. RuntimeError for sparse gradients."""
+        """Take one step; return the closure's loss, or None without a closure.
+
+        Raises: RuntimeError for sparse gradients.
+        """
         loss = None if closure is None else evaluate(closure)
         refuse_sparse(self._all_params(), self)
         moves: list[Move] = []
@@ -123,9 +126,9 @@ class CautiousAdamW(BaseOptimizer):
         exp_avg_sqs: list[Tensor],
         steps: list[Tensor],
     ) -> None:
-        """Fill the lists with the parameters that have a gradient, and their state, which is made where there is none.
+        """Fill the lists with the parameters that have a gradient and with their state, creating it if needed.
 
-        The compiler calls a method of this name instead of compiling it.
+        torch.compile does not compile a method of this name but calls it.
         """
         for param in group["params"]:
             if param.grad is not None:
@@ -138,10 +141,10 @@ class CautiousAdamW(BaseOptimizer):
                 exp_avg_sqs.append(state["exp_avg_sq"])
                 steps.append(state["step"])
 
-    # Parameters of which each rank holds a part.
+    # Sharded parameters.
 
     def _spread_over(self) -> dict[tuple[ProcessGroup, ...], list[Tensor]]:
-        """All parameters, by the groups of ranks over which they are spread."""
+        """The parameters by the groups of ranks that hold shards of them."""
         if self._spread is None:
             self._spread, group = {}, resolve(self.process_group)
             for param in self._all_params():
@@ -149,12 +152,12 @@ class CautiousAdamW(BaseOptimizer):
         return self._spread
 
     def _move_shards(self, moves: Sequence[Move]) -> None:
-        """The step where the share of agreeing elements is that of all ranks' parts together.
+        """Take the step with the share of agreeing elements counted over all ranks.
 
-        Every rank takes part in the same sums, whatever parts and gradients it has.
+        Every rank takes part in the same sums, whatever shards and gradients it has.
         """
         zero = torch.zeros((), dtype=torch.float64, device=local(self._all_params()[0]).device)
-        counts = dict.fromkeys(self._all_params(), (zero, zero))  # of agreeing elements, and of all
+        counts = dict.fromkeys(self._all_params(), (zero, zero))  # agreeing elements, and all elements
         done = []
         for move in moves:
             part = local_parts(move)
@@ -171,7 +174,7 @@ class CautiousAdamW(BaseOptimizer):
 
 
 class Move(NamedTuple):
-    """Parameters of one group that move together."""
+    """Parameters of one group, with their gradients and state, that are updated together."""
 
     group: Group
     params: list[Tensor]
@@ -183,12 +186,12 @@ class Move(NamedTuple):
 
 def fresh_state(param: Tensor) -> State:
     """The state of a parameter before its first step."""
-    step = torch.zeros((), dtype=torch.float32)  # on the host, so that no step waits to read it
+    step = torch.zeros((), dtype=torch.float32)  # on the CPU, so that reading it makes no step wait
     return {"step": step, "exp_avg": torch.zeros_like(param), "exp_avg_sq": torch.zeros_like(param)}
 
 
 def local_parts(move: Move) -> Move:
-    """The same of this rank's parts alone."""
+    """The same move restricted to this rank's shards."""
     if not any(map(is_distributed, move.params)):
         return move
     grads = [local_gradient(param) for param in move.params]
@@ -197,7 +200,7 @@ def local_parts(move: Move) -> Move:
 
 
 def take(move: Move) -> None:
-    """Take the step: a parameter after the other on a CPU, as lists elsewhere."""
+    """Take the step, one parameter after another on a CPU and with lists of parameters elsewhere."""
     foreach, is_compiling = move.group["foreach"], torch.compiler.is_compiling()
     lists: dict[Any, list[int]] = {}
     for i, (param, *others) in enumerate(zip(*move[1:], strict=True)):
@@ -216,7 +219,7 @@ def take(move: Move) -> None:
 def take_in_pieces(
     group: Group, param: Tensor, grad: Tensor, exp_avg: Tensor, exp_avg_sq: Tensor, step: Tensor
 ) -> None:
-    """The step of one parameter, in pieces that stay in a CPU's cache."""
+    """Take the step of one parameter in pieces that stay in a CPU's cache."""
     n, size = param.numel(), PIECE * torch.get_num_threads()
     lr = float(group["lr"])
     kept = 1 - lr * group["weight_decay"]
@@ -238,17 +241,20 @@ def take_in_pieces(
 
 
 def flat(tensor: Tensor) -> Tensor:
-    """The elements of a tensor without gaps in the order of its memory, (n,)."""
+    """View a tensor without gaps as a vector (n,) in the order of its memory."""
     return tensor.as_strided((tensor.numel(),), (1,))
 
 
-# The update u of Adam. What is added to the parameters is -u.
+# The functions below return -u, which is added to the parameters; u is Adam's update.
 
 
 def fused_update(
     group: Group, grad: Tensor, exp_avg: Tensor, exp_avg_sq: Tensor, step: Tensor, out: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """Update the moments; -u and the mask, by torch's kernel, which here moves zeros in place of parameters."""
+    """Update the moments with torch's fused kernel, and return -u and the mask.
+
+    The kernel adds -u to `out`, which starts from zero and stands in for the parameters.
+    """
     beta1, beta2 = group["betas"]
     torch._fused_adamw_(
         [out.zero_()],
@@ -269,21 +275,21 @@ def fused_update(
 
 
 def masked_updates(move: Move) -> tuple[list[Tensor], list[Tensor]]:
-    """Update the moments; -u where the gradient agrees, 0 elsewhere, and the number () of the former."""
+    """Update the moments, and return the masked -u and the number () of agreeing elements for each parameter."""
     updates = plain_updates(move)
     masks = [mask(product, move.group) for product in torch._foreach_mul(updates, move.grads)]
     torch._foreach_mul_(updates, masks)
-    # In the parameter's own precision, as what is made from it, but float32 at least.
+    # The counts have the parameter's dtype, but at least float32.
     return updates, [agrees.sum(dtype=torch.promote_types(agrees.dtype, torch.float32)) for agrees in masks]
 
 
 def mask(product: Tensor, group: Group) -> Tensor:
-    """1 where the gradient agrees with -u, 0 elsewhere, from their product, in its place."""
+    """Overwrite the product of -u and the gradient with the mask: 1 where they agree, 0 elsewhere."""
     return product.gt_(0) if group["maximize"] else product.lt_(0)
 
 
 def plain_updates(move: Move) -> list[Tensor]:
-    """The same call by call; -u for each parameter."""
+    """Update the moments with separate calls, and return -u for each parameter."""
     (beta1, beta2), grads = move.group["betas"], move.grads
     if move.group["maximize"]:
         grads = list(torch._foreach_neg(grads))
@@ -292,7 +298,7 @@ def plain_updates(move: Move) -> list[Tensor]:
     torch._foreach_addcmul_(move.exp_avg_sqs, grads, grads, 1 - beta2)
     denominators = torch._foreach_sqrt(move.exp_avg_sqs)
     on_host = move.steps[0].device.type == "cpu" and not torch.compiler.is_compiling()
-    # In float32 1 - 0.999^step has four digits.
+    # float64: in float32, 1 - 0.999^step has only four correct digits
     steps: list[Any] = [step.item() if on_host else step.double() for step in move.steps]
     torch._foreach_div_(denominators, [(1 - beta2**step) ** 0.5 for step in steps])
     torch._foreach_add_(denominators, move.group["eps"])
@@ -302,7 +308,7 @@ def plain_updates(move: Move) -> list[Tensor]:
 
 
 def descend(move: Move, updates: list[Tensor], shares: Sequence[Tensor]) -> None:
-    """Move the parameters by the masked updates, scaled up by the shares () of agreeing elements."""
+    """Decay the parameters, and add the masked updates divided by the shares () of agreeing elements."""
     lr = move.group["lr"]
     scale_(move.params, 1 - lr * move.group["weight_decay"])
     torch._foreach_mul_(updates, [lr / share.clamp(min=LEAST) for share in shares])

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from torch.distributed import ProcessGroup
 
 DECREASE = 1e-4  # share of the predicted decrease that a step must reach (Nocedal and Wright 2006, section 3.1)
-HALVINGS = 10  # chosen: a line search that has found nothing then gives up
+HALVINGS = 10  # chosen: the line search gives up after this many halvings
 
 
 class ConjugateGradient(ClosureOptimizer):
@@ -30,25 +30,25 @@ class ConjugateGradient(ClosureOptimizer):
         \beta_t = \max\left(0, \frac{\langle g_t, g_t - g_{t-1} \rangle}{\langle g_{t-1}, g_{t-1} \rangle}\right),
         \qquad x \leftarrow x + \alpha d_t
 
-    It starts again from :math:`d_t = -g_t` wherever :math:`\beta_t` is cut off at zero, and where the direction is not
-    one of descent. With minibatches the two gradients of :math:`\beta_t` come from different ones.
+    It restarts from :math:`d_t = -g_t` if :math:`\beta_t` is cut off at zero or if :math:`d_t` is not a descent
+    direction. With mini-batches, the two gradients in :math:`\beta_t` come from different batches.
+
+    `step` needs a closure. It is called once, and with a line search once more for every step length tried. Within a
+    step it must evaluate the same mini-batch. If the loss or a gradient is not finite, the step is skipped and the
+    state stays unchanged. Parameters without a gradient do not move.
 
     Args:
-        params: parameters to optimize, in one group, as they share one direction.
-        lr: the step length alpha; with a line search the first one that it tries.
-        line_search: None, or ``"armijo"``: alpha is halved until the closure's loss decreases by 1e-4 of what its slope
-            predicts, ten times at most; if it never does, the parameters stay and the direction is forgotten.
+        params: parameters in a single group, since they share one direction.
+        lr: the step length alpha, or with a line search the first length that it tries.
+        line_search: None or ``"armijo"``. The latter halves alpha, at most ten times, until the loss decreases by at
+            least 1e-4 of what the slope predicts. If it never does, the parameters stay and the direction is reset.
         process_group: the ranks that train the model together: ``"world"`` (all), None (this one alone) or a
-            `torch.distributed.ProcessGroup`. Their mean loss is looked at, in the line search too. The ranks must hold
-            the same parameters, or shards of `fully_shard` or `FullyShardedDataParallel`.
+            `torch.distributed.ProcessGroup`. The loss is averaged over them, in the line search too. The ranks must
+            hold the same parameters, or shards made by `fully_shard` or `FullyShardedDataParallel`.
 
-    `step` needs a closure. It is called once, and with a line search once more for every length tried; it must
-    evaluate the same minibatch within a step. Where loss or gradient are not finite, no step is taken and nothing is
-    remembered. Parameters without a gradient stay where they are.
-
-    Shape: parameters of any shape and real floating dtype, all on one device; the arithmetic is in the widest of their
-        dtypes, and sums over elements in float64. State: ``gradient`` and ``direction`` of the last step, shaped like
-        the parameter and sharded as it is.
+    Shape: parameters of any shape and real floating dtype, all on one device. The arithmetic is in the widest of their
+        dtypes, and sums over elements are in float64. The state is the ``gradient`` and ``direction`` of the last step,
+        shaped and sharded like the parameter.
     Raises: ValueError for a setting that is not allowed, a second parameter group, complex parameters, a missing
         closure, or parameters that differ between the ranks; RuntimeError for sparse gradients.
     Source: Polak and Ribière 1969; Nocedal and Wright, Numerical Optimization, 2nd edition 2006, equation 5.44 (the
@@ -68,9 +68,12 @@ class ConjugateGradient(ClosureOptimizer):
         super().__init__(params, {"lr": lr, "line_search": line_search}, process_group)
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
-        """Add the one group there may be; ValueError for a second one or for parameters that cannot be optimized."""
+        """Add the only parameter group.
+
+        Raises: ValueError for a second group or for parameters that cannot be optimized.
+        """
         if self.param_groups:
-            raise ValueError("params = several groups; ConjugateGradient takes one, as they share one direction.")
+            raise ValueError("params: ConjugateGradient takes a single group, because parameters share one direction")
         super().add_param_group(param_group)
 
     def _checked(self, group: Group) -> Group:
@@ -100,7 +103,7 @@ class ConjugateGradient(ClosureOptimizer):
         slope = self._turn(coordinates, gradient, last, direction)
         last.copy_(gradient)
         group = self.param_groups[0]
-        # Those that move in this step; a closure that is evaluated again may leave other parameters without gradient.
+        # Listed before the line search, since another evaluation of the closure may give gradients to other parameters.
         moved = [
             (local(param), part)
             for param, part in zip(coordinates.params, coordinates.split(direction), strict=True)
@@ -112,9 +115,9 @@ class ConjugateGradient(ClosureOptimizer):
             direction.zero_()
 
     def _turn(self, coordinates: Coordinates, gradient: Tensor, last: Tensor, direction: Tensor) -> float:
-        """Make the last direction the next one, in place; the slope along it."""
+        """Update the direction in place, and return the slope of the loss along it."""
         before = coordinates.dot(last, last)
-        # Without a last gradient, or with one of zero, there is no direction to go on in.
+        # In the first step, or after a gradient of zero, there is no previous direction.
         beta = max(0.0, coordinates.dot(gradient, gradient - last) / before) if before > 0 else 0.0
         direction.mul_(beta).sub_(gradient)
         for param, part in zip(coordinates.params, coordinates.split(direction), strict=True):
@@ -127,7 +130,10 @@ class ConjugateGradient(ClosureOptimizer):
         return -coordinates.dot(gradient, gradient)
 
     def _backtrack(self, closure: Callable[[], Any], loss: float, moved: Moved, slope: float) -> bool:
-        """Go along the direction to the first length that decreases the loss enough; False, and back, if none does."""
+        """Move along the direction by the first length that decreases the loss enough.
+
+        If no length does, the parameters are restored and the result is False.
+        """
         start, length = [param.clone() for param, _ in moved], float(self.param_groups[0]["lr"])
         decreased = False
         try:
@@ -139,13 +145,13 @@ class ConjugateGradient(ClosureOptimizer):
                     break
                 _put_back(moved, start)
                 length /= 2
-        finally:  # a closure that fails leaves the parameters as they were
+        finally:  # also restores the parameters if the closure raises an error
             if not decreased:
                 _put_back(moved, start)
         return decreased
 
 
-Moved = Sequence[tuple[Tensor, Tensor]]  # parameters, or this rank's parts, and their directions
+Moved = Sequence[tuple[Tensor, Tensor]]  # this rank's shards of the parameters, and their directions
 
 
 def _go(moved: Moved, length: float | Tensor) -> None:

@@ -1,8 +1,8 @@
 """GAP without candidates: the momentum that maximizes the score on an interval, from a sketch of the gradients.
 
-A filter's score is its inner product with the gradient autocorrelation, so it needs no buffer of its own: the
-autocorrelation of the gradients tells the score of every momentum. It is estimated here from a small random projection
-of the gradient, and only the one buffer that moves the parameters is kept.
+The score of a filter is its inner product with the autocorrelation of the gradients. An estimate of the autocorrelation
+therefore gives the score of every momentum, and no momentum needs a buffer of its own. It is estimated from a small
+random projection of the gradients, and only the buffer that moves the parameters is stored.
 """
 
 from __future__ import annotations
@@ -40,19 +40,20 @@ if TYPE_CHECKING:
     ProcessGroupSetting = ProcessGroup | Literal["world"] | None
 
 Loss = TypeVar("Loss")
-MEMORY = 0.05  # of the state of torch's optimizer: what the sketch may take
-DOUBT = 3.0  # standard errors by which a score must exceed 0
+MEMORY = 0.05  # The sketch may take this share of the memory of the buffers.
+DOUBT = 3.0  # A score must exceed 0 by this many standard errors.
 TINY = 1e-30
-START = 0.9  # momentum before anything is known of the gradients: the usual one
-# What is kept once for all parameters, in the state of one of them: always, and where the momentum moves. Numbers in
-# float64 have the shape (1,): compiled code would take those of the shape () for Python's (torch 2.13).
+START = 0.9  # momentum before the first estimate, the usual value
+# The record is stored once for all parameters, in the state of one of them. It holds the counters and, if the momentum
+# varies, the estimate. Scalars in float64 have the shape (1,), because compiled code would treat a tensor () as a
+# Python number (torch 2.13).
 COUNTERS = ("chosen", "age", "counted", "counts")
 ESTIMATE = ("began", "looked", "products", "squares", "weight", "sketches")
 
 
 @dataclass(frozen=True)
 class ContinuousRule:
-    """Settings of the estimate and its maximizer, see `ContinuousSGD`."""
+    """Settings of the estimate and its maximizer; see `ContinuousSGD`."""
 
     select: str = "global"
     score: str = "debiased"
@@ -64,7 +65,8 @@ class ContinuousRule:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        require(self.select == "global", "select", self.select, '"global": a sketch for each parameter takes too much')
+        allowed = '"global": a sketch for each parameter takes too much memory'
+        require(self.select == "global", "select", self.select, allowed)
         require(self.score in ("paper", "debiased"), "score", self.score, '"paper" or "debiased"')
         require(self.lags >= 2, "lags", self.lags, "at least 2")
         require(0 < self.decay <= 1, "decay", self.decay, "in (0, 1]")
@@ -79,13 +81,16 @@ class ContinuousRule:
 
 
 class Part(NamedTuple):
-    """Parameters of a group that one call may work on, of each this rank's part.
+    """Parameters of a group that are updated in one call.
 
     Attributes:
-        owners: the parameters themselves.
-        state: by name, what is shaped like the parameters.
-        step: for Adam, the number of their step, from 1.
-        product: for Adam, that of all beta1 that they have seen, (1,) in float64.
+        group: the settings of the parameters.
+        owners: the parameters.
+        params: this rank's shards of the parameters.
+        grads: this rank's shards of the gradients.
+        state: this rank's shards of the buffers, by name.
+        step: for Adam, the number of the parameters' step, counted from 1.
+        product: for Adam, the product of the beta1 of all steps so far, (1,) in float64.
     """
 
     group: Group
@@ -99,15 +104,18 @@ class Part(NamedTuple):
 
 @dataclass
 class Layout:
-    """What is made from the parameters and the ranks that hold them, and kept beside the state.
+    """Objects that follow from the parameters and from the ranks that hold them, cached beside the state.
 
     Attributes:
-        params: all parameters that the optimizer has.
-        counts: whether this rank sketches its part of each parameter; of replicas only one rank does.
+        params: all parameters of the optimizer.
+        sketch: the random projection of the gradients.
+        counts: whether this rank sketches its shard of each parameter; only one of several replicas does.
         groups: the process groups over which sketches are summed.
-        grid, filters: the momenta at which the score is evaluated, and their filters.
-        lags: 0 ... lags, (lags + 1,).
-        columns: of the last `every` sketches, for each lag the number of the one before it, (every, lags + 1).
+        grid: the momenta at which the score is evaluated.
+        filters: the taps of their filters.
+        lags: the numbers 0 ... lags, (lags + 1,).
+        columns: for each of the last `every` sketches and each lag, the index of the earlier sketch,
+            (every, lags + 1).
     """
 
     params: list[Tensor]
@@ -121,7 +129,7 @@ class Layout:
 
 
 class Clock:
-    """The record's numbers on the host, so that no step waits to read them."""
+    """Copies of the record's counters as Python numbers, so that no step waits to read them."""
 
     def __init__(self, record: State) -> None:
         self.tensor = record["age"]
@@ -130,8 +138,8 @@ class Clock:
         self.began, self.looked = (int(record[name]) if name in record else 0 for name in ("began", "looked"))
         self.version = self.tensor._version
 
-    def tells(self, record: State) -> bool:
-        """Whether the record still is the one that was read, and nobody else has changed it."""
+    def is_current(self, record: State) -> bool:
+        """Whether these copies are still up to date: the record is the same object and was not changed elsewhere."""
         return record["age"] is self.tensor and self.tensor._version == self.version
 
     def tick(self) -> None:
@@ -142,18 +150,18 @@ class Clock:
 
 
 class Continuous(BaseOptimizer):
-    """The momentum as a number that moves: what the forms for SGD and Adam share."""
+    """Base class of the forms for SGD and Adam whose momentum varies continuously."""
 
     rule: ContinuousRule
-    family: ClassVar[str]  # the setting that holds the interval
-    buffers: ClassVar[tuple[str, ...]]  # what a parameter's state holds that is shaped like it
-    numbers: ClassVar[tuple[str, ...]] = ()  # what it holds else
+    family: ClassVar[str]  # name of the setting that gives the interval
+    buffers: ClassVar[tuple[str, ...]]  # names of the state tensors shaped like the parameter
+    numbers: ClassVar[tuple[str, ...]] = ()  # names of the scalars in a parameter's state
     couples_weight_decay: ClassVar[bool] = True
     _layout: Layout | None = None
     _clock: Clock | None = None
     _home: Tensor | None = None
-    _homeless: State | None = None
-    _settled_in: State | None = None
+    _unplaced: State | None = None
+    _placed: State | None = None
     _has_shards: bool | None = None
     _is_mixed: bool = False
     _listed: int = 0
@@ -166,12 +174,12 @@ class Continuous(BaseOptimizer):
 
     @property
     def needs(self) -> None:
-        """`step` asks for nothing but the gradients."""
+        """`step` requires nothing beside the gradients."""
         return None
 
     @property
     def interval(self) -> tuple[float, float]:
-        """The smallest and the largest momentum."""
+        """The smallest and largest momentum."""
         return self._interval(self.param_groups[0])
 
     @property
@@ -181,7 +189,7 @@ class Continuous(BaseOptimizer):
 
     @property
     def autocorrelation(self) -> Tensor:
-        """The estimate of R_0 ... R_lags, (lags + 1,), as of the last look; NaN for lags without products so far."""
+        """The current estimate of R_0 ... R_lags, (lags + 1,); NaN for lags without samples so far."""
         record = self._record()
         if "products" not in record:
             return torch.full((self.rule.lags + 1,), math.nan, dtype=torch.float64, device=record["chosen"].device)
@@ -189,10 +197,14 @@ class Continuous(BaseOptimizer):
 
     @property
     def selection(self) -> dict[str, Tensor]:
-        """The momentum as if it were the nearest of 0.5, 0.9 and 0.99, in the form of `GapSGD.selection`.
+        """The momenta of the steps in three bins, in the form of `GapSGD.selection`.
 
-        Bins are (0, 0.766), (0.766, 0.968) and (0.968, 1), which is where the score of `GapSGD` passes from one
-        candidate to the next. `last`: the bin, (), -1 before the first step; `counts`: steps in each bin, (3,).
+        The bins are (0, 0.766), (0.766, 0.968) and (0.968, 1). At their boundaries the score of `GapSGD` passes from
+        one of the candidates 0.5, 0.9 and 0.99 to the next.
+
+        Returns:
+            `last`: the bin of the last step, (); -1 before the first step.
+            `counts`: number of steps in each bin, (3,).
         """
         record = self._record()
         age = record["age"]
@@ -201,7 +213,7 @@ class Continuous(BaseOptimizer):
 
     @property
     def sketch(self) -> Sketch | None:
-        """What the gradients are seen through; None before the first step, and for a single momentum."""
+        """The random projection of the gradients; None before the first step, and for a single momentum."""
         return None if self._layout is None else self._layout.sketch
 
     @overload
@@ -212,7 +224,10 @@ class Continuous(BaseOptimizer):
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
-        """Take one step; returns the closure's loss, or None. RuntimeError for sparse gradients."""
+        """Take one step; return the closure's loss, or None without a closure.
+
+        Raises: RuntimeError for sparse gradients.
+        """
         loss = None if closure is None else evaluate(closure)
         refuse_sparse(self._all_params(), self)
         for group in self.param_groups:
@@ -236,10 +251,10 @@ class Continuous(BaseOptimizer):
             self._update(part, momentum if self._moves else self._momenta(part.group)[0])
         return loss
 
-    # What a kind of optimizer says.
+    # Methods that subclasses override.
 
     def _momenta(self, group: Group) -> Sequence[float]:
-        """The momenta or beta1 that a group lists."""
+        """The values of momentum or beta1 that a group lists."""
         raise NotImplementedError
 
     def _update(self, part: Part, momentum: Number) -> None:
@@ -247,10 +262,12 @@ class Continuous(BaseOptimizer):
         raise NotImplementedError
 
     def _sample(self, grads: list[Tensor | None], parts: list[Part], sketch: Sketch) -> Tensor:
-        """The sampled coordinates of what the autocorrelation is measured of.
+        """The sampled coordinates of the vector whose autocorrelation is estimated.
 
         Args:
-            grads: of each parameter, this rank's part; None where there is none.
+            grads: this rank's shard of each parameter's gradient, or None.
+            parts: the parameters that have a gradient, with their state.
+            sketch: the sketch that does the sampling.
         """
         sample = sketch.sample(grads)
         if self.couples_weight_decay and any(group["weight_decay"] != 0 for group in self.param_groups):
@@ -260,7 +277,7 @@ class Continuous(BaseOptimizer):
         return sample
 
     def _of_each(self, value_of: Callable[[Group], float]) -> list[float]:
-        """A number for each parameter, from the settings of its group."""
+        """The value of each parameter's group, in a list over all parameters."""
         return [value for group in self.param_groups for value in [value_of(group)] * len(group["params"])]
 
     # The parameters' state.
@@ -268,11 +285,12 @@ class Continuous(BaseOptimizer):
     def _init_group(self, group: Group | None, separate: bool, *columns: list[Tensor]) -> None:
         """Fill the columns with a group's parameters that have a gradient, their gradients and their state.
 
-        Without a group there is one column, for the record. What does not exist yet is made. The compiler calls a
-        method of this name instead of compiling it.
+        Missing state is created. torch.compile does not compile a method of this name but calls it.
 
         Args:
-            separate: give every parameter numbers of its own, which compiled code changes in place.
+            group: the parameter group; None fills a single column with the record.
+            separate: whether every parameter needs its own scalars, since compiled code changes them in place.
+            columns: one list each for the parameters, the gradients and every state tensor.
         """
         if group is None:
             record = self._ready_record()
@@ -307,11 +325,11 @@ class Continuous(BaseOptimizer):
                 column.append(state[name])
 
     def _fresh_numbers(self, device: torch.device) -> State:
-        """The numbers in the state of parameters before their first step. All of equal history hold the same."""
+        """The scalars in a parameter's state before its first step. Parameters of equal history share the tensors."""
         return {}
 
     def _parts(self, group: Group, params: list[Tensor], grads: list[Tensor], *state: list[Tensor]) -> list[Part]:
-        """Count a step of the parameters, and divide them into lists that one call may work on."""
+        """Count a step of the parameters, and divide them into parts that are updated in one call."""
         if not params:
             return []
         alone = torch.compiler.is_compiling() or group["foreach"] is False
@@ -330,7 +348,7 @@ class Continuous(BaseOptimizer):
     def _part(
         self, group: Group, is_whole: bool, owners: list[Tensor], grads: list[Tensor], *state: list[Tensor]
     ) -> Part:
-        """Count a step of parameters of equal history: all of a group, or some that leave others behind."""
+        """Count a step of parameters with equal history; `is_whole` if they are all parameters of the group."""
         params, buffers, numbers = owners, state[: len(self.buffers)], state[len(self.buffers) :]
         if self._has_shards:
             params, grads = [local(param) for param in owners], [local_gradient(param) for param in owners]
@@ -342,7 +360,7 @@ class Continuous(BaseOptimizer):
     def _counted(
         self, owners: list[Tensor], is_whole: bool, steps: list[Tensor], products: list[Tensor]
     ) -> tuple[Number, Tensor | None]:
-        """The number of the step of parameters of equal history, and the tensor that is to hold Adam's product."""
+        """Count a step of parameters with equal history; return its number and the tensor for the product of beta1."""
         step, product = steps[0], products[0]
         if torch.compiler.is_compiling():
             return step.add_(1), product
@@ -357,8 +375,8 @@ class Continuous(BaseOptimizer):
     # The momentum.
 
     def _observe(self, record: State, parts: list[Part]) -> Number:
-        """The momentum of this step, with its gradients; on a CPU a float, elsewhere a tensor () in float32."""
-        if self._clock is None or not self._clock.tells(record):
+        """Observe the gradients, and return the momentum of this step: a float on a CPU, else a float32 tensor ()."""
+        if self._clock is None or not self._clock.is_current(record):
             self._clock = Clock(record)
         clock = self._clock
         clock.tick()
@@ -366,29 +384,29 @@ class Continuous(BaseOptimizer):
         if self._moves:
             place = (clock.age - 1 - clock.began) % (self.rule.window + self.rule.rest)
             if place < self.rule.window:
-                self._watch(record, clock, place, parts)
-        elif (fixed := float(self.interval[0])) != clock.momentum:  # a scheduler cycles it
+                self._add_sketch(record, clock, place, parts)
+        elif (fixed := float(self.interval[0])) != clock.momentum:  # a scheduler has changed the momentum
             self._count(record, clock)
             momentum.fill_(fixed)
             clock.momentum = fixed
         return momentum.item() if momentum.device.type == "cpu" else momentum[0].float()
 
-    def _watch(self, record: State, clock: Clock, place: int, parts: list[Part]) -> None:
+    def _add_sketch(self, record: State, clock: Clock, place: int, parts: list[Part]) -> None:
         """Sketch this gradient; every `every` steps, update the estimate."""
         lags, every, sketches = self.rule.lags, self.rule.every, record["sketches"]
         if place == 0:
-            sketches.zero_()  # nothing is known of the steps before
+            sketches.zero_()  # The steps before a window were not observed.
         sketches[lags + place % every].copy_(self._sketched(parts))
         if (place + 1) % every == 0:
             self._count(record, clock)
-            for name, value in self._look(record, sketches, place + 1, clock.age - clock.looked).items():
+            for name, value in self._updated_estimate(record, sketches, place + 1, clock.age - clock.looked).items():
                 record[name].copy_(value)
             sketches[:lags] = sketches[every:].clone()
             clock.looked = clock.age
             record["looked"].fill_(clock.age)
 
     def _observe_compiled(self, record: State, parts: list[Part]) -> Tensor:
-        """The same for compiled code, which computes at every step what some steps ask for, and keeps it in those."""
+        """`_observe` for compiled code, which computes the estimate at every step but stores it only when it is due."""
         rule, momentum, age = self.rule, record["chosen"], record["age"] + 1
         new = {
             "age": age,
@@ -398,16 +416,17 @@ class Continuous(BaseOptimizer):
         if self._moves:
             lags, every = rule.lags, rule.every
             place = (record["age"] - record["began"]) % (rule.window + rule.rest)
-            is_watched = place < rule.window
-            is_looked_at = is_watched & ((place + 1) % every == 0)
+            is_observed = place < rule.window
+            is_due = is_observed & ((place + 1) % every == 0)
             is_row = torch.arange(rule.window, device=age.device) == lags + place % every
             sketches = torch.where(place == 0, 0.0, record["sketches"])
-            sketches = torch.where((is_row & is_watched)[:, None], self._sketched(parts), sketches)
-            found = self._look(record, sketches, place + 1, (age - record["looked"]).double()) | {"looked": age}
+            sketches = torch.where((is_row & is_observed)[:, None], self._sketched(parts), sketches)
+            elapsed = (age - record["looked"]).double()
+            found = self._updated_estimate(record, sketches, place + 1, elapsed) | {"looked": age}
             for name, value in found.items():
-                new[name] = torch.where(is_looked_at, value, record[name])
+                new[name] = torch.where(is_due, value, record[name])
             moved_up = torch.cat([sketches[every:], sketches[lags:]])
-            new["sketches"] = torch.where(is_looked_at, moved_up, sketches)
+            new["sketches"] = torch.where(is_due, moved_up, sketches)
         else:
             new["chosen"] = torch.full_like(momentum, self.interval[0])
         for name, value in new.items():
@@ -415,7 +434,7 @@ class Continuous(BaseOptimizer):
         return new.get("chosen", momentum)[0]
 
     def _sketched(self, parts: list[Part]) -> Tensor:
-        """The sketch of this step's gradients, (width,): the sum of those of all ranks' parts."""
+        """The sketch of this step's gradients, summed over the ranks' shards, (width,)."""
         layout = cast(Layout, self._layout)
         grads = [param.grad for param in self._all_params()]
         if layout.groups or self._has_shards:
@@ -425,14 +444,16 @@ class Continuous(BaseOptimizer):
             ]
         return total(layout.sketch.fold(self._sample(grads, parts, layout.sketch)), layout.groups)
 
-    def _look(self, record: State, sketches: Tensor, known: int | Tensor, elapsed: int | Tensor) -> State:
-        """What is new in the record once the last sketches are taken into the autocorrelation.
+    def _updated_estimate(self, record: State, sketches: Tensor, known: int | Tensor, elapsed: int | Tensor) -> State:
+        """Add the last sketches to the estimate of the autocorrelation, and return the new entries of the record.
 
-        Of the first gradients of a window few are known before them, so that long lags have fewer products.
+        The first gradients of a window have few predecessors, so long lags have fewer samples.
 
         Args:
-            known: sketches in this window, with those of the last `every` steps.
-            elapsed: steps since the last look.
+            record: the record.
+            sketches: the sketches of the window, newest last.
+            known: number of gradients observed in this window.
+            elapsed: number of steps since the last estimate.
         """
         every, forget = self.rule.every, self.rule.decay**elapsed
         layout = cast(Layout, self._layout)
@@ -443,22 +464,22 @@ class Continuous(BaseOptimizer):
             "squares": decayed(rows[:, 1:].square().sum(), record["squares"], forget * forget),
             "weight": decayed((known - layout.lags).clamp_(0, every), record["weight"], forget),
         }
-        new["chosen"] = self._settled(new, record["chosen"], elapsed)
+        new["chosen"] = self._smoothed_maximizer(new, record["chosen"], elapsed)
         return new
 
-    def _settled(self, estimate: State, momentum: Tensor, elapsed: int | Tensor) -> Tensor:
-        """The smoothed maximizer of the score, `elapsed` steps after the last."""
+    def _smoothed_maximizer(self, estimate: State, momentum: Tensor, elapsed: int | Tensor) -> Tensor:
+        """The smoothed maximizer of the score, `elapsed` steps after the last estimate."""
         layout, (low, high) = cast(Layout, self._layout), self.interval
         products = estimate["products"] if self.rule.score == "paper" else estimate["products"][1:]
         best, index = (layout.filters @ products).max(0)
-        # Were the gradients uncorrelated, any score would have this variance.
+        # the variance of every score if the gradients were uncorrelated
         variance = estimate["squares"] / self.rule.lags
         is_beyond_doubt = best * best.abs() > DOUBT**2 * variance
         target = torch.where(is_beyond_doubt, layout.grid.index_select(0, index[None]), low)
         return (target + (momentum - target) * self.rule.smoothing**elapsed).clamp(low, high)
 
     def _count(self, record: State, clock: Clock) -> None:
-        """Count the steps before this one, since the last count; all of them had the present momentum."""
+        """Add the steps since the last count, without this one, to the bin of the momentum that all of them used."""
         steps = clock.age - 1 - clock.counted
         if steps:
             record["counts"].add_(counts_of(record["chosen"], steps))
@@ -479,30 +500,30 @@ class Continuous(BaseOptimizer):
         return COUNTERS + (ESTIMATE if len(self._momenta(group)) > 1 else ())
 
     def _record(self) -> State:
-        """What is known so far. Changes nothing."""
+        """The record, or a fresh one before the first step; the state is not changed."""
         for state in self.state.values():
             if "chosen" in state:
                 return cast(State, state)
-        return self._homeless or self._fresh_record()
+        return self._unplaced or self._fresh_record()
 
     def _ready_record(self) -> State:
-        """The record, in its place and such that the sketches fit the parameters."""
+        """The record, stored in the state and with sketches that fit the parameters."""
         home, layout = self._home, self._layout
         if layout is not None:
             params = self._all_params()
             if len(params) != len(layout.params) or not all(map(operator.is_, params, layout.params)):
-                self._forget_layout()  # who removes or replaces parameters says nothing of it
+                self._forget_layout()  # parameters were removed or replaced without notice
                 self._forget_estimate()
-            elif home is not None and self.state.get(home) is self._settled_in:
-                return cast(State, self._settled_in)
+            elif home is not None and self.state.get(home) is self._placed:
+                return cast(State, self._placed)
         record = self._placed_record()
         if self._moves:
             self._arrange(record)
-        self._settled_in = record
+        self._placed = record
         return record
 
     def _placed_record(self) -> State:
-        """The record, which is put into the state of the first parameter that has one."""
+        """The record, stored in the state of the first parameter that has a state."""
         home = self._home
         if home is None or "chosen" not in self.state.get(home, ()):
             with_state = [param for param in self._all_params() if self.state.get(param)]
@@ -510,15 +531,15 @@ class Continuous(BaseOptimizer):
                 (param for param in with_state if "chosen" in self.state[param]),
                 with_state[0] if with_state else None,
             )
-        if home is None:  # a rank without parameters takes part in the sums all the same
-            self._homeless = record = self._homeless or self._fresh_record()
+        if home is None:  # A rank without parameters still takes part in the sums.
+            self._unplaced = record = self._unplaced or self._fresh_record()
             return record
         record = cast(State, self.state[home])
         names = self._record_names(self.param_groups[0])
         if any(name not in record for name in names):
-            made = self._homeless or self._fresh_record()
+            made = self._unplaced or self._fresh_record()
             record.update({name: made[name] for name in names if name not in record})
-            self._homeless = None
+            self._unplaced = None
         return record
 
     def _fresh_record(self) -> State:
@@ -540,10 +561,10 @@ class Continuous(BaseOptimizer):
         return record
 
     def _arrange(self, record: State) -> None:
-        """Make the sketch, and have all ranks and the record fit it."""
+        """Create the sketch if needed, and make the record fit it, on all ranks alike."""
         if self._layout is None:
             self._layout = self._made_layout(record["chosen"].device)
-            self._agree(record, self._layout.groups)
+            self._synchronize(record, self._layout.groups)
         shape = self.rule.window, self._layout.sketch.width
         if record["sketches"].shape != shape:
             record["sketches"] = torch.zeros(shape, dtype=torch.float32, device=record["chosen"].device)
@@ -551,13 +572,13 @@ class Continuous(BaseOptimizer):
             self._clock = None
 
     def _made_layout(self, device: torch.device) -> Layout:
-        """What the parameters and the ranks that hold them ask for."""
+        """Create the layout for the current parameters and ranks."""
         params, everyone = self._all_params(), resolve(self.process_group)
         spread = [holders(param, everyone) for param in params]
         groups = tuple(dict.fromkeys(group for over in spread for group in over))
         if not groups and everyone is not None and not are_replicas(params, everyone):
             groups, spread = (everyone,), [(everyone,)] * len(params)
-        # Of replicas the first rank's counts.
+        # Only the first rank sketches a parameter that is replicated over a group.
         counts = [all(group in over or dist.get_rank(group) == 0 for group in groups) for over in spread]
         sizes = [local(param).numel() if mine else 0 for param, mine in zip(params, counts, strict=True)]
         memory = len(self.buffers) * sum(local(p).nbytes for p, mine in zip(params, counts, strict=True) if mine)
@@ -575,8 +596,8 @@ class Continuous(BaseOptimizer):
         grid, taps = filters(low, high, len(lags) - (self.rule.score == "debiased"), device)
         return Layout(params, sketch, counts, groups, grid, taps, lags, columns)
 
-    def _agree(self, record: State, groups: Sequence[ProcessGroup]) -> None:
-        """Have the ranks go on from the record of the one that has taken the most steps; others had no parameters."""
+    def _synchronize(self, record: State, groups: Sequence[ProcessGroup]) -> None:
+        """Copy the record of the rank that has taken the most steps to all ranks; the others had no parameters."""
         names = [name for name in self._record_names(self.param_groups[0]) if name != "sketches"]
         for group in groups:
             rows = gathered(torch.cat([record[name].double().flatten() for name in names]), group)
@@ -590,7 +611,7 @@ class Continuous(BaseOptimizer):
     # Settings.
 
     def add_param_group(self, param_group: Group) -> None:
-        """Add parameters, with settings of their own where given; what is known of fewer parameters is forgotten."""
+        """Add a parameter group, with its own settings where given, and discard the estimate of the autocorrelation."""
         super().add_param_group(param_group)
         self._forget_estimate()
 
@@ -615,7 +636,7 @@ class Continuous(BaseOptimizer):
         require(len(self._momenta(group)) > 0, self.family, group[self.family], "at least one number")
 
     def _forget_layout(self) -> None:
-        self._layout = self._clock = self._home = self._has_shards = self._settled_in = None
+        self._layout = self._clock = self._home = self._has_shards = self._placed = None
         if self.param_groups:
             self._listed = len(self._momenta(self.param_groups[0]))
 
@@ -626,15 +647,15 @@ class Continuous(BaseOptimizer):
 
     def _check_state(self, param: Tensor, group: Group, state: State, key: object) -> None:
         names = self._record_names(group)
-        is_whole = not any(name in state for name in names)  # of the parameters one has the record
+        is_whole = not any(name in state for name in names)  # Only one parameter's state holds the record.
         super()._check_state(param, group, {**dict.fromkeys(names, param), **state} if is_whole else state, key)
         if "products" in state:
             found = len(state["products"]) - 1
-            require(found == self.rule.lags, "lags of state_dict", found, f"the optimizer's, {self.rule.lags}")
+            require(found == self.rule.lags, "lags of state_dict", found, f"that of the optimizer, {self.rule.lags}")
 
     def _translated(self, group: Group, saved: Group, states: list[State]) -> Group:
-        require(self.family in saved, f"{self.family} of state_dict", None, "there")
-        if "lr_modulation" not in saved:  # of torch's optimizer, whose buffer is ours
+        require(self.family in saved, f"{self.family} of state_dict", None, "present")
+        if "lr_modulation" not in saved:  # a checkpoint of torch's optimizer, which has the same buffers
             for state in states:
                 self._adopt(state, saved)
             saved = {**saved, self.family: group[self.family]}
@@ -643,11 +664,11 @@ class Continuous(BaseOptimizer):
         return now
 
     def _adopt(self, state: State, saved: Group) -> None:
-        """Make the state of a parameter in torch's optimizer one of ours."""
+        """Convert a parameter's state from that of torch's optimizer, in place."""
 
     def _take_over(self, prepared: dict[str, Any]) -> None:
         super()._take_over(prepared)
-        for group in self.param_groups:  # of equal numbers all parameters of a group hold the same tensors again
+        for group in self.param_groups:  # Parameters of a group with equal scalars share the tensors again.
             held: dict[Any, State] = {}
             for param in group["params"]:
                 state = self.state.get(param)
@@ -662,52 +683,54 @@ class Continuous(BaseOptimizer):
 
 
 class ContinuousSGD(Continuous):
-    r"""SGD whose momentum is, at every step, the one on an interval that suits the gradients' autocorrelation.
+    r"""SGD whose momentum follows the autocorrelation of the gradients and varies continuously on an interval.
 
     With :math:`R_k = E\langle g_n, g_{n-k}\rangle`, the momentum is the smoothed maximizer of
 
     .. math:: J(m) = \sum_{k=1}^{K} m^k R_k \Big/ \sqrt{\textstyle\sum_{k=1}^{K} m^{2k}},
 
-    the inner product of the heavy-ball filter, at unit norm, with the autocorrelation. By Cauchy-Schwarz it is largest
-    at :math:`m = \rho` where :math:`R_k \propto \rho^k`, whatever K is. :math:`R_0`, which mini-batch noise inflates,
-    is in neither part. If no momentum has a positive score, the smallest is taken. Then
-    :math:`b \leftarrow m_n b + g`, :math:`p \leftarrow p - \eta b` with the present momentum :math:`m_n`.
+    the inner product of the heavy-ball filter, at unit norm, with the autocorrelation. If :math:`R_k \propto \rho^k`,
+    then by Cauchy-Schwarz it is largest at :math:`m = \rho` for every K. The sums leave out :math:`R_0`, which
+    mini-batch noise inflates. If no momentum has a clearly positive score, the smallest momentum is taken. The step is
+    :math:`b \leftarrow m_n b + g`, :math:`p \leftarrow p - \eta b` with the current momentum :math:`m_n`.
 
-    `GapSGD(..., candidates="continuous")` makes this class.
+    The autocorrelation is estimated from a `Sketch` of the gradients. A parameter without a gradient counts as one with
+    a gradient of 0; neither it nor its buffer changes. A sketch that is not finite counts as 0, and a sketch longer
+    than 100 times the median of its window is shortened to that length, so that a spike is soon forgotten.
+
+    `GapSGD(..., candidates="continuous")` returns an object of this class.
 
     Args:
         params, lr: as in `GapSGD`.
-        momentum: the interval, from the smallest to the largest of the numbers given, in [0, 1). A single number is
-            `torch.optim.SGD`, bit for bit its plain step on a CPU; a scheduler may cycle it.
+        momentum: the interval, from the smallest to the largest of the given numbers, in [0, 1). With a single number
+            the class equals ``torch.optim.SGD(..., foreach=False)``, bit for bit on a CPU, and a scheduler may cycle
+            it.
         select: ``"global"``.
-        score: ``"debiased"``, as above; ``"paper"`` has the sums begin at k = 0.
+        candidates: ``"continuous"``.
+        score: ``"debiased"`` is the score above; ``"paper"`` begins the sums at k = 0.
         lags: K, at least 2.
-        decay: weight of the past in the average over steps that estimates :math:`R_k`, per step, in (0, 1].
-        smoothing: share of the past in the momentum, per step, in [0, 1).
-        every: steps between two looks at the estimate. Until the first look the momentum is 0.9, or what of the
-            interval is nearest to it.
-        rest: gradients are observed in windows of lags + every steps; in so many steps between two windows the momentum
-            stays. Long lags have fewer products in a window, and so less of a say.
-        seed: of the sketch; two optimizers of equal seeds and parameters measure alike.
-        weight_decay: coupled; it enters the gradient that is measured and applied.
+        decay: decay per step of the average that estimates :math:`R_k`, in (0, 1].
+        smoothing: decay per step of the momentum's distance from the maximizer, in [0, 1).
+        every: number of steps between two estimates. Before the first estimate the momentum is 0.9, or the nearest end
+            of the interval.
+        rest: number of steps between two observation windows, during which the momentum does not change. A window has
+            lags + every steps. Long lags have fewer samples in a window and so a smaller weight.
+        seed: seed of the sketch. Two optimizers with equal seeds and parameters make the same estimates.
+        weight_decay: coupled; it enters the gradient that is observed and applied.
         maximize, foreach: as in `torch.optim.SGD`.
-        dampening, nesterov, lr_modulation: off; there for those who pass the settings of `GapSGD`.
-        process_group: the ranks that train this model together, where torch.distributed is used: ``"world"``, all; a
-            process group; or None, this process by itself. Where they hold shards, each sketches its own, and the
-            sketches are summed, so that all take the same momentum.
+        dampening, nesterov, lr_modulation: must be off; accepted so that settings of `GapSGD` can be passed on.
+        process_group: the ranks that train the model together: ``"world"`` (all), None (this one alone) or a
+            `torch.distributed.ProcessGroup`. Each rank sketches its shards, and the sketches are summed, so that all
+            ranks use the same momentum.
 
-    Gradients are seen through a `Sketch`; a parameter without a gradient counts as one whose gradient is 0, and its
-    buffer and value stay as they are. A sketch that is not finite counts as 0, and one longer than 100 times the median
-    of its window is cut to that, so that a spike is forgotten.
-
-    Shape: parameters of any shape and floating dtype; state is one buffer shaped like the parameter, and for all of
-        them together signs, 32 sketches and a few numbers, at most 5 % of the buffers and 128 bytes from some 12,000
-        elements on, and at most 0.2 MB. (A table of 20 KB is shared by all optimizers of a process.) The sketches and
-        numbers lie in the state of the first parameter that has one. On an accelerator no step waits.
-    Raises: ValueError for a setting outside its range or complex parameters, and for nesterov, dampening or
-        lr_modulation; RuntimeError for sparse gradients. `FullyShardedDataParallel.optim_state_dict` cannot save the
-        sketches: use `fully_shard`, or this rank's own `state_dict`.
-    Source: the principle is that of arXiv 2512.06370; estimate and maximizer are chosen here.
+    Shape: parameters of any shape and floating dtype. The state is one buffer shaped like the parameter and, in the
+        state of the first parameter, the record shared by all: 32 sketches and a few numbers. Together with the signs
+        of the sketch it takes at most 5 % of the buffers plus 128 bytes from about 12,000 elements on, and never more
+        than 0.2 MB. All optimizers of a process share a table of 20 KB. No step waits for an accelerator.
+    Raises: ValueError for a setting outside its range, complex parameters, nesterov, dampening or lr_modulation;
+        RuntimeError for sparse gradients. `FullyShardedDataParallel.optim_state_dict` cannot save the sketches: use
+        `fully_shard`, or this rank's own `state_dict`.
+    Source: the principle is that of arXiv 2512.06370; the estimate and its maximizer are chosen.
     """
 
     family = "momentum"
@@ -758,7 +781,7 @@ class ContinuousSGD(Continuous):
         check_momentum(group)
 
     def _adopt(self, state: State, saved: Group) -> None:
-        if cast(Any, state) == {"momentum_buffer": None}:  # of steps without momentum
+        if cast(Any, state) == {"momentum_buffer": None}:  # torch's state after steps without momentum
             state.clear()
 
     def _update(self, part: Part, momentum: Number) -> None:
@@ -770,7 +793,7 @@ class ContinuousSGD(Continuous):
                 grads,
                 buffers,
                 weight_decay=group["weight_decay"],
-                momentum=max(momentum, TINY),  # at 0 the kernel would leave the buffer as it is
+                momentum=max(momentum, TINY),  # With 0 the kernel would not update the buffer.
                 lr=float(lr),
                 dampening=0.0,
                 nesterov=False,
@@ -784,25 +807,27 @@ class ContinuousSGD(Continuous):
 
 
 class ContinuousAdam(Continuous):
-    r"""Adam whose beta1 is, at every step, the one on an interval that suits the gradients' autocorrelation.
+    r"""Adam whose beta1 follows the autocorrelation of the gradients and varies continuously on an interval.
 
-    As `ContinuousSGD`, with :math:`R_k = E\langle P^{1/2} g_n, P^{1/2} g_{n-k}\rangle`,
-    :math:`P = 1/(\sqrt{\hat v} + \epsilon)`. The first moment is :math:`m \leftarrow \beta_n m + (1 - \beta_n) g`,
-    and its bias correction :math:`1 - \prod_n \beta_n`, over the steps of the parameter.
+    The rule is that of `ContinuousSGD` with :math:`R_k = E\langle P^{1/2} g_n, P^{1/2} g_{n-k}\rangle` and
+    :math:`P = 1/(\sqrt{\hat v} + \epsilon)`. The first moment is :math:`m \leftarrow \beta_n m + (1 - \beta_n) g`, and
+    its bias correction is :math:`1 - \prod_n \beta_n` over the parameter's steps.
 
-    `GapAdam(..., candidates="continuous")` makes this class.
+    `GapAdam(..., candidates="continuous")` returns an object of this class.
 
     Args:
         params, lr: as in `GapAdam`.
-        betas: pairs (beta1, beta2) with a common beta2, whose smallest and largest beta1 are the ends of the interval.
-            A single pair is `torch.optim.Adam`, bit for bit its plain step on a CPU; a scheduler may cycle it.
-        select, score, lags, decay, smoothing, every, rest, seed: as in `ContinuousSGD`.
+        betas: pairs (beta1, beta2) with a common beta2; the smallest and largest beta1 are the ends of the interval.
+            With a single pair the class equals ``torch.optim.Adam(..., foreach=False)``, bit for bit on a CPU, and a
+            scheduler may cycle it.
+        select, candidates, score, lags, decay, smoothing, every, rest, seed: as in `ContinuousSGD`.
         eps, maximize, foreach: as in `torch.optim.Adam`.
         weight_decay: coupled, 0 by default.
         lr_modulation, process_group: as in `ContinuousSGD`.
 
-    Shape: as `ContinuousSGD`; state is a first and a second moment.
-    Raises, source: as `ContinuousSGD`.
+    Shape: as `ContinuousSGD`; the buffers are a first and a second moment.
+    Raises: as `ContinuousSGD`, and ValueError for pairs that differ in beta2.
+    Source: as `ContinuousSGD`.
     """
 
     family = "betas"
@@ -859,7 +884,7 @@ class ContinuousAdam(Continuous):
             state["beta1_product"] = saved["betas"][0] ** state["step"].double().view(1)
 
     def _fresh_numbers(self, device: torch.device) -> State:
-        # The step lies on the host, so that nothing waits to read it.
+        # The step count is on the CPU, so that reading it makes no step wait.
         return {
             "step": torch.zeros((), dtype=torch.float32),
             "beta1_product": torch.ones(1, dtype=torch.float64, device=device),
@@ -868,7 +893,7 @@ class ContinuousAdam(Continuous):
     def _sample(self, grads: list[Tensor | None], parts: list[Part], sketch: Sketch) -> Tensor:
         gradient = super()._sample(grads, parts, sketch)
         squares: list[Tensor | None] = [None] * len(grads)
-        corrections: list[Number] = [1.0] * len(grads)  # where there is no gradient, any will do
+        corrections: list[Number] = [1.0] * len(grads)  # has no effect without a gradient
         places = {param: i for i, param in enumerate(self._all_params())}
         for part in parts:
             correction = 1 - beta2_of(part.group) ** part.step
@@ -893,10 +918,10 @@ class ContinuousAdam(Continuous):
             return
         params, grads, step, lr = part.params, objectives(part, self.couples_weight_decay), part.step, group["lr"]
         if isinstance(step, Tensor):
-            step = step.double()  # in float32 1 - 0.999^step has four digits
+            step = step.double()  # in float32, 1 - 0.999^step has only four correct digits
         if not self.couples_weight_decay and group["weight_decay"] != 0:
             scale_(params, 1 - lr * group["weight_decay"])
-        if isinstance(momentum, Tensor):  # there is no lerp with a weight that the host does not know
+        if isinstance(momentum, Tensor):  # there is no foreach lerp whose weight is a tensor ()
             beta = on(params[0].device, momentum)
             torch._foreach_mul_(exp_avgs, beta / (1 - beta))
             torch._foreach_add_(exp_avgs, grads)
@@ -908,7 +933,7 @@ class ContinuousAdam(Continuous):
         denominators = torch._foreach_sqrt(exp_avg_sqs)
         torch._foreach_div_(denominators, (1 - beta2**step) ** 0.5)
         torch._foreach_add_(denominators, group["eps"])
-        # torch corrects by its present beta1, which a scheduler may cycle; here by all that there were.
+        # A single beta1 is corrected as in torch; one that varies needs the product over all steps.
         correction = 1 - product[0] if self._moves else 1 - momentum**step
         if isinstance(correction, Tensor) and correction.device.type == "cpu" and not torch.compiler.is_compiling():
             correction = correction.item()
@@ -919,7 +944,7 @@ class ContinuousAdam(Continuous):
             torch._foreach_addcdiv_(params, exp_avgs, denominators, value=-(lr / correction))
 
     def _update_fused(self, part: Part, beta1: float, beta2: float, product: float) -> None:
-        """One pass over memory. Rescaled, because the kernel assumes a constant beta1."""
+        """Update in one pass over memory; lr and decay are rescaled, because the kernel assumes a constant beta1."""
         group, step = part.group, cast(float, part.step)
         ratio = (1 - product) / (1 - beta1**step)
         kernel, decay = torch._fused_adam_, group["weight_decay"]
@@ -951,7 +976,7 @@ class ContinuousAdamW(ContinuousAdam):
 
 
 def objectives(part: Part, couples_weight_decay: bool) -> list[Tensor]:
-    """Gradients of what is minimized, with coupled weight decay."""
+    """Gradients of the minimized objective, including coupled weight decay."""
     group, grads = part.group, part.grads
     if group["maximize"]:
         grads = list(torch._foreach_neg(grads))
@@ -961,17 +986,17 @@ def objectives(part: Part, couples_weight_decay: bool) -> list[Tensor]:
 
 
 def beta2_of(group: Group) -> float:
-    """The one beta2 of a group."""
+    """The common beta2 of a group."""
     betas = group["betas"]
     return cast(float, betas[1] if isinstance(betas[0], float) else betas[0][1])
 
 
 def signed_decay(group: Group) -> float:
-    """The part of the parameters that coupled weight decay adds to their gradients."""
+    """The coefficient of the parameters in their gradients under coupled weight decay, negative if maximizing."""
     decay: float = group["weight_decay"]
     return -decay if group["maximize"] else decay
 
 
 def on(device: torch.device, number: Number) -> Number:
-    """The number, on a device if it is a tensor."""
+    """Move the number to a device if it is a tensor."""
     return number.to(device) if isinstance(number, Tensor) else number

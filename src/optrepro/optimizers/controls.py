@@ -1,6 +1,7 @@
-"""Controls of GAP: the same candidates and buffers, without alignment.
+"""Controls for GAP: optimizers with the same candidates and buffers that make no use of alignment.
 
-Whoever credits a gain to alignment compares with a random choice of the same shares and with the mean of the buffers.
+A gain may be credited to alignment only if GAP beats both a random choice with the same shares and the mean of the
+candidates' steps.
 """
 
 from __future__ import annotations
@@ -44,10 +45,10 @@ class RandomRule(Rule):
 
 
 class RandomChoice(SwitchingOptimizer):
-    """The rule: draw the candidate of each step, independent of the gradients."""
+    """Rule that draws the candidate of each step, independently of the gradients."""
 
     rule: RandomRule
-    _stream: tuple[torch.Generator, int, int] | None = None  # and how often it has drawn, for how many rows
+    _stream: tuple[torch.Generator, int, int] | None = None  # generator, number of draws so far, rows per draw
 
     def _checked(self, group: Group) -> Group:
         group, shares = super()._checked(group), self.rule.shares
@@ -57,7 +58,7 @@ class RandomChoice(SwitchingOptimizer):
         return group
 
     def _fresh_record(self, rows: int, device: torch.device) -> Record:
-        # The seed and how often was drawn say where the generator is.
+        # The seed and the number of draws determine the generator's position.
         draws = torch.zeros(rows, dtype=torch.int64, device=device)
         return super()._fresh_record(rows, device) | {"draws": draws, "seed": draws + self.rule.seed}
 
@@ -70,7 +71,7 @@ class RandomChoice(SwitchingOptimizer):
 
     @torch._disable_dynamo  # type: ignore[attr-defined]
     def _draw(self, rows: int) -> list[int]:
-        """A candidate for each row."""
+        """Draw a candidate for each row; a new generator first repeats the draws of the earlier steps."""
         shares = torch.tensor(self.rule.shares or [1.0] * self._candidate_count, dtype=torch.float64)
         if self._stream is None or self._stream[2] != rows:
             record = self._record()
@@ -89,7 +90,7 @@ class RandomChoice(SwitchingOptimizer):
 
 
 class MeanOfCandidates(SwitchingOptimizer):
-    """The rule: no choice, the plain mean of the candidates' steps."""
+    """Rule that chooses nothing and takes the plain mean of the candidates' steps."""
 
     def _select(self, blocks: list[Block]) -> Sequence[Index]:
         return [0] * max(1, len(self._all_params()))
@@ -104,20 +105,24 @@ class MeanOfCandidates(SwitchingOptimizer):
         return means
 
     def _rates_of(self, block: Block, choice: Sequence[Any]) -> list[Number]:
-        return [1.0]  # the candidates' own are part of the mean
+        return [1.0]  # `_moments` has applied the candidates' rates
 
 
 class RandomSGD(RandomChoice, SwitchingSGD):
-    """SGD that draws its momentum at every step.
+    """SGD that draws its momentum at random at every step.
+
+    The number of draws is part of the state, so that a resumed run continues the same sequence.
 
     Args:
         params, lr, momentum: as in `GapSGD`.
-        select: draw once for all parameters (``"global"``) or for each by itself (``"per_parameter"``).
-        seed: of the draws, which are made on the CPU and the same on every device.
-        shares: weights of the candidates, at least 0, of any sum; None is uniform.
+        select: ``"global"`` (one draw for all parameters) or ``"per_parameter"``.
+        seed: seed of the draws. They are made on the CPU, and so are the same on every device.
+        shares: unnormalized probabilities of the candidates, at least 0; None is uniform.
         **settings: as in `GapSGD`.
 
-    The number of draws is part of the state, so that a run resumed from it continues them.
+    Shape: as `GapSGD`.
+    Raises: as `GapSGD`, and ValueError for shares that are negative, all 0 or not one for each candidate.
+    Source: chosen.
     """
 
     def __init__(
@@ -135,7 +140,7 @@ class RandomSGD(RandomChoice, SwitchingSGD):
 
 
 class RandomAdam(RandomChoice, SwitchingAdam):
-    """Adam that draws its beta1 at every step; arguments as in `GapAdam` and `RandomSGD`."""
+    """Adam that draws its beta1 at random at every step; the arguments are those of `GapAdam` and `RandomSGD`."""
 
     def __init__(
         self,
@@ -159,9 +164,16 @@ class RandomAdamW(RandomAdam):
 
 
 class MeanSGD(MeanOfCandidates, SwitchingSGD):
-    """SGD that steps with the mean of the candidates' updates: aggregated momentum (arXiv 1804.00325).
+    """SGD that steps with the mean of the candidates' updates, known as aggregated momentum.
 
-    Nothing is chosen, so `selection` stays at -1 and at counts of 0. Arguments as in `GapSGD`.
+    Nothing is chosen, so in `selection` `last` stays at -1 and `counts` at 0.
+
+    Args:
+        params, lr, momentum, **settings: as in `GapSGD`.
+
+    Shape: as `GapSGD`.
+    Raises: as `GapSGD`.
+    Source: arXiv 1804.00325.
     """
 
     def __init__(
@@ -175,7 +187,7 @@ class MeanSGD(MeanOfCandidates, SwitchingSGD):
 
 
 class MeanAdam(MeanOfCandidates, SwitchingAdam):
-    """Adam that steps with the mean of the candidates' bias-corrected updates; arguments as in `GapAdam`."""
+    """Adam that steps with the mean of the candidates' bias-corrected updates; the arguments are those of `GapAdam`."""
 
     def __init__(
         self,
@@ -195,5 +207,5 @@ class MeanAdamW(MeanAdam):
 
 
 def random_rule(select: str, seed: int, shares: Sequence[float] | None) -> RandomRule:
-    """The rule, with shares in the form in which they compare and pickle."""
+    """The rule with its shares as a tuple, so that rules can be compared and pickled."""
     return RandomRule(select, seed, None if shares is None else tuple(shares))

@@ -1,6 +1,6 @@
-"""L2L: learning to learn by gradient descent by gradient descent, a recurrent network that predicts every step.
+"""L2L, learning to learn by gradient descent by gradient descent: a recurrent network predicts every step.
 
-Source: Andrychowicz et al. 2016, arXiv 1606.04474 (L2LBGDBGD in arXiv 1703.00441, which compares with it).
+Source: Andrychowicz et al. 2016, arXiv 1606.04474. arXiv 1703.00441 compares with it under the name L2LBGDBGD.
 """
 
 from __future__ import annotations
@@ -32,12 +32,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class L2LSettings:
-    """What defines a rule, and is stored with its weights.
+    """Settings of an `L2LPolicy`, stored with its weights.
 
     Attributes:
-        cells: of each of the two LSTM layers (the paper's section 3.1 has 20).
-        preprocessing: decades of the gradient that are told apart by their logarithm, p in the paper's appendix A.
-        scale: factor on the output, so that an untrained network takes small steps (the paper's section 3.1 has 0.1).
+        cells: number of cells in each of the two LSTM layers (20 in the paper's section 3.1).
+        preprocessing: p in the paper's appendix A; gradients above exp(-p) enter as their logarithm and sign.
+        scale: factor on the output, so that an untrained network takes small steps (0.1 in the paper's section 3.1).
     """
 
     cells: int = 20
@@ -46,9 +46,9 @@ class L2LSettings:
 
 
 class L2LPolicy(nn.Module):
-    """Two LSTM layers and a linear output, from the gradient of a coordinate to its step; shared by all coordinates.
+    """Two LSTM layers and a linear output that map the gradient of a coordinate to its step.
 
-    Weights begin uniform within 1 / sqrt(cells), as those of `torch.nn.LSTM` do.
+    All coordinates share the weights, which are initialized uniformly within 1 / sqrt(cells) as in `torch.nn.LSTM`.
 
     Args:
         settings: sizes and scales.
@@ -63,12 +63,12 @@ class L2LPolicy(nn.Module):
         self.out, self.out_bias = _uniform(cells, 1, cells), _uniform(cells, 1, 1)
 
     def begin(self, x: Tensor, groups: Columns) -> Memory:
-        """Hidden and cell states of zero, (cells, R P) float32, for x (R, P); coordinates of all groups are alike."""
+        """Hidden and cell states of zero, (cells, R P) float32, for x (R, P); `groups` is not used."""
         zero = torch.zeros(self.settings.cells, x.numel(), dtype=torch.float32, device=x.device)
         return {name: zero.clone() for name in self.table_shapes()}
 
     def step(self, memory: Memory, x: Tensor, value: Tensor, gradient: Tensor) -> tuple[Tensor, Memory]:
-        """A step (R, P) and the memory after it, from the gradient (R, P) alone."""
+        """Predict a step (R, P) from the gradient (R, P) alone; return it and the new memory."""
         inputs = log_sign(gradient.reshape(-1), self.settings.preprocessing)
         hidden_1, cell_1 = lstm_cell(self.first, self.first_bias, inputs, memory["hidden_1"], memory["cell_1"])
         hidden_2, cell_2 = lstm_cell(self.second, self.second_bias, hidden_1, memory["hidden_2"], memory["cell_2"])
@@ -76,14 +76,14 @@ class L2LPolicy(nn.Module):
         return step, {"hidden_1": hidden_1, "cell_1": cell_1, "hidden_2": hidden_2, "cell_2": cell_2}
 
     def table_shapes(self) -> dict[str, tuple[int, ...]]:
-        """What is remembered of a coordinate, by name."""
+        """Names of the state tensors, with their shape for one coordinate."""
         return dict.fromkeys(("hidden_1", "cell_1", "hidden_2", "cell_2"), (self.settings.cells,))
 
     @torch.no_grad()
     def advance(self, memory: Memory, now: Now) -> Tensor:
-        """The step (n,) of a single objective, as `step` predicts it, with the memory brought forward in place.
+        """The step (n,) that `step` predicts for a single objective; the memory is updated in place.
 
-        Works through the coordinates in pieces: neither its time nor its memory is that of tensors (4 cells, n).
+        The coordinates are processed in chunks, so that no tensor (4 cells, n) is ever allocated.
         """
         settings, step = self.settings, torch.empty_like(now.gradient)
         parts = chunks(step, 4 * settings.cells)
@@ -107,9 +107,11 @@ class L2LPolicy(nn.Module):
 
 
 def log_sign(gradient: Tensor, p: float) -> Tensor:
-    """Size and sign of a gradient as two inputs of like size over many decades, (n,) -> (2, n).
+    """Encode a gradient by two inputs of order 1 over many decades, (n,) -> (2, n).
 
-    (log |g| / p, sign g) where |g| >= exp(-p), else (-1, exp(p) g). Source: arXiv 1606.04474, appendix A.
+    They are (log |g| / p, sign g) if |g| >= exp(-p), else (-1, exp(p) g).
+
+    Source: arXiv 1606.04474, appendix A.
     """
     size = gradient.abs()
     logarithm = size.clamp_min(math.exp(-p)).log_().div_(p)
@@ -119,21 +121,22 @@ def log_sign(gradient: Tensor, p: float) -> Tensor:
 class L2L(LearnedOptimizer):
     r"""Optimizer learned by gradient descent: a coordinate-wise LSTM that was trained through unrolled optimization.
 
-    Every coordinate has two LSTM layers of its own state and common weights, which see the logarithm and the sign of
-    its gradient: :math:`x \leftarrow x + \mathrm{lr} \cdot 0.1\, m(\nabla f, h)`.
+    The LSTM sees the logarithm and the sign of a coordinate's gradient, and predicts the coordinate's step:
+    :math:`x \leftarrow x + \mathrm{lr} \cdot 0.1\, m(\nabla f, h)`. The coordinates share the weights, and each has
+    its own state h. The steps depend on the unit of the loss. `step` needs a closure; when it skips a step is described
+    in `LearnedOptimizer`.
 
     Args:
-        params: parameters, or groups of them with an `lr` of their own.
-        lr: factor on the predicted steps; 1 is what the rule was trained for.
+        params: parameters, or parameter groups with their own `lr`.
+        lr: factor on the predicted steps; the rule was trained for 1.
         policy: the name of a shipped rule, a file that `optrepro.optimizers._learned.save` wrote, or an `L2LPolicy`.
         process_group: see `LearnedOptimizer`.
 
-    Else as `LearnedOptimizer`: `step` needs a closure. The input has an absolute size: on losses in other units the
-    steps are others. State of a parameter of shape (*s): ``hidden_1``, ``cell_1``, ``hidden_2`` and ``cell_2``,
-    (*s, cells) float32. A coordinate is remembered in 16 x cells bytes: 320 with the sizes of the paper, so 32 MB for a
-    network of 100,000 weights.
+    Shape: as `LearnedOptimizer`. The state of a parameter of shape (*s) is ``hidden_1``, ``cell_1``, ``hidden_2`` and
+        ``cell_2``, (*s, cells) float32. It takes 16 x cells bytes per coordinate: 320 with the sizes of the paper, so
+        32 MB for a network of 100,000 weights.
     Raises: as `LearnedOptimizer`, and FileNotFoundError for an unknown policy.
-    Source: arXiv 1606.04474; how the shipped rule was trained: its model card.
+    Source: arXiv 1606.04474. The model card of the shipped rule says how it was trained.
     """
 
     def __init__(
@@ -149,7 +152,10 @@ class L2L(LearnedOptimizer):
 
     @staticmethod
     def from_pretrained(policy: str | Path = "l2l") -> L2LPolicy:
-        """The rule shipped under a name, or stored in a file; FileNotFoundError, or ValueError if it holds none."""
+        """Load the rule shipped under a name or stored in a file.
+
+        Raises: FileNotFoundError for an unknown policy; ValueError if the file holds no such rule.
+        """
         return load(L2LPolicy, L2LSettings, find(policy))[0]
 
 

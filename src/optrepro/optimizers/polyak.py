@@ -1,4 +1,4 @@
-"""Gradient descent with Polyak's step length: an oracle that knows the minimum."""
+"""Gradient descent with Polyak's step length, which requires the value of the minimum."""
 
 from __future__ import annotations
 
@@ -19,24 +19,24 @@ if TYPE_CHECKING:
 
 
 class Polyak(ClosureOptimizer):
-    r"""Gradient descent whose step length needs the minimum :math:`f^*` and nothing else.
+    r"""Gradient descent whose step length is computed from the loss, the gradient and the minimum :math:`f^*`.
 
     .. math:: x \leftarrow x - \frac{f(x) - f^*}{\lVert \nabla f(x) \rVert^2} \nabla f(x)
 
-    A scalar loss, or a number, makes all parameters one problem. A loss of shape (...,) makes the parameters of shape
-    (..., dim) one problem for every element of the loss. A problem stays where it is if its gradient is zero, if its
-    loss is not above the minimum, or if its loss or gradient is not finite. Parameters without a gradient stay, too.
+    With a scalar loss all parameters form one problem. With a loss of shape (...,), parameters of shape (..., dim)
+    form one independent problem for every element of the loss. A problem does not move if its gradient is zero, if its
+    loss is not above the minimum, or if its loss or gradient is not finite. Parameters without a gradient do not move.
 
     Args:
-        params: parameters to optimize, in one group, as they share one step length.
+        params: parameters in a single group, since they share one step length.
         optimum: the minimum, a float or a tensor that broadcasts to the loss, on the device of the parameters.
-        lr: factor on the step, at least 0; 1 is Polyak's. Schedulers and training programs expect one.
+        lr: factor on the step, at least 0; Polyak's is 1. Schedulers and training programs expect this setting.
         process_group: the ranks that train the model together: ``"world"`` (all), None (this one alone) or a
-            `torch.distributed.ProcessGroup`. Their mean loss is looked at. The ranks must hold the same parameters, or
-            shards of `fully_shard` or `FullyShardedDataParallel`, and these a scalar loss.
+            `torch.distributed.ProcessGroup`. The loss is averaged over them. The ranks must hold the same parameters,
+            or shards made by `fully_shard` or `FullyShardedDataParallel`, which need a scalar loss.
 
-    Shape: the shape of every parameter starts with the loss's shape; real floating dtypes, all on one device. There is
-        no state beside `optimum`.
+    Shape: every parameter's shape starts with the loss's shape. Parameters have real floating dtypes and are all on one
+        device. There is no state beside the setting `optimum`.
     Raises: ValueError for an optimum that is not finite or does not fit the loss, for a second parameter group, complex
         parameters, a missing closure, a parameter that does not fit the loss, or parameters that differ between the
         ranks; RuntimeError for sparse gradients.
@@ -57,9 +57,12 @@ class Polyak(ClosureOptimizer):
         super().__init__(params, {"optimum": optimum, "lr": lr}, process_group)
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
-        """Add the one group there may be; ValueError for a second one or for parameters that cannot be optimized."""
+        """Add the only parameter group.
+
+        Raises: ValueError for a second group or for parameters that cannot be optimized.
+        """
         if self.param_groups:
-            raise ValueError("params = several groups; Polyak takes one, as all parameters share one step length.")
+            raise ValueError("params: Polyak takes a single group, because parameters share one step length")
         super().add_param_group(param_group)
 
     def _checked(self, group: Group) -> Group:
@@ -87,7 +90,7 @@ class Polyak(ClosureOptimizer):
             if param.grad is not None
         }
         norm = _norm(rows, above, coordinates)
-        # Divides by the norm twice: one over its square overflows where the function is almost flat.
+        # Divide by the norm twice, because the inverse of its square overflows where the function is almost flat.
         inverse = torch.where(norm > 0, 1 / norm, 0)
         moves = above.isfinite() & norm.isfinite()
         for param, gradient in rows.items():
@@ -96,7 +99,7 @@ class Polyak(ClosureOptimizer):
 
 
 def _value(loss: Any) -> Tensor:
-    """The loss, or losses, in float64."""
+    """The loss, one number or several, as a float64 tensor."""
     if loss is None:
         raise ValueError("closure returned None: it must return the loss")
     return torch.as_tensor(loss).detach().double()
@@ -109,7 +112,7 @@ def _mean(value: Tensor, coordinates: Coordinates) -> Tensor:
 
 
 def _above(loss: Tensor, optimum: float | Tensor) -> Tensor:
-    """How far the loss lies above the minimum; 0 where rounding puts it below."""
+    """The difference of loss and minimum; 0 if rounding makes it negative."""
     if isinstance(optimum, Tensor):
         try:
             optimum = optimum.to(loss).expand(loss.shape)
@@ -120,9 +123,14 @@ def _above(loss: Tensor, optimum: float | Tensor) -> Tensor:
 
 
 def _norm(rows: dict[Tensor, Tensor], like: Tensor, coordinates: Coordinates) -> Tensor:
-    """The norm of each problem's gradient (..., 1) over all parameters and ranks, from rows (..., n) of each parameter.
+    """The norm (..., 1) of each problem's gradient over all parameters and ranks.
 
-    What is squared is divided by the largest before: the squares themselves might leave the range of numbers.
+    The elements are divided by the largest one before they are squared, since the squares might overflow.
+
+    Args:
+        rows: the gradient of each parameter, (..., n).
+        like: a tensor (..., 1) with the dtype and device of the result.
+        coordinates: the parameters and the ranks that hold them.
     """
     largest = torch.zeros_like(like)
     for gradient in rows.values():
@@ -142,6 +150,6 @@ def _norm(rows: dict[Tensor, Tensor], like: Tensor, coordinates: Coordinates) ->
 
 def _require_fit(param: Tensor, problems: torch.Size, is_sharded: bool) -> None:
     if is_sharded and problems:
-        raise ValueError(f"loss has the shape {tuple(problems)}: where parameters are sharded it must be one number")
+        raise ValueError(f"loss has the shape {tuple(problems)}: with sharded parameters it must be one number")
     if param.shape[: len(problems)] != problems:
         raise ValueError(f"params: shape {tuple(param.shape)} must start with the loss's shape {tuple(problems)}.")

@@ -1,4 +1,4 @@
-"""POP: gradient descent whose learning rates a meta-learned policy chooses, for each coordinate and at each step."""
+"""POP: gradient descent in which a meta-learned policy chooses the learning rate of each coordinate at each step."""
 
 from __future__ import annotations
 
@@ -16,64 +16,64 @@ from optrepro.optimizers._base import Group, require
 from optrepro.optimizers._closure import ClosureOptimizer
 from optrepro.optimizers._coordinates import Coordinates, Memory
 from optrepro.optimizers._learned import SPIKES, WEIGHTS, accepted, find, new_numbers
+from optrepro.optimizers._pop_policy import Policy, Trajectory, load
 from optrepro.optimizers._ranks import is_distributed, local
-from optrepro.optimizers.policy import Policy, Trajectory, load
 
 if TYPE_CHECKING:
     from torch.distributed import ProcessGroup
 
 __all__ = ["POP", "WEIGHTS"]
 
-# What a `Trajectory` keeps from one evaluation to the next, of each coordinate and of the whole, in float64.
+# A `Trajectory` keeps these float64 tensors from one evaluation to the next: COORDINATES hold a number for each
+# coordinate and WHOLE a number for the whole problem. BOX is the lower corner and the edges of the box.
 COORDINATES = (
     "u", "gradient", "best_u", "largest", "own", "own_lowest", "own_highest", "own_since", "action",
 )  # fmt: skip
 BOX = ("lower", "edge")
 WHOLE = ("value", "best", "since", "lowest", "highest", "steepest")
-ROWS = 4096  # coordinates that the policy decides on at once
+ROWS = 4096  # number of coordinates in one call of the policy
 
 
 class POP(ClosureOptimizer):
-    r"""Prior-fitted optimization policy: it needs no learning rate, only to know how large the space is.
+    r"""Prior-fitted optimization policy: it needs no learning rate, only the size of the search space.
 
-    All elements of all parameters are the coordinates of one problem in a box, :math:`u = (x - l) / e` with lower
-    corner :math:`l` and edges :math:`e`. From the values and gradients met so far the policy chooses a learning rate
-    :math:`\alpha_i` for each coordinate, and :math:`u_i \leftarrow u_i - \alpha_i\, g_i / |g_i|`. What it chooses does
-    not change when the loss is scaled or shifted, nor when the box is.
+    All elements of all parameters are the coordinates of one problem in a box: :math:`u = (x - l) / e` with lower
+    corner :math:`l` and edges :math:`e`. From the values and gradients so far, the policy chooses a learning rate
+    :math:`\alpha_i` for each coordinate, and the step is :math:`u_i \leftarrow u_i - \alpha_i\, g_i / |g_i|`. The
+    choice does not change when the loss or the box is scaled or shifted.
+
+    `step` needs a closure and calls it once. A step is skipped, and the state left unchanged, if the loss or a gradient
+    is not finite. It is also skipped, once, if a gradient is 1e12 times larger than all before it. Elements with a
+    gradient of 0, and parameters without a gradient, do not move. A change of the parameters between two steps counts
+    as part of the last step. Adding a parameter group starts a new problem.
 
     Args:
-        params: parameters, or groups of them with `lr` and `bounds` of their own.
-        lr: without bounds, the edge of an imagined box around the start, the one thing to set: about twice the
-            distance that a parameter may have to travel. Steps are not projected into this box. With bounds, a factor
-            on the steps, where 1 is what the policy was trained for. In both cases a schedule of `lr` shrinks the
-            steps, and leaves the box as it was.
-        bounds: lower and upper bound, numbers or tensors that can be expanded to each parameter (numbers alone for
-            sharded ones). Before each evaluation and after each step the parameters are projected into them.
-        policy: the name of a shipped policy, a file that `optrepro.optimizers.policy.save` wrote, or a `Policy`.
+        params: parameters, or parameter groups with their own `lr` and `bounds`.
+        lr: without bounds, the edge of an imagined box around the start: about twice the distance that a parameter may
+            have to travel. Steps are not projected into this box. With bounds, a factor on the steps; the policy was
+            trained for 1. In both cases a schedule of `lr` changes the steps and not the box.
+        bounds: lower and upper bound, numbers or tensors that can be expanded to each parameter; only numbers for
+            sharded parameters. The parameters are projected into them before each evaluation and after each step.
+        policy: the name of a shipped policy, a file that `optrepro.optimizers._pop_policy.save` wrote, or a `Policy`.
         process_group: the ranks that train the model together: ``"world"`` (all), None (this one alone) or a
-            `torch.distributed.ProcessGroup`. Their mean loss is looked at. The ranks must hold the same parameters, or
-            shards of `fully_shard` or `FullyShardedDataParallel`.
+            `torch.distributed.ProcessGroup`. The loss is averaged over them. The ranks must hold the same parameters,
+            or shards made by `fully_shard` or `FullyShardedDataParallel`.
 
-    `step` needs a closure, which it calls once. Where loss or gradient are not finite, or a gradient is 1e12 times as
-    large as all before and the last was not, no step is taken and nothing is remembered of them. Elements whose
-    gradient is zero, or whose parameter has none, stay where they are. If the parameters are changed between steps, the
-    change counts as part of the last step. A group that is added later starts a new problem.
-
-    Shape: parameters of any shape and real floating dtype, all on one device. The arithmetic of the trajectory is in
-        float64. State of a parameter of shape (*s): eleven tensors (*s) float64, and what the policy remembers,
-        ``memory_0`` and so on, (*s, ...). A Transformer remembers history x width x layers x 2 x 4 bytes for each
-        element: 8 KiB with the sizes that are default, so 0.8 GB for a network of 100,000 weights; see `bytes_needed`.
-        Under `fully_shard` it is sharded as the parameter is; `FullyShardedDataParallel` trains, but its
-        ``optim_state_dict`` cannot take tensors of more dimensions than the parameter has. A policy that samples its
-        actions draws others where parameters are sharded.
+    Shape: parameters of any shape and real floating dtype, all on one device. The trajectory is computed in float64.
+        The state of a parameter of shape (*s) is eleven float64 tensors (*s), and the policy's memory ``memory_0`` and
+        so on, (*s, ...). The memory of a Transformer takes history x width x layers x 2 x 4 bytes per element: 8 KiB
+        with the default sizes, so 0.8 GB for a network of 100,000 weights; see `bytes_needed`. `fully_shard` shards it
+        like the parameter. Training with `FullyShardedDataParallel` works, but its ``optim_state_dict`` cannot save
+        tensors with more dimensions than the parameter. With sharded parameters a policy that samples its actions
+        draws other samples.
     Raises: ValueError for a setting that is not allowed, complex parameters, a missing closure, a loss that is not one
-        number, parameters that changed their size, or that differ between the ranks; MemoryError before anything is
-        allocated, where the state does not fit; FileNotFoundError for an unknown policy; RuntimeError for sparse
+        number, or parameters that changed their size or differ between the ranks; MemoryError, before anything is
+        allocated, if the state does not fit; FileNotFoundError for an unknown policy; RuntimeError for sparse
         gradients.
-    Source: arXiv 2602.15473; what happens without bounds is chosen (fidelity: ``code.optimizers.pop``).
+    Source: arXiv 2602.15473; the behaviour without bounds is chosen (fidelity: ``code.optimizers.pop``).
     """
 
-    needs = "loss"  # of each step, beside the gradients
+    needs = "loss"  # what `step` needs beside the gradients
 
     def __init__(
         self,
@@ -89,31 +89,37 @@ class POP(ClosureOptimizer):
 
     @staticmethod
     def from_pretrained(policy: str | Path = "pop") -> Policy:
-        """The policy shipped under a name, or stored in a file; FileNotFoundError, or ValueError if it holds none."""
+        """Load the policy shipped under a name or stored in a file.
+
+        Raises: FileNotFoundError for an unknown policy; ValueError if the file holds no policy.
+        """
         return load(find(policy))[0]
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
-        """Add parameters, with settings of their own where given; a ValueError for one that is not allowed."""
+        """Add a parameter group, with its own settings where given, and start a new problem.
+
+        Raises: ValueError for a setting or parameters that are not allowed.
+        """
         super().add_param_group(param_group)
         self.state.clear()
 
     def bytes_needed(self) -> int:
-        """Memory that the parameters' elements on this rank take in a step, for state and all that is made on the way.
+        """Upper bound in bytes on this rank's memory for state and intermediate tensors of a step.
 
-        It is an upper bound, beyond parameters and gradients, in bytes. Nothing is allocated for it.
+        Parameters and gradients are not included. Nothing is allocated to compute it.
         """
         elements = sum(local(param).numel() for param in self._all_params())
         state = 8 * len((*COORDINATES, *BOX)) + sum(part.nbytes for part in self._policy_memory(1))
         passing = 24 * Trajectory.FEATURES + 8 * 64  # features in float64 and float32, and the trajectory's tensors
-        most = 64 * self.policy.settings.width * min(elements, ROWS)  # of the policy's layers
+        most = 64 * self.policy.settings.width * min(elements, ROWS)  # inside the policy's layers
         return elements * (state + passing) + most
 
-    # What it says of itself.
+    # Settings and state.
 
     def _checked(self, group: Group) -> Group:
         require(group["lr"] >= 0, "lr", group["lr"], "at least 0")
         _require_box(group["bounds"])
-        # The rate at which the policy's steps are taken as they are. A rate of 0 gives no box a size.
+        # `unit` is the rate at which the policy's steps are not rescaled. A rate of 0 cannot be the size of a box.
         unit = 1.0 if group["bounds"] is not None else float(group["lr"]) or 1.0
         return {**group, "unit": unit}
 
@@ -130,20 +136,20 @@ class POP(ClosureOptimizer):
         return ("time", *WHOLE, *SPIKES)
 
     def _policy_memory(self, rows: int, device: torch.device | str = "meta") -> list[Tensor]:
-        """What the policy remembers of so many coordinates at first, counted in the last dimension, (..., rows)."""
+        """The policy's empty memory for `rows` coordinates, with the coordinates in the last dimension, (..., rows)."""
         parts = self.policy.backbone.begin(rows, torch.empty(0, dtype=torch.float32, device=device))
         return [part.movedim(at, -1) for part, at in zip(parts, self._counting(), strict=True)]
 
     def _counting(self) -> list[int]:
-        """Of each part of what the policy remembers, the dimension that counts coordinates."""
+        """The dimension of the coordinates in each tensor of the policy's memory."""
         like = torch.empty(0, dtype=torch.float32, device="meta")
         one, two = (self.policy.backbone.begin(rows, like) for rows in (1, 2))
         return [[*map(ne, a.shape, b.shape)].index(True) for a, b in zip(one, two, strict=True)]
 
     def _begin(self, coordinates: Coordinates) -> Memory:
-        """The memory of a problem that has not begun; its box is placed at the first step.
+        """Create the state before the first step, which places the box.
 
-        Raises: MemoryError if it does not fit.
+        Raises: MemoryError if the state does not fit.
         """
         needed, there_is = self.bytes_needed(), available_bytes(coordinates.device)
         if there_is is not None and needed > there_is:
@@ -180,7 +186,7 @@ class POP(ClosureOptimizer):
         lower, edge = (tables[name][None] for name in BOX)
         here = (x - lower) / edge
         trajectory = self._recalled(memory)
-        # What the parameters did, not what was asked: projection, rounding and schedules came in between.
+        # The step as the parameters took it: projection, rounding and schedules may have changed the policy's step.
         trajectory.u, trajectory.step = here, here - trajectory.u
         features = trajectory.observe(x.new_tensor([look.loss]), gradient * edge)
         action = self._decide(features[0], tables, trajectory.steps - 1)
@@ -192,7 +198,7 @@ class POP(ClosureOptimizer):
         self._project()
 
     def _place(self, coordinates: Coordinates, tables: dict[str, Tensor], x: Tensor) -> None:
-        """Put the box where the bounds say, or an imagined one around `x`, (1, n)."""
+        """Place the box at the bounds, or without bounds around `x`, (1, n)."""
         lower, edge = (coordinates.split(tables[name]) for name in BOX)
         start = coordinates.split(x[0])
         groups = [group for group in self.param_groups for _ in group["params"]]
@@ -207,7 +213,7 @@ class POP(ClosureOptimizer):
         tables["u"].copy_(((x - tables["lower"]) / tables["edge"])[0])
 
     def _recalled(self, memory: Memory) -> Trajectory:
-        """The trajectory as it is remembered."""
+        """The trajectory with the tensors that the memory holds."""
         trajectory = self._trajectory
         trajectory.steps = int(memory.numbers["time"])
         for name in COORDINATES:
@@ -225,7 +231,7 @@ class POP(ClosureOptimizer):
             memory.numbers[name].copy_(getattr(trajectory, name)[0, 0])
 
     def _decide(self, features: Tensor, tables: dict[str, Tensor], time: int) -> Tensor:
-        """The policy's actions (n, ...) after features (n, FEATURES); what it remembers is brought forward in place."""
+        """The policy's actions (n, ...) for features (n, FEATURES); its memory in `tables` is updated in place."""
         names = [name for name in tables if name.startswith("memory_")]
         counting, actions = self._counting(), []
         for start in range(0, len(features), ROWS):
@@ -241,7 +247,7 @@ class POP(ClosureOptimizer):
         return torch.cat(actions) if actions else none
 
     def _factor(self, coordinates: Coordinates) -> float | Tensor:
-        """What the policy's steps are multiplied by: one number, or one for each coordinate, (1, n)."""
+        """The factor on the policy's steps: one number, or one for each coordinate, (1, n)."""
         factors = [float(group["lr"]) / group["unit"] for group in self.param_groups for _ in group["params"]]
         if len(set(factors)) < 2:
             return factors[0] if factors else 1.0
@@ -250,7 +256,7 @@ class POP(ClosureOptimizer):
         return each.repeat_interleave(sizes)[None]
 
     def _write(self, coordinates: Coordinates, x: Tensor) -> None:
-        """Set the parameters from `x`, (n,)."""
+        """Copy `x`, (n,), into the parameters."""
         for param, part in zip(coordinates.params, coordinates.split(x), strict=True):
             local(param).copy_(part)
 
@@ -266,7 +272,7 @@ class POP(ClosureOptimizer):
 
 
 def available_bytes(device: torch.device) -> int | None:
-    """Memory that is free on a device; None where that is not known."""
+    """Free memory of a device in bytes; None if it is not known."""
     if device.type == "cuda":
         unused = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
         return int(torch.cuda.mem_get_info(device)[0]) + unused
@@ -296,7 +302,7 @@ def _require_box(bounds: Any) -> None:
 def _require_fit(param: Tensor, bounds: Any) -> None:
     for bound in map(torch.as_tensor, bounds or ()):
         if bound.numel() > 1 and is_distributed(param):
-            raise ValueError("bounds: those of a sharded parameter must be numbers, not tensors of several")
+            raise ValueError("bounds of a sharded parameter must be numbers, not tensors with several elements")
         try:
             bound.expand(param.shape)
         except RuntimeError:

@@ -1,4 +1,7 @@
-"""Predicted Step Descent: a recurrent policy predicts the step of every coordinate (Li and Malik 2017)."""
+"""Predicted Step Descent: a recurrent policy predicts the step of every coordinate.
+
+Source: Li and Malik 2017, arXiv 1703.00441.
+"""
 
 from __future__ import annotations
 
@@ -19,25 +22,26 @@ from optrepro.optimizers._learned import Cells, Columns, LearnedOptimizer, Memor
 if TYPE_CHECKING:
     from torch.distributed import ProcessGroup
 
-INPUTS = 5  # numbers that the network sees of the three features
-MEMORY = 0.9  # chosen: of the gradient's running mean
+INPUTS = 5  # number of network inputs that encode the three features
+MEMORY = 0.9  # chosen: decay of the gradient's running mean
 SMALL = 1e-12  # chosen: added to the root of the sum of squared gradients
-START = 2.3  # the first loss in meta-training, about: log 10, of classification with ten classes
+START = 2.3  # the usual first loss in meta-training, about log 10 for ten classes
 MAX = torch.finfo(torch.float32).max
-UNITS = 1e-30, 1e30  # of losses, within float32 with room to spare
+UNITS = 1e-30, 1e30  # bounds on the unit of the loss, well within the range of float32
 
 
 @dataclass(frozen=True)
 class StepPolicySettings:
-    """Size and form of a `StepPolicy`.
+    """Settings of a `StepPolicy`, stored with its weights.
 
     Attributes:
-        cells: of the LSTM; the paper has 128.
-        networks: 1 for all coordinates, or one for each weight matrix and bias vector, as many as there are.
-        output: what the LSTM's numbers are multiples of: ``step``, one number, of a constant length (the paper's);
-            ``normalized``, two numbers, of the gradient and of its running mean over the root of the sum of squared
-            gradients (chosen: of the first, AdaGrad's step is a constant multiple).
-        scale: the multiple that 1 stands for.
+        cells: number of LSTM cells (128 in the paper).
+        networks: 1, for a network shared by all coordinates, or the number of weight matrices and bias vectors, for one
+            network each.
+        output: meaning of the network's output. ``step`` is one number, the step itself (the paper's). ``normalized``
+            is two numbers, the coefficients of the gradient and of its running mean, both divided by the root of the
+            sum of squared gradients (chosen; a constant first coefficient gives AdaGrad).
+        scale: factor on the output.
     """
 
     cells: int = 16
@@ -55,10 +59,13 @@ class StepPolicySettings:
 class StepPolicy(nn.Module):
     r"""The recurrent policy: one LSTM layer, shared over the coordinates of a group, on the observation features.
 
-    The mean action is :math:`\Delta x_t = s \sum_k (w_k^\top h_t + b_k)\, u_{t,k}` with the settings' scale :math:`s`
-    and units :math:`u_{t,k}`. The features are put on the scale of a network's inputs by logarithm and sign (`inputs`).
+    The mean action is :math:`\Delta x_t = s \sum_k (w_k^\top h_t + b_k)\, u_{t,k}` with the scale :math:`s` and units
+    :math:`u_{t,k}` from the settings. `inputs` encodes the features by logarithm and sign.
 
-    Source: arXiv 1703.00441, section 4; what the output is a multiple of and how features enter are chosen.
+    Args:
+        settings: size and form of the policy.
+
+    Source: arXiv 1703.00441, section 4; the units of the output and the encoding of the features are chosen.
     """
 
     def __init__(self, settings: StepPolicySettings):
@@ -67,7 +74,10 @@ class StepPolicy(nn.Module):
         self.networks = nn.ModuleList(Network(settings) for _ in range(settings.networks))
 
     def begin(self, x: Tensor, groups: Columns) -> Memory:
-        """See `StepRule`. Raises ValueError where there are several networks, and not as many groups."""
+        """See `StepRule`.
+
+        Raises: ValueError if there are several networks and another number of groups.
+        """
         self._check(len(groups))
         shared = self.settings.networks == 1
         memory = {
@@ -99,17 +109,17 @@ class StepPolicy(nn.Module):
         return self.settings.scale * torch.cat(parts, 1), memory
 
     def table_shapes(self) -> dict[str, tuple[int, ...]]:
-        """What is remembered of a coordinate, by name."""
+        """Names of the state tensors, with their shape for one coordinate."""
         states = dict.fromkeys(("hidden", "cell"), (self.settings.cells,))
         return {**dict.fromkeys(("x", "size", "moved", "squares", "mean"), ()), **states}
 
     @torch.no_grad()
     def advance(self, memory: Memory, now: Now) -> Tensor:
-        """The step (n,) of a single objective, as `step` predicts it, with the memory brought forward in place.
+        """The step (n,) that `step` predicts for a single objective; the memory is updated in place.
 
-        Works through the coordinates in pieces: neither its time nor its memory is that of tensors (4 cells, n).
+        The coordinates are processed in chunks, so that no tensor (4 cells, n) is ever allocated.
 
-        Raises: ValueError where there are several networks, and not as many parameters.
+        Raises: ValueError if there are several networks and another number of parameters.
         """
         step, shared = torch.empty_like(now.gradient), self.settings.networks == 1
         self._check(len(now.columns))
@@ -124,11 +134,12 @@ class StepPolicy(nn.Module):
 
     def _check(self, groups: int) -> None:
         if self.settings.networks not in (1, groups):
-            raise ValueError(f"the policy has {self.settings.networks} networks, one for each tensor, not {groups}")
+            found = f"{self.settings.networks} networks, one for each tensor"
+            raise ValueError(f"the policy has {found}, and there are {groups} tensors: the numbers must be equal")
 
 
 class Network(nn.Module):
-    """An LSTM whose sequences are columns, and the numbers that it gives."""
+    """An LSTM layer and its linear output; every column is a sequence."""
 
     def __init__(self, settings: StepPolicySettings):
         super().__init__()
@@ -139,22 +150,22 @@ class Network(nn.Module):
         self.out = nn.Parameter(torch.empty(outputs, cells, dtype=torch.float32).uniform_(-bound, bound) / 10)
         self.out_bias = nn.Parameter(torch.zeros(outputs, 1, dtype=torch.float32))
         with torch.no_grad():
-            self.bias[cells : 2 * cells] = 1.0  # remember at first
+            self.bias[cells : 2 * cells] = 1.0  # The forget gates are open initially.
             if settings.output == "normalized":
-                self.out_bias[0] = 1.0  # close to AdaGrad at first
+                self.out_bias[0] = 1.0  # The untrained policy is close to AdaGrad.
 
     def cell(self, inputs: Tensor, hidden: Tensor, cell: Tensor) -> tuple[Tensor, Tensor]:
-        """The states (h, n) after inputs (INPUTS, n)."""
+        """Update the hidden and cell states (h, n) with inputs (INPUTS, n)."""
         return lstm_cell(self.weight, self.bias, inputs, hidden, cell)
 
     def head(self, hidden: Tensor) -> Tensor:
-        """The numbers (outputs, n) of hidden states (h, n)."""
+        """The outputs (outputs, n) for hidden states (h, n)."""
         return torch.addmm(self.out_bias, self.out, hidden)
 
     def advance(self, settings: StepPolicySettings, memory: Memory, now: Now, change: Tensor, step: Tensor) -> None:
-        """Write the steps of the coordinates that this network acts on, (n,), and bring their memory forward.
+        """Write the steps (n,) of this network's coordinates into `step`, and update their memory in place.
 
-        `change` is the first of the network's inputs, the same number for all of them, so it becomes part of the bias.
+        `change` is the first input of the network. It is the same for all coordinates and so is added to the bias.
         """
         parts = chunks(step, 4 * settings.cells)
         most = max(part.stop - part.start for part in parts)
@@ -181,7 +192,7 @@ class Network(nn.Module):
 def observe(
     settings: StepPolicySettings, memory: Memory, x: Tensor, value: Tensor, gradient: Tensor
 ) -> tuple[Tensor, Tensor, Memory]:
-    """What the network sees, (INPUTS, R, P), the units of its outputs, (outputs, R, P), and the memory after it."""
+    """The network's inputs (INPUTS, R, P), the units of its outputs (outputs, R, P) and the new memory."""
     time = int(memory["time"])
     psi = features(memory, x, value, gradient)
     squares = torch.addcmul(memory["squares"], gradient, gradient)
@@ -206,8 +217,8 @@ def observe(
 def features(memory: Memory, x: Tensor, value: Tensor, gradient: Tensor) -> Tensor:
     r"""The observation features :math:`\Psi_t` of each coordinate, (3, R, P).
 
-    Change of the objective over its last value; gradient over one plus its last size; size of the last step but one
-    over a tenth plus that of the last. What would need an iterate before the first is 0, and all are finite.
+    They are the change of the objective over its last value, the gradient over one plus its last size, and the size of
+    the last step but one over a tenth plus that of the last step. Features that need an iterate before the first are 0.
 
     Source: arXiv 1703.00441, section 4.
     """
@@ -221,16 +232,16 @@ def features(memory: Memory, x: Tensor, value: Tensor, gradient: Tensor) -> Tens
 
 
 def relative_change(value: Tensor, before: Tensor) -> Tensor:
-    """Change of a value over what it was: 0 from zero to zero, and the largest number from zero to anything else."""
+    """Relative change of a value, clamped to finite numbers; 0 if it does not change."""
     change = torch.where(value == before, 0, (value - before) / before)
     return change.clamp(-torch.finfo(change.dtype).max, torch.finfo(change.dtype).max)
 
 
 def inputs(psi: Tensor) -> Tensor:
-    """Features (3, ...) on the scale of a network's inputs, (INPUTS, ...).
+    """Encode the features (3, ...) as network inputs of order 1, (INPUTS, ...).
 
-    The change is bounded by a hyperbolic tangent. The others span decades: of each the logarithm, from 0 for e^-14 and
-    less to 1 for 1, and of the gradient the sign too, and what it is beside e^-7 between -1 and 1 (chosen).
+    A hyperbolic tangent bounds the change. The other two features span decades and enter as their logarithm, which is 0
+    for e^-14 and less and 1 for 1. The gradient g also enters as its sign and as g / (|g| + e^-7) (chosen).
     """
     change, gradient, ratio = psi
     sizes = (1 + torch.stack([gradient, ratio]).abs().clamp_min(1e-12).log() / 14).clamp_min(0)
@@ -239,9 +250,9 @@ def inputs(psi: Tensor) -> Tensor:
 
 
 def _look(now: Now, part: slice, memory: Memory, seen: Tensor) -> None:
-    """Write what the network sees of some coordinates but for the change, (INPUTS - 1, m): see `features`, `inputs`.
+    """Write all network inputs except the change, (INPUTS - 1, m), into `seen`; see `features` and `inputs`.
 
-    Gradients' sizes, iterates and steps are brought forward in the memory, in place.
+    The gradients' sizes, the iterates and the steps in the memory are updated in place.
     """
     gradient, x = now.gradient[part], now.x[part]
     size, last, moved = (memory[name][part] for name in ("size", "x", "moved"))
@@ -250,7 +261,7 @@ def _look(now: Now, part: slice, memory: Memory, seen: Tensor) -> None:
         torch.div(gradient, torch.add(size, 1, out=scratch), out=psi)
         torch.sub(x, last, out=scratch).abs_().clamp_max_(MAX)
         if now.time == 1:
-            moved.copy_(scratch)  # there is no step before it
+            moved.copy_(scratch)  # The first step has no predecessor.
         torch.div(moved, scratch + 0.1, out=ratio)
         moved.copy_(scratch)
     else:
@@ -267,23 +278,23 @@ def _look(now: Now, part: slice, memory: Memory, seen: Tensor) -> None:
 class PredictedStepDescent(LearnedOptimizer):
     r"""Predicted Step Descent: a meta-learned recurrent policy predicts the step of every coordinate.
 
-    It needs no learning rate: `lr` multiplies the predicted steps, and 1 is what the policy was trained for. The policy
-    was meta-trained on small perceptrons with minibatches; see its model card. It is told losses and gradients in the
-    unit in which the first loss is 2.3, as in meta-training: so no step depends on the unit of the loss (chosen).
+    It needs no learning rate. The shipped policy was meta-trained on small perceptrons with mini-batches; see its model
+    card. Losses and gradients are divided by a unit in which the first loss is 2.3, as in meta-training, so no step
+    depends on the unit of the loss (chosen). `step` needs a closure; when it skips a step is described in
+    `LearnedOptimizer`.
 
     Args:
-        params: parameters, or groups of them with an `lr` of their own.
-        lr: factor on the predicted steps; a schedule may change it.
-        policy: the name of a shipped policy, a file that meta-training wrote, or a
-            `StepPolicy`.
+        params: parameters, or parameter groups with their own `lr`.
+        lr: factor on the predicted steps; the policy was trained for 1, and a schedule may change it.
+        policy: the name of a shipped policy, a file that meta-training wrote, or a `StepPolicy`.
         process_group: see `LearnedOptimizer`.
 
-    `step`, shapes and errors are those of `LearnedOptimizer`: a closure is needed and called once. State of a parameter
-    of shape (*s): ``hidden`` and ``cell``, (*s, cells); the iterate ``x``, the ``size`` of the gradient, how far the
-    element ``moved``, and of its gradients the sum of ``squares`` and running ``mean``, (*s), all float32. A coordinate
-    is remembered in 8 x cells + 20 bytes: 84 with the shipped policy.
-
-    Source: Li and Malik 2017, arXiv 1703.00441; what differs is in `StepPolicy`.
+    Shape: as `LearnedOptimizer`. The state of a parameter of shape (*s) is ``hidden`` and ``cell``, (*s, cells), and
+        (*s) each: the iterate ``x``, the gradient's absolute value ``size``, the size of the last step ``moved``, the
+        sum of ``squares`` of the gradients and their running ``mean``, all float32. It takes 8 x cells + 20 bytes per
+        coordinate: 84 with the shipped policy.
+    Raises: as `LearnedOptimizer`, and FileNotFoundError for an unknown policy.
+    Source: Li and Malik 2017, arXiv 1703.00441; `StepPolicy` lists the differences.
     """
 
     def __init__(
@@ -308,5 +319,8 @@ class PredictedStepDescent(LearnedOptimizer):
 
     @staticmethod
     def from_pretrained(policy: str | Path = "psd") -> StepPolicy:
-        """The policy shipped under a name, or stored in a file; FileNotFoundError, or ValueError if it holds none."""
+        """Load the policy shipped under a name or stored in a file.
+
+        Raises: FileNotFoundError for an unknown policy; ValueError if the file holds no such policy.
+        """
         return _learned.load(StepPolicy, StepPolicySettings, _learned.find(policy))[0]

@@ -1,12 +1,12 @@
-"""The optimizers of this package once more, as loops in the papers' letters: to be read and compared with, not used.
+"""Slow reference versions of this package's optimizers: plain loops in the papers' notation, for reading and testing.
 
-A step has three moves. Every candidate's score J is the alignment of the gradient g with the step that the candidate
-would take; a rule turns scores into weights w, one for each candidate; and the parameter p moves by the weighted mean
-of the candidates' steps. GAP's rule puts all weight on the largest score, the aligned mean shares it out.
+A step has three parts. First, every candidate gets a score J, the alignment of the gradient g with the step that the
+candidate would take. Then a rule turns the scores into weights w, one for each candidate. Finally the parameter p moves
+by the weighted mean of the candidates' steps. GAP gives all weight to the largest score; the aligned mean divides it.
 
-`SGD` and `Adam` here have candidates and a rule, and are the twins of `GapSGD`, `GapAdam`, `AlignedMeanSGD` and
-`AlignedMeanAdam`; with a `Continuous` in place of both they are those of `ContinuousSGD` and `ContinuousAdam`. Left out
-are Nesterov, dampening, smoothing, hysteresis, further scores, and what keeps gradients that overflow from harm.
+`SGD` and `Adam` with the rule `Greedy` correspond to `GapSGD` and `GapAdam`, with `Evidence` to `AlignedMeanSGD` and
+`AlignedMeanAdam`, and with `Continuous` to `ContinuousSGD` and `ContinuousAdam`. Nesterov, dampening, smoothing,
+hysteresis, the other scores and the protection against overflow are left out.
 """
 
 from __future__ import annotations
@@ -17,11 +17,15 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-Scores = list[list[float]]  # for each parameter tensor, of each candidate
+Scores = list[list[float]]  # for each parameter tensor, the scores or weights of its candidates
 
 
 class Greedy:
-    """GAP: all weight on the candidate of the largest score; of one for all tensors (select="global") or of each."""
+    """GAP: all weight goes to the candidate of the largest score.
+
+    Args:
+        select: ``"global"`` adds up the scores of all tensors; with ``"per_parameter"`` each tensor chooses by itself.
+    """
 
     def __init__(self, select: str = "global") -> None:
         self.select = select
@@ -33,9 +37,13 @@ class Greedy:
 
 
 class Evidence:
-    """The aligned mean: w_(j+1) / w_j = Phi(t_j) / Phi(-t_j), t_j the evidence that candidate j + 1 gains over j.
+    """The aligned mean: w_(j+1) / w_j = Phi(t_j) / Phi(-t_j), where t_j is the evidence that j + 1 gains over j.
 
-    t is the mean gain over its root mean square, times the root of the number of steps that they remember.
+    t is the mean gain over its root mean square, times the root of the effective number of averaged steps.
+
+    Args:
+        select: as in `Greedy`.
+        decay: decay of the averages.
     """
 
     def __init__(self, select: str = "per_parameter", decay: float = 0.8) -> None:
@@ -66,9 +74,9 @@ class Evidence:
 class Continuous:
     """The momentum on an interval that maximizes J(m) = sum_k m^k R_k / sqrt(sum_k m^(2k)), R_k = E <g_n, g_(n-k)>.
 
-    Gradients are observed in windows of lags + every steps, with `rest` steps between two of them; the momentum moves
-    after every `every` steps of a window. `ContinuousSGD` does so with sketches of the gradients, which is the same
-    where the sketch is exact.
+    Gradients are observed in windows of lags + every steps, with `rest` steps between two windows. In a window the
+    momentum is updated every `every` steps. `ContinuousSGD` observes sketches of the gradients instead, and agrees with
+    this class if the sketch is exact.
     """
 
     def __init__(
@@ -87,11 +95,11 @@ class Continuous:
         self.every, self.rest, self.doubt = every, rest, doubt
         self.grid = [1 - (1 - low) ** (1 - i / (points - 1)) * (1 - high) ** (i / (points - 1)) for i in range(points)]
         self.m, self.n, self.looked = min(max(0.9, low), high), 0, 0
-        self.R, self.variance = [0.0] * (lags + 1), 0.0  # sums over steps, of which the older weigh less
+        self.R, self.variance = [0.0] * (lags + 1), 0.0  # exponentially weighted sums over steps
         self.window: list[Tensor] = []
 
     def momentum(self, g: Tensor) -> float:
-        """The momentum of the step with this gradient, (n,)."""
+        """Observe the gradient (n,), and return the momentum of this step."""
         place = self.n % (self.lags + self.every + self.rest)
         self.n += 1
         if place == 0:
@@ -112,12 +120,12 @@ class Continuous:
                 self.R[k] += product
                 self.variance += product**2 / self.lags if k > 0 else 0.0
         J, m = max((self._score(m), m) for m in self.grid)
-        chance = self.doubt * math.sqrt(self.variance)  # were the gradients uncorrelated
+        chance = self.doubt * math.sqrt(self.variance)  # `doubt` standard errors of J for uncorrelated gradients
         target = self.low if chance >= J else m
         self.m = target + (self.m - target) * self.smoothing**elapsed
 
     def _score(self, m: float) -> float:
-        taps = [m ** (k - 1) for k in range(1, self.lags + 1)]  # R_0 is left out: mini-batch noise inflates it
+        taps = [m ** (k - 1) for k in range(1, self.lags + 1)]  # R_0 is left out, because mini-batch noise inflates it
         return sum(tap * R for tap, R in zip(taps, self.R[1:], strict=True)) / math.hypot(*taps)
 
 
@@ -140,7 +148,7 @@ class SGD:
 
     @torch.no_grad()
     def step(self, grads: Sequence[Tensor]) -> Scores:
-        """Take a step with the gradients; returns each tensor's weights, or the momentum."""
+        """Take a step with these gradients; return each tensor's weights, or the momentum."""
         gs = [g + self.weight_decay * p for g, p in zip(grads, self.params, strict=True)]
         if isinstance(self.rule, Continuous):
             self.candidates, weights = [self.rule.momentum(join(gs))], [[1.0]] * len(gs)
@@ -154,16 +162,17 @@ class SGD:
         return [[m] for m in self.candidates] if isinstance(self.rule, Continuous) else weights
 
     def _scores(self, i: int, g: Tensor) -> list[float]:
-        """J(m) = c_m (R_0 + m <g, b_m>); c_m is the inverse norm of the filter, or 1 for the gain really applied."""
+        """J(m) = c_m (R_0 + m <g, b_m>), where c_m is the inverse norm of the filter, or 1 for the score "raw"."""
         R_0 = dot(g, self.previous[i] if self.score == "debiased" else g)
         c = [1.0 if self.score == "raw" else math.sqrt(1 - m**2) for m in self.candidates]
         return [c_m * (R_0 + m * dot(g, b)) for c_m, m, b in zip(c, self.candidates, self.b[i], strict=True)]
 
 
 class Adam:
-    """m_beta <- beta m_beta + (1 - beta) g for every candidate beta, and one v; p <- p - lr sum_beta w_beta P m_beta.
+    """m_beta <- beta m_beta + (1 - beta) g for every candidate beta; p <- p - lr sum_beta w_beta P m_beta.
 
-    P = 1 / (sqrt(v) + eps). v and the m_beta in a step, but not in the score, are corrected for their bias.
+    P = 1 / (sqrt(v) + eps) with a common second moment v. v is always corrected for its bias; m_beta is corrected in
+    the step but not in the score.
     """
 
     def __init__(
@@ -185,7 +194,7 @@ class Adam:
 
     @torch.no_grad()
     def step(self, grads: Sequence[Tensor]) -> Scores:
-        """Take a step with the gradients, decoupled from weight decay; returns each tensor's weights, or beta1."""
+        """Take a step with these gradients and decoupled weight decay; return each tensor's weights, or beta1."""
         self.n += 1
         self.v = [self.beta2 * v + (1 - self.beta2) * g**2 for v, g in zip(self.v, grads, strict=True)]
         P = [1 / ((v / (1 - self.beta2**self.n)).sqrt() + self.eps) for v in self.v]
@@ -204,7 +213,7 @@ class Adam:
         return [[beta] for beta in self.candidates] if isinstance(self.rule, Continuous) else weights
 
     def _scores(self, i: int, g: Tensor, P: Tensor) -> list[float]:
-        """J(beta) = c_beta ((1 - beta) R_0 + beta <g, P m_beta>); c_beta the inverse norm, or the bias correction."""
+        """J(beta) = c_beta ((1 - beta) R_0 + beta <g, P m_beta>); c_beta is the inverse norm, or corrects the bias."""
         R_0 = dot(P * g, self.previous[i] if self.score == "debiased" else g)
         is_raw = self.score == "raw"
         c = [1 / (1 - beta**self.n) if is_raw else math.sqrt((1 + beta) / (1 - beta)) for beta in self.candidates]
@@ -220,10 +229,10 @@ def dot(x: Tensor, y: Tensor) -> float:
 
 
 def join(tensors: Sequence[Tensor]) -> Tensor:
-    """The tensors end to end, (n,)."""
+    """Concatenate the flattened tensors, (n,)."""
     return torch.cat([tensor.flatten() for tensor in tensors])
 
 
 def total(scores: Scores) -> list[float]:
-    """The sum over tensors, for each candidate."""
+    """The sum over all tensors, for each candidate."""
     return [sum(column) for column in zip(*scores, strict=True)]

@@ -1,4 +1,4 @@
-"""A small random projection of the gradient from which inner products of gradients can be told."""
+"""A small random projection of the gradient that preserves inner products approximately."""
 
 from __future__ import annotations
 
@@ -9,40 +9,40 @@ import torch
 from torch import Tensor
 from torch._utils import _flatten_dense_tensors
 
-SMALLEST = 8  # buckets, and
-LARGEST = 1024  # buckets of a sketch: its standard error is then about 0.35 and 0.04
-SHARE = 128  # a sample is this part of the coordinates, but not
-FEWEST, MOST = 2**10, 2**16  # less or more coordinates: neither reading them nor their noise is to be felt
-SMALL = 2**12  # elements of a tensor on average below which joining all is faster than reading from each
+SMALLEST = 8  # smallest number of buckets, with a standard error of about 0.35
+LARGEST = 1024  # largest number of buckets, with a standard error of about 0.04
+SHARE = 128  # One in this many coordinates is sampled, within the bounds below.
+FEWEST, MOST = 2**10, 2**16  # bounds on the number of sampled coordinates, for little noise and little reading
+SMALL = 2**12  # If tensors have fewer elements on average, joining them is faster than sampling from each.
 
 
 class Sketch:
-    r"""A seeded random projection :math:`S` of the gradient to a few numbers that keeps inner products.
+    r"""A seeded random projection :math:`S` of the gradient to a few numbers that preserves inner products.
 
-    Every `stride`-th coordinate, from a random one on, gets a random sign, and the coordinates are added up in `width`
-    buckets, in turn. Over the seeds :math:`E\langle Sx, Sy\rangle = \langle x, y\rangle`, and the standard error of an
-    inner product, relative to :math:`\lVert x\rVert\lVert y\rVert`, is about
+    Starting at a random coordinate, every `stride`-th one gets a random sign and is added to one of `width` buckets, in
+    turn. Over the seeds :math:`E\langle Sx, Sy\rangle = \langle x, y\rangle`, and the standard error of an inner
+    product, relative to :math:`\lVert x\rVert\lVert y\rVert`, is about
 
     .. math:: \sqrt{(1 + c^2)/d + (s - 1)\, q},\quad
         c = \frac{\langle x, y\rangle}{\lVert x\rVert\lVert y\rVert},\quad
         q = \frac{\sum_i x_i^2 y_i^2}{\lVert x\rVert^2\lVert y\rVert^2}
 
-    for the width d and the stride s, if neither buckets nor stride fall in step with the coordinates. (q is the
-    kurtosis over the number of coordinates for x = y.) The stride is 1 or a prime that divides no tensor's size.
-
-    Where ranks hold parts of the tensors, each sketches its own with another seed; the sum of their sketches is one of
-    the whole.
+    for the width d and the stride s, unless the coordinates have a period that the buckets or the stride share. (For
+    x = y, q is the kurtosis divided by the number of coordinates.) The stride is 1 or a prime that divides no tensor's
+    size. If tensors are sharded, each rank sketches its shards with its own seed; the sum of these sketches is a sketch
+    of the whole.
 
     Args:
         sizes: number of elements of each tensor.
-        memory: bytes that the signs, of one byte each and at most half of it, and `rows` sketches in float32 may take.
-            A sketch never has fewer than 8 buckets and 64 coordinates, or all: below some 8,000 elements it takes more.
-        rows: sketches that are kept.
-        seed: of signs and first coordinate.
-        device: where the sketches are made.
-        total: the number of elements, or its mean over ranks, whose sketches have equal widths then.
+        memory: bytes available for the signs, of one byte each and at most half of the total, and for `rows` sketches
+            in float32. Below about 8,000 elements more is used, because a sketch has at least 8 buckets and at least 64
+            coordinates, or all of them.
+        rows: number of sketches that are stored.
+        seed: seed of the signs and of the first coordinate.
+        device: the device of the sketches.
+        total: the number of elements or, for sketches of equal width on all ranks, its mean over the ranks.
 
-    Source: count sketch of Charikar et al. 2002, with equal buckets; the sample is chosen here.
+    Source: the count sketch of Charikar et al. 2002, with equal buckets; the sampling is chosen.
     """
 
     def __init__(
@@ -64,7 +64,7 @@ class Sketch:
         position = int(torch.randint(self.stride, (), generator=generator))
         self._first = position
         self._are_small = device.type == "cpu" and size < SMALL * len(sizes)
-        self._parts: list[tuple[int, int, int]] = []  # tensor, its first sampled coordinate, number of them
+        self._parts: list[tuple[int, int, int]] = []  # index of a tensor, its first sample, its number of samples
         for i, size in enumerate(sizes):
             if position < size:
                 count = -(-(size - position) // self.stride)
@@ -79,11 +79,11 @@ class Sketch:
         self._counts = torch.tensor([*(n for *_, n in self._parts), self._padding], dtype=torch.int64, device=device)
         self._zero = torch.zeros(1, dtype=torch.float32, device=device)
         self._absent = [self._zero.expand(size) for size in sizes] if self._are_small else []
-        # What end to end with all tensors gives the padding.
+        # zeros that give the padding when they are joined to the tensors
         self._filling = [self._zero.expand(self._padding * self.stride)] if self._padding else []
 
     def sample(self, tensors: Sequence[Tensor | None]) -> Tensor:
-        """The sampled coordinates end to end, padded to full buckets; zeros for a tensor that is None."""
+        """The sampled coordinates in one vector, padded to full buckets; zeros for a tensor that is None."""
         zero = self._zero
         if self._are_small:
             there = [self._absent[i] if tensor is None else tensor for i, tensor in enumerate(tensors)]
@@ -95,12 +95,12 @@ class Sketch:
             pieces.append(zero.expand(count) if tensor is None else _every(tensor, start, self.stride, count))
         if self._padding:
             pieces.append(zero.expand(self._padding))
-        if zero.device.type != "cpu":  # parameters may lie on several
+        if zero.device.type != "cpu":  # The tensors may be on several devices.
             pieces = [piece.to(zero.device, non_blocking=True) for piece in pieces]
         return torch.cat(pieces).float()
 
     def spread(self, values: Sequence[float | Tensor]) -> float | Tensor:
-        """A number, or tensor (), for each tensor, over its sampled coordinates; only the number if all are equal."""
+        """Repeat each tensor's value, a number or tensor (), for its sampled coordinates; one number if all agree."""
         tensors = [value for value in values if isinstance(value, Tensor)]
         if tensors:
             stand_in = torch.ones_like(tensors[0])
@@ -119,7 +119,7 @@ class Sketch:
 
 
 def _stride(least: int, sizes: Sequence[int]) -> int:
-    """1, or the smallest prime from `least` on that divides no size, so that it falls in step with no layer."""
+    """1, or the smallest prime of at least `least` that divides no size, so that samples do not repeat a position."""
     if least <= 1:
         return 1
     filled = [size for size in sizes if size]

@@ -13,7 +13,8 @@ from optrepro.experiments.base.tidy import COLUMNS
 from optrepro.experiments.descent import benchmark as functions
 from optrepro.experiments.descent import derivative_free, fixed_sets, transfer
 from optrepro.metalearning.pop import environment
-from optrepro.optimizers import POP, policy
+from optrepro.optimizers import POP
+from optrepro.optimizers import _pop_policy as policy
 from optrepro.problems.functions import vlse
 from optrepro.seeds import derive_seed
 

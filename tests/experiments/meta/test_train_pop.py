@@ -20,7 +20,7 @@ from optrepro.experiments.descent import benchmark, fixed_sets
 from optrepro.experiments.meta import train_pop
 from optrepro.metalearning.pop import environment
 from optrepro.metalearning.pop.settings import PPOSettings
-from optrepro.optimizers.policy import Policy, load
+from optrepro.optimizers._pop_policy import Policy, load
 from optrepro.problems.functions.settings import PriorSettings
 from optrepro.seeds import derive_seed
 from optrepro.studies.base import Batch

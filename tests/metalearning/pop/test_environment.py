@@ -11,7 +11,7 @@ from torch.distributions import Normal
 
 from optrepro.metalearning.pop import environment
 from optrepro.metalearning.pop.environment import Rollout, roll_out
-from optrepro.optimizers.policy import Policy, PolicySettings, Trajectory
+from optrepro.optimizers._pop_policy import Policy, PolicySettings, Trajectory
 from optrepro.problems.functions.settings import PriorSettings
 from optrepro.problems.functions.synthetic import SyntheticPrior
 

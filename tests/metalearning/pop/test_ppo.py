@@ -13,7 +13,7 @@ from torch import Tensor
 from optrepro.metalearning.pop import environment, ppo
 from optrepro.metalearning.pop.ppo import Episodes, Trainer, remaining
 from optrepro.metalearning.pop.settings import PPOSettings
-from optrepro.optimizers.policy import Policy, PolicySettings, Trajectory
+from optrepro.optimizers._pop_policy import Policy, PolicySettings, Trajectory
 from optrepro.problems.functions import synthetic
 from optrepro.problems.functions.settings import PriorSettings
 from optrepro.problems.functions.synthetic import Functions, SyntheticPrior

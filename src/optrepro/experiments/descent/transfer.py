@@ -29,7 +29,7 @@ from optrepro.experiments.descent import batched, benchmark, derivative_free, fi
 from optrepro.experiments.descent.batched import Descent, Evaluate, Suite
 from optrepro.experiments.descent.benchmark import Boxes, recorded
 from optrepro.metalearning.pop import environment
-from optrepro.optimizers.policy import Policy
+from optrepro.optimizers._pop_policy import Policy
 from optrepro.optimizers.pop import POP
 from optrepro.problems.functions import shifted
 from optrepro.problems.functions.vlse import Function

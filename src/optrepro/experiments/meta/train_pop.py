@@ -19,8 +19,8 @@ from optrepro.experiments.descent.benchmark import Boxes
 from optrepro.experiments.descent.fixed_sets import FixedSet
 from optrepro.metalearning.pop import environment
 from optrepro.metalearning.pop.ppo import Trainer
-from optrepro.optimizers import policy as policies
-from optrepro.optimizers.policy import Policy, PolicySettings
+from optrepro.optimizers import _pop_policy as policies
+from optrepro.optimizers._pop_policy import Policy, PolicySettings
 from optrepro.problems.functions.synthetic import SyntheticPrior
 from optrepro.seeds import derive_seed
 from optrepro.studies.base import Batch, Run

@@ -10,7 +10,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from optrepro.optimizers.policy import Policy, PolicySettings, Trajectory
+from optrepro.optimizers._pop_policy import Policy, PolicySettings, Trajectory
 
 Evaluate = Callable[[Tensor], tuple[Tensor, Tensor]]
 ENTROPY = 0.5 * (1 + math.log(2 * math.pi))  # of the standard normal distribution, in nats

@@ -29,7 +29,7 @@ from torch.nn import functional as F
 
 from optrepro.metalearning.pop import environment
 from optrepro.metalearning.pop.settings import PPOSettings
-from optrepro.optimizers.policy import Policy, PolicySettings, Trajectory
+from optrepro.optimizers._pop_policy import Policy, PolicySettings, Trajectory
 from optrepro.problems.functions import synthetic
 from optrepro.problems.functions.synthetic import SyntheticPrior
 

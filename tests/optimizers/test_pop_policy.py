@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from safetensors.torch import save_file
 from torch import Tensor
 
-from optrepro.optimizers.policy import Policy, PolicySettings, Trajectory, load, save
-from optrepro.optimizers.policy import noise as sampled
+from optrepro.optimizers._pop_policy import Policy, PolicySettings, Trajectory, load, save
+from optrepro.optimizers._pop_policy import noise as sampled
 
 STEPS = 12
 LENGTH = 15  # column of the features that holds the size of the last step

@@ -1,12 +1,12 @@
-"""The policy of POP: from a trajectory in a box to a learning rate for each coordinate.
+"""The policy of POP, which chooses a learning rate for each coordinate from the trajectory in a box so far.
 
-`Trajectory` turns what an optimization has shown so far into features that do not change when the function is scaled
-or shifted, f -> a f + b with a > 0, or when the box is; `Policy` maps the features of each coordinate, with weights
-shared by all of them, to a learning rate. A box coordinate is u = (x - lower) / (upper - lower).
+`Trajectory` computes features of the values and gradients so far. They do not change when the function is scaled or
+shifted, f -> a f + b with a > 0, or when the box is scaled or shifted. `Policy` maps the features of each coordinate to
+a learning rate, with the same weights for all coordinates. A box coordinate is u = (x - lower) / (upper - lower).
 
 Source: arXiv 2602.15473 (coordinate-wise, shared weights, Transformer over the trajectory, inputs scaled by bounds,
 values and gradients). The features, the sizes and the parametrization of the step are chosen (fidelity:
-``code.optimizers.policy``).
+``code.optimizers._pop_policy``).
 """
 
 from __future__ import annotations
@@ -25,33 +25,36 @@ from torch.nn import functional as F
 from optrepro.optimizers import _learned
 
 TINY = 1e-300
-FIRST_ACTION, ACTION_SCALE = 0.8, 0.2  # an untrained policy takes steps of about a fortieth of the box
+FIRST_ACTION, ACTION_SCALE = 0.8, 0.2  # The steps of an untrained policy are about a fortieth of the box.
 FIRST_LOG_STD = -1.8
 
 
 @dataclass(frozen=True)
 class PolicySettings:
-    """What defines a policy, and is stored with its weights.
+    """Settings of a policy, stored with its weights.
 
     Attributes:
         backbone: ``transformer`` (causal, over the last `history` evaluations) or ``gru``.
-        width, layers, heads: of the backbone; `heads` of the Transformer only.
-        history: evaluations that a layer attends to.
-        horizon: evaluations that the policy was trained for; later ones look to it like the last.
-        scaling: what the gradient is divided by before the learning rate multiplies it: ``coordinate``, its own
-            absolute value, so that the rate is a length in the box; ``norm``, its root mean square over coordinates;
-            ``maximum``, the largest root mean square so far; or ``none``, nothing. With ``none`` values and gradients
-            reach the features as they are, too: the policy is then not invariant to the function's scale.
-        smallest, largest: the learning rates that actions of 0 and 1 take.
-        shortest: bound of the learning rates below, for actions under 0; None: `smallest`.
-        resolved: share below which features tell no sizes apart. Above 1e-20 little is lost to rounding.
-        least_log_std, most_log_std: of the distribution of actions. With less noise training gets brittle; with more,
-            where actions matter little, it finds out that a long step away from a minimum may pay.
-        second: what the policy adds to the step a share of, in [-1, 1], which it chooses beside the learning rate:
-            ``none``; ``momentum``, the last step; or ``best``, the way back to the best point so far. Both go beyond
-            the paper.
-        acting: what an optimization takes of the distribution over actions: its ``mean``, or a ``sample``, as training
-            does. The policy may count on its noise to look for other basins; the mean then explores less than it.
+        width: width of the backbone.
+        layers: number of its layers.
+        heads: number of attention heads of the Transformer.
+        history: number of evaluations that a layer attends to.
+        horizon: number of evaluations that the policy was trained for; later ones have the time feature of the last.
+        scaling: the divisor of the gradient before it is multiplied by the learning rate: ``coordinate``, its absolute
+            value in that coordinate, so that the rate is a length in the box; ``norm``, its root mean square over
+            coordinates; ``maximum``, the largest root mean square so far; or ``none``, 1. With ``none`` the features
+            are not normalized either, so the policy is not invariant to the function's scale.
+        smallest, largest: the learning rates for actions of 0 and 1.
+        shortest: lower bound on the learning rates of negative actions; None is `smallest`.
+        resolved: lower bound on the ratios in the features, which do not distinguish smaller ones. Above 1e-20 rounding
+            has little effect.
+        least_log_std, most_log_std: bounds on the log standard deviation of the actions. With less noise training is
+            brittle. With more noise, where actions matter little, it learns to take long steps away from a minimum.
+        second: a direction that is added to the step, times a factor in [-1, 1] that the policy chooses too: ``none``;
+            ``momentum``, the last step; or ``best``, the way back to the best point so far. The last two go beyond the
+            paper.
+        acting: whether an optimization uses the ``mean`` of the action distribution or a ``sample``, as in training. If
+            the policy relies on its noise to find other basins, the mean explores less.
     """
 
     backbone: Literal["transformer", "gru"] = "transformer"
@@ -72,35 +75,36 @@ class PolicySettings:
 
     @property
     def outputs(self) -> int:
-        """Numbers that the policy chooses for a coordinate at a time."""
+        """Number of actions per coordinate and step."""
         return 1 if self.second == "none" else 2
 
 
 class Trajectory:
-    """N optimizations in boxes of D coordinates, side by side: what they have shown, as features, and their next step.
+    """A batch of N optimizations in boxes of D coordinates: computes the policy's features and takes its steps.
 
     Args:
-        settings: of the policy.
-        start: box coordinates (N, D), float64.
-        valid: coordinates that exist (N, D); None: all.
+        settings: settings of the policy.
+        start: initial box coordinates (N, D), float64.
+        valid: mask of the coordinates that exist, (N, D); None if all exist.
         bounded: whether steps are projected into the box.
-        sums: of some tensors (N, D) over all coordinates, (N, 1) each; where they are spread over several processes,
-            it adds up what all of them have.
-        horizon: evaluations that there will be; None: those that the policy was trained for.
+        sums: function that sums each of several tensors (N, D) over all coordinates, (N, 1) each. If the coordinates
+            are spread over several processes, it sums over these too.
+        horizon: planned number of evaluations; None is the number that the policy was trained for.
     """
 
     FEATURES = 35
 
-    value: Tensor  # (N, 1), as all that belongs to a problem; what belongs to a coordinate is (N, D)
+    # Tensors of a problem are (N, 1), those of a coordinate (N, D).
+    value: Tensor
     gradient: Tensor
     best: Tensor
     best_u: Tensor
-    since: Tensor  # evaluations since the best value
+    since: Tensor  # number of evaluations since the best value
     lowest: Tensor
     highest: Tensor
-    steepest: Tensor  # largest root mean square of the gradient, and of each coordinate its largest absolute value
-    largest: Tensor
-    own: Tensor  # a coordinate's share of the value, and the same account of it as of the value
+    steepest: Tensor  # largest root mean square of the gradient so far
+    largest: Tensor  # largest absolute gradient of each coordinate so far
+    own: Tensor  # a coordinate's share of the value, with its change and extremes as for the value
     own_change: Tensor
     own_lowest: Tensor
     own_highest: Tensor
@@ -128,7 +132,7 @@ class Trajectory:
         self._least = math.log10((settings.shortest or settings.smallest) / settings.smallest) / self._span
 
     def observe(self, value: Tensor, gradient: Tensor) -> Tensor:
-        """Take in value (N,) and gradient (N, D) at `u`; features (N, D, FEATURES), float32."""
+        """Add the value (N,) and gradient (N, D) at `u`; return the features (N, D, FEATURES), float32."""
         value, g = value[:, None], gradient * self.valid
         size = g.abs()
         if self.steps == 0:
@@ -153,9 +157,11 @@ class Trajectory:
         return features
 
     def move(self, action: Tensor) -> Tensor:
-        """Step with the actions (N, D); the new `u`. An action of 0 is the smallest learning rate, 1 the largest.
+        """Take a step with these actions and return the new `u`.
 
-        With a second output they are (N, D, 2), and the second ones the shares of what is added.
+        Args:
+            action: (N, D); 0 stands for the smallest learning rate and 1 for the largest. With a second output it is
+                (N, D, 2), and the second number is the factor of the added direction.
         """
         added = torch.zeros_like(self.u)
         if self.settings.second != "none":
@@ -171,7 +177,7 @@ class Trajectory:
         return moved
 
     def _meet(self, g_before: Tensor) -> _Met:
-        """What the last step has met, with all sums over coordinates, which are made at once."""
+        """Compare the gradients before and after the last step; all sums over coordinates are made in one call."""
         g, turned = self.gradient, self.gradient - g_before
         own = self.step * (g + g_before) / 2
         columns = (g.square(), own, own.abs(), self.step * turned, self.step.square(), turned.square())
@@ -179,10 +185,10 @@ class Trajectory:
         return _Met(turned, own, (squares / self.count).sqrt(), *sums)
 
     def _share(self, change: Tensor, met: _Met) -> None:
-        """Divide the change of the value among the coordinates, and keep account of what each of them made of it.
+        """Divide the change of the value among the coordinates, so that each can tell its progress from the others'.
 
-        By the trapezoidal rule, which is exact for quadratic functions; what it leaves is divided in proportion. With
-        it, a coordinate can tell its own progress from the others', however many they are.
+        The shares follow from the trapezoidal rule, which is exact for quadratic functions. The remainder is divided in
+        proportion to their absolute values.
         """
         left = change - met.whole
         own = met.own + left * met.own.abs() / met.spread.clamp_min(TINY)
@@ -259,40 +265,41 @@ class Trajectory:
             self.count.log2() / 5,
         )
         features = torch.stack([column.expand_as(g) for column in columns], -1)
-        # What leaves the range of float64 on the way may be no number: it tells nothing then.
+        # Intermediate results beyond the range of float64 may give NaN, which becomes 0.
         return features.clamp(-3, 3).float().nan_to_num_()
 
     def _as_action(self, rate: Tensor) -> Tensor:
-        """A learning rate for the plain gradient, as the action that would take it, centered."""
+        """The action that would give this learning rate of the unscaled gradient, mapped from [0, 1] to [-1, 1]."""
         decades = torch.log10((rate * self.scale / self.settings.largest).clamp_min(TINY))
         return (2 * (1 + decades / self._span) - 1).clamp(2 * self._least - 1.5, 1.5)
 
 
 class _Met(NamedTuple):
-    """What a step has met: (N, D) of each coordinate, and sums over all of them, (N, 1)."""
+    """The effect of the last step: `turned` and `own` for each coordinate, (N, D), and sums over them, (N, 1)."""
 
-    turned: Tensor  # change of the gradient
+    turned: Tensor  # change y of the gradient
     own: Tensor  # change of the value by the trapezoidal rule
     norm: Tensor  # root mean square of the gradient
-    whole: Tensor  # sum of `own`, and of its absolute values
-    spread: Tensor
-    along: Tensor  # s . y of quasi-Newton methods, s . s and y . y
-    length: Tensor
-    bend: Tensor
-    before: Tensor  # squared norm of the last gradient, and its inner product with this one
-    agreement: Tensor
+    whole: Tensor  # sum of `own`
+    spread: Tensor  # sum of the absolute values of `own`
+    along: Tensor  # s . y of quasi-Newton methods, where s is the step
+    length: Tensor  # s . s
+    bend: Tensor  # y . y
+    before: Tensor  # squared norm of the last gradient
+    agreement: Tensor  # inner product of the last gradient and this one
 
 
 def _decades(share: Tensor, resolved: float) -> Tensor:
-    """log10 of a share in units of ten decades, 1e-10 is -1, as far as they are told apart."""
+    """log10 of a ratio in units of ten decades, so that 1e-10 becomes -1; the ratio is clamped by `resolved`."""
     return torch.log10(share.clamp(resolved, 1 / resolved)) / 10
 
 
 def noise(time: int, numbers: Tensor, outputs: int = 1) -> Tensor:
-    """Standard normal numbers (rows, outputs), float64, the same whenever `time` and the coordinates' numbers are.
+    """Standard normal numbers (rows, outputs), float64, computed by a hash of `time` and the coordinates' `numbers`.
 
-    Nothing is drawn, so no generator's state is part of an optimization's, and it is the same on every device. The bits
-    are those of SplitMix64 (Steele, Lea and Flood, Fast splittable pseudorandom number generators, 2014).
+    There is no generator whose state would have to be saved, and the numbers are the same on every device.
+
+    Source: the hash is SplitMix64 (Steele, Lea and Flood, Fast splittable pseudorandom number generators, 2014).
     """
     which = numbers[:, None].long() * outputs + torch.arange(outputs, device=numbers.device)
     bits = _mixed(_mixed(which + 1) + time + 1)
@@ -322,7 +329,7 @@ class Policy(nn.Module):
         self.embed = nn.Linear(Trajectory.FEATURES, width)
         self.backbone = (_Transformer if settings.backbone == "transformer" else _Recurrent)(settings)
         self.head = nn.Linear(width, 2 * settings.outputs)
-        # A rate that follows a secant is linear in a feature.
+        # lets the action depend linearly on a feature, as a learning rate from a secant does
         self.skip = nn.Linear(Trajectory.FEATURES, settings.outputs, bias=False)
         with torch.no_grad():
             self.head.weight.mul_(0.1)
@@ -330,22 +337,22 @@ class Policy(nn.Module):
             self.skip.weight.zero_()
 
     def forward(self, features: Tensor) -> tuple[Tensor, Tensor]:
-        """Mean and log of the standard deviation of the actions, (B, T, FEATURES) -> two of (B, T).
+        """Mean and log standard deviation of the actions, (B, T, FEATURES) -> two tensors (B, T).
 
-        With a second output two of (B, T, 2).
+        With a second output they are two tensors (B, T, 2).
         """
         return self._distribution(features, self.backbone(self.embed(features)))
 
     def begin(self, rows: int) -> list[Tensor]:
-        """An empty memory for `rows` coordinates, to be handed to `step`."""
+        """An empty memory for `rows` coordinates, to be passed to `step`."""
         return self.backbone.begin(rows, self.head.weight)
 
     def step(self, features: Tensor, memory: list[Tensor], time: int) -> tuple[Tensor, Tensor]:
-        """As `forward`, for the evaluation number `time` alone, (B, FEATURES) -> two of (B,); updates `memory`."""
+        """Like `forward` for evaluation `time` alone, (B, FEATURES) -> two tensors (B,); updates `memory`."""
         return self._distribution(features, self.backbone.step(self.embed(features), memory, time))
 
     def act(self, features: Tensor, memory: list[Tensor], time: int, numbers: Tensor) -> Tensor:
-        """The actions of an optimization, as `step`; samples are a function of `time` and the coordinates' numbers."""
+        """The actions for evaluation `time`; samples are a function of `time` and the coordinates' numbers."""
         mean, log_std = self.step(features, memory, time)
         if self.settings.acting == "mean":
             return mean
@@ -366,8 +373,8 @@ class _Transformer(nn.Module):
         self.layers = nn.ModuleList(_Layer(settings) for _ in range(settings.layers))
         self.norm = nn.LayerNorm(settings.width)
         self.history, self.heads, self.width = settings.history, settings.heads, settings.width
-        # Attention decays with the distance in time, faster in some heads than in others: no position is learned, so
-        # that none is unknown beyond the trained horizon.
+        # Attention decays with the distance in time, at a different rate in each head. No position is learned, so that
+        # none is unknown beyond the trained horizon.
         self.slopes = [2.0 ** (-3 * i) for i in range(self.heads)]
 
     def forward(self, x: Tensor) -> Tensor:
@@ -392,7 +399,7 @@ class _Transformer(nn.Module):
         return normed
 
     def _bias(self, age: Tensor) -> Tensor:
-        """What is added to the attention of each head to an evaluation so many steps ago: (heads, *age.shape)."""
+        """The bias of each head's attention to an evaluation `age` steps ago, (heads, *age.shape)."""
         slopes = torch.tensor(self.slopes, dtype=torch.float32, device=age.device).view(-1, *[1] * age.ndim)
         return torch.where((age >= 0) & (age < self.history), -slopes * age, -math.inf)
 
@@ -446,14 +453,14 @@ class _Recurrent(nn.Module):
 
 
 def save(policy: Policy, path: Path | str, card: dict[str, object] | None = None) -> None:
-    """Write weights, settings and a model card to a safetensors file."""
+    """Save a policy's weights, its settings and a model card to a safetensors file."""
     _learned.write(policy, path, "policy", _learned.described(policy, card))
 
 
 def load(path: Path | str) -> tuple[Policy, dict[str, object]]:
-    """The policy in a file that `save` wrote, and its model card.
+    """Load a policy and its model card from a file written by `save`.
 
-    Raises: FileNotFoundError; ValueError if the file holds no policy.
+    Raises: FileNotFoundError if there is no such file; ValueError if it holds no policy.
     """
 
     def make(facts: dict[str, Any]) -> Policy:
