@@ -239,7 +239,7 @@ MISTAKES = {
     ),
     "a class without a rate": (
         ["minimize", "--function", "booth", "--optimizer", "torch.optim.NAdam"],
-        "optimizer = 'torch.optim.NAdam' needs a learning rate: set --lr",
+        "optimizer = 'torch.optim.NAdam' needs a learning rate; set --lr",
     ),
     "a class that is none": (
         ["minimize", "--function", "booth", "--optimizer", "torch.optim.Adan", "--lr", "1"],
@@ -252,7 +252,7 @@ MISTAKES = {
     "a rate of zero": (["minimize", "--function", "booth", "--lr", "0"], "lr = 0.0 is not allowed"),
     "a budget of nothing": (
         ["minimize", "--function", "booth", "--optimizer", "adam", "--budget", "0"],
-        "budget = 0 is not allowed: it must be at least 1",
+        "budget = 0 is not allowed; it must be at least 1",
     ),
     "a picture of an unknown kind": (
         ["minimize", "--function", "booth", "--out", "x.gif"],

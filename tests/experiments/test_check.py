@@ -41,7 +41,7 @@ PROBLEMS = {
     "studies.images.settings.alpha=1": "studies.images.optimizers.sgd: settings = {'alpha': 1, 'momentum': 0.9} are",
     "studies.boxes.optimizers.sgd.settings.alpha=1": "studies.boxes.optimizers.sgd: settings = {'alpha': 1} are not",
     "studies.images.optimizers.random.shares_of=sgd": (
-        "studies.images.optimizers.random: shares_of = 'sgd' is not allowed: that row chooses among no candidates"
+        "studies.images.optimizers.random: shares_of = 'sgd' is not allowed: the row must choose among candidates"
     ),
     "studies.images.optimizers.sgd.shares_of=gap": (
         "studies.images.optimizers.sgd: settings = {'momentum': 0.9} are not allowed for torch.optim.SGD: "
@@ -90,7 +90,7 @@ def test_what_cannot_be_used_in_fine_tuning_is_named_too(tiny_gap: Tiny) -> None
     assert backbone.startswith(
         "studies.pretraining.backbones.vit.task: 'python-docs' does not fit the modality vision;"
     )
-    assert task.startswith("studies.language.task: 'digits' does not fit the modality language; there are ['python-")
+    assert task.startswith("studies.language.task: 'digits' does not fit the modality language; allowed are ['python-")
     assert optimizer.startswith("studies.vision.optimizers.gap: settings = {'score': 'best'} are not allowed for")
 
 
@@ -99,7 +99,7 @@ POP_PROBLEMS = {
     "studies.meta.functions=[sphere, shpere]": "studies.meta.functions: name = 'shpere' is no function",
     "studies.transfer.functions=[shpere]": "studies.transfer.functions: name = 'shpere' is no function",
     "studies.transfer.references.random.method=randm": (
-        "studies.transfer.references.random: method = 'randm' is unknown; there are ['cma-es', 'diff"
+        "studies.transfer.references.random: method = 'randm' is unknown; allowed are ['cma-es', 'diff"
     ),
     "studies.transfer.collections.shift-noise.dim=1": (
         "studies.transfer.collections.shift-noise: n = 1, dim = 1: at least 1 function and 2 dimensions are needed"
@@ -108,7 +108,7 @@ POP_PROBLEMS = {
         "studies.transfer.optimizers.adam: settings = {'alpha': 1} are not allowed for torch.optim.Adam"
     ),
     "studies.transfer.optimizers.trained.class=torch.optim.Adam": (
-        "studies.transfer.optimizers.trained: class = 'torch.optim.Adam' is not allowed: rows of the group policy are"
+        "studies.transfer.optimizers.trained: class = 'torch.optim.Adam' is not allowed: a row of group policy must be"
     ),
     f"studies.transfer.optimizers.other={{{POP}, settings: {{policy: other}}}}": (
         "studies.transfer.optimizers.other: policy = 'other' is no file, and no shipped policy"
@@ -158,7 +158,7 @@ LTO_PROBLEMS = {
         "studies.compare.optimizers.adam: settings = {'alpha': 1} are not allowed for torch.optim.Adam"
     ),
     "studies.compare.optimizers.learned.class=torch.optim.Adam": (
-        "studies.compare.optimizers.learned: class = 'torch.optim.Adam' is not allowed: rows of the group policy are"
+        "studies.compare.optimizers.learned: class = 'torch.optim.Adam' is not allowed: a row of group policy must be"
     ),
     f"studies.compare.optimizers.other={{{L2L}, settings: {{policy: other}}}}": (
         "studies.compare.optimizers.other: policy = 'other' is no file, and no shipped policy"
