@@ -323,7 +323,7 @@ POP_ERRORS = {
     ),
     "minibatches that would be empty": (
         "studies.meta.ppo.minibatches=9",
-        "studies.meta.ppo: functions[2] = 8 is less than one for each of 9 minibatches",
+        "studies.meta.ppo: functions[2] = 8 is not allowed; it must be at least minibatches = 9",
     ),
     "a misspelt key of PPO": (
         "studies.meta.ppo.epoch=2",

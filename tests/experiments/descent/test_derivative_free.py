@@ -146,7 +146,7 @@ def test_the_population_of_differential_evolution_fits_the_budget(dim, budget, s
         ("tpe", [math.nan], 10, "start = .* is not allowed; it must be one point"),
         ("tpe", [[0.5]], 10, "start = .* is not allowed; it must be one point"),
         ("tpe", [], 10, "start = .* is not allowed; it must be one point"),
-        ("tpe", [0.5], 0, "budget = 0 must be at least 1"),
+        ("tpe", [0.5], 0, "budget = 0 is not allowed; it must be at least 1"),
     ],
 )
 def test_bad_input_is_named(method, start, budget, message):

@@ -211,7 +211,7 @@ def _families(toy: Toy, settings: FamiliesSettings, seed: int) -> Iterator[Row]:
 
 
 def _gaps(toy: Toy, start: Tensor, operator: Operator, scale: Tensor, settings: FamiliesSettings) -> Tensor:
-    """Return the gaps (steps + 1, powers, ...) of runs from starts (..., 2), with Q scaled by each `scale` (powers,)."""
+    """Return the gaps (steps + 1, powers, ...) of runs from starts (..., 2), with Q times each scale (powers,)."""
     scale = scale.reshape(-1, *[1] * (start.ndim + 1))
     start = start.expand(len(scale), *start.shape)
     return descend(toy, start, lambda sigma: scale * operator(sigma), settings.steps, settings.decay)

@@ -26,7 +26,7 @@ from optrepro.studies.overhead import OverheadStudy, TimedFamily, TimedNetwork
 
 RATE = 1e-6  # small, so that parameters stay finite; the work does not depend on the rate
 VERSIONS = ("foreach", "fused")  # versions of torch's optimizer; ratios are relative to the first
-MOST_TURNS = 40  # more turns would not change the medians much
+MOST_TURNS = 40  # more turns would add little
 STEPS = 64  # largest number of steps per turn; the continuous form observes and pauses once in so many
 TURN = 0.05  # seconds; a turn has as many steps as fit into this time, up to STEPS
 IMAGES, CLASSES = (3, 32, 32), 100
@@ -62,7 +62,7 @@ def attempts(study: OverheadStudy) -> Iterator[tuple[str, Callable[[], object]]]
 
 
 def timed(family: TimedFamily) -> dict[str, OptimizerConfig]:
-    """Return the rows to time: not fixed ones, which are torch's own, nor rows with `shares_of`, whose cost is known."""
+    """Return the rows to time: no fixed ones, which are torch's own, and none with `shares_of`, whose cost is alike."""
     return {key: row for key, row in family.optimizers.items() if row.group != "fixed" and row.shares_of is None}
 
 

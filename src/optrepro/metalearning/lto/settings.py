@@ -1,4 +1,4 @@
-"""The settings of the ways to learn a step rule, for which torch is not needed."""
+"""Settings of the methods that learn step rules; this module does not import torch."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ _RandomScale = Annotated[
 
 
 class ImitationSettings(Model):
-    """Imitation of AdaGrad: the policy acts, and is regressed on what AdaGrad would have done."""
+    """Settings of imitation: the policy acts, and is regressed on the actions that AdaGrad would have taken."""
 
     iterations: Annotated[
         Count, Field(description="Number of rollouts; AdaGrad acts in the first one, and the policy in all others.")
@@ -43,7 +43,7 @@ class ImitationSettings(Model):
 
 
 class MirrorSettings(Model):
-    """Guided policy search on the policy's own trajectories: it acts, and is regressed on a better policy near it."""
+    """Settings of mirror descent: the policy acts, and is regressed on a better guiding policy near it."""
 
     iterations: Annotated[Count, Field(description="Length of the training.")]
     truth: Annotated[
@@ -80,7 +80,7 @@ class MirrorSettings(Model):
 
 
 class GuidedSettings(Model):
-    """Guided policy search by Bregman ADMM: a guiding policy acts, and the recurrent one comes to agree with it."""
+    """Settings of Bregman ADMM: a guiding policy acts, and the recurrent policy is trained to agree with it."""
 
     iterations: Annotated[Count, Field(description="Length of the training.")]
     state: Annotated[
@@ -136,7 +136,7 @@ class GuidedSettings(Model):
 
 
 class UnrolledSettings(Model):
-    """Truncated back-propagation through unrolled training (arXiv 1606.04474)."""
+    """Settings of truncated back-propagation through unrolled training (arXiv 1606.04474)."""
 
     iterations: Annotated[
         Count,

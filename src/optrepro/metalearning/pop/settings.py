@@ -1,4 +1,4 @@
-"""The settings of POP's training, for which torch is not needed."""
+"""Settings of POP's training; this module does not import torch."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ Horizon = Annotated[int, Field(ge=2)]
 
 
 class PPOSettings(Model):
-    """Proximal policy optimization (arXiv 1707.06347): how a policy is trained.
+    """Settings of proximal policy optimization (arXiv 1707.06347).
 
-    The reward of an evaluation is the progress that it makes in `-improvement r - log_regret log10 r`, where r is
-    the share of the start's regret that is left, at least `floor`.
+    The reward of an evaluation is its progress in `-improvement r - log_regret log10 r`, where r is the regret
+    relative to the start's, at least `floor`.
     """
 
     functions: Annotated[
@@ -94,6 +94,6 @@ class PPOSettings(Model):
         for dim, count in self.functions.items():
             if count < self.minibatches:
                 raise ValueError(
-                    f"functions[{dim}] = {count} is less than one for each of {self.minibatches} minibatches"
+                    f"functions[{dim}] = {count} is not allowed; it must be at least minibatches = {self.minibatches}"
                 )
         return self
