@@ -230,7 +230,7 @@ MISTAKES = {
     "an unknown data set": (["data", "fetch", "minst"], "'minst' is no data set; they are ['cifar10',"),
     "a misspelt function": (
         ["minimize", "--function", "rosenbrok"],
-        "name = 'rosenbrok' is no function of VLSE; nearest: rosenbrock",
+        "name = 'rosenbrok' is not a function of VLSE; nearest: rosenbrock",
     ),
     "a dimension that a function has not": (["minimize", "--function", "booth", "--dim", "3"], "dim = 3 is not a dim"),
     "a misspelt optimizer": (
