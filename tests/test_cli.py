@@ -172,7 +172,7 @@ def test_minimize_prints_the_progress_and_ends_with_the_best_point_and_its_regre
     assert steps[:5] == (1, 2, 3, 5, 7)
     assert list(best) == sorted(best, reverse=True)
     assert best[0] == values[0] == pytest.approx(regrets[0], rel=1e-2)
-    assert lines[-2] == "stopped after 14 evaluations: it stays where it is, or met something not finite"
+    assert lines[-2] == "stopped after 14 evaluations: the point no longer changes, or a value was not finite"
     assert re.fullmatch(r"best point \(1, 3\): value \S+e-\d+, regret \S+e-\d+, evaluation \d+", lines[-1])
 
 
@@ -235,7 +235,7 @@ MISTAKES = {
     "a dimension that a function has not": (["minimize", "--function", "booth", "--dim", "3"], "dim = 3 is not a dim"),
     "a misspelt optimizer": (
         ["minimize", "--function", "booth", "--optimizer", "adan"],
-        "optimizer = 'adan' is unknown; nearest: adam, adamw",
+        "optimizer = 'adan' is unknown (nearest: adam, adamw",
     ),
     "a class without a rate": (
         ["minimize", "--function", "booth", "--optimizer", "torch.optim.NAdam"],

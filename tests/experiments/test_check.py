@@ -151,7 +151,9 @@ def test_a_policy_that_is_still_to_be_trained_needs_no_weights_and_one_in_a_file
 L2L = "class: optrepro.optimizers.l2l.L2L, label: x, group: policy"
 LTO_PROBLEMS = {
     "studies.learn.dataset=[mnist]": "studies.learn.dataset: none of the data sets mnist is available",
-    "studies.compare.tuning.dataset=[mnist]": "studies.compare.tuning.dataset: none of the data sets mnist is available",
+    "studies.compare.tuning.dataset=[mnist]": (
+        "studies.compare.tuning.dataset: none of the data sets mnist is available"
+    ),
     "studies.compare.panels.wide.dataset=[cifar10, mnist]": (
         "studies.compare.panels.wide.dataset: none of the data sets cifar10, mnist is available"
     ),
