@@ -172,7 +172,7 @@ def test_minimize_prints_the_progress_and_ends_with_the_best_point_and_its_regre
     assert steps[:5] == (1, 2, 3, 5, 7)
     assert list(best) == sorted(best, reverse=True)
     assert best[0] == values[0] == pytest.approx(regrets[0], rel=1e-2)
-    assert lines[-2] == "stopped after 14 evaluations: it stays where it is, or met something not finite"
+    assert lines[-2] == "stopped after 14 evaluations: the point no longer changes, or a value was not finite"
     assert re.fullmatch(r"best point \(1, 3\): value \S+e-\d+, regret \S+e-\d+, evaluation \d+", lines[-1])
 
 
@@ -230,16 +230,16 @@ MISTAKES = {
     "an unknown data set": (["data", "fetch", "minst"], "'minst' is no data set; they are ['cifar10',"),
     "a misspelt function": (
         ["minimize", "--function", "rosenbrok"],
-        "name = 'rosenbrok' is no function of VLSE; nearest: rosenbrock",
+        "name = 'rosenbrok' is not a function of VLSE; nearest: rosenbrock",
     ),
     "a dimension that a function has not": (["minimize", "--function", "booth", "--dim", "3"], "dim = 3 is not a dim"),
     "a misspelt optimizer": (
         ["minimize", "--function", "booth", "--optimizer", "adan"],
-        "optimizer = 'adan' is unknown; nearest: adam, adamw",
+        "optimizer = 'adan' is unknown (nearest: adam, adamw",
     ),
     "a class without a rate": (
         ["minimize", "--function", "booth", "--optimizer", "torch.optim.NAdam"],
-        "optimizer = 'torch.optim.NAdam' needs a learning rate: set --lr",
+        "optimizer = 'torch.optim.NAdam' needs a learning rate; set --lr",
     ),
     "a class that is none": (
         ["minimize", "--function", "booth", "--optimizer", "torch.optim.Adan", "--lr", "1"],
@@ -252,7 +252,7 @@ MISTAKES = {
     "a rate of zero": (["minimize", "--function", "booth", "--lr", "0"], "lr = 0.0 is not allowed"),
     "a budget of nothing": (
         ["minimize", "--function", "booth", "--optimizer", "adam", "--budget", "0"],
-        "budget = 0 is not allowed: it must be at least 1",
+        "budget = 0 is not allowed; it must be at least 1",
     ),
     "a picture of an unknown kind": (
         ["minimize", "--function", "booth", "--out", "x.gif"],

@@ -302,7 +302,7 @@ def test_the_grid_of_an_optimizer_is_its_own_or_the_studys_in_ascending_order(ti
 POP_ERRORS = {
     "shares that are no distribution": (
         "studies.meta.prior.shares.gp=0.4",
-        "studies.meta.prior: shares = {'convex': 0.5, 'gp': 0.4} sum to 0.9, not to 1",
+        "studies.meta.prior: shares = {'convex': 0.5, 'gp': 0.4} must sum to 1, not to 0.9",
     ),
     "a share of an unknown kind": ("studies.meta.prior.shares.cubic=0.0", "studies.meta.prior.shares.cubic"),
     "a range in the wrong order": (
@@ -323,7 +323,7 @@ POP_ERRORS = {
     ),
     "minibatches that would be empty": (
         "studies.meta.ppo.minibatches=9",
-        "studies.meta.ppo: functions[2] = 8 is less than one for each of 9 minibatches",
+        "studies.meta.ppo: functions[2] = 8 is not allowed; it must be at least minibatches = 9",
     ),
     "a misspelt key of PPO": (
         "studies.meta.ppo.epoch=2",
@@ -340,7 +340,7 @@ POP_ERRORS = {
     ),
     "a row of policies that does not fit together": (
         "studies.meta.policies.log.prior={shares: {gp: 0.5}}",
-        "studies.meta: policies.log.prior = {'shares': {'gp': 0.5}} is not allowed: shares = {'gp': 0.5} sum to 0.5",
+        "studies.meta: policies.log.prior = {'shares': {'gp': 0.5}} is not allowed: shares = {'gp': 0.5} must sum to 1",
     ),
     "an unknown source": (
         "studies.transfer.collections.vlse.source=bbob",

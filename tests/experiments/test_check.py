@@ -26,11 +26,11 @@ def test_every_scale_passes_the_check(scale: str) -> None:
 
 
 PROBLEMS = {
-    "studies.images.dataset=[mnist]": "studies.images.dataset: none of the data sets mnist is at hand",
+    "studies.images.dataset=[mnist]": "studies.images.dataset: none of the data sets mnist is available",
     "studies.images.dataset=[minst]": "studies.images.dataset: unknown data set 'minst'",
     "studies.images.network=perceptrom": "studies.images.network: unknown network 'perceptrom'",
     "studies.images.network_settings={hidden: 3}": "studies.images.network: unknown setting hidden = 3 of softmax",
-    "studies.boxes.functions=[sphere, shpere]": "studies.boxes.functions: name = 'shpere' is no function",
+    "studies.boxes.functions=[sphere, shpere]": "studies.boxes.functions: name = 'shpere' is not a function",
     "studies.images.optimizers.sgd.class=torch.optim.SDG": (
         "studies.images.optimizers.sgd: class = 'torch.optim.SDG' cannot be imported"
     ),
@@ -41,7 +41,7 @@ PROBLEMS = {
     "studies.images.settings.alpha=1": "studies.images.optimizers.sgd: settings = {'alpha': 1, 'momentum': 0.9} are",
     "studies.boxes.optimizers.sgd.settings.alpha=1": "studies.boxes.optimizers.sgd: settings = {'alpha': 1} are not",
     "studies.images.optimizers.random.shares_of=sgd": (
-        "studies.images.optimizers.random: shares_of = 'sgd' is not allowed: that row chooses among no candidates"
+        "studies.images.optimizers.random: shares_of = 'sgd' is not allowed: the row must choose among candidates"
     ),
     "studies.images.optimizers.sgd.shares_of=gap": (
         "studies.images.optimizers.sgd: settings = {'momentum': 0.9} are not allowed for torch.optim.SGD: "
@@ -90,25 +90,26 @@ def test_what_cannot_be_used_in_fine_tuning_is_named_too(tiny_gap: Tiny) -> None
     assert backbone.startswith(
         "studies.pretraining.backbones.vit.task: 'python-docs' does not fit the modality vision;"
     )
-    assert task.startswith("studies.language.task: 'digits' does not fit the modality language; there are ['python-")
+    assert task.startswith("studies.language.task: 'digits' does not fit the modality language; allowed are ['python-")
     assert optimizer.startswith("studies.vision.optimizers.gap: settings = {'score': 'best'} are not allowed for")
 
 
 POP = "class: optrepro.optimizers.POP, label: x, group: policy"
 POP_PROBLEMS = {
-    "studies.meta.functions=[sphere, shpere]": "studies.meta.functions: name = 'shpere' is no function",
-    "studies.transfer.functions=[shpere]": "studies.transfer.functions: name = 'shpere' is no function",
+    "studies.meta.functions=[sphere, shpere]": "studies.meta.functions: name = 'shpere' is not a function",
+    "studies.transfer.functions=[shpere]": "studies.transfer.functions: name = 'shpere' is not a function",
     "studies.transfer.references.random.method=randm": (
-        "studies.transfer.references.random: method = 'randm' is unknown; there are ['cma-es', 'diff"
+        "studies.transfer.references.random: method = 'randm' is unknown; allowed are ['cma-es', 'diff"
     ),
     "studies.transfer.collections.shift-noise.dim=1": (
-        "studies.transfer.collections.shift-noise: n = 1, dim = 1: at least 1 function and 2 dimensions are needed"
+        "studies.transfer.collections.shift-noise: n = 1 and dim = 1 are not allowed; n must be at least 1, "
+        "and dim at least 2"
     ),
     "studies.transfer.optimizers.adam.settings.alpha=1": (
         "studies.transfer.optimizers.adam: settings = {'alpha': 1} are not allowed for torch.optim.Adam"
     ),
     "studies.transfer.optimizers.trained.class=torch.optim.Adam": (
-        "studies.transfer.optimizers.trained: class = 'torch.optim.Adam' is not allowed: rows of the group policy are"
+        "studies.transfer.optimizers.trained: class = 'torch.optim.Adam' is not allowed: a row of group policy must be"
     ),
     f"studies.transfer.optimizers.other={{{POP}, settings: {{policy: other}}}}": (
         "studies.transfer.optimizers.other: policy = 'other' is no file, and no shipped policy"
@@ -149,16 +150,18 @@ def test_a_policy_that_is_still_to_be_trained_needs_no_weights_and_one_in_a_file
 
 L2L = "class: optrepro.optimizers.l2l.L2L, label: x, group: policy"
 LTO_PROBLEMS = {
-    "studies.learn.dataset=[mnist]": "studies.learn.dataset: none of the data sets mnist is at hand",
-    "studies.compare.tuning.dataset=[mnist]": "studies.compare.tuning.dataset: none of the data sets mnist is at hand",
+    "studies.learn.dataset=[mnist]": "studies.learn.dataset: none of the data sets mnist is available",
+    "studies.compare.tuning.dataset=[mnist]": (
+        "studies.compare.tuning.dataset: none of the data sets mnist is available"
+    ),
     "studies.compare.panels.wide.dataset=[cifar10, mnist]": (
-        "studies.compare.panels.wide.dataset: none of the data sets cifar10, mnist is at hand"
+        "studies.compare.panels.wide.dataset: none of the data sets cifar10, mnist is available"
     ),
     "studies.compare.optimizers.adam.settings.alpha=1": (
         "studies.compare.optimizers.adam: settings = {'alpha': 1} are not allowed for torch.optim.Adam"
     ),
     "studies.compare.optimizers.learned.class=torch.optim.Adam": (
-        "studies.compare.optimizers.learned: class = 'torch.optim.Adam' is not allowed: rows of the group policy are"
+        "studies.compare.optimizers.learned: class = 'torch.optim.Adam' is not allowed: a row of group policy must be"
     ),
     f"studies.compare.optimizers.other={{{L2L}, settings: {{policy: other}}}}": (
         "studies.compare.optimizers.other: policy = 'other' is no file, and no shipped policy"

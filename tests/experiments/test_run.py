@@ -319,7 +319,7 @@ def test_auto_is_the_gpu_where_there_is_one_and_else_the_cpu(tiny: Tiny) -> None
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without a GPU")
 def test_a_gpu_that_is_not_there_is_an_error_that_says_what_to_do(tiny: Tiny) -> None:
-    with pytest.raises(ConfigError, match="device = 'cuda', but torch finds no GPU here; use device=auto"):
+    with pytest.raises(ConfigError, match="device = 'cuda' is not allowed here, because torch finds no GPU"):
         carry_out(tiny("device=cuda", "studies.images.gpu=true"))
 
 

@@ -1,1 +1,1 @@
-"""From rows of the run table to tidy results."""
+"""Experiments turn rows of the run table into tidy results."""

@@ -1,4 +1,4 @@
-"""Tries what a config names before anything runs."""
+"""Checks before anything runs that everything a config names can be used."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from optrepro.problems.functions import vlse
 from optrepro.studies.base import Reader, Study, dataset_of
 from optrepro.studies.comparison import Comparison
 
-Attempt = tuple[str, Callable[[], object]]  # a key, and a function that raises if what stands there cannot be used
+Attempt = tuple[str, Callable[[], object]]  # a config key, and a function that raises if its value cannot be used
 
 
 def check(config: Config) -> None:
-    """Try what the config names before anything runs: optimizers on a parameter, networks, functions, data sets.
+    """Try every optimizer (on one parameter), network, function and data set that the config names.
 
-    Raises: ConfigError with one line for each thing that is wrong.
+    Raises: ConfigError with one line for each fault.
     """
     problems = []
     for study_id, study in config.studies.items():
@@ -35,7 +35,7 @@ def check(config: Config) -> None:
 
 
 def _attempts(study: Study, config: Config) -> Iterator[Attempt]:
-    """What studies of all kinds name alike, and what the kind's runner knows how to try."""
+    """Yield the attempts that all kinds of study share, then those of the runner of the study's kind."""
     runner = import_module(study.runner)
     for reading in study.readings(config):
         if reading.key:
@@ -54,21 +54,21 @@ def _attempts(study: Study, config: Config) -> Iterator[Attempt]:
 def _try_data(reader: Reader, config: Config) -> None:
     name = dataset_of(reader, config)
     if archives.archive(name).modality != reader.holds:
-        there = [name for name, archive in archives.ARCHIVES.items() if archive.modality == reader.holds]
+        available = [name for name, archive in archives.ARCHIVES.items() if archive.modality == reader.holds]
         modality = getattr(reader, "modality", reader.holds)
-        raise ConfigError(f"{name!r} does not fit the modality {modality}; there are {there}")
+        raise ConfigError(f"{name!r} does not fit the modality {modality}; allowed are {available}")
 
 
 def _try(study: Comparison, name: str) -> None:
-    """Make an optimizer for one parameter, with as many shares as the row has candidates whose shares it repeats."""
+    """Make an optimizer for one parameter; a row with `shares_of` gets one share per candidate of the row it names."""
 
     def make(name: str, shares: Sequence[float] | None = None) -> torch.optim.Optimizer:
         return factory.make(study.entry(name), [torch.zeros(2)], study.grid(name)[0], shares=shares)
 
-    giver = study.optimizers[name].shares_of
-    if giver is None:
+    source = study.optimizers[name].shares_of
+    if source is None:
         make(name)
-    elif selection := getattr(make(giver), "selection", None):
+    elif selection := getattr(make(source), "selection", None):
         make(name, [1.0] * selection["counts"].shape[-1])
     else:
-        raise ConfigError(f"shares_of = {giver!r} is not allowed: that row chooses among no candidates")
+        raise ConfigError(f"shares_of = {source!r} is not allowed: the row must choose among candidates")

@@ -1,4 +1,4 @@
-"""Gathers a study's batches into one tidy table, with the facts that describe the study."""
+"""Collects a study's batches in one tidy table, with the facts that describe the study."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ from optrepro.studies.base import Study, datasets_of
 
 
 def collect(config: Config, study_id: str, metrics: Sequence[Path], out: Path) -> None:
-    """Gather a study's runs into one tidy table `out`, with the study's facts beside it as JSON.
+    """Collect a study's runs in one tidy table `out`, and write the study's facts beside it as JSON.
 
-    Raises: MissingRunsError in a strict scale if a run of the run table is missing; ValueError for a run that is not
-    in it.
+    Raises: MissingRunsError at a strict scale if a run of the run table is missing; ValueError for a run that is not
+    in the run table.
     """
     study = config.studies[study_id]
     results = tidy.read(metrics)
     expected = [run.id for batch in runtable.batches(config, study_id) for run in batch.runs]
     present = set(results.run)
-    if strangers := sorted(present - set(expected)) if expected else []:
-        raise ValueError(f"{study_id}: results of runs that are not in the run table, such as {strangers[0]}")
+    if unknown := sorted(present - set(expected)) if expected else []:
+        raise ValueError(f"{study_id}: the results have runs that are not in the run table, such as {unknown[0]}")
     missing = [run for run in expected if run not in present]
     if missing and config.strict:
         few = ", ".join(missing[:5])
@@ -50,13 +50,13 @@ def collect(config: Config, study_id: str, metrics: Sequence[Path], out: Path) -
 
 
 def _data_facts(study: Study, config: Config) -> dict[str, Any]:
-    """Descriptions and files of the data sets, and where each workload has its own, their titles."""
+    """Descriptions and files of the data sets, and their titles where each workload has its own."""
     names = datasets_of(study, config)
     if not names:
         return {"dataset": None, "data": []}
     runner = import_module(study.runner)
     load = partial(runner.load, study) if hasattr(runner, "load") else data.load
-    described = {}  # one data set after the other, so that no two must be held at once
+    described = {}  # sorted by data set, so that only one is in memory at a time
     for reading in sorted(study.readings(config), key=lambda reading: names[reading.workload]):
         dataset = load(reading.reader, names[reading.workload], config.seed, "cpu")
         described[reading.workload] = dataset.description, dataset.provenance

@@ -1,4 +1,4 @@
-"""Jobs: a batch of runs from the config to its files, and a study's batches gathered into one tidy table."""
+"""Runs one batch: from its settings in the config to its result files."""
 
 from __future__ import annotations
 
@@ -29,22 +29,22 @@ def run_batch(
     time_slice: float | None = None,
     progress: Progress | None = None,
 ) -> None:
-    """Carry out a batch of runs: write its tidy metrics to `out` and the sidecar ``run.json`` beside it.
+    """Run a batch, and write its tidy metrics to `out` and the sidecar ``run.json`` beside it.
 
     Args:
         config: the config of the scale.
-        batch: runs from `runtable.batches`.
-        out: the parquet file.
+        batch: a batch from `runtable.batches`.
+        out: path of the parquet file.
         earlier: metrics files of the batches that this one needs.
         weights: file of the trained policy that this batch uses.
-        time_slice: seconds after which the job saves its state and stops, to be started again.
-        progress: called with (done, total, what).
+        time_slice: seconds after which the job saves its state and exits, to be restarted.
+        progress: called with (done, total, label).
 
-    Raises: what the study's runs raise; a diverged run raises nothing, it is recorded.
+    Raises: whatever the study's runs raise. A diverged run is recorded and raises nothing.
     """
     study = config.studies[batch.study]
     datasets = datasets_of(study, config)
-    dataset = datasets.pop("", None)  # of all workloads, where there is one for all
+    dataset = datasets.pop("", None)  # the key "" stands for a data set that all workloads share
     files = _files(data_of(study, config))
     source = provenance.source_hash(*runtable.source_modules(config, batch))
     read = [*earlier, *([weights] if weights else [])]
@@ -57,7 +57,7 @@ def run_batch(
         seed=config.seed,
         device=device,
         checkpoint=checkpoint,
-        # else that of the workload which the batch is named after
+        # Without a shared data set, the batch is named after its workload, which has its own.
         dataset=dataset or datasets.get(batch.name.partition(".")[0]),
         datasets=datasets,
         studies=config.studies,
@@ -93,12 +93,12 @@ def run_batch(
         wall_seconds=round(time.monotonic() - started, 2),
         peak_memory_mib=round(provenance.peak_memory_mib(), 1),
     )
-    checkpoint.clear()  # not before the results are written
+    checkpoint.clear()  # only after the results are written
     _forget(layout.state(key).parent)
 
 
 def _files(names: Sequence[str]) -> dict[str, Path]:
-    """The files of data sets by their names, which begin with the data set's where there are several."""
+    """Files of the data sets by file name, with the data set's name in front if there are several."""
     several = len(names) > 1
     return {
         f"{name}/{path.name}" if several else path.name: path
@@ -110,11 +110,11 @@ def _files(names: Sequence[str]) -> dict[str, Path]:
 
 def _device(name: str, study: Study) -> torch.device:
     if name == "cuda" and not study.wants_gpu:
-        name = "cpu"  # such a job asks the cluster for no GPU, so it may land where there is none
+        name = "cpu"  # such a job requests no GPU from the cluster, so its node may have none
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
     if name == "cuda" and not torch.cuda.is_available():
-        raise ConfigError("device = 'cuda', but torch finds no GPU here; use device=auto or device=cpu")
+        raise ConfigError("device = 'cuda' is not allowed here, because torch finds no GPU; use 'auto' or 'cpu'")
     return torch.device(name)
 
 

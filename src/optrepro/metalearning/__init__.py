@@ -1,1 +1,1 @@
-"""How learned optimizers come to be."""
+"""Meta-training of learned optimizers."""

@@ -1,1 +1,1 @@
-"""What is optimized. A problem knows nothing of optimizers."""
+"""Problems to optimize: functions, data sets and networks. They do not depend on optimizers."""

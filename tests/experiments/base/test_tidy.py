@@ -63,7 +63,7 @@ def test_a_missing_or_unknown_column_is_an_error_that_lists_them(
     change: dict[str, str], table: pd.DataFrame, tmp_path: Path
 ) -> None:
     wrong = table.drop(columns=change["drop"]) if "drop" in change else table.assign(**{change["add"]: 1})
-    with pytest.raises(ValueError, match=r"a tidy table has the columns \['run', 'study'"):
+    with pytest.raises(ValueError, match=r"a tidy table must have \['run', 'study'"):
         tidy.write(wrong, tmp_path / "metrics.parquet")
     assert not (tmp_path / "metrics.parquet").exists()
 

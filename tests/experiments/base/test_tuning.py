@@ -66,7 +66,7 @@ def test_only_tuning_runs_and_the_metric_asked_for_are_looked_at() -> None:
 
 
 def test_without_tuning_runs_there_is_nothing_to_choose_from() -> None:
-    with pytest.raises(ValueError, match="there are no tuning runs"):
+    with pytest.raises(ValueError, match="results holds no tuning run"):
         tuned_learning_rate(runs(("t", "test", 1.0, 10, "accuracy", 1.0)), "accuracy", 0)
 
 

@@ -142,11 +142,11 @@ def test_the_population_of_differential_evolution_fits_the_budget(dim, budget, s
     ("method", "start", "budget", "message"),
     [
         ("simplex", [0.5], 10, r"method = 'simplex' is unknown; .*'cma-es'"),
-        ("tpe", [0.5, 1.2], 10, r"start = \[0.5, 1.2\] must be one point in the box"),
-        ("tpe", [math.nan], 10, "start = .* must be one point in the box"),
-        ("tpe", [[0.5]], 10, "start = .* must be one point in the box"),
-        ("tpe", [], 10, "start = .* must be one point in the box"),
-        ("tpe", [0.5], 0, "budget = 0 must be at least 1"),
+        ("tpe", [0.5, 1.2], 10, r"start = \[0.5, 1.2\] is not allowed; it must be one point"),
+        ("tpe", [math.nan], 10, "start = .* is not allowed; it must be one point"),
+        ("tpe", [[0.5]], 10, "start = .* is not allowed; it must be one point"),
+        ("tpe", [], 10, "start = .* is not allowed; it must be one point"),
+        ("tpe", [0.5], 0, "budget = 0 is not allowed; it must be at least 1"),
     ],
 )
 def test_bad_input_is_named(method, start, budget, message):

@@ -272,7 +272,7 @@ def test_a_policy_that_no_study_trains_is_the_one_that_its_row_names(arguments, 
 
 
 def test_a_row_of_the_group_policy_that_is_no_pop_is_an_error(job):
-    with pytest.raises(ConfigError, match=r"class = 'torch.optim.Adam' is not allowed: rows of the group policy are"):
+    with pytest.raises(ConfigError, match=r"class = 'torch.optim.Adam' is not allowed: a row of group policy must be"):
         job("adam", overrides=("studies.transfer.optimizers.adam.group=policy",))
 
 

@@ -123,7 +123,7 @@ def test_bad_arguments_of_the_stream_are_named() -> None:
         StreamingAutocorrelation(2, 0.9).value()
     estimator = StreamingAutocorrelation(2, 0.9)
     estimator.update(torch.ones(3))
-    with pytest.raises(ValueError, match=r"shape \(4,\); before: \(3,\)"):
+    with pytest.raises(ValueError, match=r"shape \(4,\); it must be \(3,\)"):
         estimator.update(torch.ones(4))
 
 

@@ -183,10 +183,10 @@ def test_the_windows_do_not_overlap_and_every_lag_has_a_past() -> None:
     ("changes", "message"),
     [
         ({"batch_sizes": [4, 7]}, "batch_sizes has 7"),
-        ({"window": 18}, "window = 18 does not divide into blocks = 4"),
+        ({"window": 18}, "window = 18 must be a multiple of blocks = 4"),
         ({"blocks": 1}, "blocks = 1"),
         ({"probes": 1}, r"probes = 1 is not in \[2, window = 16\]"),
-        ({"steps": 67}, "steps = 67 is less than 3 window \\+ 2 lags = 68"),
+        ({"steps": 67}, "steps = 67 must be at least 3 window \\+ 2 lags = 68"),
         ({"candidates": [0.5, 1.0]}, r"momentum = 1\.0 is not in"),
     ],
 )

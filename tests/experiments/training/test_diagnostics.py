@@ -207,7 +207,8 @@ def test_the_halves_that_are_followed_are_the_gradients_of_either_where_they_are
     labels = labels.clone()
     labels[0, :5] = replicas.IGNORED
     followed._gradients(images, labels)
-    for half, found in zip((slice(0, 8), slice(8, 16)), followed.halves[0], strict=True):
+    halves = followed.halves[0]
+    for half, found in zip((slice(0, 8), slice(8, 16)), (halves.first, halves.second), strict=True):
         _, [expected] = followed.models.gradients(images[:, half], labels[:, half])
         torch.testing.assert_close(list(found), expected)
 
@@ -230,8 +231,8 @@ def test_every_choice_is_counted_once(followed: pd.DataFrame) -> None:
     ("workload", "message"),
     [
         ("validation", "validation_grads"),
-        ("shares", "shares_of = each"),
-        ("fixed", "adamw chooses among no candidates"),
+        ("shares", "shares_of = 'each'"),
+        ("fixed", "adamw chooses among no candidates; only rows"),
     ],
 )
 def test_rows_that_cannot_be_watched_are_named(

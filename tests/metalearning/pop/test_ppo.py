@@ -243,8 +243,8 @@ def test_the_policy_stands_still_where_all_ratios_are_clipped() -> None:
     made = trainer()
     before = weights(made)[: len(list(made.policy.parameters()))]
     episodes = lesson(made.policy, log_ratio=math.log(1.5))
-    told = made._step([replace(episodes, advantages=episodes.advantages.abs())])
-    assert told[4] == 1  # the share that is clipped
+    update = made._step([replace(episodes, advantages=episodes.advantages.abs())])
+    assert update.clip_fraction == 1
     assert_equal([p.detach() for p in made.policy.parameters()], before)
 
 
@@ -260,9 +260,9 @@ def test_the_clip_does_not_stop_an_action_of_negative_advantage_that_became_more
 def test_the_ratios_begin_at_1() -> None:
     made = trainer()
     episodes = made._episodes(2, 32, SMALL.horizon).episodes
-    _, _, _, divergence, clipped = made._step([episodes])
-    assert divergence == pytest.approx(0, abs=1e-6)
-    assert clipped == 0
+    update = made._step([episodes])
+    assert update.approx_kl == pytest.approx(0, abs=1e-6)
+    assert update.clip_fraction == 0
 
 
 @pytest.mark.parametrize(("limit", "epochs"), [(1e-12, 1), (1e12, 3)])
@@ -316,9 +316,9 @@ def test_a_policy_with_a_second_output_learns_both(second: str) -> None:
     episodes = made._episodes(2, 32, SMALL.horizon).episodes
     assert episodes.actions.shape == (32, 2, 7, 2)
     assert episodes.log_probs.shape == (32, 2, 7)
-    _, _, entropy, divergence, _ = made._step([episodes])
-    assert divergence == pytest.approx(0, abs=1e-6)
-    assert entropy == pytest.approx(2 * (-1.8 + environment.ENTROPY), abs=0.2)
+    update = made._step([episodes])
+    assert update.approx_kl == pytest.approx(0, abs=1e-6)
+    assert update.entropy == pytest.approx(2 * (-1.8 + environment.ENTROPY), abs=0.2)
     before = made.policy.head.weight.detach().clone()
     made.iterate()
     assert ((made.policy.head.weight - before).abs().amax(1) > 0).all()
@@ -414,12 +414,12 @@ def test_the_policy_is_told_the_horizon_of_its_run() -> None:
 def test_the_learning_rate_yields_to_divergence_and_comes_back() -> None:
     made = trainer(kl_target=0.01)
     for divergence, expected in ((0.03, 1 / 1.2), (0.03, 1 / 1.44), (0.012, 1 / 1.44), (0.001, 1 / 1.2), (0.0, 1.0)):
-        made._heed(divergence)
+        made._adapt_learning_rate(divergence)
         assert made.caution == pytest.approx(expected)
-    made._heed(0.0)
+    made._adapt_learning_rate(0.0)
     assert made.caution == 1
     for _ in range(100):
-        made._heed(1.0)
+        made._adapt_learning_rate(1.0)
     assert made._learning_rate() == pytest.approx(ppo.LEAST_CAUTION * SETTINGS.learning_rate / ppo.WARM_UP)
 
 
@@ -427,20 +427,20 @@ def test_the_bonus_rises_while_there_is_too_little_noise_and_falls_while_there_i
     made = trainer(entropy=0.01, entropy_target=(-1.0, -3.0))
     for iteration, entropy, expected in ((0, -1.1, 0.011), (50, -1.9, 0.01), (50, -2.1, 0.011), (100, -2.9, 0.01)):
         made.iteration = iteration
-        made._encourage(entropy)
+        made._adapt_entropy_bonus(entropy)
         assert made.bonus == pytest.approx(expected)
     for _ in range(100):
-        made._encourage(-9.0)
+        made._adapt_entropy_bonus(-9.0)
     assert made.bonus == ppo.BONUSES[1]
     for _ in range(200):
-        made._encourage(0.0)
+        made._adapt_entropy_bonus(0.0)
     assert made.bonus == ppo.BONUSES[0]
 
 
 def test_without_a_target_divergence_changes_no_rate() -> None:
     made = trainer()
-    made._heed(1e3)
-    made._encourage(-1e3)
+    made._adapt_learning_rate(1e3)
+    made._adapt_entropy_bonus(-1e3)
     assert (made.caution, made.bonus) == (1, SETTINGS.entropy)
 
 

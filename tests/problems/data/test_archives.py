@@ -298,7 +298,7 @@ def test_files_handed_over_are_checked_against_their_list(tmp_path):
 def test_a_file_that_the_list_names_may_not_be_missing(tmp_path):
     folder = write_cifar(tmp_path, checksums=True, data_batch_1=b"one", data_batch_2=b"two", test_batch=b"test")
     (folder / "data_batch_2.bin").unlink()
-    with pytest.raises(FileNotFoundError, match=r"data_batch_2.bin is missing, SHA256SUMS beside it names it"):
+    with pytest.raises(FileNotFoundError, match=r"data_batch_2.bin is missing, but SHA256SUMS names it"):
         archives.locate("cifar10", tmp_path)
 
 
@@ -327,7 +327,7 @@ def test_the_first_data_set_at_hand_is_taken_unless_downloads_are_allowed(tmp_pa
 
 
 def test_an_error_lists_what_was_looked_for_if_nothing_is_at_hand(tmp_path):
-    with pytest.raises(FileNotFoundError, match=f"none of the data sets cifar100, mnist is at hand in {tmp_path}"):
+    with pytest.raises(FileNotFoundError, match=f"none of the data sets cifar100, mnist is available in {tmp_path}"):
         archives.first_at_hand(["cifar100", "mnist"], download=False, data_dir=tmp_path)
 
 

@@ -112,7 +112,7 @@ def test_the_description_names_the_classes_that_were_taken(tmp_path):
 
 
 def test_a_text_is_no_set_of_images(tmp_path):
-    with pytest.raises(ValueError, match=r"gsm8k is a text, not a set of images: see language\.load"):
+    with pytest.raises(ValueError, match=r"name = 'gsm8k' is not allowed; it is a text, see texts\.load"):
         datasets.load("gsm8k", seed=0, data_dir=tmp_path)
 
 
@@ -181,7 +181,7 @@ def test_the_seed_decides_what_is_drawn():
         ({"train_examples": 1400, "validation_examples": 40}, r"train_examples = 1400 is not in \[1, 1397\]"),
         ({"validation_examples": 1437}, r"validation_examples = 1437 is not in \[0, 1437\)"),
         ({"validation_examples": -1}, r"validation_examples = -1 is not in"),
-        ({"labels": "coarse"}, "labels = 'coarse': digits has 'fine' labels"),
+        ({"labels": "coarse"}, "labels = 'coarse' is not allowed; digits has 'fine' labels"),
     ],
 )
 def test_impossible_requests_say_what_is_possible(sizes, complaint):
@@ -239,7 +239,7 @@ def test_a_file_that_differs_from_the_list_of_checksums_is_refused_by_name(tmp_p
     write_cifar(tmp_path, "cifar-10-batches-bin", "data_batch_1.bin", 10)
     write_cifar(tmp_path, "cifar-10-batches-bin", "test_batch.bin", 10)
     (tmp_path / "SHA256SUMS").write_text(f"{'0' * 64}  cifar-10-batches-bin/test_batch.bin\n")
-    with pytest.raises(ValueError, match=r"test_batch.bin is damaged: its sha256 is \w+, SHA256SUMS .* says 0000"):
+    with pytest.raises(ValueError, match=r"test_batch.bin is damaged: its sha256 is \w+, but SHA256SUMS .* says 0000"):
         datasets.load("cifar10", seed=0, data_dir=tmp_path)
 
 
@@ -312,7 +312,7 @@ def test_stacked_runs_of_one_generator_see_the_same_crops_and_flips():
 
 @pytest.mark.parametrize("shape", [(2, 5, 3, 8, 6), (5, 3, 8, 6)])
 def test_the_number_of_generators_must_be_that_of_the_runs(shape):
-    with pytest.raises(ValueError, match="generator: 3 generators for images of shape"):
+    with pytest.raises(ValueError, match="generator has 3 generators for images of shape"):
         datasets.augment(torch.ones(shape), [seeded(0), seeded(1), seeded(2)])
 
 

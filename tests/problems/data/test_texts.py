@@ -204,7 +204,7 @@ def test_a_damaged_file_is_named(gsm8k):
 
 
 def test_images_are_no_text():
-    with pytest.raises(ValueError, match=r"digits is a set of images, not a text: see datasets\.load"):
+    with pytest.raises(ValueError, match=r"name = 'digits' is not allowed; it is a set of images, see images\.load"):
         load("digits")
 
 

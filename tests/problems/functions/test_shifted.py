@@ -148,7 +148,7 @@ def test_problems_move_to_float32(name):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("prior", 0, 1, 2), "'prior' is no shifted collection; allowed: heavy-tailed, "),
+        (("prior", 0, 1, 2), "'prior' is not a shifted collection; allowed are heavy-tailed, "),
         (("ridges", 0, 0, 2), "n = 0"),
         (("ridges", 0, 1, 1), "dim = 1"),
     ],

@@ -403,5 +403,5 @@ def test_another_dtype_is_an_error(dtype):
 
 
 def test_no_starts_is_an_error():
-    with pytest.raises(ValueError, match="n = 0 starts"):
+    with pytest.raises(ValueError, match="n = 0 is not allowed"):
         points(vlse.get("branin"), 0)

@@ -35,7 +35,7 @@ def test_one_error_names_the_model_and_the_hub_that_cannot_be_reached(endpoint, 
     endpoint(url)
     with pytest.raises(
         ConnectionError,
-        match=rf"nobody/nothing at revision {COMMIT} is not on this machine and the hub {url} gives no answer",
+        match=rf"nobody/nothing at revision {COMMIT} is not on this machine and the hub {url} does not answer",
     ):
         load("nobody/nothing", COMMIT, timeout=5)
 
@@ -61,7 +61,7 @@ def test_a_hub_that_is_switched_off_is_not_asked(endpoint, monkeypatch):
 
 
 def test_a_folder_without_a_model_is_named(tmp_path):
-    with pytest.raises(FileNotFoundError, match=f"{tmp_path}: the folder holds no whole model"):
+    with pytest.raises(FileNotFoundError, match=f"{tmp_path}: the folder holds no complete model"):
         gpt.from_hub(str(tmp_path), COMMIT)
 
 

@@ -50,7 +50,7 @@ def test_targets_choose_the_layers_by_the_end_of_their_names():
         "network.transformer.h.1.attn.c_attn",
     }
     assert len(layers(lora.lora(gpt(), 2, 4.0, ["attn.c_proj"], seed=0))) == 2
-    with pytest.raises(ValueError, match=r"'proj' is no linear layer; there are network\.transformer"):
+    with pytest.raises(ValueError, match=r"'proj' is not a linear layer; allowed are network\.transformer"):
         lora.lora(gpt(), 2, 4.0, ["proj"], seed=0)
 
 
@@ -133,11 +133,13 @@ def test_a_backbone_keeps_its_own_head_if_the_classes_are_others(tmp_path):
     source, fresh = dict(vit(4, 1).named_parameters()), dict(vit(6, 2).named_parameters())
     for name, p in loaded.named_parameters():
         assert torch.equal(p, (fresh if name.startswith(vision.HEAD) else source)[name])
-    with pytest.raises(ValueError, match=r"network.classifier.bias is \(4,\) in the file and \(6,\) in the backbone"):
+    with pytest.raises(
+        ValueError, match=r"network.classifier.bias has the shape \(4,\) in the file and \(6,\) in the backbone"
+    ):
         lora.load(vit(classes=6), tmp_path / "weights")
 
 
 def test_weights_of_another_backbone_are_refused(tmp_path):
     lora.save(gpt(), tmp_path / "weights")
-    with pytest.raises(ValueError, match="weights is not of this backbone: network"):
+    with pytest.raises(ValueError, match="weights does not fit the backbone: network"):
         lora.load(vit(), tmp_path / "weights")

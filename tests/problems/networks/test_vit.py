@@ -50,7 +50,7 @@ def test_a_vit_is_made_and_used_without_a_warning_and_without_dropout(recwarn, c
         ({"patch": 3}, "patch = 3 does not divide images of 8 x 8 pixels"),
         ({"heads": 3}, "width = 16 is not a multiple of heads = 3"),
         ({"classes": 0}, "classes = 0 is not at least 1"),
-        ({"input_shape": (64,)}, r"input_shape = \(64,\): a ViT takes images"),
+        ({"input_shape": (64,)}, r"input_shape = \(64,\) is not allowed; a ViT takes images"),
     ],
 )
 def test_impossible_architectures_are_refused(settings, message):

@@ -1,1 +1,1 @@
-"""What every experiment uses: its context, checkpoints, tidy rows, optimizers and data."""
+"""Parts that all experiments share: context, checkpoints, tidy rows, optimizers and data."""

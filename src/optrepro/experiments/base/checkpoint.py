@@ -1,4 +1,4 @@
-"""Checkpoints of long jobs: written atomically, outside declared outputs, never resumed when stale."""
+"""Checkpoints of long jobs: written atomically, kept apart from declared outputs, never resumed when stale."""
 
 from __future__ import annotations
 
@@ -15,21 +15,21 @@ from typing import Any
 import numpy as np
 import torch
 
-TIME_IS_UP = 75  # exit status of a job whose time slice ended; the state is saved and a retry goes on
+TIME_IS_UP = 75  # exit status of a job whose time slice ended; its state is saved, and a retry resumes
 
 
 class Interrupted(SystemExit):
-    """The job was asked to stop, or its time slice is over; its state is saved."""
+    """The job stops because of SIGTERM or the end of its time slice; its state is saved."""
 
 
 class Checkpoint:
     """State of one job in one file, saved every `every` seconds, on SIGTERM and at the end of the time slice.
 
     Args:
-        path: the file, in a folder named by a hash of config, source and inputs, so that a checkpoint of other code or
-            other settings is never found; None keeps nothing.
+        path: the file; its folder is named by a hash of config, source and inputs, so that a checkpoint of other code
+            or settings is never found. None saves nothing.
         every: seconds between saves.
-        time_slice: seconds after which the job saves and stops with exit status `TIME_IS_UP`; None: no limit.
+        time_slice: seconds after which the job saves and exits with status `TIME_IS_UP`; None sets no limit.
     """
 
     def __init__(self, path: Path | None, every: float = 60.0, time_slice: float | None = None):
@@ -41,7 +41,7 @@ class Checkpoint:
 
     @contextmanager
     def listening(self) -> Iterator[None]:
-        """Turn SIGTERM into a save at the next step, for the length of the block."""
+        """Within the block, let SIGTERM cause a save at the next step."""
         if threading.current_thread() is not threading.main_thread():
             yield
             return
@@ -55,7 +55,7 @@ class Checkpoint:
         self._terminated = True
 
     def load(self) -> dict[str, Any] | None:
-        """The saved state with the random generators set back to it, or None if there is none."""
+        """Return the saved state, or None if there is none, and restore the random generators."""
         if self.path is None or not self.path.exists():
             return None
         state: dict[str, Any] = torch.load(self.path, weights_only=True)
@@ -63,9 +63,9 @@ class Checkpoint:
         return state
 
     def step(self, state: Any) -> None:
-        """To be called between steps with a function that gives the state; saves when due.
+        """Save if a save is due. Call this between steps, with a function that returns the state.
 
-        Raises: Interrupted after a save on SIGTERM or at the end of the time slice.
+        Raises: Interrupted after the save on SIGTERM or at the end of the time slice.
         """
         now = time.monotonic()
         time_is_up = self._time_slice is not None and now - self._started >= self._time_slice
@@ -78,7 +78,7 @@ class Checkpoint:
             raise Interrupted(TIME_IS_UP)
 
     def save(self, state: dict[str, Any]) -> None:
-        """Write the state and the random generators: to a temporary file, flushed, then renamed over the old one."""
+        """Write the state and the random generators to a temporary file, flush it, and rename it over the old one."""
         if self.path is None:
             return
         self.path.parent.mkdir(parents=True, exist_ok=True)
@@ -90,13 +90,13 @@ class Checkpoint:
         temporary.replace(self.path)
 
     def clear(self) -> None:
-        """Remove the state of a job that is done."""
+        """Delete the checkpoint of a finished job."""
         if self.path is not None:
             self.path.unlink(missing_ok=True)
 
 
 def _generators() -> dict[str, Any]:
-    numpy_state = np.random.get_state(legacy=False)  # noqa: NPY002  (the global one is what others draw from)
+    numpy_state = np.random.get_state(legacy=False)  # noqa: NPY002  (other packages draw from the global generator)
     inner: Any = numpy_state["state"]
     return {
         "python": random.getstate(),

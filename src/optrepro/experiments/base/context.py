@@ -1,4 +1,4 @@
-"""What a run is handed besides its row of the run table."""
+"""The context of a run: everything it needs besides its row of the run table."""
 
 from __future__ import annotations
 
@@ -21,25 +21,25 @@ def no_progress(done: int, total: int, what: str) -> None:
 
 
 def empty_results() -> pd.DataFrame:
-    """A tidy table without rows."""
+    """Return a tidy table without rows."""
     return tidy.frame([])
 
 
 @dataclass(frozen=True)
 class Context:
-    """Surroundings of a batch of runs; nothing in it changes a result except the seed and the device's rounding.
+    """Context of a batch of runs: seed, device, data, and results of earlier batches.
 
     Args:
         seed: root of every seed that is not in the run table.
-        device: where tensors live.
-        dataset: name of the data set of the study, or of the batch's own workload, where there is one.
-        datasets: name of the data set of each workload, for studies with several.
-        studies: the config's, for studies that refer to others.
+        device: device of the tensors.
+        dataset: name of the data set of the study or of the batch's workload, None without data.
+        datasets: name of each workload's data set, for studies with several.
+        studies: all studies of the config, for studies that refer to others.
         checkpoint: where a long batch saves its state.
         earlier: tidy results of the batches that this one needs.
         weights: file of the trained weights that this batch uses.
-        policy: file of weights that a batch of meta-training is to write.
-        progress: called with (done, total, what).
+        policy: file to which a batch of meta-training writes its weights.
+        progress: called with (done, total, label).
     """
 
     seed: int

@@ -1,4 +1,4 @@
-"""The data of a study: the same examples for every optimizer, chosen by the scale's seed; and objectives on images."""
+"""Loads the data of a study, with the same examples for every optimizer, and builds objectives on images."""
 
 from __future__ import annotations
 
@@ -17,25 +17,25 @@ from optrepro.studies.data import ImageData, LanguageTask, VisionTask
 from optrepro.studies.learner import ObjectiveConfig
 from optrepro.studies.objectives import Panel
 
-_COARSE = ("cifar100",)  # data sets that have coarse labels beside their own
+_COARSE = ("cifar100",)  # data sets with coarse labels besides the fine ones
 
 
 def load(
     reader: Reader, name: str, seed: int, device: torch.device | str, tokenizer: Tokenizer | None = None
 ) -> Dataset:
-    """What settings ask for of a data set, on a device: the same examples for every optimizer.
+    """Load the examples that the settings ask for, the same ones for every optimizer.
 
-    A set of images that is smaller than asked for gives a quarter of its training files to validation and the rest to
-    training, so that a study made for 60,000 images runs on 1,797 too; one without coarse labels gives its own.
+    A data set of images that is too small uses at most a quarter of its training images for validation and the rest
+    for training, so that a study made for 60,000 images also runs on 1,797. Without coarse labels the fine ones serve.
 
     Args:
-        reader: the settings.
-        name: the data set in use.
-        seed: root of the seeds of a scale.
-        device: where the tensors live.
-        tokenizer: of texts; by default bytes.
+        reader: settings of the data.
+        name: name of the data set.
+        seed: root seed of the scale.
+        device: device of the tensors.
+        tokenizer: tokenizer of texts; None reads bytes.
 
-    Raises: TypeError for other settings; see `images.load` and `texts.load`.
+    Raises: TypeError for settings of another kind; see also `images.load` and `texts.load`.
     """
     drawn = derive_seed(seed, name, "subset")
     if isinstance(reader, LanguageTask):
@@ -52,7 +52,7 @@ def load(
     if isinstance(reader, Panel):
         return whole(name, device)
     if not isinstance(reader, ImageData):
-        raise TypeError(f"{type(reader).__name__} is no settings of images or text")
+        raise TypeError(f"reader = {type(reader).__name__} is not allowed; it must be settings of images or of text")
     train, _ = archives.archive(name).examples
     validation_examples = min(reader.validation_examples, train // 4)
     rest = train - validation_examples
@@ -69,21 +69,21 @@ def load(
 
 @lru_cache(maxsize=1)
 def whole(name: str, device: torch.device | str) -> Dataset:
-    """All training images of a data set, none of them held out. Raises: see `images.load`."""
-    return images.load(name, device=device, seed=0)  # a seed without effect: nothing is drawn
+    """Load all training images of a data set, with none held out. Raises: see `images.load`."""
+    return images.load(name, device=device, seed=0)  # the seed has no effect, because nothing is drawn
 
 
 def objectives(
     split: Split, classes: int, objective: ObjectiveConfig, examples: int, seeds: Sequence[int]
 ) -> Perceptrons:
-    """One perceptron for each seed, on a random subset of the images under a random projection of its own.
+    """Build one perceptron per seed, each on its own random subset of the images under its own random projection.
 
     Args:
-        split: the images.
-        classes: their number of classes.
+        split: images to draw from.
+        classes: number of classes.
         objective: sizes of the perceptrons and of their minibatches.
-        examples: size of a subset; all images where there are not so many.
-        seeds: each decides a subset, a projection, the initial weights and the minibatches.
+        examples: size of a subset, at most the number of images.
+        seeds: each seed decides a subset, a projection, the initial weights and the minibatches.
     """
     size, device = min(examples, len(split)), split.images.device
     subsets = [_subset(len(split), size, seed).to(device) for seed in seeds]

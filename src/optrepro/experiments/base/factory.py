@@ -1,4 +1,4 @@
-"""Optimizers made from their config entry: any importable class that takes parameters and a learning rate."""
+"""Makes optimizers from their config entries: any importable class that takes parameters and a learning rate."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from optrepro.studies.comparison import OptimizerConfig
 
 
 def optimizer_class(path: str) -> type[torch.optim.Optimizer]:
-    """The class at a dotted import path.
+    """Return the optimizer class at a dotted import path.
 
-    Raises: ConfigError if there is none, or if it is no optimizer.
+    Raises: ConfigError if the path cannot be imported or is not an optimizer.
     """
     module, _, name = path.rpartition(".")
     try:
@@ -36,9 +36,9 @@ def make(
     seed: int = 0,
     shares: Sequence[float] | None = None,
 ) -> torch.optim.Optimizer:
-    """The optimizer of a config entry. A class with a `seed` argument gets the run's, one with `shares` those given.
+    """Make the optimizer of a config entry; `seed` and `lr` are passed to classes that accept them.
 
-    Raises: ConfigError naming the settings that the class refuses, with the class's own words.
+    Raises: ConfigError with the settings that the class refuses and the class's own message.
     """
     cls = optimizer_class(config.class_)
     accepted = inspect.signature(cls).parameters
@@ -56,7 +56,7 @@ def make(
 
 
 def _as_tuples(value: Any) -> Any:
-    """YAML has lists where optimizers take tuples."""
+    """Turn the lists of YAML into the tuples that optimizers take."""
     if isinstance(value, dict):
         return {key: _as_tuples(inner) for key, inner in value.items()}
     if isinstance(value, list | tuple):

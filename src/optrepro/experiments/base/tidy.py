@@ -1,4 +1,4 @@
-"""Tidy results: one long table of runs, written so that equal results are equal bytes."""
+"""Tidy results: one long table of runs, written so that equal results give equal bytes."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ COLUMNS = {
     "optimizer": "str",  # key in the config
     "role": "str",  # tune or test
     "learning_rate": "float64",
-    "seed": "int32",  # repetition, or index of the start
+    "seed": "int32",  # repetition, or index of the starting point
     "step": "int32",
     "metric": "str",
     "value": "float64",
@@ -27,7 +27,7 @@ COLUMNS = {
 
 
 class Row(NamedTuple):
-    """One row, by the names of its columns."""
+    """One row of the tidy table."""
 
     run: str
     study: str
@@ -42,12 +42,12 @@ class Row(NamedTuple):
 
 
 def frame(rows: Iterable[Row]) -> pd.DataFrame:
-    """The tidy table of rows."""
+    """Make the tidy table of rows."""
     return pd.DataFrame(list(rows), columns=list(COLUMNS))
 
 
 def metric_rows(run: Run, rate: float, metric: str, value: Any, seed: Any = 0, step: Any = 0) -> pd.DataFrame:
-    """Tidy rows of one metric; `value`, `seed` and `step` are broadcast against each other."""
+    """Make tidy rows of one metric; `value`, `seed` and `step` are broadcast against each other."""
     value, seed, step = np.broadcast_arrays(np.atleast_1d(value), seed, step)
     return pd.DataFrame(
         {
@@ -66,25 +66,25 @@ def metric_rows(run: Run, rate: float, metric: str, value: Any, seed: Any = 0, s
 
 
 def _rounded(values: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Four significant digits, in binary: the zeros that follow them halve the files."""
+    """Round to 13 significant bits, about four digits; the trailing zero bits halve the file size."""
     mantissa, exponent = np.frexp(values)
     rounded: NDArray[np.float64] = np.ldexp(np.round(mantissa * 2**13) / 2**13, exponent)
     return rounded
 
 
 def write(table: pd.DataFrame, path: Path) -> None:
-    """Write a tidy table as parquet. Rows keep their order; no time stamp enters the file.
+    """Write a tidy table as parquet. Rows keep their order, and the file holds no time stamp.
 
     Raises: ValueError if a column is missing or unknown.
     """
     if set(table.columns) != set(COLUMNS):
-        raise ValueError(f"a tidy table has the columns {list(COLUMNS)}, not {list(table.columns)}")
+        raise ValueError(f"table has the columns {list(table.columns)}; a tidy table must have {list(COLUMNS)}")
     path.parent.mkdir(parents=True, exist_ok=True)
     write_parquet(table[list(COLUMNS)].astype(COLUMNS), path)
 
 
 def write_parquet(table: pd.DataFrame, path: Path) -> None:
-    """Write any table as parquet with settings that depend on nothing but the table."""
+    """Write any table as parquet with settings that depend only on the table."""
     floats = [name for name in table.columns if pd.api.types.is_float_dtype(table[name])]
     others = [name for name in table.columns if name not in floats]
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -94,11 +94,11 @@ def write_parquet(table: pd.DataFrame, path: Path) -> None:
         engine="pyarrow",
         compression="zstd",
         use_dictionary=others,
-        # Splitting the bytes of floats puts alike exponents together, and they compress to half.
+        # Splitting floats into byte streams groups similar exponents, which halves the compressed size.
         use_byte_stream_split=floats,
     )
 
 
 def read(paths: Iterable[Path]) -> pd.DataFrame:
-    """The rows of several tidy files, in the order of the files."""
+    """Read the rows of several tidy files, in the order of the files."""
     return pd.concat([pd.read_parquet(path) for path in paths], ignore_index=True)

@@ -1,4 +1,4 @@
-"""The one tuning protocol: every optimizer is tried at as many learning rates, on seeds that no test uses."""
+"""The one tuning protocol: every optimizer tries equally many learning rates, on seeds that no test uses."""
 
 from __future__ import annotations
 
@@ -6,15 +6,15 @@ import pandas as pd
 
 
 def tuned_learning_rate(results: pd.DataFrame, metric: str, failed: float, lowest: bool = False) -> float:
-    """The learning rate with the highest (or lowest) mean of `metric` at the last step of the tuning runs.
+    """Return the learning rate with the highest (or lowest) mean of `metric` at the last step of the tuning runs.
 
-    A diverged run counts as `failed`; among equals the smaller rate wins.
+    A diverged run counts as `failed`; of equally good rates the smallest wins.
 
     Args:
-        results: tidy rows of the tuning runs of one optimizer (on one workload).
-        metric: what to maximize (or minimize).
-        failed: the value of a run that diverged, or that has no such metric.
-        lowest: whether less is better.
+        results: tidy rows of one optimizer (on one workload).
+        metric: metric to maximize (or minimize).
+        failed: value of a run that diverged or lacks the metric.
+        lowest: whether lower is better.
 
     Raises: ValueError if there is no tuning run.
     """
@@ -23,10 +23,10 @@ def tuned_learning_rate(results: pd.DataFrame, metric: str, failed: float, lowes
 
 
 def tuning_scores(results: pd.DataFrame, metric: str, failed: float) -> pd.Series:
-    """Mean of `metric` at the last step for each learning rate (ascending), diverged runs counted as `failed`."""
+    """Return the mean of `metric` at the last step per learning rate (ascending); diverged runs count as `failed`."""
     runs = results[results.role == "tune"]
     if runs.empty:
-        raise ValueError("there are no tuning runs to choose a learning rate from")
+        raise ValueError("results holds no tuning run; choosing a learning rate needs at least one")
     diverged = runs[runs.metric == "diverged"].run
     final = runs[(runs.metric == metric) & ~runs.run.isin(diverged)].sort_values("step").groupby("run").value.last()
     rates = runs.groupby("run").learning_rate.first()

@@ -1,7 +1,7 @@
-"""Optimizers on many problems in a box, side by side in one tensor where their step allows it.
+"""Runs an optimizer on many problems in the unit box, in one tensor if its step allows that.
 
-A problem lives on [0, 1]^d in box coordinates. After each step the point is projected back into the box. An evaluation
-is one call for value and gradient; the first one is at the start, and those of a line search count.
+Problems are defined on [0, 1]^d, in box coordinates. After each step the point is projected back into the box. An
+evaluation is one call for value and gradient; the first one is at the start, and those of a line search count.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from optrepro.studies.comparison import OptimizerConfig
 
 Evaluate = Callable[[Tensor], tuple[Tensor, Tensor]]
 
-# Steps that treat each element (Polyak's: each row) as if it stood alone, so that one tensor can hold many problems.
+# Optimizers that treat each element (Polyak: each row) independently, so that one tensor can hold many problems.
 ROW_WISE = frozenset(
     {
         torch.optim.SGD,
@@ -40,16 +40,16 @@ ROW_WISE = frozenset(
     }
 )
 
-PATIENCE = 10  # chosen: calls with one and the same point, in a row, after which a run has settled
+PATIENCE = 10  # chosen: number of consecutive evaluations of the same point after which a run stops
 
 
 class Suite(Protocol):
     """N problems of at most D coordinates.
 
     Attributes:
-        start: where the runs begin, (N, D) float64, box coordinates; zero beyond a problem's own dimension.
-        valid: coordinates that exist, (N, D) bool.
-        optima: smallest values, (N,), for oracles that ask for them.
+        start: starting points, (N, D) float64, in box coordinates; zero beyond a problem's own dimension.
+        valid: which coordinates exist, (N, D) bool.
+        optima: smallest values, (N,), for optimizers that need them (Polyak).
     """
 
     start: Tensor
@@ -57,11 +57,11 @@ class Suite(Protocol):
     optima: Tensor
 
     def evaluate(self, u: Tensor) -> tuple[Tensor, Tensor]:
-        """Values (N,) and gradients (N, D) at points (N, D)."""
+        """Return values (N,) and gradients (N, D) at points (N, D)."""
         ...
 
     def one(self, row: int) -> Evaluate:
-        """Problem number `row` alone: (d,) -> value () and gradient (d,)."""
+        """Return problem number `row` as a function (d,) -> value (), gradient (d,)."""
         ...
 
 
@@ -70,9 +70,9 @@ class Descent:
     """Runs on N problems.
 
     Attributes:
-        values: at each evaluation, (budget, N) float64; infinite if it was not finite or never made.
-        points: evaluated, (budget, N, D); NaN if never made.
-        diverged: runs that met a value or gradient that is not finite, (N,) bool; they stop there.
+        values: value at each evaluation, (budget, N) float64; infinite if it was not finite or not made.
+        points: point of each evaluation, (budget, N, D); NaN if it was not made.
+        diverged: whether the run stopped at a value or gradient that is not finite, (N,) bool.
     """
 
     values: Tensor
@@ -89,17 +89,17 @@ def descend(optimizer: OptimizerConfig, suite: Suite, rates: Tensor, budget: int
     """Run an optimizer on every problem of a suite.
 
     Args:
-        optimizer: class and settings; the class is stepped as it is.
+        optimizer: class and settings of the optimizer.
         suite: N problems.
-        rates: learning rate of each, (N,).
-        budget: evaluations of value and gradient in a run.
-        seed: of optimizers that draw.
+        rates: learning rate of each problem, (N,).
+        budget: number of evaluations in a run.
+        seed: seed of optimizers that draw random numbers.
     """
     return (together if row_wise(optimizer) else apart)(optimizer, suite, rates, budget, seed)
 
 
 def together(optimizer: OptimizerConfig, suite: Suite, rates: Tensor, budget: int, seed: int = 0) -> Descent:
-    """All problems in one tensor (N, D), of which the rows of each learning rate are a parameter of their own."""
+    """Run all problems at once; the problems of each learning rate are the rows of one parameter."""
     u = suite.start.clone()
     distinct = sorted(set(rates.tolist()))
     rows = [(rates == rate).nonzero()[:, 0].to(u.device) for rate in distinct]
@@ -126,7 +126,7 @@ def together(optimizer: OptimizerConfig, suite: Suite, rates: Tensor, budget: in
 
 
 def apart(optimizer: OptimizerConfig, suite: Suite, rates: Tensor, budget: int, seed: int = 0) -> Descent:
-    """One problem after the other, whatever the optimizer does with its closure."""
+    """Run one problem after the other; works for every optimizer that steps with a closure."""
     count, width = suite.start.shape
     values = torch.full((budget, count), math.inf, dtype=torch.float64)
     points = torch.full((budget, count, width), math.nan, dtype=torch.float64)
@@ -143,14 +143,14 @@ def apart(optimizer: OptimizerConfig, suite: Suite, rates: Tensor, budget: int, 
 
 
 class _Stop(Exception):
-    """Leaves an optimizer in the middle of its step."""
+    """Ends a run in the middle of an optimizer's step."""
 
 
 class _Run:
     """One run on one problem from one start.
 
-    Wherever the optimizer's point is, even within a line search, it gets value and gradient at the projection into the
-    box: were the gradient the projection's too, it would vanish beyond a corner, and end the search there.
+    The optimizer gets value and gradient at the projection of its point into the box, also during a line search. The
+    gradient is not that of the projection, which would vanish beyond a corner and end the search there.
     """
 
     def __init__(self, evaluate: Evaluate, start: Tensor, budget: int):
@@ -162,26 +162,26 @@ class _Run:
         self._last, self._repeats = self.u.detach().clone(), 0
 
     def solve(self, config: OptimizerConfig, rate: float, seed: int) -> None:
-        """Step until the budget is used, the run diverges, or it stays where it is.
+        """Step until the budget is used, the run diverges, or its point no longer changes.
 
-        Raises: ValueError if the optimizer takes a step without a call for value and gradient.
+        Raises: ValueError if the optimizer steps without calling its closure.
         """
         optimizer = factory.make(config, [self.u], rate, seed=seed)
-        if hasattr(optimizer, "train"):  # schedule-free optimizers keep other points for evaluation than for steps
+        if hasattr(optimizer, "train"):  # schedule-free optimizers only step in this mode
             optimizer.train()
         try:
             while True:
                 made = len(self.values)
                 optimizer.step(self._closure)  # type: ignore[arg-type]
                 if len(self.values) == made:
-                    raise ValueError(f"class = {config.class_!r}: its step(closure) does not call the closure")
+                    raise ValueError(f"class = {config.class_!r} is not allowed: its step must call the closure")
                 with torch.no_grad():
                     self.u.clamp_(0, 1)
         except _Stop:
             return
 
     def _closure(self) -> Tensor:
-        # The point itself, not its projection: a line search may be far out, beyond one corner for long.
+        # Compares the point itself: during a line search, its projection may stay in one corner.
         self._repeats = self._repeats + 1 if torch.equal(self.u, self._last) else 1
         if len(self.values) == self.budget or self._repeats > PATIENCE:
             raise _Stop
@@ -197,7 +197,7 @@ class _Run:
 
 
 def _informed(config: OptimizerConfig, optimum: Tensor | float) -> OptimizerConfig:
-    """The config with the optimum among its settings, if the class is an oracle that asks for it."""
+    """Add the optimum to the settings if the class has that argument."""
     if "optimum" not in inspect.signature(factory.optimizer_class(config.class_)).parameters:
         return config
     return config.model_copy(update={"settings": {**config.settings, "optimum": optimum}})

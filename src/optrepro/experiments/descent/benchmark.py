@@ -1,7 +1,7 @@
-"""The benchmark functions in box coordinates: an optimizer is tuned for each function, then run from other starts.
+"""Benchmark functions in box coordinates: an optimizer is tuned on each function, then run from other starts.
 
-A box coordinate is u = (x - lower) / (upper - lower), so that every function lives on [0, 1]^d and a step has the same
-length everywhere. How runs are made is said in `descent`.
+A box coordinate is u = (x - lower) / (upper - lower), so that every function is defined on [0, 1]^d and step lengths
+are comparable. `batched` says how runs are made.
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ from optrepro.studies.functions import FunctionsStudy
 
 Array = NDArray[np.float64]
 
-RECORDED = (1, 2, 3, 5, 7, 10, 15, 20, 30, 50, 70)  # evaluations, and ten, a hundred, ... times the last six
-PATH = 50  # points of a path that are all kept; of the later ones every tenth
+RECORDED = (1, 2, 3, 5, 7, 10, 15, 20, 30, 50, 70)  # recorded evaluations; then 10, 100, ... times the last six
+PATH = 50  # first points of a path that are all kept; of the later ones every tenth is
 
 
 @dataclass(frozen=True)
@@ -38,9 +38,9 @@ class Descents:
     """Runs of one optimizer on F functions, with R learning rates on each, from S starts.
 
     Attributes:
-        values: value at each evaluation, (budget, F, R, S) float64; infinite if it was not finite or never made.
-        paths: points evaluated from the first start, (budget, F, R, D), box coordinates; NaN if never made.
-        diverged: runs that met a value or gradient that is not finite, (F, R, S) bool; they stop there.
+        values: value at each evaluation, (budget, F, R, S) float64; infinite if it was not finite or not made.
+        paths: points evaluated from the first start, (budget, F, R, D), in box coordinates; NaN if not made.
+        diverged: whether the run stopped at a value or gradient that is not finite, (F, R, S) bool.
     """
 
     values: Tensor
@@ -49,21 +49,22 @@ class Descents:
 
 
 def run(study: FunctionsStudy, batch: Batch, context: Context) -> pd.DataFrame:
-    """Tune on the tuning starts, then run from the test starts with the tuned rate: tidy rows.
+    """Tune on the tuning starts, then run from the test starts with the tuned rate. Returns tidy rows.
 
-    Tuning runs, one for each function and rate: ``tuning_score``, the mean number of decimal digits by which the runs
-    shrink the regret of their start, at most 12; the rate of the highest score is taken, the smaller one among equals.
-    Test runs: ``regret`` (best value so far less the optimum, `step` the number of evaluations, `seed` the index of the
-    start), and in two dimensions ``x0`` and ``x1``, the points evaluated from the first start. Both: ``diverged``, a
-    row for each start that met something not finite, at the last evaluation before it. The test runs also carry what
-    the analysis must know of the function: ``dimension``, ``range`` (largest value less optimum), ``smooth`` and
-    ``group[...]``.
+    - Tuning runs, one per function and rate, have ``tuning_score``: the mean number of decimal digits by which they
+      reduce the regret of the start, at most 12. The rate with the highest score is tuned, of equal ones the smallest.
+    - Test runs have ``regret``: best value so far minus optimum, with `step` the number of evaluations and `seed` the
+      index of the start; in two dimensions also ``x0`` and ``x1``, the points evaluated from the first start.
+    - Both have a row ``diverged`` for each start whose run stopped at a value or gradient that is not finite, with
+      `step` the last finite evaluation.
+    - Test runs also describe the function for the analysis: ``dimension``, ``range`` (largest value minus optimum),
+      ``smooth`` and ``group[...]``.
     """
     assert batch.optimizer is not None
     optimizer = study.entry(batch.optimizer)
     functions = [get(name, study.dimension) for name in study.functions]
     together = batched.row_wise(optimizer)
-    # One problem at a time is no work for a GPU, and takes long enough to be worth saving.
+    # Single problems cannot fill a GPU; they run on the CPU, and are saved one by one because they take long.
     device = context.device if together else torch.device("cpu")
     chunks = [functions] if together else [[f] for f in functions]
     with context.checkpoint.listening():
@@ -86,12 +87,12 @@ def descend(
     """Run an optimizer on every function with each of its learning rates from each of its starts.
 
     Args:
-        optimizer: class and settings; the class is stepped as it is.
-        functions: F of them.
-        starts: for each function (S, dim), box coordinates.
+        optimizer: class and settings of the optimizer.
+        functions: F functions.
+        starts: starting points of each function, (S, dim), in box coordinates.
         rates: learning rates of each function, (F, R).
-        budget: evaluations of value and gradient in a run.
-        seed: of optimizers that draw.
+        budget: number of evaluations in a run.
+        seed: seed of optimizers that draw random numbers.
     """
     return _descend(batched.descend, optimizer, functions, starts, rates, budget, seed)
 
@@ -113,7 +114,7 @@ def _descend(
 
 
 class Boxes:
-    """The functions on their unit boxes, as a `batched.Suite`: each has as many consecutive rows as starts."""
+    """Functions on their unit boxes, as a `batched.Suite` with one row per start, function by function."""
 
     def __init__(self, functions: Sequence[Function], starts: Sequence[Tensor]):
         self.functions, self.rows = functions, len(starts[0])
@@ -126,7 +127,7 @@ class Boxes:
         self.valid = torch.arange(like.shape[-1], device=like.device) < dims[:, None]
 
     def evaluate(self, u: Tensor) -> tuple[Tensor, Tensor]:
-        """Values (N,) and gradients (N, D) at the box coordinates `u`."""
+        """Return values (N,) and gradients (N, D) at box coordinates `u`, (N, D)."""
         with torch.enable_grad():
             u = u.detach().requires_grad_()
             slabs = torch.lerp(self.lower, self.upper, u).view(len(self.functions), self.rows, -1)
@@ -135,7 +136,7 @@ class Boxes:
         return values.detach(), gradient
 
     def one(self, row: int) -> Evaluate:
-        """One function alone, on the CPU."""
+        """Return the function of one row alone, for points on the CPU."""
         f = self.functions[row // self.rows]
 
         def evaluate(u: Tensor) -> tuple[Tensor, Tensor]:
@@ -149,7 +150,7 @@ class Boxes:
 
 
 def get(name: str, dimension: int) -> Function:
-    """The function in `dimension`, or in its own where it is not defined in that one."""
+    """Return the function in `dimension`, or in its own dimension if it is not defined in that one."""
     try:
         return vlse.get(name, dimension)
     except ValueError:
@@ -157,12 +158,12 @@ def get(name: str, dimension: int) -> Function:
 
 
 def _padded(points: Sequence[Tensor]) -> Tensor:
-    """Tensors (S, d) of any d as one (F, S, D) with D the largest, zero beyond each function's dimension."""
+    """Stack F tensors (S, d) with different d to one (F, S, D), D being the largest d, padded with zeros."""
     width = max(p.shape[-1] for p in points)
     return torch.stack([torch.nn.functional.pad(p, (0, width - p.shape[-1])) for p in points])
 
 
-# --- The protocol, and its rows --------------------------------------------------------------------------------------
+# --- Protocol and rows -----------------------------------------------------------------------------------------------
 
 
 def _tune_and_test(
@@ -178,7 +179,7 @@ def _tune_and_test(
 
     tuning = descents("tune", study.tuning_starts, torch.tensor(grid, dtype=torch.float64).expand(len(functions), -1))
     scores = _digits_gained(_regrets(tuning, functions))
-    chosen = [grid[best] for best in scores.argmax(-1)]  # the first of equals
+    chosen = [grid[best] for best in scores.argmax(-1)]  # argmax takes the first of equals
     test = descents("test", study.starts, torch.tensor(chosen, dtype=torch.float64)[:, None])
     regrets = _regrets(test, functions)
     rows = []
@@ -198,13 +199,13 @@ def _tune_and_test(
 
 
 def starts_of(f: Function, count: int, seed: int) -> Tensor:
-    """Uniform starts in box coordinates, (count, dim): a function of `f` and `seed` alone, drawn on the CPU."""
+    """Draw uniform starts in box coordinates, (count, dim), on the CPU; they depend only on `f` and `seed`."""
     points = vlse.sample_starts(f, count, torch.Generator().manual_seed(seed))
     return ((points - f.lower) / (f.upper - f.lower)).clamp(0, 1)
 
 
 def _regrets(descents: Descents, functions: Sequence[Function]) -> Array:
-    """Best value so far less the optimum, (budget, F, R, S); rounding below zero is cut off."""
+    """Return best value so far minus optimum, (budget, F, R, S), clipped at zero because of rounding."""
     optima = torch.tensor([f.optimum for f in functions], dtype=torch.float64)
     best = descents.values.cpu().cummin(0).values
     regrets: Array = (best - optima[:, None, None]).clamp_min(0).numpy()
@@ -212,7 +213,7 @@ def _regrets(descents: Descents, functions: Sequence[Function]) -> Array:
 
 
 def _digits_gained(regrets: Array) -> Array:
-    """Mean of -log10(final regret / regret of the start) over the starts, (F, R); a start at the optimum gains none."""
+    """Return the mean over starts of -log10(final regret / regret of the start), (F, R); an optimal start counts 0."""
     first, final = regrets[0], regrets[-1]
     share = np.divide(final, first, out=np.ones_like(final), where=(first > 0) & np.isfinite(first))
     digits: Array = -np.log10(np.clip(share, FLOOR, 1)).mean(-1)
@@ -220,14 +221,14 @@ def _digits_gained(regrets: Array) -> Array:
 
 
 def _regret_rows(run: Run, rate: float, regrets: Array) -> pd.DataFrame:
-    """Regrets (budget, S) at the recorded evaluations."""
+    """Make rows of the regrets (budget, S) at the recorded evaluations."""
     budget, starts = regrets.shape
     steps = recorded(budget)
     return metric_rows(run, rate, "regret", regrets[steps - 1].T, seed=np.arange(starts)[:, None], step=steps)
 
 
 def recorded(budget: int) -> Array:
-    """Numbers of evaluations after which the regret is kept: evenly spread on a logarithmic axis, and the last."""
+    """Return the numbers of evaluations at which regret is recorded: about even on a logarithmic axis, and the last."""
     steps = {*RECORDED, *(m * 10**k for m in RECORDED[-6:] for k in range(1, len(str(budget)))), budget}
     return np.array(sorted(step for step in steps if step <= budget))
 
@@ -239,7 +240,7 @@ def _diverged_rows(run: Run, rate: float, descents: Descents, i: int, j: int) ->
 
 
 def _path_rows(run: Run, rate: float, f: Function, path: Tensor) -> list[pd.DataFrame]:
-    """Points (budget, 2) of one run in the function's own coordinates."""
+    """Make rows of the points (budget, 2) of one run, in the function's own coordinates."""
     made = int(path[:, 0].isfinite().sum())
     kept = np.array([t for t in range(made) if t < PATH or t % 10 == 9])
     points = torch.lerp(f.lower, f.upper, path[kept, :2]).numpy()

@@ -1,7 +1,7 @@
-"""Derivative-free references: searches of the unit box that see function values alone.
+"""Derivative-free references: searches of the unit box that use function values only.
 
-They say what a budget buys without gradients. Each is the well-kept implementation of its package at its default
-settings, save for what a budget of some tens of evaluations asks for, which is said where it is set.
+They show what a budget achieves without gradients. Each method is an established implementation with its default
+settings; comments mark the exceptions that budgets of a few dozen evaluations require.
 """
 
 from __future__ import annotations
@@ -17,31 +17,31 @@ from scipy.stats import qmc
 Array = NDArray[np.float64]
 Evaluate = Callable[[Array], float]
 
-STEP_SIZE = 0.3  # of CMA-ES at first: the package advises a quarter to a third of the box
-GENERATIONS = 8  # of differential evolution in a budget; of 2 to 10 the best on the prior's functions, in 2-D and 6-D
+STEP_SIZE = 0.3  # initial step size of CMA-ES; the package recommends a quarter to a third of the box
+GENERATIONS = 8  # of differential evolution per budget; best of 2 to 10 on the prior's functions in 2-D and 6-D
 
 
 def search(method: str, evaluate: Evaluate, start: ArrayLike, budget: int, seed: int) -> Array:
-    """Values of exactly `budget` evaluations, in the order in which they were made, (budget,) float64.
+    """Return the values of exactly `budget` evaluations in their order, (budget,) float64.
 
-    The first evaluation is at the start. A method that gives up early begins anew. Values that are not finite are
+    The first evaluation is at the start. A method that stops early is restarted. Values that are not finite become
     infinite, for the method and in the result. No global random state is used.
 
     Args:
         method: a key of `METHODS`.
-        evaluate: box coordinates (d,) float64 to a value; called in the box only.
-        start: box coordinates (d,).
-        budget: evaluations.
-        seed: of all that is drawn.
+        evaluate: maps box coordinates (d,) float64 to a value; called only inside the box.
+        start: starting point (d,) in box coordinates.
+        budget: number of evaluations, at least 1.
+        seed: seed of all random numbers.
 
-    Raises: ValueError for an unknown method, a start that is not in the box, and a budget below 1.
+    Raises: ValueError for an unknown method, a start outside the box, or a budget below 1.
     """
     start = np.asarray(start, dtype=np.float64)
     require(method)
     if start.ndim != 1 or start.size == 0 or not ((start >= 0) & (start <= 1)).all():
-        raise ValueError(f"start = {start.tolist()} must be one point in the box, all coordinates in [0, 1].")
+        raise ValueError(f"start = {start.tolist()} is not allowed; it must be one point with coordinates in [0, 1]")
     if budget < 1:
-        raise ValueError(f"budget = {budget} must be at least 1.")
+        raise ValueError(f"budget = {budget} is not allowed; it must be at least 1")
     counted = _Counted(evaluate, start, budget)
     try:
         METHODS[method](counted, start, budget, np.random.default_rng(seed))
@@ -51,17 +51,17 @@ def search(method: str, evaluate: Evaluate, start: ArrayLike, budget: int, seed:
 
 
 def require(method: str) -> None:
-    """Refuse an unknown method. Raises: ValueError."""
+    """Check that `METHODS` has the method. Raises: ValueError."""
     if method not in METHODS:
-        raise ValueError(f"method = {method!r} is unknown; there are {sorted(METHODS)}")
+        raise ValueError(f"method = {method!r} is unknown; allowed are {sorted(METHODS)}")
 
 
 class _BudgetUsed(Exception):
-    """Leaves a method, wherever it is."""
+    """Ends a method when its budget is used."""
 
 
 class _Counted:
-    """The function, as a method sees it."""
+    """The function that a method calls: it records values and ends the method when the budget is used."""
 
     def __init__(self, evaluate: Evaluate, start: Array, budget: int):
         self.evaluate, self.start, self.budget = evaluate, start, budget
@@ -70,7 +70,7 @@ class _Counted:
     def __call__(self, point: ArrayLike) -> float:
         if len(self.values) == self.budget:
             raise _BudgetUsed
-        # A method may scale a point to coordinates of its own and back, which costs the last bit.
+        # A method may convert a point to its own coordinates and back, which can change the last bit.
         inside = np.clip(np.asarray(point, dtype=np.float64), 0, 1) if self.values else self.start.copy()
         value = float(self.evaluate(inside))
         self.values.append(value if math.isfinite(value) else math.inf)
@@ -87,9 +87,9 @@ def _random_search(evaluate: _Counted, start: Array, budget: int, rng: np.random
 
 
 def _differential_evolution(evaluate: _Counted, start: Array, budget: int, rng: np.random.Generator) -> None:
-    """Storn and Price, as in scipy: best1bin with dithered mutation, without the polish, which is a gradient method."""
-    # Ten points for each coordinate are usual, but then 50 evaluations are two generations in 2-D, and less than one in
-    # 6-D. Five are the fewest that scipy allows.
+    """Scipy's differential evolution (Storn and Price): best1bin, dithered, without polishing, which uses gradients."""
+    # With the usual ten points per coordinate, 50 evaluations would be two generations in 2-D and less than one in 6-D.
+    # Scipy needs at least five points.
     size = max(5, min(10 * len(start), budget // GENERATIONS))
     sampler = qmc.LatinHypercube(len(start), rng=rng)
     population = sampler.random(size)
@@ -101,18 +101,18 @@ def _differential_evolution(evaluate: _Counted, start: Array, budget: int, rng: 
 
 
 def _cma_es(evaluate: _Counted, start: Array, budget: int, rng: np.random.Generator) -> None:
-    """Hansen's CMA-ES: the start is the first mean, that of a restart is uniform.
+    """Hansen's CMA-ES; the first mean is the start, that of a restart is uniform.
 
-    The default population, 4 + 3 ln(d), is small enough: in two dimensions 50 evaluations are 8 generations. The
-    package does not support one dimension: there, a second coordinate is added that changes nothing.
+    The default population, 4 + 3 ln(d), is small enough: 50 evaluations in 2-D are 8 generations. The package does not
+    support one dimension, so a 1-D problem gets a second coordinate without effect.
     """
-    import cma  # takes a second, and loads matplotlib
+    import cma  # imported here because it takes a second and loads matplotlib
 
     evaluate(start)
     options = {
         "bounds": [0, 1],
         "randn": lambda *shape: rng.standard_normal(shape),
-        "seed": math.nan,  # leave the global random state alone
+        "seed": math.nan,  # leaves the global random state unchanged
         "verbose": -9,
     }
     dim = len(start)
@@ -126,8 +126,8 @@ def _cma_es(evaluate: _Counted, start: Array, budget: int, rng: np.random.Genera
 
 
 def _tpe(evaluate: _Counted, start: Array, budget: int, rng: np.random.Generator) -> None:
-    """Optuna's tree-structured Parzen estimator; the start is the first of its ten trials at random."""
-    import optuna  # only here: no other study needs to wait for it
+    """Optuna's tree-structured Parzen estimator; the start is the first of its ten initial trials."""
+    import optuna  # imported here because it is slow and only this method needs it
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     study = optuna.create_study(sampler=optuna.samplers.TPESampler(seed=int(rng.integers(2**31))))

@@ -1,4 +1,4 @@
-"""The prior's fixed sets: functions and starts that training never sees, the same wherever a study names them."""
+"""Fixed sets of functions and starts from the prior: training never sees them, and all studies share them."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from optrepro.seeds import derive_seed
 
 Array = NDArray[np.float64]
 
-SAMPLE = 1024  # points that the search for a function's smallest value starts from
+SAMPLE = 1024  # points at which the search for a function's minimum starts
 
 
 @dataclass(frozen=True)
 class FixedSet:
-    """n functions, a start (n, d) on each, and what is known of their extrema."""
+    """n functions, one start on each, (n, d), and estimates of their extrema."""
 
     functions: Functions
     start: Tensor
@@ -30,14 +30,14 @@ class FixedSet:
 
 
 def fixed(settings: PriorSettings, seed: int, name: str, count: int, dim: int) -> FixedSet:
-    """The set called `name` (validation, test, ...) in `dim` dimensions; a larger one begins with the smaller one.
+    """Return the set `name` ("validation", "test", ...); a larger set begins with the functions of a smaller one.
 
     Args:
-        settings: the prior.
-        seed: root of the config's seeds.
-        name: tells the sets apart.
+        settings: settings of the prior.
+        seed: root seed of the config.
+        name: name of the set, part of its seed.
         count: number of functions.
-        dim: their dimension.
+        dim: dimension of the functions.
     """
     functions = SyntheticPrior(settings).sample(derive_seed(seed, "prior", name, dim), count, dim)
     generator = torch.Generator().manual_seed(derive_seed(seed, "prior", name, dim, "starts"))
@@ -46,11 +46,13 @@ def fixed(settings: PriorSettings, seed: int, name: str, count: int, dim: int) -
 
 
 def progress(regrets: Array) -> tuple[Array, Array]:
-    """Normalized improvement, and the decimal digits by which the start's regret shrank, of each run: two of (N,).
+    """Return each run's normalized improvement (N,), and the decimal digits by which its regret shrank (N,).
+
+    Both are 0 for a run from an optimal start, or from one whose value is not finite.
 
     Args:
-        regrets: best value so far less the minimum, (budget, N). Where a run beat an estimated minimum, what it found
-            takes its place. A run from an optimal start, or one that met nothing finite, has made no progress.
+        regrets: best value so far minus minimum, (budget, N). Negative regret shows that the run found less than an
+            estimated minimum; its own best value then takes the place of the minimum.
     """
     lowest = np.minimum(regrets[-1], 0)
     first, final = regrets[0] - lowest, regrets[-1] - lowest

@@ -1,4 +1,4 @@
-"""One optimizer on one benchmark function from one start, to look at: the points that it evaluates."""
+"""One run of one optimizer on one benchmark function, to look at: the points that it evaluates."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ RESOLUTION = 121  # grid points along an axis of the contours
 
 @dataclass(frozen=True)
 class Choice:
-    """An optimizer with its learning rate, in edges of the box, and the key of its colour."""
+    """An optimizer with its learning rate, in box coordinates, and the key of its colour in figures."""
 
     key: str
     config: OptimizerConfig
@@ -33,7 +33,7 @@ def _choice(key: str, label: str, class_: str, rate: float, **settings: object) 
     return Choice(key, OptimizerConfig(label=label, class_=class_, settings=settings), rate)
 
 
-# Chosen: learning rates that do well over all functions in the published tuning runs of the study `vlse`.
+# Chosen: the learning rates do well over all functions in the published tuning runs of the study `vlse`.
 OPTIMIZERS = {
     "pop": _choice("pop", "POP", "optrepro.optimizers.POP", 1.0, bounds=(0.0, 1.0)),
     "sgd": _choice("gradient-descent", "gradient descent", "torch.optim.SGD", 1e-3),
@@ -50,7 +50,7 @@ OPTIMIZERS = {
 
 
 def function(name: str, dim: int | None = None) -> Function:
-    """The benchmark function; ConfigError naming the nearest one, or the dimensions it has."""
+    """Return a benchmark function. Raises: ConfigError for an unknown name or dimension, with the allowed ones."""
     try:
         return vlse.get(name, dim)
     except ValueError as error:
@@ -58,12 +58,12 @@ def function(name: str, dim: int | None = None) -> Function:
 
 
 def optimizer(name: str, learning_rate: float | None = None) -> Choice:
-    """An optimizer by its name in `OPTIMIZERS`, by the file of a policy, or by the dotted path of its class.
+    """Return an optimizer by its name in `OPTIMIZERS`, the file of a policy, or the dotted path of a class.
 
-    Raises: ConfigError for an unknown name, a rate that is not positive, and a class without a rate.
+    Raises: ConfigError for an unknown name, a rate that is not positive, or a class without a rate.
     """
     if learning_rate is not None and learning_rate <= 0:
-        raise ConfigError(f"lr = {learning_rate} is not allowed: it must be above 0")
+        raise ConfigError(f"lr = {learning_rate} is not allowed; it must be above 0")
     if name.endswith(".safetensors"):
         known = _choice("pop-trained", "POP", "optrepro.optimizers.POP", 1.0, bounds=(0.0, 1.0), policy=name)
     elif name in OPTIMIZERS:
@@ -71,25 +71,25 @@ def optimizer(name: str, learning_rate: float | None = None) -> Choice:
     elif "." not in name:
         nearest = ", ".join(get_close_matches(name, OPTIMIZERS, cutoff=0.4)) or "none"
         raise ConfigError(
-            f"optimizer = {name!r} is unknown; nearest: {nearest}. Known are {', '.join(OPTIMIZERS)}, "
+            f"optimizer = {name!r} is unknown (nearest: {nearest}); allowed are {', '.join(OPTIMIZERS)}, "
             "files of policies (.safetensors), and dotted paths of classes"
         )
     elif learning_rate is None:
-        raise ConfigError(f"optimizer = {name!r} needs a learning rate: set --lr")
+        raise ConfigError(f"optimizer = {name!r} needs a learning rate; set --lr")
     else:
         known = _choice(name, name.rpartition(".")[2], name, learning_rate)
     return known if learning_rate is None else replace(known, learning_rate=learning_rate)
 
 
 def minimize(f: Function, chosen: Choice, budget: int, seed: int) -> pd.DataFrame:
-    """The evaluations of a run from a uniform random start: step (from 1), value, best, regret, and x0, x1, ...
+    """Run from a uniform random start, and return its evaluations: step (from 1), value, best, regret, x0, x1, ...
 
-    A run that met something not finite, or stays where it is, has fewer than `budget` rows.
+    A run that diverges, or whose point no longer changes, stops early and has fewer than `budget` rows.
 
-    Raises: ConfigError for a budget below 1, and what the optimizer refuses.
+    Raises: ConfigError for a budget below 1, or settings that the optimizer refuses.
     """
     if budget < 1:
-        raise ConfigError(f"budget = {budget} is not allowed: it must be at least 1")
+        raise ConfigError(f"budget = {budget} is not allowed; it must be at least 1")
     u = torch.rand(f.dim, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
     rates = torch.tensor([[chosen.learning_rate]], dtype=torch.float64)
     made = descend(chosen.config, [f], [u[None]], rates, budget, seed)
@@ -102,20 +102,20 @@ def minimize(f: Function, chosen: Choice, budget: int, seed: int) -> pd.DataFram
 
 
 def progress(path: pd.DataFrame, budget: int) -> Iterator[str]:
-    """Lines of text: the first evaluations and ever fewer of the later ones, the last, and the best."""
+    """Yield lines of text: the first evaluations, ever fewer of the later ones, the last and the best."""
     yield f"{'step':>6} {'value':>13} {'best value':>13} {'regret':>10}"
     shown = {*recorded(budget), path.step.max()}
     for row in path[path.step.isin(shown)].to_dict("records"):
         yield f"{row['step']:6} {row['value']:13.6g} {row['best']:13.6g} {row['regret']:10.3g}"
     if len(path) < budget:
-        yield f"stopped after {len(path)} evaluations: it stays where it is, or met something not finite"
+        yield f"stopped after {len(path)} evaluations: the point no longer changes, or a value was not finite"
     best = path.iloc[int(path.value.argmin())]
     point = ", ".join(f"{x:.6g}" for x in best.filter(regex=r"^x\d+$"))
     yield f"best point ({point}): value {best.value:.6g}, regret {best.regret:.3g}, evaluation {best.step:.0f}"
 
 
 def surface(f: Function) -> pd.DataFrame:
-    """Values of a function of two variables on a grid, as `optrepro.analysis.benchmark.surfaces` has them."""
+    """Evaluate a function of two variables on a grid; columns are those of `optrepro.analysis.benchmark.surfaces`."""
     values = surfaces.surface(f, RESOLUTION).numpy()
     x0, x1 = np.meshgrid(*np.linspace(f.lower.numpy(), f.upper.numpy(), RESOLUTION).T)
     grid = pd.DataFrame({"kind": "grid", "x0": x0.ravel(), "x1": x1.ravel(), "value": values.ravel()})

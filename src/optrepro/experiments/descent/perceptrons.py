@@ -1,8 +1,7 @@
-"""Small networks as objectives: every optimizer is tuned once, on the objective of meta-training, then run on panels.
+"""Small networks as objectives: an optimizer is tuned once, on the objective of meta-training, then run on all panels.
 
-A run is one random subset of a data set's images under its own random projection, one draw of initial weights and one
-sequence of minibatches; all of them follow from its seed, which optimizers share. A step costs what the optimizer makes
-it cost: iterations count steps, and the further evaluations of a line search are not counted.
+The seed of a run decides a random subset of the images, a random projection of them, the initial weights and the
+minibatches; all optimizers share the seeds. Iterations count steps, not the further evaluations of a line search.
 """
 
 from __future__ import annotations
@@ -30,23 +29,23 @@ from optrepro.studies.base import Batch, Run
 from optrepro.studies.comparison import OptimizerConfig
 from optrepro.studies.objectives import ObjectivesStudy
 
-DIVERGED = 2.0  # chosen: a run has diverged where its objective is above this multiple of its start
+DIVERGED = 2.0  # chosen: a run counts as diverged once its objective is above this multiple of its start
 
 
 def run(study: ObjectivesStudy, batch: Batch, context: Context) -> pd.DataFrame:
-    """Tune an optimizer, unless it is learned, and run it on every panel: tidy rows.
+    """Tune an optimizer, unless it is learned, and run it on every panel. Returns tidy rows.
 
-    ``objective`` is the true objective after `step` iterations, infinite from the first one on that is not finite;
-    `seed` is the repetition. ``diverged`` marks the first of these iterations at which it is not finite or above twice
-    its start. The learning rate taken is that of the smallest mean area under the curve of the tuning runs, the smaller
-    one among equals.
+    ``objective`` is the true objective after `step` iterations, infinite from the first value on that is not finite;
+    `seed` is the repetition. ``diverged`` marks the first recorded iteration at which the objective is not finite or
+    above twice its start. The tuned learning rate has the smallest mean area under the curves of its tuning runs; of
+    equal ones the smallest wins.
     """
     job = _Job(study, batch, context)
-    # One data set after the other, so that each is read once and no two are in memory.
+    # Panels are sorted by data set, so that each is read once and only one is in memory.
     workloads = [*(["tuning"] if job.grid else []), *sorted(study.panels, key=context.datasets.__getitem__)]
     with context.checkpoint.listening():
         state: dict[str, Any] = context.checkpoint.load() or {"parts": [], "rate": math.nan}
-        # A part comes before the checkpoint, so that the shortest time slice gets somewhere.
+        # Each part runs before a save, so that even the shortest time slice makes progress.
         for done, workload in enumerate(workloads[len(state["parts"]) :], start=len(state["parts"]) + 1):
             if workload == "tuning":
                 rows, state["rate"] = job.tune()
@@ -59,9 +58,9 @@ def run(study: ObjectivesStudy, batch: Batch, context: Context) -> pd.DataFrame:
 
 
 def attempt_learned(row: OptimizerConfig) -> None:
-    """Try to make the learned optimizer of a row; the weights of one that is trained here are not there yet."""
+    """Try to make the learned optimizer of a row, unless a study still has to train its weights."""
     if not issubclass(factory.optimizer_class(row.class_), LearnedOptimizer):
-        raise ConfigError(f"class = {row.class_!r} is not allowed: rows of the group policy are learned optimizers")
+        raise ConfigError(f"class = {row.class_!r} is not allowed: a row of group policy must be a LearnedOptimizer")
     if row.trained is None:
         factory.make(row, [torch.zeros(2)], 1.0)
 
@@ -75,13 +74,13 @@ class _Job:
         self.optimizer = study.entry(batch.optimizer)
         learned = self.optimizer.group == "policy"
         self.grid = () if learned else study.grid(batch.optimizer)
-        # One run at a time is no work for a GPU.
+        # Runs that are stepped one at a time cannot fill a GPU.
         self.device = context.device if learned or batched.row_wise(self.optimizer) else torch.device("cpu")
         self.rule = rule_of(self.optimizer, context) if learned else None
         self.images: Dataset | None = None
 
     def tune(self) -> tuple[pd.DataFrame, float]:
-        """Rows of the tuning runs, and the learning rate of the smallest mean area."""
+        """Return the rows of the tuning runs, and the learning rate with the smallest mean area."""
         runs = [run for rate in self.grid for run in self.batch.runs if (run.role, run.learning_rate) == ("tune", rate)]
         repetitions = len(runs) // len(self.grid)
         problems = self._objectives("tuning", runs[:repetitions]).rows([*range(repetitions)] * len(self.grid))
@@ -92,7 +91,7 @@ class _Job:
         return _rows(runs, rates, record, curves), self.grid[int(areas.argmin())]
 
     def test(self, workload: str, rate: float) -> pd.DataFrame:
-        """Rows of the test runs on a panel."""
+        """Return the rows of the test runs on a panel."""
         runs = [run for run in self.batch.runs if (run.role, run.workload) == ("test", workload)]
         problems = self._objectives(workload, runs)
         record = recorded(self.study.panels[workload].steps, self.study.evaluations)
@@ -111,20 +110,20 @@ class _Job:
 
 
 def rule_of(row: OptimizerConfig, context: Context) -> StepRule:
-    """The rule of a row: in the file `context.weights` if a study of the config trains it, else one that is shipped.
+    """Return the rule of a row: from `context.weights` if a study trains it, otherwise the row's own or shipped file.
 
-    Raises: ConfigError if the row's class is no learned optimizer; FileNotFoundError or ValueError if there is no rule.
+    Raises: ConfigError if the row's class is no learned optimizer; FileNotFoundError or ValueError for a bad file.
     """
     cls: Any = factory.optimizer_class(row.class_)
     if not issubclass(cls, LearnedOptimizer):
-        raise ConfigError(f"class = {row.class_!r} is not allowed: rows of the group policy are learned optimizers")
+        raise ConfigError(f"class = {row.class_!r} is not allowed: a row of group policy must be a LearnedOptimizer")
     path = row.settings.get("policy") if context.weights is None else context.weights
     rule: Any = cls.from_pretrained() if path is None else cls.from_pretrained(path)
     return rule.to(context.device)  # type: ignore[no-any-return]
 
 
 def recorded(steps: int, evaluations: int) -> list[int]:
-    """Iterations at which the true objective is evaluated: evenly spread, the start and the last one among them."""
+    """Return the iterations at which the true objective is evaluated: evenly spaced from the start to the last."""
     return sorted({round(steps * i / (evaluations - 1)) for i in range(evaluations)})
 
 
@@ -132,13 +131,15 @@ def recorded(steps: int, evaluations: int) -> list[int]:
 
 
 def descend(optimizer: OptimizerConfig, problems: Perceptrons, rates: Sequence[float], record: Sequence[int]) -> Tensor:
-    """True objectives (len(record), R) under an optimizer; infinite from the first one on that is not finite.
+    """Run an optimizer, and return the true objectives (len(record), R).
+
+    A curve is infinite from its first value on that is not finite.
 
     Args:
-        optimizer: class and settings; the class is stepped as it is.
-        problems: R objectives, of which equally many in a row have the same learning rate.
-        rates: the learning rates.
-        record: iterations, ascending; 0 is the start.
+        optimizer: class and settings of the optimizer.
+        problems: R objectives, in consecutive groups of equal size, one per learning rate.
+        rates: learning rate of each group.
+        record: iterations to record, ascending; 0 is the start.
     """
     x, examples, curve, due = problems.start(), problems.minibatches(record[-1]), [], set(record)
     stepper: _Stepper = (_Together if batched.row_wise(optimizer) else _Apart)(optimizer, problems, x, rates)
@@ -152,15 +153,15 @@ def descend(optimizer: OptimizerConfig, problems: Perceptrons, rates: Sequence[f
 
 
 class _Stepper(Protocol):
-    """Steps R runs, whose parameters are the rows of one tensor (R, P) that it changes in place."""
+    """Steps R runs in place; their parameters are the rows of one tensor (R, P)."""
 
     def step(self, value: Tensor, gradient: Tensor, examples: Tensor) -> None:
-        """A step of all runs from values (R,) and gradients (R, P) on the minibatches with indices (R, B)."""
+        """Step all runs, given values (R,) and gradients (R, P) on minibatches with the indices (R, B)."""
         ...
 
 
 class _Together:
-    """Optimizers that treat each element as if it stood alone: one instance for all runs of a learning rate."""
+    """Steps an optimizer that treats elements independently: one instance per learning rate."""
 
     def __init__(self, optimizer: OptimizerConfig, problems: Perceptrons, x: Tensor, rates: Sequence[float]):
         self.parts = [part.requires_grad_() for part in x.chunk(len(rates))]
@@ -177,7 +178,7 @@ class _Together:
 
 
 class _Apart:
-    """Any optimizer: an instance for each run. A run whose gradient is not finite ends."""
+    """Steps any optimizer: one instance per run. A run ends when its value or gradient is not finite."""
 
     def __init__(self, optimizer: OptimizerConfig, problems: Perceptrons, x: Tensor, rates: Sequence[float]):
         self.alone = [problems.rows([row]) for row in range(len(problems))]
@@ -199,7 +200,7 @@ class _Apart:
 def _closure(
     part: Tensor, evaluate: Callable[[Tensor], tuple[Tensor, Tensor]], value: Tensor, gradient: Tensor
 ) -> Callable[[], Tensor]:
-    """The closure of one run: its first call is where all runs were evaluated, the later ones evaluate it alone."""
+    """Return the closure of one run: the first call returns the known value and gradient, later ones evaluate."""
     known = [(value, gradient)]
 
     def closure() -> Tensor:
@@ -218,7 +219,7 @@ def _given(value: Tensor) -> Tensor:
 
 
 def _finite(curves: Tensor) -> Tensor:
-    """Curves (points, R), infinite from the first value on that is not finite."""
+    """Make curves (points, R) infinite from their first value on that is not finite."""
     return curves.where(curves.isfinite().cumprod(0) == 1, math.inf)
 
 
@@ -226,7 +227,7 @@ def _finite(curves: Tensor) -> Tensor:
 
 
 def _rows(runs: Sequence[Run], rates: Sequence[float], record: Sequence[int], curves: Tensor) -> pd.DataFrame:
-    """Tidy rows of runs with curves (len(record), R)."""
+    """Make tidy rows of runs from their curves (len(record), R)."""
     rows, values = [], curves.double().cpu().numpy()
     for run, rate, curve in zip(runs, rates, values.T, strict=True):
         rows.append(metric_rows(run, rate, "objective", curve, seed=run.repetition, step=record))

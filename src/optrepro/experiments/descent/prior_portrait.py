@@ -1,4 +1,4 @@
-"""The prior seen: its fixed sets, pictures of samples, and its statistics beside those of the other collections."""
+"""A portrait of the prior: its fixed sets, pictures of samples, and its statistics beside other collections'."""
 
 from __future__ import annotations
 
@@ -20,21 +20,21 @@ from optrepro.seeds import derive_seed
 from optrepro.studies.base import Batch, Role, Run
 from optrepro.studies.prior import PriorStudy
 
-POINTS = 512  # chosen: points of the box that the statistics of a function are taken from
+POINTS = 512  # chosen: number of points in the box at which the statistics of a function are computed
 
 
 def run(study: PriorStudy, batch: Batch, context: Context) -> pd.DataFrame:
-    """The tidy rows of the study, on the CPU whatever the device: no tensor is large.
+    """Return the tidy rows of the study; computed on the CPU, because all tensors are small.
 
-    - Workloads ``validation`` (role tune) and ``test`` (role test), the fixed sets, with `seed` the index of the
-      function: ``minimum``, ``maximum`` (estimates), ``kind`` (index in
-      `optrepro.problems.functions.synthetic.KINDS`), and the start's coordinates ``start0``, ``start1``, ...
-    - Workload ``gallery/<i>``, the first functions of the test set, where they have two variables: ``kind``;
-      ``surface``, the value at grid point (`seed`, `step`), rows along the second coordinate and columns along the
-      first; the minimizer ``x0``, ``x1``.
-    - Workload ``statistics/<collection>``: the metrics of `optrepro.problems.functions.landscape.describe` that are
-      defined, `seed` the index of the function in its collection. Collections are ``prior``, ``vlse`` (the study's
-      functions of no more variables than the study's) and ``shift-<name>``.
+    - Workloads ``validation`` (role tune) and ``test`` (role test) are the fixed sets; `seed` is the index of the
+      function. Metrics: ``minimum``, ``maximum`` (estimates), ``kind`` (index in
+      `optrepro.problems.functions.synthetic.KINDS`), and the coordinates ``start0``, ``start1``, ... of the start.
+    - Workloads ``gallery/<i>`` are the first test functions, if they have two variables. Metrics: ``kind``;
+      ``surface``, the value at grid point (`seed`, `step`), with rows along the second coordinate and columns along
+      the first; and the minimizer ``x0``, ``x1``.
+    - Workloads ``statistics/<collection>`` have the metrics of `optrepro.problems.functions.landscape.describe` where
+      they are defined; `seed` is the index of the function in its collection. The collections are ``prior``,
+      ``shift-<name>`` and ``vlse`` (functions with at most as many variables as the study's).
     """
     counts = {"validation": study.validation_functions, "test": study.test_functions}
     found = {
@@ -96,7 +96,7 @@ def _statistics_rows(batch: Batch, study: PriorStudy, context: Context) -> list[
 
 
 def _rows(batch: Batch, workload: str, role: Role, facts: Mapping[str, Tensor], first: int = 0) -> pd.DataFrame:
-    """A row for each function and fact that is defined; `first` is the index of the first function."""
+    """Make a row for each function and fact that is not NaN; `first` is the index of the first function."""
     row = _run(batch, workload, role)
     seeds = {name: first + np.flatnonzero(~values.isnan().numpy()) for name, values in facts.items()}
     return pd.concat(

@@ -1,4 +1,4 @@
-"""Values of the two-dimensional benchmark functions on a grid, for contours."""
+"""Evaluates the two-dimensional benchmark functions on a grid, for contour plots."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from optrepro.studies.surfaces import SurfacesStudy
 
 
 def run(study: SurfacesStudy, batch: Batch, context: Context) -> pd.DataFrame:
-    """Tidy rows of the study's functions of two variables; the others are left out.
+    """Return tidy rows of the study's functions of two variables.
 
-    Metrics: ``surface``, the value at grid point `step` = row * resolution + column, where rows go along the second
-    coordinate and columns along the first, both from the lower to the upper bound; ``lower[k]`` and ``upper[k]``, the
-    box; ``minimizer[k]``, coordinate k of the known minimizer number `seed`; ``smooth``.
+    Metrics: ``surface``, the value at grid point `step` = row * resolution + column, with rows along the second
+    coordinate and columns along the first, both ascending; ``lower[k]`` and ``upper[k]``, the bounds of the box;
+    ``minimizer[k]``, coordinate k of known minimizer number `seed`; and ``smooth``.
     """
     functions = [f for f in map(vlse.get, study.functions) if f.dim == 2]
     return pd.concat([rows for f in functions for rows in _function_rows(f, study, batch)], ignore_index=True)
@@ -36,7 +36,7 @@ def _function_rows(f: Function, study: SurfacesStudy, batch: Batch) -> list[pd.D
 
 
 def surface(f: Function, resolution: int) -> torch.Tensor:
-    """Values of a function of two variables on an even grid, (resolution, resolution): rows along the second one."""
+    """Evaluate a function of two variables on an even grid, (resolution, resolution); rows run along the second."""
     unit = torch.linspace(0, 1, resolution, dtype=torch.float64)
     points = torch.stack(torch.meshgrid(unit, unit, indexing="xy"), dim=-1)
     with torch.no_grad():

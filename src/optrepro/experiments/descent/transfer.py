@@ -1,11 +1,11 @@
-"""Optimizers tuned once, on the prior's validation functions, and then run everywhere, beside learned optimizers.
+"""Tunes optimizers once, on the prior's validation functions, and runs them and learned optimizers on all collections.
 
-The tuning score is what the policy is trained for: the mean over the validation functions of the normalized
-improvement, plus a weight times the decimal digits by which the regret of the start shrinks. Optimizers other than the
-policies see every function divided by the root mean square of its first gradient, or else no rate would suit functions
-of different scale: their learning rates are then lengths in the box. Policies scale what they see by themselves.
+The tuning score is the goal of the policy's training: normalized improvement plus a weight times the decimal digits by
+which the regret of the start shrinks, averaged over the validation functions. Optimizers other than policies see every
+function divided by the root mean square of its first gradient; otherwise no rate would suit functions of different
+scale. Their learning rates are then lengths in the box. Policies normalize their inputs themselves.
 
-Derivative-free references are not tuned; they run for the budget that the others are tuned for.
+Derivative-free references are not tuned. Their budget is at most the one that the others are tuned for.
 """
 
 from __future__ import annotations
@@ -44,30 +44,32 @@ Array = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Made(Descent):
-    """Runs; of a policy with the learning rates (budget, N, D) that it took."""
+    """Runs; those of a policy come with the learning rates that it chose, (budget, N, D)."""
 
     rates: Tensor | None = None
 
 
 class Contender(Protocol):
-    """What is compared."""
+    """An optimizer, a policy or a derivative-free reference."""
 
     def run(self, suite: Suite, rates: Tensor, budget: int) -> Made:
-        """Runs on every problem of a suite; `rates` (N,) are for those that are tuned."""
+        """Run on every problem of a suite; only tuned contenders use the learning rates `rates`, (N,)."""
         ...
 
 
 def run(study: TransferStudy, batch: Batch, context: Context) -> pd.DataFrame:
-    """Tune an optimizer, then run it on every collection: tidy rows.
+    """Tune an optimizer, then run it on every collection. Returns tidy rows.
 
-    Tuning runs have ``tuning_score``, ``improvement`` and ``digits``, means over the validation functions at the last
-    evaluation. Test runs have ``regret``, the best value so far less the minimum, after `step` evaluations; `seed` is
-    the index of the function, or of the start where the workload is one function. Where the minimum is an estimate, the
-    regret is below zero if a run beat it. Facts of a function: ``range`` (largest value less the minimum), for the
-    prior's ``kind``, for the benchmark's ``dimension``, ``smooth`` and ``group[...]``. In two dimensions, ``x0``,
-    ``x1`` are the points of the first start, of which number ``best_evaluation`` is the best. ``rate_median``,
-    ``rate_lower`` and ``rate_upper`` are median and quartiles of log10 of a policy's learning rates over starts and
-    coordinates. ``diverged`` marks runs that met something not finite.
+    - Tuning runs have ``tuning_score``, ``improvement`` and ``digits``: means over the validation functions at the
+      last evaluation.
+    - Test runs have ``regret``, the best value so far minus the minimum, after `step` evaluations; `seed` is the index
+      of the function, or of the start if the workload is one function. It is negative for a run that found less than
+      an estimated minimum. ``diverged`` marks runs with a value or gradient that is not finite.
+    - A function is described by ``range`` (largest value minus minimum); one of the prior also by ``kind``; one of the
+      benchmark also by ``dimension``, ``smooth`` and ``group[...]``.
+    - On benchmark functions of two variables, ``x0`` and ``x1`` are the points evaluated from the first start, and
+      ``best_evaluation`` is the number of the best one. ``rate_median``, ``rate_lower`` and ``rate_upper`` are median
+      and quartiles of log10 of a policy's learning rates over starts and coordinates.
     """
     job = _Job(study, batch, context)
     names = list(study.collections)
@@ -85,7 +87,7 @@ def run(study: TransferStudy, batch: Batch, context: Context) -> pd.DataFrame:
 
 
 def attempts(study: TransferStudy) -> Iterator[tuple[str, Callable[[], object]]]:
-    """Try to find every reference, and every collection that differs from the prior."""
+    """Yield attempts to find every reference and every collection of shifted functions."""
     for name, reference in study.references.items():
         yield f"references.{name}", partial(derivative_free.require, reference.method)
     for name, collection in study.collections.items():
@@ -94,7 +96,7 @@ def attempts(study: TransferStudy) -> Iterator[tuple[str, Callable[[], object]]]
 
 
 def attempt_learned(row: OptimizerConfig) -> None:
-    """Try to make the policy of a row; one that is trained here is not there yet."""
+    """Try to load the policy of a row, or check its class if a study still has to train it."""
     if row.trained is not None:
         require_pop(row)
     else:
@@ -102,7 +104,7 @@ def attempt_learned(row: OptimizerConfig) -> None:
 
 
 class _Job:
-    """One contender on all problems of a study."""
+    """The runs of one contender on all problems of a study."""
 
     def __init__(self, study: TransferStudy, batch: Batch, context: Context):
         assert batch.optimizer is not None
@@ -120,7 +122,7 @@ class _Job:
             self.contender = _Learned(policy_of(row, context.weights))
 
     def tune(self) -> tuple[pd.DataFrame, float]:
-        """Rows of the tuning runs, and the learning rate with the highest score, the smaller one among equals."""
+        """Return the rows of the tuning runs, and the learning rate with the highest score (the smallest of equals)."""
         if self.name in self.study.references:
             return pd.DataFrame(), float("nan")
         study = self.study
@@ -138,7 +140,7 @@ class _Job:
         return pd.concat(rows), float(grid[int(np.argmax(scores))] or np.nan)
 
     def test(self, name: str, rate: float) -> pd.DataFrame:
-        """Rows of the test runs on a collection."""
+        """Return the rows of the test runs on a collection."""
         collection = self.study.collections[name]
         budget = min(collection.budget, self.study.budget) if self.name in self.study.references else collection.budget
         if collection.source == "vlse":
@@ -153,7 +155,7 @@ class _Job:
         return pd.concat(rows)
 
     def _sampled(self, name: str, collection: Collection) -> tuple[_Sampled, dict[str, Array]]:
-        """Problems with one start each, and what is known of them."""
+        """Return problems with one start each, and the facts about them."""
         if collection.source == "prior":
             found = fixed_sets.fixed(self.study.prior, self.seed, "test", collection.count, collection.dim)
             extrema = found.extrema
@@ -166,7 +168,7 @@ class _Job:
         return _Sampled(problems, start, problems.minimum), {"range": (problems.maximum - problems.minimum).numpy()}
 
     def _few(self, suite: _Sampled) -> _Sampled:
-        """The first problems alone, for references."""
+        """For references, return only the first problems."""
         if self.name not in self.study.references:
             return suite
         few = slice(0, self.study.reference_count)
@@ -186,7 +188,7 @@ class _Job:
         return pd.concat([rows, tuning, self._benchmark_rows(f"{name}-each", fs, count, rates, self.study.budget)])
 
     def _boxes(self, name: str, fs: list[Function], role: Role, count: int, repeats: int = 1) -> Boxes:
-        """Each function from `count` starts, `repeats` times over."""
+        """Make a suite of each function from `count` starts, repeated `repeats` times."""
         seeds = [
             next(r.seed for r in self.runs.values() if (r.workload, r.role) == (f"{name}/{f.name}", role)) for f in fs
         ]
@@ -194,7 +196,7 @@ class _Job:
         return Boxes(fs, [start.repeat(repeats, 1) for start in starts])
 
     def _tune_each(self, name: str, fs: list[Function], count: int) -> tuple[Tensor, pd.DataFrame]:
-        """For each function the best learning rate, (F,), and the rows that say so."""
+        """Tune on each function; return the learning rates (F,) and the rows of the tuning runs."""
         grid = torch.tensor(self.study.grid(self.name), dtype=torch.float64)
         suite = self._boxes(name, fs, "tune", count, repeats=len(grid))
         rates = grid[:, None].expand(len(fs), -1, count).flatten()
@@ -212,7 +214,7 @@ class _Job:
     def _benchmark_rows(self, name: str, fs: list[Function], count: int, rates: Tensor, budget: int) -> pd.DataFrame:
         suite = self._boxes(name, fs, "test", count)
         made = self.contender.run(suite, rates.repeat_interleave(count), budget)
-        regrets = _regrets(made, suite.optima).clip(0)  # the minima are known, so what is below is rounding
+        regrets = _regrets(made, suite.optima).clip(0)  # the minima are exact, so a negative regret is rounding
         rows = []
         for i, f in enumerate(fs):
             mine = slice(i * count, (i + 1) * count)
@@ -224,7 +226,7 @@ class _Job:
         return pd.concat(rows)
 
     def _picture_rows(self, row: Run, rate: float, f: Function, made: Made, mine: slice) -> list[pd.DataFrame]:
-        """The path from the first start in two dimensions, and a policy's learning rates, up to the tuned budget."""
+        """Make rows of the first start's path (2-D only) and of a policy's learning rates, up to the tuned budget."""
         rows = []
         if f.dim == 2:
             points = made.points[: self.study.budget, mine.start, :2]
@@ -235,7 +237,7 @@ class _Job:
             rows.append(metric_rows(row, rate, "best_evaluation", best))
         if made.rates is not None:
             rates = made.rates[: self.study.budget, mine, : f.dim].flatten(1).log10().numpy()
-            rates = rates[np.isfinite(rates).any(1)]  # until the last run met something not finite
+            rates = rates[np.isfinite(rates).any(1)]  # leaves out steps at which no run has a finite rate
             steps = np.arange(1, len(rates) + 1)
             for metric, quantile in (("rate_lower", 0.25), ("rate_median", 0.5), ("rate_upper", 0.75)):
                 rows.append(metric_rows(row, rate, metric, np.nanquantile(rates, quantile, axis=1), step=steps))
@@ -244,7 +246,7 @@ class _Job:
     # --- Rows --------------------------------------------------------------------------------------------------------
 
     def _scores(self, regrets: Array) -> dict[str, Array]:
-        """Improvement, digits and the score of every run; regrets (budget, N)."""
+        """Return improvement, digits and tuning score of every run, (N,), from regrets (budget, N)."""
         improvement, digits = fixed_sets.progress(regrets)
         return {
             "tuning_score": improvement + self.study.log_regret * digits,
@@ -263,7 +265,7 @@ def _equal(rate: float, count: int) -> Tensor:
 
 
 def _regrets(made: Made, optima: Tensor) -> Array:
-    """Best value so far less the minimum, (budget, N)."""
+    """Return best value so far minus minimum, (budget, N)."""
     regrets: Array = (made.values.cummin(0).values - optima).numpy()
     return regrets
 
@@ -280,7 +282,7 @@ def _diverged_rows(row: Run, rate: float, made: Made, first: int, count: int | N
 
 @dataclass(frozen=True)
 class _Optimizer:
-    """An optimizer of torch's kind, on functions divided by the root mean square of their first gradient."""
+    """A torch optimizer, on functions divided by the root mean square of their first gradient."""
 
     config: OptimizerConfig
     seed: int
@@ -303,7 +305,7 @@ class _Learned:
 
 @dataclass(frozen=True)
 class _Search:
-    """A derivative-free method, one problem after the other."""
+    """A derivative-free method, run on one problem after the other."""
 
     method: str
     seed: int
@@ -328,19 +330,19 @@ class _Search:
 
 
 def policy_of(row: OptimizerConfig, weights: Path | None = None) -> Policy:
-    """The policy of a row: in the file `weights` if a study of the config trains it, else the one that it names.
+    """Load the policy of a row: from `weights` if a study trains it, otherwise the one that the row names.
 
-    Raises: ConfigError if the row's class is not POP; FileNotFoundError or ValueError if there is no such policy.
+    Raises: ConfigError if the row's class is not POP; FileNotFoundError or ValueError for a bad policy.
     """
     require_pop(row)
     return POP.from_pretrained(row.settings.get("policy", "pop") if weights is None else weights)
 
 
 def require_pop(row: OptimizerConfig) -> None:
-    """Raise a ConfigError for a row of the group policy whose class has none."""
+    """Check that the class of a row of group policy is POP. Raises: ConfigError."""
     if not issubclass(factory.optimizer_class(row.class_), POP):
         raise ConfigError(
-            f"class = {row.class_!r} is not allowed: rows of the group policy are optrepro.optimizers.POP"
+            f"class = {row.class_!r} is not allowed: a row of group policy must be optrepro.optimizers.POP"
         )
 
 
@@ -348,7 +350,7 @@ def require_pop(row: OptimizerConfig) -> None:
 
 
 class _Sampled:
-    """Functions with one start each, as a `batched.Suite`."""
+    """Sampled functions with one start each, as a `batched.Suite`."""
 
     def __init__(self, problems: Any, start: Tensor, optima: Tensor):
         self.problems, self.start, self.optima = problems, start, optima
@@ -356,7 +358,7 @@ class _Sampled:
         self.evaluate = environment.of(problems)
 
     def one(self, row: int) -> Evaluate:
-        """One function alone."""
+        """Return the function of one row alone."""
         evaluate = environment.of(self.problems[row : row + 1])
 
         def single(u: Tensor) -> tuple[Tensor, Tensor]:
@@ -367,7 +369,7 @@ class _Sampled:
 
 
 class _Scaled:
-    """A suite whose functions are divided by the root mean square of the gradient at their start."""
+    """A suite with each function divided by the root mean square of its gradient at the start."""
 
     def __init__(self, suite: Suite):
         self.suite, self.start, self.valid = suite, suite.start, suite.valid

@@ -1,4 +1,4 @@
-"""Meta-training: a policy trained on functions streamed from the prior, watched on the validation set, tested once."""
+"""Meta-trains a policy on functions streamed from the prior, with validation on fixed functions and one final test."""
 
 from __future__ import annotations
 
@@ -28,14 +28,16 @@ from optrepro.studies.policy import PolicyStudy
 
 
 def run(study: PolicyStudy, batch: Batch, context: Context) -> pd.DataFrame:
-    """Train a policy for each repetition; write the weights of the first to `context.policy`; tidy rows.
+    """Train one policy per repetition, and write the first one's weights to `context.policy`. Returns tidy rows.
 
-    Of the validation sets, with `step` the number of functions trained on so far and `seed` the repetition:
-    ``improvement`` and ``digits``, the means of what `fixed_sets.progress` gives in the fewest dimensions trained in;
-    ``score``, the first plus the standard reward's weight of the log regret times the second, its mean over the
-    dimensions trained in; and means over the iterations since the last validation of what `Trainer.iterate` reports.
-    The weights kept are those of the highest score. Test rows: ``improvement`` and ``digits`` on the prior's test
-    functions, ``regret`` on the benchmark's at the first and the last evaluation, with `seed` the start.
+    - Validation rows have the number of functions trained on so far as `step`, and the repetition as `seed`.
+      ``improvement`` and ``digits`` are the means of `fixed_sets.progress` in the smallest dimension of the training.
+      ``score`` is improvement + w * digits averaged over all dimensions of the training, w being the standard reward's
+      weight of the log regret. All metrics of `Trainer.iterate` appear as means since the previous validation.
+    - Test rows have ``improvement`` and ``digits`` on the prior's test functions, and ``regret`` on the benchmark at
+      the first and last evaluation, with the start as `seed`.
+
+    The policy keeps the weights with the highest validation score.
     """
     repetitions = len({run.repetition for run in batch.runs})
     rows: list[pd.DataFrame] = []
@@ -56,19 +58,19 @@ def run(study: PolicyStudy, batch: Batch, context: Context) -> pd.DataFrame:
 
 
 def attempts(study: PolicyStudy) -> Iterator[tuple[str, Callable[[], object]]]:
-    """Try to build the network of every policy."""
+    """Yield attempts to build the network of every policy."""
     for name in study.policies:
         settings = PolicySettings(**study.entry(name)[1].model_dump())
         yield f"policies.{name}", partial(Policy, settings)
 
 
 def so_far(policy: Path) -> Path:
-    """Where the best weights of a training lie that still goes on."""
+    """Return the path of the best weights so far of a training in progress."""
     return policy.with_name(f"{policy.stem}-so-far{policy.suffix}")
 
 
 class _Training:
-    """One repetition."""
+    """The training of one repetition."""
 
     def __init__(self, study: PolicyStudy, batch: Batch, context: Context, repetition: int):
         assert batch.optimizer is not None
@@ -84,12 +86,12 @@ class _Training:
             study.stage(batch.optimizer),
         )
 
-        # By the trainings that this one goes on from: other functions, as each stage has a stream of its own.
+        # Counts the functions of the trainings that this one continues; each stage streams other functions.
         earlier = policies.load(context.weights)[1] if context.weights else {}
         self.seen_before = sum(int(str(earlier.get(key, 0))) for key in ("functions_seen", "functions_seen_before"))
 
     def run(self, state: dict[str, Any]) -> dict[str, Any]:
-        """Train to the end, or until validation stops improving, from where `state` says."""
+        """Train from `state` until the last iteration, or until validation stops improving."""
         fresh: dict[str, Any] = {
             "best": -np.inf,
             "stale": 0,
@@ -103,7 +105,7 @@ class _Training:
             self.trainer.load_state_dict(mine["trainer"])
         elif self.context.weights is not None:
             self.trainer.begin_with(policies.load(self.context.weights)[0])
-        # As many coordinates in each of the dimensions that it is trained in.
+        # In each dimension of the training, the validation set has about the same number of coordinates.
         dims, count = sorted(self.trainer.settings.functions), self.study.validation_functions
         validation = [self._fixed("validation", max(1, count * dims[0] // dim), dim) for dim in dims]
         iterations = self.trainer.settings.iterations
@@ -111,7 +113,7 @@ class _Training:
         def saved() -> dict[str, Any]:
             return {"done": state["done"], "training": {**mine, "trainer": self.trainer.state_dict()}}
 
-        # An iteration comes before the checkpoint, so that the shortest time slice gets somewhere.
+        # Each iteration runs before a save, so that even the shortest time slice makes progress.
         while not self.trainer.done and mine["stale"] < self.study.patience:
             before = time.process_time()
             mine["since"].append(self.trainer.iterate())
@@ -125,9 +127,9 @@ class _Training:
         return {"done": [*state["done"], {key: mine[key] for key in ("best", "weights", "history", "cpu_seconds")}]}
 
     def _validate(self, mine: dict[str, Any], validation: list[FixedSet]) -> None:
-        """Take the policy's measure, and keep its weights if they are the best so far."""
+        """Validate the policy, and keep its weights if they are the best so far."""
         trainer, weight = self.trainer, self.study.ppo.log_regret
-        # Averaged weights converge better, the present ones may explore better.
+        # The averaged weights converge better; early on, the current ones may be better.
         candidates = [trainer.averaged, trainer.policy] if trainer.settings.averaging else [trainer.averaged]
         found = []
         for policy in candidates:
@@ -136,8 +138,8 @@ class _Training:
         best = max(range(len(found)), key=lambda i: found[i][0])
         score, improvement, digits = found[best]
         means = {key: float(np.mean([report[key] for report in mine["since"]])) for key in mine["since"][0]}
-        told = {"improvement": improvement, "digits": digits, "score": score, **means}
-        mine["history"].append({"step": self.trainer.functions_seen, **told})
+        reported = {"improvement": improvement, "digits": digits, "score": score, **means}
+        mine["history"].append({"step": self.trainer.functions_seen, **reported})
         mine["since"] = []
         mine["stale"] += 1
         if score > mine["best"]:
@@ -147,17 +149,17 @@ class _Training:
                 policies.save(candidates[best], so_far(self.context.policy), self._facts(mine))
 
     def curve(self, run: Run, history: list[dict[str, float]]) -> pd.DataFrame:
-        """Rows of the training."""
-        steps = [int(told["step"]) for told in history]
+        """Return the validation rows of the training."""
+        steps = [int(validated["step"]) for validated in history]
         metrics = [key for key in history[0] if key != "step"]
         parts = [
-            metric_rows(run, np.nan, key, [told[key] for told in history], seed=self.repetition, step=steps)
+            metric_rows(run, np.nan, key, [validated[key] for validated in history], seed=self.repetition, step=steps)
             for key in metrics
         ]
         return pd.concat(parts)
 
     def tests(self, runs: dict[str, Run]) -> list[pd.DataFrame]:
-        """Rows of the tests."""
+        """Test the policy, and return the rows."""
         budget = self.study.network.horizon
         improvement, digits = self._on(self.trainer.averaged, self._fixed("test", self.study.test_functions, 2))
         facts = {"improvement": improvement, "digits": digits}
@@ -178,7 +180,7 @@ class _Training:
         return rows
 
     def card(self, finished: dict[str, Any], rows: list[pd.DataFrame]) -> dict[str, object]:
-        """What people should know who use the weights."""
+        """Return the model card of the weights."""
         test = pd.concat(rows).query("workload == 'prior-test'").groupby("metric").value.mean()
         return {
             **self._facts(finished),
@@ -186,9 +188,9 @@ class _Training:
         }
 
     def _facts(self, state: dict[str, Any]) -> dict[str, object]:
-        """What a training that ended, or goes on, has to say of its best weights."""
+        """Return the facts of the model card that are known before the test."""
         ppo = self.study.entry(str(self.batch.optimizer))[2]
-        best = max(state["history"], key=lambda told: told["score"])
+        best = max(state["history"], key=lambda validated: validated["score"])
         thin = max(1, len(state["history"]) // 64)
         return {
             "source": "arXiv 2602.15473, rebuilt; settings that the paper leaves open are chosen",
@@ -203,7 +205,7 @@ class _Training:
             "seed": self.seed,
             "config_hash": self.batch.settings,
             "validation": {key: round(best[key], 4) for key in ("score", "improvement", "digits")},
-            "validation_curve": [[int(told["step"]), round(told["score"], 4)] for told in state["history"][::thin]],
+            "validation_curve": [[int(each["step"]), round(each["score"], 4)] for each in state["history"][::thin]],
             "prior": self.own_prior.model_dump(mode="json"),
             "ppo": ppo.model_dump(mode="json"),
         }
@@ -212,7 +214,7 @@ class _Training:
         return fixed_sets.fixed(self.study.prior, self.context.seed, name, count, dim)
 
     def _on(self, policy: Policy, problems: FixedSet) -> tuple[float, float]:
-        """Mean improvement and digits on a fixed set, with the mean actions."""
+        """Return mean improvement and digits on a fixed set, with the policy's mean actions."""
         device = self.context.device
         evaluate = environment.of(problems.functions.to(device))
         horizon = self.study.network.horizon

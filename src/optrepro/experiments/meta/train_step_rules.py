@@ -1,4 +1,4 @@
-"""Meta-training of step rules: learned on new objectives in each iteration, watched on fixed ones of other images."""
+"""Meta-trains step rules on new objectives in each iteration, with validation on fixed objectives of other images."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ from optrepro.seeds import derive_seed
 from optrepro.studies.base import Batch
 from optrepro.studies.learner import LearnerStudy
 
-POINTS = 41  # of the curve whose mean is the score of a validation
+POINTS = 41  # number of points on the validation curve
 
 
 class Trainer(Protocol):
-    """A way to learn a rule: each iteration takes new objectives, and reports numbers."""
+    """A method to learn a rule; each iteration draws new objectives and reports metrics."""
 
     settings: Any
     rule: Any
@@ -34,19 +34,19 @@ class Trainer(Protocol):
 
     @property
     def done(self) -> bool:
-        """Whether the learning has its length."""
+        """Whether all iterations are done."""
         ...
 
     def iterate(self) -> dict[str, float]:
-        """One iteration; what it reports."""
+        """Run one iteration and return its metrics."""
         ...
 
     def state_dict(self) -> dict[str, Any]:
-        """Everything that the next iteration depends on."""
+        """Return everything that the next iteration depends on."""
         ...
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on where `state_dict` was taken."""
+        """Continue from `state_dict()`."""
         ...
 
 
@@ -59,11 +59,11 @@ METHODS: dict[str, Callable[..., Trainer]] = {
 
 
 def run(study: LearnerStudy, batch: Batch, context: Context) -> pd.DataFrame:
-    """Learn a rule and write the weights of its best validation to `context.policy`; tidy rows.
+    """Learn a rule, and write the weights with the best validation to `context.policy`. Returns tidy rows.
 
-    With `step` the number of iterations: ``area``, mean over the validation problems of the mean true objective along
-    the trajectory, the lowest of which decides; ``final``, the mean objective at its end; and means over the iterations
-    since the last validation of what the trainer reports.
+    `step` is the number of iterations. ``area``, the mean true objective along the trajectories of the validation
+    problems, decides which weights are best; ``final`` is the mean objective at their ends. The trainer's metrics
+    appear as means since the previous validation.
     """
     assert context.policy is not None
     job = _Learning(study, batch, context)
@@ -74,7 +74,7 @@ def run(study: LearnerStudy, batch: Batch, context: Context) -> pd.DataFrame:
 
 
 def attempts(study: LearnerStudy) -> Iterator[tuple[str, Callable[[], object]]]:
-    """Try to build the network of every rule."""
+    """Yield attempts to build the network of every rule."""
     for name, row in study.learners.items():
         recipe = study.recipe(name)
         make: Callable[[], object] = partial(StepPolicy, StepPolicySettings(**recipe.policy.model_dump()))
@@ -84,7 +84,7 @@ def attempts(study: LearnerStudy) -> Iterator[tuple[str, Callable[[], object]]]:
 
 
 class _Learning:
-    """The learning of one rule."""
+    """The meta-training of one rule."""
 
     def __init__(self, study: LearnerStudy, batch: Batch, context: Context):
         assert batch.optimizer is not None
@@ -98,7 +98,7 @@ class _Learning:
         self.state: dict[str, Any] = {"best": np.inf, "stale": 0, "weights": None, "history": [], "since": []}
 
     def learn(self) -> None:
-        """Learn to the end, or until validation stops improving, from where the checkpoint says."""
+        """Learn from the checkpoint until the last iteration, or until validation stops improving."""
         if (saved := self.context.checkpoint.load()) is not None:
             self.state = saved["state"]
             self.trainer.load_state_dict(saved["trainer"])
@@ -107,7 +107,7 @@ class _Learning:
             start, _ = _learned.load(type(rule), type(rule.settings), self.context.weights)
             rule.load_state_dict(start.state_dict())
         every = self.row.validate_every or self.study.validate_every
-        # An iteration comes before the checkpoint, so that the shortest time slice gets somewhere.
+        # Each iteration runs before a save, so that even the shortest time slice makes progress.
         while not self.trainer.done and self.state["stale"] < self.study.patience:
             self.state["since"].append(self.trainer.iterate())
             if self.trainer.iteration % every == 0 or self.trainer.done:
@@ -120,23 +120,23 @@ class _Learning:
             self.context.checkpoint.step(lambda: {"state": self.state, "trainer": self.trainer.state_dict()})
 
     def best_rule(self) -> nn.Module:
-        """The rule with the weights that are kept."""
+        """Return the rule with the best weights."""
         self.trainer.rule.load_state_dict(self.state["weights"])
         return cast(nn.Module, self.trainer.rule)
 
     def rows(self) -> pd.DataFrame:
-        """Rows of the learning; an iteration need not report what others do."""
+        """Return the rows of the meta-training; iterations may report different metrics."""
         history = self.state["history"]
         parts = []
-        for metric in dict.fromkeys(key for told in history for key in told if key != "step"):
-            told = [each for each in history if metric in each]
-            values, steps = [each[metric] for each in told], [each["step"] for each in told]
+        for metric in dict.fromkeys(key for validated in history for key in validated if key != "step"):
+            having = [each for each in history if metric in each]
+            values, steps = [each[metric] for each in having], [each["step"] for each in having]
             parts.append(metric_rows(self.run, np.nan, metric, values, seed=self.run.repetition, step=steps))
         return pd.concat(parts, ignore_index=True)
 
     def card(self) -> dict[str, object]:
-        """What people should know who use the weights."""
-        best = min(self.state["history"], key=lambda told: told["area"])
+        """Return the model card of the weights."""
+        best = min(self.state["history"], key=lambda validated: validated["area"])
         return {
             "method": self.row.method,
             "trained_on": self.images.description,
@@ -150,10 +150,10 @@ class _Learning:
         }
 
     def _validate(self) -> None:
-        """Take the rule's measure, and keep its weights if they are the best so far."""
+        """Validate the rule, and keep its weights if they are the best so far."""
         area, final = self._measure()
-        told = {"step": self.trainer.iteration, "area": area, "final": final, **_means(self.state["since"])}
-        self.state["history"].append(told)
+        validated = {"step": self.trainer.iteration, "area": area, "final": final, **_means(self.state["since"])}
+        self.state["history"].append(validated)
         self.state["since"] = []
         self.state["stale"] += 1
         if area < self.state["best"] or self.state["weights"] is None:
@@ -162,7 +162,7 @@ class _Learning:
             self.state.update(best=area, stale=0, weights=kept)
 
     def _measure(self) -> tuple[float, float]:
-        """Means over the validation problems of the mean objective along the trajectory, and at its end."""
+        """Return the mean objective along the validation trajectories, and at their ends."""
         steps = self.study.objective.steps
         record = sorted({round(steps * i / (POINTS - 1)) for i in range(POINTS)})
         curve = rollouts.roll_out(self.trainer.rule, self.validation, record).nan_to_num(nan=np.inf, posinf=np.inf)
@@ -178,19 +178,19 @@ class _Learning:
         )
 
     def _objectives(self, iteration: int) -> Perceptrons:
-        """The objectives of an iteration; the same for all rules of the study, if they have as many."""
+        """Draw the objectives of an iteration; rules that use equally many get the same ones."""
         objective = self.recipe.objective
         seeds = [derive_seed(self.run.seed, "learning", iteration, i) for i in range(objective.problems)]
         return data.objectives(self.images.train, self.images.classes, objective, objective.examples, seeds)
 
     def _validation(self) -> Perceptrons:
-        """The fixed objectives, which are the study's for every row."""
+        """Draw the fixed validation objectives, which all rules of the study share."""
         objective, images = self.study.objective, self.images
         seeds = [derive_seed(self.context.seed, "meta-validation", i) for i in range(self.study.validation_problems)]
         return data.objectives(images.validation, images.classes, objective, objective.examples, seeds)
 
 
 def _means(reports: Sequence[Mapping[str, float]]) -> dict[str, float]:
-    """Mean of each number over the reports that have it."""
+    """Return the mean of each metric over the reports that have it."""
     keys = dict.fromkeys(key for report in reports for key in report)
     return {key: float(np.mean([report[key] for report in reports if key in report])) for key in keys}

@@ -1,1 +1,1 @@
-"""What the experiments measure gradients with: their autocorrelation, and the static families."""
+"""Measurements of gradients and optimizers: autocorrelation, static families and overhead."""

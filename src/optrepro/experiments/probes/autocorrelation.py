@@ -1,8 +1,8 @@
-r"""The gradient autocorrelation :math:`R_k = E\langle g_n, g_{n-k}\rangle`, and the score of a momentum against it.
+r"""The gradient autocorrelation :math:`R_k = E\langle g_n, g_{n-k}\rangle`, and scores of momenta computed from it.
 
-A filter :math:`u_n = \sum_k q_k g_{n-k}` lowers the loss at the expected rate :math:`\sum_k q_k R_k`; the greedy rule
-takes, among filters of equal norm, the one with the largest inner product. All of it assumes that gradients are
-wide-sense stationary over the window of the estimate.
+A filter :math:`u_n = \sum_k q_k g_{n-k}` lowers the loss at the expected rate :math:`\sum_k q_k R_k`; among filters of
+equal norm, the greedy rule takes the one with the largest rate. This assumes that gradients are wide-sense stationary
+over the window of the estimate.
 
 Source: arXiv 2512.06370 (principle); the estimators are the standard ones.
 """
@@ -15,15 +15,15 @@ from torch.nn.functional import normalize
 
 
 def windowed(gradients: Tensor, lags: int) -> Tensor:
-    """The unbiased estimate of R_0 ... R_lags from a window of gradients, (..., n, d) -> (..., lags + 1).
+    """Return the unbiased estimate of R_0 ... R_lags from a window of gradients, (..., n, d) -> (..., lags + 1).
 
-    The n - k products of lag k are divided by n - k, not by n: large lags do not shrink, at the price of variance.
+    The n - k products of lag k are divided by n - k instead of n, which avoids bias at large lags but adds variance.
 
     Raises: ValueError unless 0 <= lags < n.
     """
     count = gradients.shape[-2]
     if not 0 <= lags < count:
-        raise ValueError(f"lags = {lags} is not in [0, {count}); a window of n gradients has n - 1 lags")
+        raise ValueError(f"lags = {lags} is not in [0, {count}); n gradients have lags up to n - 1")
     products = [
         torch.einsum("...nd,...nd->...", gradients[..., k:, :], gradients[..., : count - k, :]) for k in range(lags + 1)
     ]
@@ -34,18 +34,18 @@ def windowed(gradients: Tensor, lags: int) -> Tensor:
 class StreamingAutocorrelation:
     """The autocorrelation of a stream of gradients, as an exponential average per lag.
 
-    Memory is the last `lags` + 1 gradients; a step costs one matrix-vector product and never waits for the device.
+    It stores the last `lags` + 1 gradients. An update is one matrix-vector product and does not wait for the device.
 
     Args:
-        lags: the largest lag, at least 0.
-        decay: weight of the past, in (0, 1]. 1 weighs every product alike, which is `windowed` over the whole stream.
+        lags: largest lag, at least 0.
+        decay: weight of the past, in (0, 1]. With 1 all products count equally, as in `windowed` over the stream.
 
-    Raises: ValueError for arguments out of range, and from `update` for a gradient of another shape than the first.
+    Raises: ValueError for arguments out of range; `update` raises it for a gradient of another shape than the first.
     """
 
     def __init__(self, lags: int, decay: float) -> None:
         if lags < 0:
-            raise ValueError(f"lags = {lags} is negative")
+            raise ValueError(f"lags = {lags} is negative; it must be at least 0")
         if not 0 < decay <= 1:
             raise ValueError(f"decay = {decay} is not in (0, 1]")
         self.lags = lags
@@ -56,19 +56,20 @@ class StreamingAutocorrelation:
         self._weights = [0.0] * (lags + 1)
 
     def update(self, gradient: Tensor) -> Tensor:
-        """Takes the next gradient, (..., d); returns its products with itself and the past ones, (..., lags + 1).
+        """Add the next gradient (..., d), and return its products with itself and the past ones, (..., lags + 1).
 
-        A product that reaches back before the first gradient is 0.
+        Products with gradients before the first one are 0.
         """
         if self._ring is None or self._sums is None:
             self._ring = gradient.new_zeros((self.lags + 1, *gradient.shape))
             self._sums = gradient.new_zeros((*gradient.shape[:-1], self.lags + 1))
         if gradient.shape != self._ring.shape[1:]:
-            raise ValueError(f"gradient has the shape {tuple(gradient.shape)}; before: {tuple(self._ring.shape[1:])}")
+            shape = tuple(self._ring.shape[1:])
+            raise ValueError(f"gradient has the shape {tuple(gradient.shape)}; it must be {shape}, as the first one")
         slot = self._count % (self.lags + 1)
         self._ring[slot] = gradient
         by_slot = torch.einsum("...d,k...d->...k", gradient, self._ring)
-        # the gradient of k steps ago lies k slots back, round the ring
+        # The gradient of k steps ago lies k slots back in the ring.
         products = by_slot.flip(-1).roll(slot + 1, -1)
         self._sums = self.decay * self._sums + products
         self._weights = [self.decay * w + (self._count >= k) for k, w in enumerate(self._weights)]
@@ -76,18 +77,18 @@ class StreamingAutocorrelation:
         return products
 
     def value(self) -> Tensor:
-        """The estimate of R_0 ... R_lags, (..., lags + 1); NaN at lags that the stream has not reached.
+        """Return the estimate of R_0 ... R_lags, (..., lags + 1); NaN at lags that the stream has not reached.
 
         Raises: ValueError before the first gradient.
         """
         if self._sums is None:
-            raise ValueError("there is no autocorrelation before the first gradient")
+            raise ValueError("there is no autocorrelation before the first gradient; call update first")
         weights = torch.tensor(self._weights, dtype=self._sums.dtype, device=self._sums.device)
         return self._sums / weights
 
 
 def momentum_filter(momentum: float, lags: int) -> Tensor:
-    """The filter of heavy-ball momentum cut after `lags`, (lags + 1,) in float64: momentum^k, scaled to unit norm.
+    """Return the heavy-ball filter momentum^k cut after `lags` and scaled to unit norm, (lags + 1,) float64.
 
     Raises: ValueError for a momentum outside [0, 1).
     """
@@ -98,7 +99,7 @@ def momentum_filter(momentum: float, lags: int) -> Tensor:
 
 
 def scores(autocorrelation: Tensor, candidates: Sequence[float]) -> Tensor:
-    """The inner product of every candidate's unit-norm filter with R_0 ... R_K, (..., K + 1) -> (..., candidates).
+    """Return each candidate's score, the product of its unit-norm filter with R: (..., lags + 1) -> (..., candidates).
 
     Raises: ValueError for a candidate outside [0, 1).
     """

@@ -1,13 +1,13 @@
-"""The principle on a real training run: its gradient autocorrelation, candidate filters, and their scores.
+"""Greedy alignment on a real training run: gradient autocorrelation, candidate filters, and their scores.
 
-A network is trained by plain SGD. In three windows of the run (early, middle, late) the inner products of whole
-gradients up to `lags` steps apart are averaged to R_k, and each candidate momentum is scored against them. Small and
-large batches show the bias of the self term: R_0 = E ||g||^2 holds the mini-batch noise, which no other lag does.
+A network is trained by plain SGD. In three windows of the run (early, middle, late) the inner products of gradients up
+to `lags` steps apart are averaged to R_k, and each candidate momentum is scored with them. Small and large batches
+show the bias of the self term: R_0 = E ||g||^2 contains the mini-batch noise, which the other lags do not.
 
-Batches are drawn with replacement, so that different steps have independent batches; passes over shuffled examples
-would correlate the batches of a pass negatively. Still R_k is not the alignment of true gradients alone: the step that
-was taken with g_(n-k) moved the weights that g_n is taken at, which lowers R_k by about the learning rate times
-E[g^T H g]. With small batches and large rates R_1 is negative while the gradient without noise is not.
+Batches are drawn with replacement, so that the batches of different steps are independent; within an epoch of shuffled
+examples they would be correlated negatively. Even so, R_k is not only the alignment of true gradients: the step taken
+with g_(n-k) moved the weights at which g_n is computed, which lowers R_k by about the learning rate times E[g^T H g].
+With small batches and large rates, R_1 is negative although the gradients without noise are aligned.
 
 Source: arXiv 2512.06370 (the principle and the score "paper"); the other scores, the network, the rate and the windows
 are chosen.
@@ -37,19 +37,19 @@ from optrepro.studies.data import ImageData
 
 
 class ConceptSettings(Protocol):
-    """What the study's config decides.
+    """Settings of the study.
 
     Attributes:
         network, network_settings: as in `optrepro.problems.networks.classic.build`.
-        batch_sizes: each is a training run of its own; even, because the gradient is taken in two halves.
-        learning_rate: of plain SGD.
-        steps: length of a run, at least 3 `window` + 2 `lags`.
+        batch_sizes: one training run per size; sizes are even, because gradients are computed in two halves.
+        learning_rate: learning rate of plain SGD.
+        steps: steps of a run, at least 3 `window` + 2 `lags`.
         window: number of consecutive steps of an estimate; a multiple of `blocks`.
-        lags: the largest lag.
-        blocks: number of parts of a window, at least 2, whose spread gives the standard error.
-        probes: number of steps of a window at which the gradient of the whole training set is taken.
-        candidates: momenta that are scored.
-        repetitions: number of runs with weights and batches of their own.
+        lags: largest lag.
+        blocks: number of blocks of a window, at least 2; their spread gives the standard error.
+        probes: number of steps per window at which the gradient of the whole training set is computed.
+        candidates: momenta to score.
+        repetitions: number of runs, each with its own weights and batches.
     """
 
     network: str
@@ -67,13 +67,13 @@ class ConceptSettings(Protocol):
 
 @dataclass(frozen=True)
 class Trace:
-    """What is measured along a run of n steps.
+    """Measurements along a run of n steps.
 
     Attributes:
         loss: mini-batch loss, (n,).
-        products: <g_n, g_(n-k)> for k = 0 ... lags, (n, lags + 1); 0 where there is no g_(n-k) yet.
-        halves: inner product of the gradients of the two halves of the batch, (n,): R_0 without mini-batch noise.
-        full: squared norm of the gradient of the whole training set, by step, at the probed steps.
+        products: <g_n, g_(n-k)> for k = 0 ... lags, (n, lags + 1); 0 where g_(n-k) does not exist.
+        halves: inner product of the gradients of the batch's two halves, (n,): R_0 without mini-batch noise.
+        full: squared norm of the gradient of the whole training set at the probed steps, by step.
     """
 
     loss: Tensor
@@ -83,7 +83,7 @@ class Trace:
 
 
 def run(study: ConceptSettings, batch: Batch, context: Context) -> pd.DataFrame:
-    """The tidy table of `measure` for a study."""
+    """Return the tidy table of `measure` for a study."""
     assert isinstance(study, ImageData)
     assert context.dataset is not None
     dataset = data.load(study, context.dataset, context.seed, context.device)
@@ -91,22 +91,22 @@ def run(study: ConceptSettings, batch: Batch, context: Context) -> pd.DataFrame:
 
 
 def measure(settings: ConceptSettings, seed: int, dataset: Dataset, progress: Progress = no_progress) -> pd.DataFrame:
-    """Autocorrelation, filters and scores as one tidy table.
+    """Measure autocorrelation, filters and scores, and return them as one tidy table.
 
-    Columns: ``workload`` is <phase>/batch-<size> with the phases early, middle and late; ``seed`` is the repetition;
-    ``optimizer`` is sgd, or momentum-<candidate> for filters and scores. Each metric but ``filter`` has a twin with the
-    suffix ``_error``, its standard error over the blocks of the window.
+    ``workload`` is <phase>/batch-<size> with the phases early, middle and late; ``seed`` is the repetition;
+    ``optimizer`` is sgd, or momentum-<candidate> for filters and scores. Each metric except ``filter`` has a companion
+    with the suffix ``_error``, the standard error over the blocks of the window.
 
     - ``autocorrelation``: R_k with k in ``step``.
     - ``self_term_halves``, ``self_term_full``: R_0 without mini-batch noise, from the halves of each batch, and from
-      the whole training set at a few steps (where the error is that over these steps).
+      the whole training set at the probed steps (with the standard error over these steps).
     - ``loss``: mean mini-batch loss.
     - ``score_paper``: inner product of R with the candidate's unit-norm filter.
-    - ``score_debiased``, ``score_debiased_previous``: the same with R_0 from the halves, and with R_1 in its place.
-    - ``score_raw``: sum over k >= 1 of momentum^k R_k, the gain that the self term leaves to choose by.
-    - ``filter``: coefficients of the unit-norm filter with k in ``step``, under the workload ``filters``.
+    - ``score_debiased``, ``score_debiased_previous``: the same with R_0 from the halves, or with R_1 instead of R_0.
+    - ``score_raw``: sum over k >= 1 of momentum^k R_k, the gain without the self term.
+    - ``filter``: coefficients of the unit-norm filter with k in ``step``, in the workload ``filters``.
 
-    Filters are cut after `lags`, and have unit norm as they are cut.
+    Filters are cut after `lags` and then scaled to unit norm.
 
     Raises: ValueError for settings that do not fit together, see `ConceptSettings`.
     """
@@ -127,7 +127,7 @@ def measure(settings: ConceptSettings, seed: int, dataset: Dataset, progress: Pr
 
 
 def phases(settings: ConceptSettings) -> dict[str, int]:
-    """The first step of each window. The early one starts as soon as every lag has a past gradient."""
+    """Return the first step of each window; the early one starts once every lag has a past gradient."""
     return {
         "early": settings.lags,
         "middle": (settings.steps - settings.window) // 2,
@@ -136,13 +136,13 @@ def phases(settings: ConceptSettings) -> dict[str, int]:
 
 
 def train(settings: ConceptSettings, batch_size: int, seed: int, dataset: Dataset) -> Trace:
-    """Trains a network by SGD and measures its gradients.
+    """Train a network by SGD and measure its gradients.
 
     Args:
         settings: see `ConceptSettings`.
-        batch_size: even.
-        seed: of the initial weights, whatever the batch size, and of the batches.
-        dataset: its training split is used, on the device it lives on.
+        batch_size: an even size.
+        seed: seed of the batches and of the initial weights, which do not depend on the batch size.
+        dataset: data set whose training split is used, on its device.
     """
     split = dataset.train
     network = classic.build(
@@ -172,33 +172,33 @@ def train(settings: ConceptSettings, batch_size: int, seed: int, dataset: Datase
 def _check(settings: ConceptSettings) -> None:
     for batch_size in settings.batch_sizes:
         if batch_size < 2 or batch_size % 2:
-            raise ValueError(f"batch_sizes has {batch_size}, which has no two halves: every size must be even")
+            raise ValueError(f"batch_sizes has {batch_size}; every size must be even and at least 2")
     if settings.blocks < 2 or settings.window % settings.blocks:
-        raise ValueError(f"window = {settings.window} does not divide into blocks = {settings.blocks}, at least 2")
+        raise ValueError(f"window = {settings.window} must be a multiple of blocks = {settings.blocks}, at least 2")
     if not 2 <= settings.probes <= settings.window:
         raise ValueError(f"probes = {settings.probes} is not in [2, window = {settings.window}]")
     least = 3 * settings.window + 2 * settings.lags
     if settings.steps < least:
         raise ValueError(
-            f"steps = {settings.steps} is less than 3 window + 2 lags = {least}: the windows would overlap"
+            f"steps = {settings.steps} must be at least 3 window + 2 lags = {least}, or the windows overlap"
         )
 
 
 def _probed(settings: ConceptSettings) -> set[int]:
-    """Steps at the middle of `probes` equal parts of each window."""
+    """Return the steps in the middle of `probes` equal parts of each window."""
     offsets = [int(settings.window * (p + 0.5) / settings.probes) for p in range(settings.probes)]
     return {start + offset for start in phases(settings).values() for offset in offsets}
 
 
 def _loss_and_gradient(network: nn.Module, split: Split, index: Tensor | slice) -> tuple[Tensor, Tensor]:
-    """Mean cross-entropy of some examples and its gradient as one vector (d,)."""
+    """Return the mean cross-entropy of some examples, and its gradient as one vector (d,)."""
     loss = F.cross_entropy(network(split.images[index]), split.labels[index])
     gradients = torch.autograd.grad(loss, list(network.parameters()))
     return loss.detach(), torch.cat([g.flatten() for g in gradients])
 
 
 def _full_gradient(network: nn.Module, split: Split, chunk: int = 2000) -> Tensor:
-    """The gradient of the mean loss of a whole split, (d,), in chunks that bound the memory."""
+    """Return the gradient of the mean loss of a whole split, (d,), computed in chunks to save memory."""
     count = len(split.labels)
     parts = [slice(start, min(start + chunk, count)) for start in range(0, count, chunk)]
     weighted = [_loss_and_gradient(network, split, part)[1] * (part.stop - part.start) for part in parts]
@@ -215,11 +215,11 @@ def _descend(network: nn.Module, gradient: Tensor, learning_rate: float) -> None
 
 
 def _window_rows(workload: str, trace: Trace, start: int, settings: ConceptSettings, repetition: int) -> Iterator[Row]:
-    """The rows of one window, each value with its standard error."""
+    """Yield the rows of one window, each value with its standard error."""
     stop = start + settings.window
 
     def blocks(values: Tensor) -> Tensor:
-        """Block means of the window: (n, ...) -> (blocks, ...)."""
+        """Return the block means of the window, (n, ...) -> (blocks, ...)."""
         return values[start:stop].double().reshape(settings.blocks, -1, *values.shape[1:]).mean(1)
 
     def rows(optimizer: str, step: int, metric: str, sample: Tensor) -> Iterator[Row]:
@@ -239,7 +239,7 @@ def _window_rows(workload: str, trace: Trace, start: int, settings: ConceptSetti
 
 
 def _scores(autocorrelation: Tensor, halves: Tensor, candidates: Sequence[float]) -> dict[str, Tensor]:
-    """The scores (blocks, candidates) by metric. They are linear in R, so their block means are those of R's."""
+    """Return the scores (blocks, candidates) by metric; they are linear in R, so block means of R suffice."""
     rest = autocorrelation[:, 1:]
     lags = torch.arange(1, autocorrelation.shape[1], dtype=rest.dtype, device=rest.device)
     gains = torch.stack([momentum**lags for momentum in candidates], dim=1)

@@ -1,17 +1,17 @@
-"""The static families on toy losses: are the optimal operators the fast ones, and on which losses?
+"""Compares the static families on toy losses: on which losses are the optimal operators also the fastest?
 
 An optimizer steps x <- x - Q g, where Q is the optimal operator of its family for Sigma, an exponential average of
-g g^T along its own trajectory that includes the present gradient. Gradients are exact. Three kinds of panels:
+g g^T along its own trajectory, including the current gradient. Gradients are exact. There are three kinds of panels:
 
-- ``members/<toy>``: one budget B for all, the Frobenius norm of Q. The optimal member against members that are optimal
-  for random Sigma (fixed Q), and against the identity, the member that treats all directions alike.
-- ``families/<toy>``: the families against each other. Their budgets are not commensurate, so each is scaled once such
+- ``members/<toy>`` compares members of the Frobenius family with equal budget B: the optimal one, members that are
+  optimal for a random Sigma (so that Q is fixed), and the identity, which treats all directions alike.
+- ``families/<toy>`` compares the families. Their budgets have different units, so each operator is scaled once such
   that its learning power at Sigma_0, the average of g g^T over the start box, equals that of the Frobenius family.
-- ``families-norm/<toy>``: the same with equal Frobenius norms at Sigma_0, a match that favours the Frobenius family. It
-  shows what of the comparison depends on the match.
+- ``families-norm/<toy>`` scales to equal Frobenius norms at Sigma_0 instead, which favours the Frobenius family; it
+  shows how much the comparison depends on the scaling.
 
-The power of a run is the Frobenius budget in units of the toy's curvature, sqrt(B) times the largest eigenvalue of the
-Hessian: gradient descent with the largest eigenvalue of Q at that budget is stable below 2.
+The power of a run is the Frobenius budget in units of the toy's curvature: sqrt(B) times the largest eigenvalue of the
+Hessian. Gradient descent whose rate is the largest possible eigenvalue of Q is stable below 2.
 
 Source: arXiv 2512.06370v1 has six such panels; losses, powers, averaging and both matches are chosen.
 """
@@ -38,21 +38,22 @@ from optrepro.studies.base import Batch
 Operator = Callable[[Tensor], Tensor]
 Size = Callable[[Tensor, Tensor], Tensor]
 
-DISC = 1e6  # a run that leaves the disc of this radius has diverged
-REFERENCE_STARTS = 1024  # points of the start box that Sigma_0 is averaged over
+DISC = 1e6  # radius of the disc outside of which a run has diverged
+REFERENCE_STARTS = 1024  # number of points in the start box over which Sigma_0 is averaged
 
 
 class FamiliesSettings(Protocol):
-    """What the study's config decides.
+    """Settings of the study.
 
     Attributes:
-        member_toys, family_toys: losses of the two kinds of panels, ids in `optrepro.problems.functions.toys`.
-        powers: budgets that are tried, in units of the curvature.
+        member_toys, family_toys: losses of the panels that compare members or families, ids in
+            `optrepro.problems.functions.toys`.
+        powers: budgets to try, in units of the curvature.
         decay: weight of the past in Sigma, in [0, 1).
         members: number of random members.
-        tuning_starts, starts: number of starts, disjoint, of the role tune and of the role test.
-        steps: length of a run.
-        points: number of steps that the curves are recorded at.
+        tuning_starts, starts: numbers of starts with role tune and role test; the two sets are disjoint.
+        steps: number of steps of a run.
+        points: number of recorded points of a curve.
     """
 
     member_toys: Sequence[str]
@@ -67,28 +68,27 @@ class FamiliesSettings(Protocol):
 
 
 def run(study: FamiliesSettings, batch: Batch, context: Context) -> pd.DataFrame:
-    """The tidy table of `measure` for a study, on the CPU whatever the device: operators are 2 x 2."""
+    """Return the tidy table of `measure` for a study; computed on the CPU, because operators are 2 x 2."""
     return measure(study, context.seed, context.progress).assign(study=batch.study)
 
 
 def measure(settings: FamiliesSettings, seed: int, progress: Progress = no_progress) -> pd.DataFrame:
-    """All panels as one tidy table.
+    """Run all panels and return one tidy table.
 
-    Columns: ``workload`` is members/<toy>, families/<toy> or families-norm/<toy>; ``optimizer`` is frobenius, random or
-    identity in the first kind, and frobenius, spectral, lyapunov, diagonal or identity in the others;
-    ``learning_rate`` is the power.
+    ``workload`` is members/<toy>, families/<toy> or families-norm/<toy>; ``optimizer`` is frobenius, random or identity
+    in the first kind, and frobenius, spectral, lyapunov, diagonal or identity in the others; ``learning_rate`` is the
+    power.
 
-    Metrics; the gap is the loss minus its minimum 0, and inf once a run has diverged:
+    The gap is the loss minus its minimum 0, and inf once a run has diverged. Metrics:
 
-    - ``gap_median``, ``gap_lower``, ``gap_upper``: median and quartiles over the starts, and for ``random`` over
-      members and starts, at `points` steps.
-    - ``share_ahead`` (optimizer random): share of the members whose median over the starts is below frobenius' there.
-    - ``final_gap``: gap at the last step from each start, whose index is ``seed``; for ``random`` the median over
-      members.
+    - ``gap_median``, ``gap_lower``, ``gap_upper``: median and quartiles of the gap at `points` steps over the starts,
+      for ``random`` over members and starts.
+    - ``share_ahead`` (only ``random``): share of members whose median over the starts is below that of ``frobenius``.
+    - ``final_gap``: gap at the last step from start number ``seed``; for ``random`` the median over members.
     - ``diverged``: share of the runs that diverged.
 
-    Role tune (not in members/<toy>) has ``gap_median`` at the last step, from starts of its own: the power that
-    minimizes it is the tuned one.
+    Role tune (not in members/<toy>) has ``gap_median`` at the last step, from its own starts; the tuned power minimizes
+    it.
     """
     panels = [
         *((_members, name) for name in settings.member_toys),
@@ -103,14 +103,14 @@ def measure(settings: FamiliesSettings, seed: int, progress: Progress = no_progr
 
 
 def descend(loss: Callable[[Tensor], Tensor], start: Tensor, operator: Operator, steps: int, decay: float) -> Tensor:
-    """The loss along x <- x - Q(Sigma) g, from starts (..., d) to values (steps + 1, ...); inf once a run has diverged.
+    """Return the loss along x <- x - Q(Sigma) g, (steps + 1, ...); inf once a run has diverged.
 
     Args:
         loss: maps (..., d) to (...).
-        start: where the runs begin.
+        start: starting points, (..., d).
         operator: maps Sigma (..., d, d) to Q.
         steps: number of updates.
-        decay: weight of the past in the average of g g^T, whose weights are scaled to the sum 1.
+        decay: weight of the past in Sigma, the average of g g^T; the weights are normalized to the sum 1.
     """
     x, sigma, weight = start, torch.zeros(*start.shape, start.shape[-1], dtype=start.dtype), 0.0
     inside = torch.ones(start.shape[:-1], dtype=torch.bool)
@@ -122,7 +122,7 @@ def descend(loss: Callable[[Tensor], Tensor], start: Tensor, operator: Operator,
         weight = decay * weight + 1
         moved = x - (operator(sigma / weight) @ gradient.unsqueeze(-1)).squeeze(-1)
         inside = inside & (moved.norm(dim=-1) < DISC)
-        # a diverged run stays where it was: what follows must see no overflow
+        # A diverged run keeps its last point, so that later steps do not overflow.
         x = torch.where(inside.unsqueeze(-1), moved, x)
     return torch.stack(values)
 
@@ -135,40 +135,40 @@ def _value_and_gradient(loss: Callable[[Tensor], Tensor], x: Tensor) -> tuple[Te
 
 
 def frobenius(sigma: Tensor) -> Tensor:
-    """Sigma scaled to Frobenius norm 1."""
+    """Return Sigma scaled to Frobenius norm 1."""
     return Frobenius(1.0).optimal(sigma)
 
 
 def spectral(sigma: Tensor) -> Tensor:
-    """1 on the leading eigenvector and 1/2 on the other (chosen: between the projection and the identity)."""
+    """Return Q with 1 on Sigma's leading eigenvector and 1/2 on the other (chosen, between projection and identity)."""
     return Spectral(budget=1.5, cap=1.0).optimal(sigma)
 
 
 def lyapunov(sigma: Tensor) -> Tensor:
-    """The identity over the root mean square of the gradient."""
+    """Return the identity divided by the root mean square of the gradient."""
     return Lyapunov(1.0, metric=sigma).optimal(sigma)
 
 
 def diagonal(sigma: Tensor) -> Tensor:
-    """1/sigma_i, Adam's shape: the costs are sigma_i^3, over the sum of sigma_i so that the budget bounds a rate."""
-    # clamped because costs must be positive, and the cube of anything much smaller is 0
+    """Return Q proportional to 1/sigma_i, as in Adam: costs are sigma_i^3 / sum sigma, so the budget bounds a rate."""
+    # Clamped because costs must be positive, and the cube of a much smaller number underflows to 0.
     deviation = sigma.diagonal(dim1=-2, dim2=-1).sqrt().clamp_min(1e-75)
     return Diagonal(1.0, cost=deviation**3 / deviation.sum(-1, keepdim=True)).optimal(sigma)
 
 
 def identity(sigma: Tensor) -> Tensor:
-    """The identity scaled to Frobenius norm 1."""
+    """Return the identity scaled to Frobenius norm 1."""
     d = sigma.shape[-1]
     return torch.eye(d, dtype=sigma.dtype).mul(d**-0.5).expand_as(sigma)
 
 
 def frobenius_norm(operator: Tensor, sigma: Tensor) -> Tensor:
-    """The size of an operator whatever the gradients."""
+    """Return the Frobenius norm of an operator, whatever the gradients."""
     return operator.square().sum().sqrt()
 
 
 def match(size: Size, operator: Operator, sigma: Tensor) -> Tensor:
-    """What to scale an operator by, such that it is as large as the Frobenius family's at Sigma."""
+    """Return the factor that makes an operator as large as that of the Frobenius family at Sigma."""
     return size(frobenius(sigma), sigma) / size(operator(sigma), sigma)
 
 
@@ -177,7 +177,7 @@ FAMILIES: dict[str, Operator] = {f.__name__: f for f in (frobenius, spectral, ly
 
 
 def _members(toy: Toy, settings: FamiliesSettings, seed: int) -> Iterator[Row]:
-    """The optimal member of the Frobenius family against others of the same budget."""
+    """Yield the rows that compare the optimal member of the Frobenius family with others of the same budget."""
     workload = f"members/{toy.name}"
     start = _starts(toy, settings.starts, seed, "test")
     budget = torch.tensor(settings.powers, dtype=torch.float64) / toy.curvature()
@@ -195,7 +195,7 @@ def _members(toy: Toy, settings: FamiliesSettings, seed: int) -> Iterator[Row]:
 
 
 def _families(toy: Toy, settings: FamiliesSettings, seed: int) -> Iterator[Row]:
-    """The families against each other, as large as the Frobenius family over the start box."""
+    """Yield the rows that compare the families, scaled to the size of the Frobenius family at Sigma_0."""
     _, gradients = _value_and_gradient(toy, _starts(toy, REFERENCE_STARTS, seed, "reference"))
     sigma_0 = gradients.mT @ gradients / REFERENCE_STARTS
     budget = torch.tensor(settings.powers, dtype=torch.float64) / toy.curvature()
@@ -211,19 +211,19 @@ def _families(toy: Toy, settings: FamiliesSettings, seed: int) -> Iterator[Row]:
 
 
 def _gaps(toy: Toy, start: Tensor, operator: Operator, scale: Tensor, settings: FamiliesSettings) -> Tensor:
-    """Losses along the runs, (steps + 1, powers, ...), from starts (..., 2) and with each scale (powers,) of Q."""
+    """Return the gaps (steps + 1, powers, ...) of runs from starts (..., 2), with Q times each scale (powers,)."""
     scale = scale.reshape(-1, *[1] * (start.ndim + 1))
     start = start.expand(len(scale), *start.shape)
     return descend(toy, start, lambda sigma: scale * operator(sigma), settings.steps, settings.decay)
 
 
 def _starts(toy: Toy, count: int, seed: int, role: str) -> Tensor:
-    """The starts of a role, (count, 2): the same for every optimizer and in every kind of panel."""
+    """Draw the starts of a role, (count, 2); all optimizers and kinds of panels share them."""
     return toy.starts(count, torch.Generator().manual_seed(derive_seed(seed, toy.name, role)))
 
 
 def _curves(workload: str, optimizer: str, gaps: Tensor, settings: FamiliesSettings) -> Iterator[Row]:
-    """Quartiles along the run and the final gaps, from gaps (steps + 1, powers, ..., starts)."""
+    """Yield the rows of quartiles and final gaps, from gaps (steps + 1, powers, ..., starts)."""
     pooled = gaps.flatten(2)
     for metric, q in (("gap_lower", 0.25), ("gap_median", 0.5), ("gap_upper", 0.75)):
         yield from _per_step(workload, optimizer, metric, _quantile(pooled, q), settings)
@@ -236,7 +236,7 @@ def _curves(workload: str, optimizer: str, gaps: Tensor, settings: FamiliesSetti
 
 
 def _per_step(workload: str, optimizer: str, metric: str, values: Tensor, settings: FamiliesSettings) -> Iterator[Row]:
-    """Rows of values (steps + 1, powers) at evenly spaced steps, the first and the last among them."""
+    """Yield rows of values (steps + 1, powers) at evenly spaced steps, including the first and the last."""
     shown = sorted({round(float(step)) for step in torch.linspace(0, settings.steps, settings.points)})
     for p, power in enumerate(settings.powers):
         for step in shown:
@@ -244,7 +244,7 @@ def _per_step(workload: str, optimizer: str, metric: str, values: Tensor, settin
 
 
 def _quantile(values: Tensor, q: float) -> Tensor:
-    """Along the last dimension. One of the values: interpolation between infinities is not a number."""
+    """Return the nearest-rank quantile along the last dimension; interpolation between infinities would give NaN."""
     return values.kthvalue(1 + round(q * (values.shape[-1] - 1)), dim=-1).values
 
 

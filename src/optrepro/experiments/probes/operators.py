@@ -1,16 +1,16 @@
-r"""Static optimizer families: the operator of largest learning power inside a budget set.
+r"""Static optimizer families, and the operator with the largest learning power in each budget set.
 
 An update :math:`u = Q g` lowers the loss at the expected rate :math:`E\langle g, u\rangle = \mathrm{Tr}(Q\Sigma)`, the
 *learning power* of :math:`Q` at the gradient moment :math:`\Sigma = E[g g^\top]`. A family is a convex set :math:`C` of
 positive semidefinite operators; its optimal operator maximizes the learning power over :math:`C`.
 
-Three functions of the set belong together, and `Tr(Q Sigma) <= gauge(Q) * polar(Sigma)` ties them (Cauchy-Schwarz):
+Three functions describe the set, and satisfy `Tr(Q Sigma) <= gauge(Q) * polar(Sigma)` (generalized Cauchy-Schwarz):
 
 - the gauge of `C`, the smallest `t >= 0` with `Q` in `t C`;
 - the gauge of its polar `{Sigma : Tr(Q Sigma) <= 1 for every Q in C}`, which is the support function of `C`;
-- the learning power of the optimal operator, at which the support function is attained.
+- the learning power of the optimal operator, which attains the support function.
 
-Where `Sigma` has no power, many operators are optimal. Every family returns one that is zero there; so a zero `Sigma`
+On the null space of `Sigma` many operators are optimal. Every family returns one that is zero there, so a zero `Sigma`
 gives the zero operator.
 
 Shape: `Sigma` and `Q` are (..., d, d), real and symmetric; leading dimensions are a batch.
@@ -26,33 +26,33 @@ from torch import Tensor
 
 
 def learning_power(operator: Tensor, sigma: Tensor) -> Tensor:
-    """Tr(Q Sigma), (..., d, d) and (..., d, d) -> (...): the expected drop in loss per unit of time."""
+    """Return Tr(Q Sigma), the expected drop in loss per unit of time, (..., d, d) and (..., d, d) -> (...)."""
     return torch.einsum("...ij,...ji->...", operator, sigma)
 
 
 class Family(ABC):
-    """A budget set of positive semidefinite operators, and the operator of largest learning power inside it."""
+    """A budget set C of positive semidefinite operators."""
 
     @abstractmethod
     def optimal(self, sigma: Tensor) -> Tensor:
-        """The operator of largest learning power, (..., d, d) -> (..., d, d).
+        """Return the operator in C with the largest learning power, (..., d, d) -> (..., d, d).
 
         Raises: ValueError if `sigma` is not square, not symmetric or not positive semidefinite.
         """
 
     @abstractmethod
     def gauge(self, operator: Tensor) -> Tensor:
-        """The smallest t >= 0 with `operator` in t C, (..., d, d) -> (...); inf where no multiple of C contains it.
+        """Return the smallest t >= 0 with `operator` in t C, (..., d, d) -> (...); inf if no multiple of C contains it.
 
         Raises: ValueError if `operator` is not square or not symmetric.
         """
 
     @abstractmethod
     def polar(self, sigma: Tensor) -> Tensor:
-        """The gauge of the polar of C, in closed form, (..., d, d) -> (...). Raises: as `optimal`."""
+        """Return the gauge of the polar of C in closed form, (..., d, d) -> (...). Raises: as `optimal`."""
 
     def power(self, sigma: Tensor) -> Tensor:
-        """The learning power that `optimal` attains, (..., d, d) -> (...); equal to `polar`. Raises: as `optimal`."""
+        """Return the learning power of `optimal`, (..., d, d) -> (...); it equals `polar`. Raises: as `optimal`."""
         return learning_power(self.optimal(sigma), sigma)
 
 
@@ -63,7 +63,7 @@ class Frobenius(Family):
     Optimal: :math:`\sqrt{B}\,\Sigma/\lVert\Sigma\rVert_F`.
 
     Args:
-        budget: B > 0, the square of the largest Frobenius norm.
+        budget: B > 0, square of the largest Frobenius norm.
     """
 
     budget: float
@@ -74,7 +74,7 @@ class Frobenius(Family):
     def optimal(self, sigma: Tensor) -> Tensor:
         """sqrt(B) Sigma / ||Sigma||_F."""
         _check_moment("sigma", sigma)
-        # the division by the largest entry keeps the squares in the norm from underflowing
+        # Division by the largest entry keeps the squares in the norm from underflowing.
         shape = _divide(sigma, sigma.abs().amax((-2, -1), keepdim=True))
         return math.sqrt(self.budget) * _divide(shape, _norm(shape)[..., None, None])
 
@@ -92,13 +92,13 @@ class Frobenius(Family):
 class Spectral(Family):
     r"""All :math:`0 \preceq Q \preceq \tau I` with :math:`\mathrm{Tr}\,Q \le B`.
 
-    Optimal: the leading eigenvectors of `Sigma` get the eigenvalue tau each until the budget is spent, the next one
-    gets the remainder. Where eigenvalues of `Sigma` are tied across that border, every basis of the tied space is
-    optimal and the eigensolver's is taken: the power is unique, the operator is not.
+    Optimal: the leading eigenvectors of `Sigma` get the eigenvalue tau each until the budget is spent, and the next
+    one gets the remainder. If eigenvalues of `Sigma` are tied at that border, every basis of their space is optimal,
+    and the eigensolver's is used: the power is unique, the operator is not.
 
     Args:
-        budget: B > 0, the largest trace.
-        cap: tau > 0, the largest eigenvalue.
+        budget: B > 0, largest trace.
+        cap: tau > 0, largest eigenvalue.
     """
 
     budget: float
@@ -109,7 +109,7 @@ class Spectral(Family):
         _check_positive("cap", self.cap)
 
     def optimal(self, sigma: Tensor) -> Tensor:
-        """V diag(q) V^T with q = tau, ..., tau, remainder, 0, ..., 0 by falling eigenvalue."""
+        """Return V diag(q) V^T with q = tau, ..., tau, remainder, 0, ..., 0 in order of falling eigenvalues."""
         values, vectors = _check_moment("sigma", sigma)
         return (vectors * (self._shares(values) * (values > 0)).unsqueeze(-2)) @ vectors.mT
 
@@ -121,12 +121,12 @@ class Spectral(Family):
         return _on_cone(operator, torch.maximum(largest / self.cap, trace / self.budget))
 
     def polar(self, sigma: Tensor) -> Tensor:
-        """sum_i q_i lambda_i(Sigma), q as in `optimal`."""
+        """Return sum_i q_i lambda_i(Sigma), with q as in `optimal`."""
         values, _ = _check_moment("sigma", sigma)
         return (self._shares(values) * values).sum(-1)
 
     def _shares(self, values: Tensor) -> Tensor:
-        """What each eigenvalue is given, (d,), for eigenvalues in ascending order."""
+        """Return the eigenvalues q of the optimal operator, (d,), for ascending eigenvalues of Sigma."""
         rank = torch.arange(values.shape[-1] - 1, -1, -1, dtype=values.dtype, device=values.device)
         return (self.budget - self.cap * rank).clamp(0, self.cap)
 
@@ -135,17 +135,17 @@ class Spectral(Family):
 class Lyapunov(Family):
     r"""All :math:`Q \succeq 0` with :math:`\mathrm{Tr}(Q M Q) \le B`.
 
-    Optimal: the solution of the Lyapunov equation :math:`M Q + Q M \propto \Sigma`, on the budget's boundary. The
-    paper's case is :math:`M = \Sigma`, an update of bounded mean square: :math:`Q = \sqrt{B/\mathrm{Tr}\,\Sigma}\,I`
-    on the range of `Sigma`, plain gradient descent with a normalized rate. A metric of its own makes the set
-    independent of `Sigma`; without that it would have no polar.
+    Optimal: the solution of the Lyapunov equation :math:`M Q + Q M \propto \Sigma` on the boundary of the budget. The
+    paper's case is :math:`M = \Sigma`, which bounds the mean square of the update:
+    :math:`Q = \sqrt{B/\mathrm{Tr}\,\Sigma}\,I` on the range of `Sigma`, gradient descent with a normalized rate. Here
+    the metric is separate, because the set has a polar only if it does not depend on `Sigma`.
 
     Args:
-        budget: B > 0, the largest mean square of an update.
-        metric: M, (..., d, d), symmetric positive semidefinite. `Sigma` has to vanish on its null space.
+        budget: B > 0, largest mean square of an update.
+        metric: M, (..., d, d), symmetric positive semidefinite; `Sigma` must vanish on its null space.
 
-    Raises: ValueError for a bad metric; from `optimal` and `polar` also where the learning power is unbounded because
-    `Sigma` has power on the metric's null space.
+    Raises: ValueError for a metric that is not symmetric positive semidefinite; `optimal` and `polar` also raise it if
+    `Sigma` has power on the metric's null space, where the learning power is unbounded.
     """
 
     budget: float
@@ -156,7 +156,7 @@ class Lyapunov(Family):
         _check_moment("metric", self.metric)
 
     def optimal(self, sigma: Tensor) -> Tensor:
-        """sqrt(B) X / sqrt(Tr(X Sigma)) with (M X + X M)/2 = Sigma."""
+        """Return sqrt(B) X / sqrt(Tr(X Sigma)) with (M X + X M)/2 = Sigma."""
         shape, norm = self._solve(sigma)
         return math.sqrt(self.budget) * _divide(shape, norm[..., None, None])
 
@@ -166,18 +166,18 @@ class Lyapunov(Family):
         return _on_cone(operator, (square / self.budget).clamp_min(0).sqrt())
 
     def polar(self, sigma: Tensor) -> Tensor:
-        """sqrt(B Tr(X Sigma)), X as in `optimal`."""
+        """Return sqrt(B Tr(X Sigma)), with X as in `optimal`."""
         return math.sqrt(self.budget) * self._solve(sigma)[1]
 
     def _solve(self, sigma: Tensor) -> tuple[Tensor, Tensor]:
-        """The solution of (M Q + Q M)/2 = Sigma on the range of M, and its norm Tr(Q M Q)^(1/2)."""
+        """Return the solution of (M Q + Q M)/2 = Sigma on the range of M, and its norm Tr(Q M Q)^(1/2)."""
         _check_moment("sigma", sigma)
         values, vectors = _check_moment("metric", self.metric)
         rotated = vectors.mT @ sigma @ vectors
         mean = (values.unsqueeze(-1) + values.unsqueeze(-2)) / 2
         outside = torch.where(mean > 0, 0, rotated).abs().amax((-2, -1))
         if (outside > _tolerance(sigma) * sigma.abs().amax((-2, -1))).any():
-            raise ValueError("sigma has power on the null space of metric, where the learning power is unbounded")
+            raise ValueError("sigma must vanish on the null space of metric, where the learning power is unbounded")
         solution = _divide(rotated, mean)
         return vectors @ solution @ vectors.mT, (solution * rotated).sum((-2, -1)).clamp_min(0).sqrt()
 
@@ -187,11 +187,11 @@ class Diagonal(Family):
     r"""All :math:`Q = \mathrm{diag}(q)`, :math:`q \ge 0`, with :math:`\sum_i c_i q_i^2 \le B`.
 
     Optimal: :math:`q_i \propto \sigma_i^2 / c_i` with :math:`\sigma_i^2 = \Sigma_{ii}`. The cost
-    :math:`c_i = \sigma_i^3` gives :math:`1/\sigma_i`, the shape of Adam and AdaGrad; :math:`c_i = \sigma_i^2` gives
-    one rate for all, SGD.
+    :math:`c_i = \sigma_i^3` gives :math:`q_i \propto 1/\sigma_i`, as in Adam and AdaGrad; :math:`c_i = \sigma_i^2`
+    gives the same rate to all coordinates, as in SGD.
 
     Args:
-        budget: B > 0, the largest weighted sum of squares.
+        budget: B > 0, largest weighted sum of squares.
         cost: c, (..., d), positive.
     """
 
@@ -204,7 +204,7 @@ class Diagonal(Family):
             raise ValueError(f"cost has the entry {self.cost.min().item()}; every entry must be positive")
 
     def optimal(self, sigma: Tensor) -> Tensor:
-        """diag(q), q = sqrt(B) (sigma^2 / c) / sqrt(sum_i sigma_i^4 / c_i)."""
+        """Return diag(q) with q = sqrt(B) (sigma^2 / c) / sqrt(sum_i sigma_i^4 / c_i)."""
         _check_moment("sigma", sigma)
         moment = sigma.diagonal(dim1=-2, dim2=-1)
         shape = _divide(moment, moment.amax(-1, keepdim=True)) / self.cost
@@ -225,13 +225,13 @@ class Diagonal(Family):
 
 
 def _norm(matrix: Tensor) -> Tensor:
-    """The Frobenius norm, (..., d, d) -> (...)."""
+    """Return the Frobenius norm, (..., d, d) -> (...)."""
     return matrix.square().sum((-2, -1)).sqrt()
 
 
 def _check_positive(name: str, value: float) -> None:
     if not value > 0:
-        raise ValueError(f"{name} = {value} is not positive")
+        raise ValueError(f"{name} = {value} is not allowed; it must be positive")
 
 
 def _check_symmetric(name: str, matrix: Tensor) -> None:
@@ -244,7 +244,7 @@ def _check_symmetric(name: str, matrix: Tensor) -> None:
 
 
 def _check_moment(name: str, matrix: Tensor) -> tuple[Tensor, Tensor]:
-    """Eigenvalues in ascending order, zero outside the numerical range, and eigenvectors of a semidefinite matrix."""
+    """Return ascending eigenvalues (zero if they are rounding) and eigenvectors of a positive semidefinite matrix."""
     _check_symmetric(name, matrix)
     values, vectors = torch.linalg.eigh(matrix)
     largest = values.abs().amax(-1, keepdim=True)
@@ -255,7 +255,7 @@ def _check_moment(name: str, matrix: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _on_cone(operator: Tensor, size: Tensor) -> Tensor:
-    """`size` where the operator is positive semidefinite, inf elsewhere."""
+    """Return `size` where the operator is positive semidefinite, and inf elsewhere."""
     _check_symmetric("operator", operator)
     values = torch.linalg.eigvalsh(operator)
     inside = values[..., 0] >= -_tolerance(operator) * values.abs().amax(-1)
@@ -263,10 +263,10 @@ def _on_cone(operator: Tensor, size: Tensor) -> Tensor:
 
 
 def _divide(numerator: Tensor, denominator: Tensor) -> Tensor:
-    """The quotient, and 0 where the denominator is 0."""
+    """Return the quotient, and 0 where the denominator is 0."""
     return torch.where(denominator > 0, numerator / torch.where(denominator > 0, denominator, 1), 0)
 
 
 def _tolerance(matrix: Tensor) -> float:
-    """The relative size that counts as rounding: half the digits of the type."""
+    """Return the relative size that counts as rounding, half the digits of the type."""
     return float(torch.finfo(matrix.dtype).eps ** 0.5)

@@ -1,7 +1,7 @@
-"""Step time and memory of optimizers beside torch's own, on the parameters of networks.
+"""Measures step time and memory of optimizers, relative to torch's own, on the parameters of networks.
 
-An optimizer and torch's versions of its reference take turns, so that a machine that gets slower or faster does so for
-all of them, and a ratio is made within a turn. Times are what this measures: two runs never give the same bytes.
+An optimizer and torch's versions of its reference take turns, and ratios are computed within a turn, so that changes
+in the machine's speed affect all of them alike. Two runs never give the same bytes, because times differ.
 """
 
 from __future__ import annotations
@@ -24,20 +24,20 @@ from optrepro.studies.base import Batch
 from optrepro.studies.comparison import OptimizerConfig
 from optrepro.studies.overhead import OverheadStudy, TimedFamily, TimedNetwork
 
-RATE = 1e-6  # small: the work is the same at any rate, and the parameters must stay finite
-VERSIONS = ("foreach", "fused")  # of torch's optimizer; ratios are to the first
-MOST_TURNS = 40  # more say nothing new
-STEPS = 64  # of a turn at most: in as many the continuous form watches and rests once
-TURN = 0.05  # seconds: a turn of small steps has several
+RATE = 1e-6  # small, so that parameters stay finite; the work does not depend on the rate
+VERSIONS = ("foreach", "fused")  # versions of torch's optimizer; ratios are relative to the first
+MOST_TURNS = 40  # more turns would add little
+STEPS = 64  # largest number of steps per turn; the continuous form observes and pauses once in so many
+TURN = 0.05  # seconds; a turn has as many steps as fit into this time, up to STEPS
 IMAGES, CLASSES = (3, 32, 32), 100
 
 
 def run(study: OverheadStudy, batch: Batch, context: Context) -> pd.DataFrame:
-    """Tidy results with a row for each turn: workload ``network/family``, `seed` the turn.
+    """Return tidy results with one row per turn: the workload is ``network/family``, `seed` is the turn.
 
-    Metrics: ``step_seconds``; ``step_ratio``, to the reference's foreach version in the same turn; ``state_ratio``, the
-    bytes of state over the reference's, and ``parameters``, their number, once. Torch's versions are rows too, with the
-    keys ``foreach`` and ``fused``.
+    Metrics of each turn: ``step_seconds``, and ``step_ratio``, relative to the reference's foreach version. Metrics
+    recorded once: ``state_ratio``, bytes of state relative to the reference's, and ``parameters``, their number.
+    Torch's versions have rows too, under the keys ``foreach`` and ``fused``.
     """
     rows: list[Row] = []
     total = len(study.networks) * sum(len(timed(family)) for family in study.families.values())
@@ -53,7 +53,7 @@ def run(study: OverheadStudy, batch: Batch, context: Context) -> pd.DataFrame:
 
 
 def attempts(study: OverheadStudy) -> Iterator[tuple[str, Callable[[], object]]]:
-    """Try to build every network, and every row that is timed."""
+    """Yield attempts to build every network and every timed optimizer."""
     for name, network in study.networks.items():
         yield f"networks.{name}", partial(build, network)
     for name, family in study.families.items():
@@ -62,12 +62,12 @@ def attempts(study: OverheadStudy) -> Iterator[tuple[str, Callable[[], object]]]
 
 
 def timed(family: TimedFamily) -> dict[str, OptimizerConfig]:
-    """The rows that are timed: fixed ones are torch's own, and those that repeat shares cost what any shares cost."""
+    """Return the rows to time: no fixed ones, which are torch's own, and none with `shares_of`, whose cost is alike."""
     return {key: row for key, row in family.optimizers.items() if row.group != "fixed" and row.shares_of is None}
 
 
 def build(network: TimedNetwork, seed: int = 0) -> nn.Module:
-    """The network, on the CPU. Raises: ValueError or TypeError for one that there is not, or sizes that do not fit."""
+    """Build the network on the CPU. Raises: ValueError or TypeError for an unknown network or unsuitable sizes."""
     if network.network == "gpt":
         module = gpt.gpt(**network.settings, seed=seed)
     else:
@@ -78,7 +78,7 @@ def build(network: TimedNetwork, seed: int = 0) -> nn.Module:
 
 
 def state_bytes(optimizer: torch.optim.Optimizer) -> int:
-    """Bytes of the tensors that an optimizer keeps between steps, each storage once."""
+    """Return the bytes of all tensors that an optimizer keeps between steps, counting each storage once."""
     storages: dict[int, int] = {}
     kept = [dict(optimizer.state), getattr(optimizer, "sketch", None) and [optimizer.sketch.signs]]  # type: ignore[attr-defined]
     for tensor in _tensors(kept):
@@ -94,7 +94,7 @@ def _tensors(value: Any) -> Iterator[Tensor]:
 
 
 def _parameters(network: TimedNetwork, seed: int, device: torch.device) -> list[Tensor]:
-    """The trained parameters, with gradients that stay as they are."""
+    """Return the trained parameters, with random gradients that stay the same for all steps."""
     module = build(network, seed).to(device)
     parameters: list[Tensor] = list(lora.trainable(module).values())
     generator = torch.Generator().manual_seed(seed)
@@ -105,7 +105,7 @@ def _parameters(network: TimedNetwork, seed: int, device: torch.device) -> list[
 
 @dataclass
 class _Side:
-    """An optimizer that takes its turn."""
+    """An optimizer with the arguments of its step, to be timed in turns."""
 
     optimizer: torch.optim.Optimizer
     arguments: dict[str, Any]
@@ -113,20 +113,20 @@ class _Side:
 
     @classmethod
     def of(cls, optimizer: torch.optim.Optimizer, parameters: Sequence[Tensor]) -> _Side:
-        """An optimizer with all that its step asks for, made from the gradients that are there."""
+        """Prepare an optimizer; arguments of its step are made from the current gradients."""
         needs = getattr(optimizer, "needs", None)
         given = [parameter.grad.clone() for parameter in parameters if parameter.grad is not None]
         loss = torch.ones((), device=given[0].device)
         arguments = {"half_grads": given, "validation_grads": given, "loss": lambda: loss}
         names = {"loss": "closure"}
-        if hasattr(optimizer, "train"):  # schedule-free optimizers step in this mode only
+        if hasattr(optimizer, "train"):  # schedule-free optimizers only step in this mode
             optimizer.train()
         side = cls(optimizer, {names.get(needs, needs): arguments[needs]} if needs else {}, given[0].device)
-        side.turn(2)  # state is made at the first step
+        side.turn(2)  # the first step creates the state
         return side
 
     def turn(self, steps: int) -> float:
-        """Seconds of a step, the mean of some."""
+        """Return the mean seconds per step over `steps` steps."""
         _wait(self.device)
         started = time.perf_counter()
         for _ in range(steps):
@@ -148,7 +148,7 @@ def _measure(
     study: OverheadStudy,
     workload: str,
 ) -> list[Row]:
-    """An optimizer and its references in turns; the first row of a family reports the references too."""
+    """Time an optimizer and its references in turns; the first row of a family also reports the references."""
     cls: Callable[..., torch.optim.Optimizer] = factory.optimizer_class(family.reference)
     sides = {name: _Side.of(cls(parameters, RATE, **family.settings, **{name: True}), parameters) for name in VERSIONS}
     sides[key] = _Side.of(factory.make(row, parameters, RATE), parameters)

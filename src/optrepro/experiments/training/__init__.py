@@ -1,1 +1,1 @@
-"""Experiments that train networks."""
+"""Experiments that train neural networks."""

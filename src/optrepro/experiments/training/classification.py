@@ -1,9 +1,10 @@
-"""Image classification, and the loop of all trainings: batches of runs from rows of the run table to tidy tables."""
+"""Image classification, and the training loop that all studies of networks share."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from functools import lru_cache, partial
 from itertools import groupby
 from typing import Any
@@ -27,16 +28,16 @@ from optrepro.studies.comparison import OptimizerConfig
 from optrepro.studies.recipe import Recipe
 from optrepro.studies.training import TrainingStudy
 
-STACK = 32  # copies in one stacked program: more gains nothing and costs memory
+STACK = 32  # copies in one stacked program; more would cost memory without being faster
 
 
 def run(study: TrainingStudy, batch: Batch, context: Context) -> pd.DataFrame:
-    """Tune on validation data, then train with the tuned rate: the tidy results of the batch's runs, see `train`."""
+    """Tune on validation data, then train with the tuned rate. Returns tidy results, see `train`."""
     return train(study, batch, context, *tasks.of(study, context))
 
 
 def attempts(study: TrainingStudy) -> Iterator[tuple[str, Callable[[], object]]]:
-    """Try to build the network."""
+    """Yield an attempt to build the network."""
     build = partial(classic.build, study.network, (1, 32, 32), 10, seed=0, **study.network_settings)
     yield "network", build
 
@@ -49,20 +50,20 @@ def train(
     build: Build,
     make: Callable[..., Training] | None = None,
 ) -> pd.DataFrame:
-    """The tidy results of a batch of runs; those that name no learning rate take the tuned one.
+    """Train a batch of runs and return their tidy results. Runs without a learning rate use the tuned one.
 
-    Metrics, at each evaluated step: ``train_loss`` (mean since the last one), ``validation_loss``,
-    ``validation_accuracy``, and in test runs ``test_loss``, ``test_accuracy`` and ``chosen[k]``, the number of steps
-    (times parameter tensors, where each chooses for itself) taken so far with candidate k. A run whose loss is not
-    finite ends with one row ``diverged``.
+    Metrics at each evaluation: ``train_loss`` (mean since the previous evaluation), ``validation_loss``,
+    ``validation_accuracy``; in test runs also ``test_loss`` and ``test_accuracy``; and of optimizers that choose among
+    candidates ``chosen[k]``, the number of steps so far that used candidate k (summed over parameter tensors where
+    each chooses for itself). A run whose loss is not finite ends with one row ``diverged``.
 
     Args:
-        study: how to train.
+        study: settings of the training.
         batch: runs from the run table.
-        context: their surroundings.
-        dataset: what to train on.
-        build: makes the models of runs.
-        make: `Training`, or a kind of it.
+        context: context of the batch.
+        dataset: data set to train on.
+        build: function that makes the models of runs.
+        make: `Training` or a subclass.
     """
     groups = list(_groups(batch.runs, study))
     with context.checkpoint.listening():
@@ -73,13 +74,13 @@ def train(
             optimizer = study.entry(groups[number][0].optimizer)
             shares = _shares(results, optimizer.shares_of)
             if optimizer.shares_of is not None and shares is None:
-                continue  # every run of the giver diverged: these runs stay missing, and are counted as such
+                continue  # every run of the copied row diverged, so these runs cannot be made and count as missing
             rates = [_rate(run, results, study) for run in groups[number]]
             training = (make or Training)(groups[number], rates, study, optimizer, shares, dataset, build)
             if saved["training"] is not None:
                 training.load_state(saved.pop("training"))
                 saved["training"] = None
-            while not training.finished:  # the step comes first, so that the shortest time slice gets somewhere
+            while not training.finished:  # a step before each save, so that even the shortest time slice makes progress
                 training.advance()
                 context.progress(number * training.steps + training.step, len(groups) * training.steps, batch.name)
                 context.checkpoint.step(
@@ -90,7 +91,7 @@ def train(
     return tidy.frame(rows)
 
 
-# Factor of the learning rate after a share of the steps; "step" is the recipe of He et al. 2016, section 4.2.
+# Factor of the learning rate by the fraction of steps done; "step" is the recipe of He et al. 2016, section 4.2.
 _SCHEDULES: dict[str, Callable[[float], float]] = {
     "cosine": lambda done: 0.5 * (1 + math.cos(math.pi * done)),
     "step": lambda done: 1.0 if done < 0.5 else 0.1 if done < 0.75 else 0.01,
@@ -98,10 +99,48 @@ _SCHEDULES: dict[str, Callable[[float], float]] = {
 }
 
 
-class Training:
-    """Copies of one network, each trained by its own optimizer; one call of `advance` is one step of all of them.
+@dataclass(frozen=True)
+class Halves:
+    """Gradients of the two halves of one run's batch, one tensor per parameter.
 
-    After a step, `replicas.parameters[r]` hold the gradients that run r took it with.
+    Attributes:
+        first, second: gradient of the mean loss of each half.
+        share: share of the first half in the scored labels of the batch, (): 1/2 for images.
+    """
+
+    first: Sequence[Tensor]
+    second: Sequence[Tensor]
+    share: Tensor
+
+    @classmethod
+    def recovered(cls, whole: Sequence[Tensor], doubled: Sequence[Tensor], share: Tensor) -> Halves:
+        """Undo `whole` and `doubled_first`, up to rounding."""
+        first = [a / (2 * share) for a in doubled]
+        second = [(2 * g - a) / (2 * (1 - share)) for g, a in zip(whole, doubled, strict=True)]
+        return cls(first, second, share)
+
+    def whole(self) -> list[Tensor]:
+        """Return the gradient of the batch."""
+        return [self.share * a + (1 - self.share) * b for a, b in zip(self.first, self.second, strict=True)]
+
+    def doubled_first(self) -> list[Tensor]:
+        """Return twice the first half's part of the batch gradient g.
+
+        For this a, neither a nor 2 g - a holds noise of the other half, whatever the share.
+        """
+        return [2 * self.share * a for a in self.first]
+
+
+def share_of_first_half(labels: Tensor) -> Tensor:
+    """Return the share of the first half in the scored labels, (R, B, ...) -> (R,)."""
+    scored = (labels != replicas.IGNORED).flatten(1)
+    return scored[:, : scored.shape[1] // 2].sum(1) / scored.sum(1)
+
+
+class Training:
+    """Copies of one network, each trained by its own optimizer; `advance` takes one step of all of them.
+
+    After a step, the ``grad`` of `models.parameters[r]` is the gradient that run r stepped with.
     """
 
     def __init__(
@@ -133,11 +172,11 @@ class Training:
 
     @property
     def finished(self) -> bool:
-        """Whether every run has had its steps or has diverged."""
+        """Whether every run has taken all steps or has diverged."""
         return self.step >= self.steps or not any(self.alive)
 
     def advance(self) -> None:
-        """One step of every run that is alive, and an evaluation where the curve has a point."""
+        """Take one step of every run that has not diverged, and evaluate if an evaluation is due."""
         self._set_rates()
         losses, gradients, arguments = self._gradients(*self._batch(self.dataset.train, "order"))
         self._loss += losses
@@ -152,10 +191,10 @@ class Training:
             self._evaluate()
 
     def finish(self) -> None:
-        """What is left to do after the last step: here nothing."""
+        """Called after the last step; does nothing here."""
 
     def state(self) -> dict[str, Any]:
-        """All that a resumed training needs to go on bit for bit."""
+        """Return everything that a resumed training needs to continue bit for bit."""
         return {
             "models": self.models.state(),
             "optimizers": [optimizer.state_dict() for optimizer in self.optimizers],
@@ -167,7 +206,7 @@ class Training:
         }
 
     def load_state(self, state: dict[str, Any]) -> None:
-        """Go on from `state()`."""
+        """Continue from `state()`."""
         self.models.load_state(state["models"])
         for optimizer, saved in zip(self.optimizers, state["optimizers"], strict=True):
             optimizer.load_state_dict(saved)
@@ -182,7 +221,7 @@ class Training:
                 group["lr"] = rate * factor
 
     def _batch(self, split: datasets.Split, stream: str) -> tuple[Tensor, Tensor]:
-        """Inputs (R, B, ...) and labels (R, B, ...) of this step; runs with the same seed get the same batch."""
+        """Return inputs (R, B, ...) and labels (R, B, ...) of this step; runs with equal seeds get equal batches."""
         index = torch.stack([self._index(run.seed, len(split.labels), stream) for run in self.runs])
         index = index.to(split.labels.device)
         images = split.images[index]
@@ -195,26 +234,21 @@ class Training:
         return self._part(seed, examples, stream, self.study.batch_size, self.step)
 
     def _part(self, seed: int, examples: int, stream: str, size: int, step: int) -> Tensor:
-        """The examples of one step of passes over shuffled examples."""
+        """Return the indices of the examples of one step; every epoch shuffles all examples anew."""
         size = min(size, examples)
         epoch, position = divmod(step, examples // size)
         return _order(seed, stream, epoch, examples)[position * size : (position + 1) * size]
 
     def _gradients(self, images: Tensor, labels: Tensor) -> tuple[Tensor, replicas.Gradients, list[dict[str, Any]]]:
-        """Losses, gradients, and what else the optimizers' steps ask for."""
+        """Return losses, gradients, and the further arguments of each optimizer's step."""
         if self.needs == "half_grads":
             half = images.shape[1] // 2
             losses_a, first = self.models.gradients(images[:, :half], labels[:, :half])
             losses_b, second = self.models.gradients(images[:, half:], labels[:, half:])
-            scored = (labels != replicas.IGNORED).flatten(1)
-            x = scored[:, : scored.shape[1] // 2].sum(1) / scored.sum(1)  # share of the first half: 1/2 for images
-            gradients = [
-                [x[r] * a + (1 - x[r]) * b for a, b in zip(*pair, strict=True)]
-                for r, pair in enumerate(zip(first, second, strict=True))
-            ]
-            # Twice what each half adds to the gradient: neither has noise of the other, as 2 g - a has if x is not 1/2.
-            doubled = [{"half_grads": [2 * x[r] * a for a in grads]} for r, grads in enumerate(first)]
-            return x * losses_a + (1 - x) * losses_b, gradients, doubled
+            share = share_of_first_half(labels)
+            halves = [Halves(*of_run) for of_run in zip(first, second, share, strict=True)]
+            arguments: list[dict[str, Any]] = [{"half_grads": h.doubled_first()} for h in halves]
+            return share * losses_a + (1 - share) * losses_b, [h.whole() for h in halves], arguments
         losses, gradients = self.models.gradients(images, labels)
         if self.needs == "validation_grads":
             examples = self._batch(self.dataset.validation, "validation order")
@@ -225,7 +259,7 @@ class Training:
         return losses, gradients, [{} for _ in self.runs]
 
     def _is_evaluated(self) -> bool:
-        """Test runs are evaluated at `evaluations` even steps, tuning runs at the end only."""
+        """Test runs are evaluated at `evaluations` evenly spaced steps, tuning runs only at the end."""
         if self.step == self.steps:
             return True
         points = self.study.evaluations
@@ -244,7 +278,7 @@ class Training:
         for r in range(len(self.runs)):
             if not self.alive[r]:
                 continue
-            # One loss that was not finite is enough: the sum of the losses, and so train_loss, is not finite either.
+            # train_loss is a sum over steps, so one loss that was not finite shows in it.
             self.alive[r] = all(math.isfinite(column[r]) for column in values.values())
             if not self.alive[r]:
                 self.record(r, "diverged", 1.0)
@@ -258,7 +292,7 @@ class Training:
         self.switch_mode("train")
 
     def record(self, r: int, metric: str, value: float) -> None:
-        """Add a tidy row of run r at the present step."""
+        """Add a tidy row of run r at the current step."""
         run = self.runs[r]
         self.rows.append(
             Row(
@@ -276,7 +310,7 @@ class Training:
         )
 
     def switch_mode(self, mode: str) -> None:
-        """Schedule-free optimizers keep other weights for evaluation than for training."""
+        """Switch optimizers to "train" or "eval"; schedule-free ones evaluate other weights than they train."""
         for optimizer in self.optimizers:
             if hasattr(optimizer, mode):
                 getattr(optimizer, mode)()
@@ -284,13 +318,13 @@ class Training:
 
 @lru_cache(maxsize=256)
 def _order(seed: int, stream: str, epoch: int, examples: int) -> Tensor:
-    """The order of the examples in an epoch, (examples,): of seed and epoch alone, so resuming needs no state."""
+    """Return the order of the examples in an epoch, (examples,); it has no state, so resuming needs none."""
     generator = torch.Generator().manual_seed(derive_seed(seed, stream, epoch))
     return torch.randperm(examples, generator=generator)
 
 
 def _groups(runs: Sequence[Run], study: Recipe) -> Iterator[Sequence[Run]]:
-    """Runs that are trained at once: of one optimizer, tuning before testing, and no more than pays."""
+    """Yield runs that are trained together: of one optimizer and one role, at most `STACK` where copies are stacked."""
     size = STACK if tasks.stackable(study) else 1
     for _, alike in groupby(runs, key=lambda run: (run.optimizer, run.role)):
         together = list(alike)
@@ -307,21 +341,21 @@ def _rate(run: Run, results: pd.DataFrame, study: Recipe) -> float:
     return tuned_learning_rate(own, "validation_accuracy", failed=0.0)
 
 
-def _shares(results: pd.DataFrame, giver: str | None) -> list[float] | None:
-    """The share of steps that each candidate got in the giver's test runs; None if no run of it lived to tell."""
-    if giver is None:
+def _shares(results: pd.DataFrame, source: str | None) -> list[float] | None:
+    """Return each candidate's share of the steps in the test runs of optimizer `source`; None if all diverged."""
+    if source is None:
         return None
-    of_giver = results[(results.optimizer == giver) & (results.role == "test")]
-    rows = of_giver[of_giver.metric.str.startswith("chosen")]
+    copied = results[(results.optimizer == source) & (results.role == "test")]
+    rows = copied[copied.metric.str.startswith("chosen")]
     if rows.empty:
         return None
     last = rows.sort_values("step").groupby(["run", "metric"]).value.last().groupby("metric").sum()
-    candidates = [f"chosen[{k}]" for k in range(len(last))]  # by number: chosen[10] is not before chosen[2]
+    candidates = [f"chosen[{k}]" for k in range(len(last))]  # in order of k; sorted names put chosen[10] before [2]
     return [float(last[candidate] / last.sum()) for candidate in candidates]
 
 
 def _chosen(optimizer: torch.optim.Optimizer) -> list[float]:
-    """Counts per candidate, summed over parameter tensors where each chooses for itself."""
+    """Return the count of steps per candidate, summed over parameter tensors where each chooses for itself."""
     selection = getattr(optimizer, "selection", None)
     if selection is None:
         return []

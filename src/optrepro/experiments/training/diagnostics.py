@@ -1,9 +1,9 @@
-"""The second-order statistics of gradients along training, and which candidates the rules take, tensor by tensor.
+"""Second-order statistics of gradients along training, and the candidates that the rules choose, per tensor.
 
-A run of the followed row is a run of its study as the optimizers meet it: batches are those of passes over shuffled
-examples, which correlates the noise within a pass negatively, by about the batch's share of the pass; and the step
-taken with g_(n-k) has moved the weights that g_n is taken at. So R_k is what a score sees, not the alignment of true
-gradients alone (compare `optrepro.experiments.probes.concept`).
+The followed row is trained exactly as in its study, so R_k is what the score of an optimizer sees, and not only the
+alignment of true gradients (compare `optrepro.experiments.probes.concept`): batches come from epochs of shuffled
+examples, which correlates their noise within an epoch negatively, by about the batch's fraction of the epoch; and the
+step taken with g_(n-k) has moved the weights at which g_n is computed.
 
 Source: arXiv 2512.06370 (the autocorrelation and its stationarity); Kwiatkowski, Phillips, Schmidt, Shin 1992 (the
 test); windows, lags and blocks are chosen.
@@ -25,8 +25,8 @@ from torch import Tensor
 from optrepro.experiments.base import factory, tidy
 from optrepro.experiments.base.context import Context
 from optrepro.experiments.base.tidy import Row
-from optrepro.experiments.training import replicas, tasks
-from optrepro.experiments.training.classification import Training
+from optrepro.experiments.training import tasks
+from optrepro.experiments.training.classification import Halves, Training, share_of_first_half
 from optrepro.optimizers.continuous import Continuous
 from optrepro.studies.base import Batch
 from optrepro.studies.diagnostics import DiagnosticsStudy
@@ -35,25 +35,25 @@ from optrepro.studies.training import TrainingStudy
 
 
 def run(study: DiagnosticsStudy, batch: Batch, context: Context) -> pd.DataFrame:
-    """Train the rows of a workload at its learning rate and record what they meet: the tidy table of the batch.
+    """Train the rows of a workload at its learning rate, and return the statistics of their gradients as a tidy table.
 
-    ``workload`` is the key of the workload; what belongs to a parameter tensor ends in ``@`` and its name, in ``@all``
-    where it is summed over the tensors, and in ``@preconditioned`` where that sum weighs the coordinates by Adam's
-    1 / (sqrt(v) + eps), as its score does.
+    ``workload`` is the key of the workload. A metric ends in ``@`` and the name of its parameter tensor, in ``@all``
+    if it is summed over tensors, and in ``@preconditioned`` if this sum weights the coordinates by Adam's
+    1 / (sqrt(v) + eps), as Adam's score does.
 
-    - Of the followed row, in blocks of window / blocks steps, ``step`` being the last one: ``R[k]``, the mean of
-      <g_n, g_(n-k)> over the steps that have a g_(n-k), up to k = 1 for a tensor and k = lags for a sum; ``halves``,
-      R_0 without mini-batch noise, from the gradients of the halves of each batch.
-    - Of the same, in consecutive stretches of window, 2 window, 4 window ... steps: ``kpss_square[length]`` and
-      ``kpss_lag1[length]``, the KPSS statistics of level stationarity of the per-step series |g_n|^2 and
-      <g_n, g_(n-1)>.
-    - Of every row that chooses, at `points` even steps: ``chosen[k]``, the number of choices of candidate k since the
-      point before; and once ``candidate[k]``, its momentum or beta1.
+    - The followed row has, per block of window / blocks steps with ``step`` the last one: ``R[k]``, the mean of
+      <g_n, g_(n-k)> over the steps at which g_(n-k) exists, up to k = 1 for a tensor and k = lags for a sum; and
+      ``halves``, R_0 without mini-batch noise, from the gradients of the two halves of each batch.
+    - The followed row also has, for consecutive stretches of window, 2 window, 4 window ... steps:
+      ``kpss_square[length]`` and ``kpss_lag1[length]``, the KPSS statistics of level stationarity of the series
+      |g_n|^2 and <g_n, g_(n-1)>.
+    - Every row that chooses has, at `points` evenly spaced steps: ``chosen[k]``, how often it chose candidate k since
+      the previous point; and once ``candidate[k]``, the momentum or beta1.
 
     A run whose loss is not finite at the end adds a row ``diverged``.
 
-    Raises: ValueError for a followed row whose steps ask for more than gradients, and for a rule that chooses nothing,
-    or with the shares of another.
+    Raises: ValueError for a followed row whose step needs more than gradients or their halves, for a row that chooses
+    among no candidates, and for one with `shares_of`.
     """
     name, workload = batch.name, study.workloads[batch.name]
     trained = context.studies[workload.study]
@@ -68,10 +68,13 @@ def run(study: DiagnosticsStudy, batch: Batch, context: Context) -> pd.DataFrame
             runs = groups[number]
             optimizer = trained.entry(runs[0].optimizer)
             if optimizer.shares_of is not None:
-                raise ValueError(f"{runs[0].optimizer} has shares_of = {optimizer.shares_of}: its choices say nothing")
+                raise ValueError(
+                    f"{runs[0].optimizer}: shares_of = {optimizer.shares_of!r} is not allowed, "
+                    "because its choices are random"
+                )
             followed = runs[0].optimizer == workload.follow
             if not followed and not hasattr(factory.optimizer_class(optimizer.class_), "selection"):
-                raise ValueError(f"{runs[0].optimizer} chooses among no candidates: there is nothing to record")
+                raise ValueError(f"{runs[0].optimizer} chooses among no candidates; only rows that choose can be rules")
             rates = [workload.learning_rate] * len(runs)
             training = (Followed if followed else Training)(runs, rates, recipe, optimizer, None, dataset, build)
             watch = Watch(training, study)
@@ -87,53 +90,51 @@ def run(study: DiagnosticsStudy, batch: Batch, context: Context) -> pd.DataFrame
 
 
 class Followed(Training):
-    """A training whose gradients come from the two halves of each batch, which are kept for each run."""
+    """A training that computes gradients from the two halves of each batch, and keeps each run's last `halves`."""
 
-    halves: list[tuple[Sequence[Tensor], Sequence[Tensor]]]
+    halves: list[Halves]
 
     def __init__(self, *arguments: Any):
         super().__init__(*arguments)
         if self.needs not in (None, "half_grads"):
-            raise ValueError(f"{self.runs[0].optimizer} cannot be followed: its steps need {self.needs}")
+            raise ValueError(f"{self.runs[0].optimizer} cannot be followed, because its step needs {self.needs}")
         self._passes_halves = self.needs == "half_grads"
         self.needs = "half_grads"
 
     def _gradients(self, images: Tensor, labels: Tensor) -> Any:
         losses, gradients, arguments = super()._gradients(images, labels)
-        scored = (labels != replicas.IGNORED).flatten(1)
-        shares = scored[:, : scored.shape[1] // 2].sum(1) / scored.sum(1)  # of the first half in the batch's mean
-        self.halves = []
-        for x, whole, argument in zip(shares, gradients, arguments, strict=True):
-            doubled = argument["half_grads"]  # 2 x times the gradient of the first half
-            second = [(2 * g - a) / (2 * (1 - x)) for g, a in zip(whole, doubled, strict=True)]
-            self.halves.append(([a / (2 * x) for a in doubled], second))
+        self.halves = [
+            Halves.recovered(whole, argument["half_grads"], share)
+            for whole, argument, share in zip(gradients, arguments, share_of_first_half(labels), strict=True)
+        ]
         return losses, gradients, arguments if self._passes_halves else [{} for _ in arguments]
 
 
 class Watch:
-    """A training and what is recorded of each of its runs after every step."""
+    """A training together with the records of its runs, which grow with every step."""
 
     def __init__(self, training: Training, study: DiagnosticsStudy):
         self.training, self.study = training, study
         self.traces = [Trace(study.lags) for _ in training.runs] if isinstance(training, Followed) else []
-        self.counts: list[tuple[int, list[Tensor]]] = []  # choices so far of each run, at the points
+        self.counts: list[tuple[int, list[Tensor]]] = []  # (step, counts of each run so far) at each point
 
     def advance(self) -> None:
-        """One step of the training, recorded."""
+        """Take one step of the training and record it."""
         training, points = self.training, self.study.points
         training.advance()
         if isinstance(training, Followed):
             for r, trace in enumerate(self.traces):
                 parameters = training.models.parameters[r]
                 gradients = [p.grad for p in parameters if p.grad is not None]
-                trace.record(gradients, *training.halves[r], _preconditioner(training.optimizers[r], parameters))
+                halves, preconditioner = training.halves[r], _preconditioner(training.optimizers[r], parameters)
+                trace.record(gradients, halves.first, halves.second, preconditioner)
         at_point = training.step * points // training.steps > (training.step - 1) * points // training.steps
         if at_point and hasattr(training.optimizers[0], "selection"):
-            taken = [optimizer.selection["counts"].clone() for optimizer in training.optimizers]  # type: ignore[attr-defined]
-            self.counts.append((training.step, taken))
+            counts = [optimizer.selection["counts"].clone() for optimizer in training.optimizers]  # type: ignore[attr-defined]
+            self.counts.append((training.step, counts))
 
     def state(self) -> dict[str, Any]:
-        """All that a resumed watch needs to go on bit for bit."""
+        """Return everything that a resumed watch needs to continue bit for bit."""
         return {
             "training": self.training.state(),
             "traces": [trace.state() for trace in self.traces],
@@ -141,14 +142,14 @@ class Watch:
         }
 
     def load_state(self, state: dict[str, Any]) -> None:
-        """Go on from `state()`."""
+        """Continue from `state()`."""
         self.training.load_state(state["training"])
         for trace, saved in zip(self.traces, state["traces"], strict=True):
             trace.load_state(saved)
         self.counts = state["counts"]
 
     def rows(self, workload: str) -> Iterator[Row]:
-        """The tidy rows of all runs."""
+        """Yield the tidy rows of all runs."""
         training, study = self.training, self.study
         names = training.models.names
         for r, run in enumerate(training.runs):
@@ -157,7 +158,7 @@ class Watch:
                 products = self.traces[r].products()
                 measured += correlations(products, names, study.window // study.blocks)
                 measured += stationarity(products, names, study.window)
-            measured += _choices(training.optimizers[r], [(step, taken[r]) for step, taken in self.counts], names)
+            measured += _choices(training.optimizers[r], [(step, counts[r]) for step, counts in self.counts], names)
             if not training.alive[r]:
                 measured.append((training.step, "diverged", 1.0))
             head = (run.id, run.study, workload, run.optimizer, run.role, training.rates[r], run.repetition)
@@ -165,10 +166,10 @@ class Watch:
 
 
 class Trace:
-    """Inner products of a run's gradients, tensor by tensor, with the last ones.
+    """Inner products of a run's gradients with its previous ones, per tensor.
 
     Args:
-        lags: the largest lag, at least 1. Memory is the last `lags` + 1 gradients.
+        lags: largest lag, at least 1. The trace holds the last `lags` + 1 gradients.
     """
 
     def __init__(self, lags: int):
@@ -183,7 +184,7 @@ class Trace:
         second: Sequence[Tensor],
         preconditioner: Sequence[Tensor] | None = None,
     ) -> None:
-        """Takes the gradients of a step, those of the halves of its batch, and Adam's preconditioner, if any."""
+        """Record the gradients of a step, those of the halves of its batch, and Adam's preconditioner, if any."""
         if not self._rings:
             self._rings = [g.new_zeros(self.lags + 1, g.numel()) for g in gradients]
         slot = len(self._steps) % (self.lags + 1)
@@ -193,16 +194,16 @@ class Trace:
             ring[slot] = g
             weights = [torch.ones_like(g)] + ([] if preconditioner is None else [preconditioner[i].flatten()])
             scales = torch.stack(weights)
-            # the gradient of k steps ago lies k slots back, round the ring
+            # The gradient of k steps ago lies k slots back in the ring.
             lagged = ((scales * g) @ ring.T).flip(-1).roll(slot + 1, -1)
             rows.append(torch.cat([lagged, ((scales * a) @ b)[:, None]], dim=-1))
         plain, *preconditioned = torch.stack(rows, dim=1).unbind()
         self._steps.append(torch.cat([plain, *(part.sum(0, keepdim=True) for part in preconditioned)]))
 
     def products(self) -> Tensor:
-        """<g_n, g_(n-k)> for k = 0 ... lags, and <a_n, b_n> of the halves, (n, tensors [+ preconditioned], lags + 2).
+        """Return <g_n, g_(n-k)> for k = 0 ... lags and <a_n, b_n> of the halves a, b.
 
-        NaN where there is no g_(n-k). float64 on the CPU.
+        The shape is (n, tensors [+ 1 preconditioned], lags + 2), float64 on the CPU; NaN where g_(n-k) does not exist.
         """
         products = torch.stack(self._steps).double().cpu()
         for step in range(min(self.lags, len(products))):
@@ -210,21 +211,21 @@ class Trace:
         return products
 
     def state(self) -> dict[str, Any]:
-        """All that a resumed trace needs to go on bit for bit."""
+        """Return everything that a resumed trace needs to continue bit for bit."""
         return {"rings": self._rings, "steps": self._steps}
 
     def load_state(self, state: dict[str, Any]) -> None:
-        """Go on from `state()`."""
+        """Continue from `state()`."""
         self._rings, self._steps = state["rings"], state["steps"]
 
 
 def correlations(products: Tensor, names: Sequence[str], length: int) -> Iterator[tuple[int, str, float]]:
-    """Step, metric and value of ``R[k]`` and ``halves`` (see `run`) in blocks of `length` steps.
+    """Yield step, metric and value of ``R[k]`` and ``halves`` (see `run`) per block.
 
     Args:
         products: see `Trace.products`.
-        names: of the tensors.
-        length: a rest of steps that fills no block is left out.
+        names: names of the tensors.
+        length: steps of a block; the steps of an incomplete last block are left out.
     """
     blocks = len(products) // length
     means = products[: blocks * length].reshape(blocks, length, *products.shape[1:]).nanmean(1)
@@ -236,7 +237,7 @@ def correlations(products: Tensor, names: Sequence[str], length: int) -> Iterato
 
 
 def stationarity(products: Tensor, names: Sequence[str], window: int) -> Iterator[tuple[int, str, float]]:
-    """Step, metric and value of ``kpss_square`` and ``kpss_lag1`` (see `run`), for `window` steps and its doubles."""
+    """Yield step, metric and value of ``kpss_square`` and ``kpss_lag1`` (see `run`), for all lengths of stretches."""
     steps = len(products)
     for name, columns in _with_sums(products, names).items():
         length = window
@@ -249,20 +250,20 @@ def stationarity(products: Tensor, names: Sequence[str], window: int) -> Iterato
 
 
 def kpss(series: Tensor) -> float:
-    """The KPSS statistic of level stationarity of a series (n,); values that are not finite are left out.
+    """Return the KPSS statistic of level stationarity of a series (n,), ignoring values that are not finite.
 
-    The long-run variance is that of Newey and West with Schwert's bandwidth, 12 (n / 100)^(1/4). On AR(1) series with
-    coefficients up to 0.5 this keeps the level of 5 % (measured: 1 to 2 % at n = 50, 4 to 5 % from n = 100 on), where
-    the bandwidth that is chosen from the data rejects up to 12 %. NaN for a series that does not vary, or of fewer
-    than 10 values.
+    The long-run variance is Newey and West's with Schwert's bandwidth, 12 (n / 100)^(1/4). On AR(1) series with
+    coefficients up to 0.5 the test keeps its level of 5 % (measured: 1 to 2 % at n = 50, 4 to 5 % from n = 100 on),
+    whereas a bandwidth estimated from the data rejects up to 12 %. The result is NaN for a constant series and for
+    one with fewer than 10 values.
     """
-    from statsmodels.tsa.stattools import kpss as test  # takes a second, and only the followed rows need it
+    from statsmodels.tsa.stattools import kpss as test  # this import takes a second, and only followed rows need it
 
     values = series[series.isfinite()].numpy()
     if len(values) < 10 or not values.std() > 0:
         return float("nan")
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # that the p-value lies outside of its table: it is not used
+        warnings.simplefilter("ignore")  # the warning that the p-value is outside its table; the p-value is not used
         return float(test(values, regression="c", nlags="legacy")[0])
 
 
@@ -270,24 +271,24 @@ SUMS = ("all", "preconditioned")
 
 
 def _with_sums(values: Tensor, names: Sequence[str]) -> dict[str, Tensor]:
-    """The values (n, tensors [+ preconditioned], ...) by tensor, and their sums."""
+    """Split values (n, tensors [+ 1 preconditioned], ...) by tensor, and add their sum over tensors."""
     columns = dict(zip([*names, "preconditioned"], values.unbind(1), strict=False))
     return {**columns, "all": values[:, : len(names)].sum(1)}
 
 
 def _finite(values: Tensor, metric: str, length: int) -> Iterator[tuple[int, str, float]]:
-    """One entry for each value that is a number, at the last step of its part of the training."""
+    """Yield each finite value with the last step of its block."""
     for i, value in enumerate(values.tolist()):
         if math.isfinite(value):
             yield (i + 1) * length, metric, value
 
 
 def _preconditioner(optimizer: torch.optim.Optimizer, parameters: Sequence[Tensor]) -> list[Tensor] | None:
-    """Adam's 1 / (sqrt(v) + eps) of the step just taken, bias-corrected; None for optimizers without v."""
+    """Return Adam's bias-corrected 1 / (sqrt(v) + eps) after the last step, or None for optimizers without v."""
     if "exp_avg_sq" not in optimizer.state[parameters[0]]:
         return None
     (group,) = optimizer.param_groups
-    beta2 = float(torch.tensor(group["betas"]).flatten()[1])  # a pair, or a pair for each candidate
+    beta2 = float(torch.tensor(group["betas"]).flatten()[1])  # one pair, or one pair per candidate
     weights = []
     for parameter in parameters:
         state = optimizer.state[parameter]
@@ -299,7 +300,7 @@ def _preconditioner(optimizer: torch.optim.Optimizer, parameters: Sequence[Tenso
 def _choices(
     optimizer: torch.optim.Optimizer, counts: Sequence[tuple[int, Tensor]], names: Sequence[str]
 ) -> Iterator[tuple[int, str, float]]:
-    """Step, metric and value of ``candidate`` and ``chosen`` (see `run`), from the counts so far at each point."""
+    """Yield step, metric and value of ``candidate`` and ``chosen`` (see `run`) from cumulative counts at the points."""
     if not counts:
         return
     for k, momentum in enumerate(candidates(optimizer)):
@@ -315,8 +316,8 @@ def _choices(
 
 
 def candidates(optimizer: Any) -> list[float]:
-    """The momentum or beta1 of each candidate of an optimizer that chooses, or of each bin where it has none."""
+    """Return the momentum or beta1 of each candidate, or of each bin of the continuous form."""
     if isinstance(optimizer, Continuous):
-        return [0.5, 0.9, 0.99]  # its bins hold the momenta that are nearest to one of these
+        return [0.5, 0.9, 0.99]  # each bin counts the momenta nearest to one of these values
     values = optimizer.param_groups[0][optimizer.family]
     return [float(value[0] if isinstance(value, Sequence) else value) for value in values]

@@ -1,4 +1,4 @@
-"""Fine-tuning by LoRA: a batch of runs, from rows of the run table to a tidy table."""
+"""Fine-tuning by LoRA, and questions that the fine-tuned language models answer."""
 
 from __future__ import annotations
 
@@ -20,14 +20,15 @@ from optrepro.studies.base import Batch, Reader
 from optrepro.studies.data import LanguageTask
 from optrepro.studies.finetuning import FineTuningStudy
 
-TOGETHER = 64  # questions that are answered side by side, between two chances to save
+TOGETHER = 64  # questions answered in one batch, between two opportunities to save
 
 
 def run(study: FineTuningStudy, batch: Batch, context: Context) -> pd.DataFrame:
-    """Tune on validation data, then fine-tune with the tuned rate: the tidy results of the batch's runs.
+    """Tune on validation data, then fine-tune with the tuned rate. Returns tidy results.
 
-    Metrics are those of `training.train`; accuracy of a language model is the share of tokens that it predicts.
-    ``exact_match`` at the last step of test runs, where questions are asked: the share that is answered right.
+    The metrics are those of `classification.train`; the accuracy of a language model is the share of tokens that it
+    predicts. Where the task asks questions, test runs also have ``exact_match``, the share of correct answers, at the
+    last step.
     """
     dataset, build = tasks.of(study, context)
     asks = isinstance(study.task, LanguageTask) and study.task.exact_match > 0
@@ -35,12 +36,12 @@ def run(study: FineTuningStudy, batch: Batch, context: Context) -> pd.DataFrame:
 
 
 def load(study: FineTuningStudy, reader: Reader, name: str, seed: int, device: torch.device | str) -> Dataset:
-    """The data of the study, in the tokens of its backbone. Raises: see `data.load`."""
+    """Load the data of the study, tokenized for its backbone. Raises: see `data.load`."""
     return data.load(reader, name, seed, device, tasks.tokenizer_of(study))
 
 
 class Asked(Training):
-    """A fine-tuning of language models whose test runs answer questions after the last step, some in each advance."""
+    """A fine-tuning of language models; test runs answer questions after the last step, `TOGETHER` per `advance`."""
 
     def __init__(self, context: Context, *arguments: Any):
         super().__init__(*arguments)
@@ -56,11 +57,11 @@ class Asked(Training):
 
     @property
     def finished(self) -> bool:
-        """See `Training`; and whether every question has been answered."""
+        """Whether every run has taken all steps or has diverged, and all questions are answered."""
         return super().finished and (self.answered >= len(self.questions) or not any(self.alive))
 
     def advance(self) -> None:
-        """See `Training`; after the last step the next questions are answered."""
+        """Take one training step, or answer the next questions if training is over."""
         if super().finished:
             self._answer()
         else:

@@ -1,4 +1,4 @@
-"""Pretraining of the backbones that are fine-tuned where no hub is at hand."""
+"""Pretraining of the backbones that are fine-tuned where no model of a hub is used."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from optrepro.studies.pretraining import PretrainingStudy
 
 
 def run(study: PretrainingStudy, batch: Batch, context: Context) -> pd.DataFrame:
-    """Train one backbone from scratch; write its weights to `context.policy`; tidy rows as `training.train` gives."""
+    """Train one backbone, and write its weights to `context.policy`. Returns the rows of `classification.train`."""
     assert batch.optimizer is not None
     assert context.dataset is not None
     assert context.policy is not None
@@ -38,15 +38,15 @@ def run(study: PretrainingStudy, batch: Batch, context: Context) -> pd.DataFrame
 
 
 class Pretraining(Training):
-    """A training that leaves the weights of its one run in a file."""
+    """A training of one run that writes the final weights to a file."""
 
     def __init__(self, path: Path, *arguments: Any):
         super().__init__(*arguments)
         self.path = path
 
     def finish(self) -> None:
-        """Write the weights. Raises: FloatingPointError if they diverged."""
+        """Write the weights. Raises: FloatingPointError if the training diverged."""
         if not all(self.alive):
-            raise FloatingPointError(f"the pretraining of {self.runs[0].workload} diverged: lower its learning_rate")
+            raise FloatingPointError(f"the pretraining of {self.runs[0].workload} diverged; lower its learning_rate")
         assert isinstance(self.models, Separate)
         lora.save(self.models.copies[0], self.path)

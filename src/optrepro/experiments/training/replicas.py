@@ -14,45 +14,44 @@ from optrepro.problems.data.images import Split
 from optrepro.problems.networks import classic, lora
 
 Gradients = list[list[Tensor]]
-CHUNK = 2000  # predictions made at once in an evaluation
-EXAMPLES = 250  # and examples: the activations of more fit no cache of a CPU, 20 to 40 % slower
-IGNORED = -100  # what torch's cross-entropy leaves out
+CHUNK = 2000  # largest number of predictions computed at once in an evaluation
+EXAMPLES = 250  # largest number of examples at once; with more, activations leave the CPU's cache: 20 to 40 % slower
+IGNORED = -100  # label that torch's cross-entropy leaves out
 
 
 class Models(Protocol):
-    """R copies of a network. `parameters[r]` are the tensors that the optimizer of copy r steps in place.
+    """R copies of a network, which maps inputs (B, ...) to logits (B, C), or (B, T, C) for sequences.
 
-    `names` are the names of one copy's, in their order. Parameters that need no gradient are left out of both. A
-    network takes inputs (B, ...) and gives logits (B, C), or (B, T, C) for sequences; a label of `IGNORED` is not
-    scored.
+    `parameters[r]` are the tensors that the optimizer of copy r changes in place, and `names` are their names;
+    parameters that need no gradient are left out of both. Labels equal to `IGNORED` are not scored.
     """
 
     names: list[str]
     parameters: list[list[Tensor]]
 
     def gradients(self, images: Tensor, labels: Tensor, probe: bool = False) -> tuple[Tensor, Gradients]:
-        """Cross-entropy (R,) and gradients of every copy; inputs (R, B, ...), labels (R, B) or (R, B, T).
+        """Return cross-entropies (R,) and gradients; inputs are (R, B, ...), labels (R, B) or (R, B, T).
 
-        A probe leaves the running statistics of batch norm as they are: nothing is learned from its examples.
+        A probe does not update the running statistics of batch norm, so that nothing is learned from its examples.
         """
 
     def evaluate(self, split: Split) -> tuple[Tensor, Tensor]:
-        """Mean cross-entropy and accuracy of every copy over a split: two tensors (R,)."""
+        """Return mean cross-entropy (R,) and accuracy (R,) of the copies over a split."""
 
     def state(self) -> Any:
-        """Weights and buffers, for a checkpoint."""
+        """Return weights and buffers for a checkpoint."""
 
     def load_state(self, state: Any) -> None:
-        """Take the weights and buffers of a checkpoint."""
+        """Load the weights and buffers of a checkpoint."""
 
 
 def build(name: str, copies: Sequence[nn.Module], bfloat16: bool = False) -> Models:
-    """The copies as stacked tensors where the network allows it and it pays, else one by one."""
+    """Stack the copies if that is possible and faster for the network; otherwise keep them separate."""
     return Stacked(copies, bfloat16) if classic.stackable(name) else Separate(copies, bfloat16)
 
 
 class Stacked:
-    """All copies in one batched program (`torch.func`); each copy's parameters are views of the stack."""
+    """Copies in one batched program (`torch.func`); the parameters of each copy are views of the stack."""
 
     def __init__(self, copies: Sequence[nn.Module], bfloat16: bool):
         self._stack, _ = stack_module_state(list(copies))
@@ -62,7 +61,7 @@ class Stacked:
         self.parameters = [[p.detach()[r] for p in self._stack.values()] for r in range(len(copies))]
 
     def gradients(self, images: Tensor, labels: Tensor, probe: bool = False) -> tuple[Tensor, Gradients]:
-        """See `Models`; a dense network has no running statistics."""
+        """See `Models`; `probe` has no effect, because stackable networks have no running statistics."""
 
         def loss(weights: dict[str, Tensor], images: Tensor, labels: Tensor) -> Tensor:
             return _cross_entropy(self._forward(weights, images), labels)
@@ -94,16 +93,16 @@ class Stacked:
 
 
 class Separate:
-    """The copies one after the other: for batch norm, and for convolutions and transformers, where stacking costs time.
+    """Copies computed one after the other: for batch norm, convolutions and transformers, where stacking is slower.
 
     Args:
-        copies: of one network.
-        bfloat16: compute in that precision; parameters and losses stay in float32.
-        chunk: predictions made at once in an evaluation.
+        copies: copies of one network.
+        bfloat16: whether to compute in bfloat16; parameters and losses stay in float32.
+        chunk: largest number of predictions computed at once in an evaluation.
     """
 
     def __init__(self, copies: Sequence[nn.Module], bfloat16: bool, chunk: int = CHUNK):
-        self.copies = [module.train() for module in copies]  # parts of a model of the hub come in the other mode
+        self.copies = [module.train() for module in copies]  # hub models load in eval mode
         self._bfloat16 = bfloat16
         self._chunk = chunk
         self._norms = [[m for m in module.modules() if isinstance(m, nn.BatchNorm2d)] for module in self.copies]
@@ -133,7 +132,7 @@ class Separate:
         )
 
     def state(self) -> Any:
-        """See `Models`; what is frozen is left out."""
+        """See `Models`; frozen weights are left out."""
         return [{k: v for k, v in m.state_dict().items() if k not in self._frozen} for m in self.copies]
 
     def load_state(self, state: Any) -> None:
@@ -142,7 +141,7 @@ class Separate:
             module.load_state_dict({**module.state_dict(), **saved})
 
     def _switch_mode(self, r: int, training: bool, keep_statistics: bool) -> None:
-        if self.copies[r].training != training:  # a walk through all modules, too long for every step
+        if self.copies[r].training != training:  # train() visits all modules, too slow for every step
             self.copies[r].train(training)
         for layer in self._norms[r]:
             layer.track_running_stats = keep_statistics
@@ -154,19 +153,19 @@ class Separate:
 
 
 class Adapted(Separate):
-    """Copies of a backbone with adapters of their own, which in float32 are added to its weights before each call."""
+    """Copies of a backbone, each with its own adapters; in float32, adapters are merged into the weights per call."""
 
     def _forward(self, module: nn.Module, images: Tensor) -> Tensor:
         return super()._forward(module, images) if self._bfloat16 else lora.merged_call(module, images)
 
 
 def _cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
-    """Mean over the labels (B,) or (B, T) that are scored."""
+    """Return the mean cross-entropy over the scored labels, (B,) or (B, T)."""
     return F.cross_entropy(logits.flatten(0, -2), labels.flatten(), ignore_index=IGNORED)
 
 
 def _averages(logits_of: Any, split: Split, chunk: int = CHUNK) -> tuple[Tensor, Tensor]:
-    """Mean cross-entropy and accuracy (R,) over a split, from a function that gives logits (R, B, ..., classes)."""
+    """Return mean cross-entropy (R,) and accuracy (R,) over a split; `logits_of` gives logits (R, B, ..., classes)."""
     losses: Tensor | float = 0.0
     hits: Tensor | float = 0.0
     size = max(min(chunk // split.labels[0].numel(), EXAMPLES), 1)

@@ -1,4 +1,4 @@
-"""The settling test: image classification in which something changes sharply in mid-training."""
+"""Image classification in which the data or the batch size changes abruptly halfway through training."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ from optrepro.studies.shift import ShiftStudy
 
 
 def run(study: ShiftStudy, batch: Batch, context: Context) -> pd.DataFrame:
-    """Tune on validation data, then train with the tuned rate, both through the shift: the tidy results of the runs.
+    """Tune on validation data, then train with the tuned rate, both through the shift. Returns tidy results.
 
-    Metrics are those of `training.train`, and at the last step of test runs, from the test accuracies of the curve:
-    ``before``, the last one before the shift, ``after``, the last one of all, and ``overall``, the mean of all. Tuning
-    runs have the same points of the curve, on validation data; the tuned rate is the best one at the end.
+    The metrics are those of `classification.train`. Test runs also have, at the last step: ``before`` and ``after``,
+    the last test accuracy before the shift and of the run, and ``overall``, the mean over the curve. Tuning runs have
+    the whole curve too, on validation data; the tuned rate is the best one at the end.
     """
     return train(study, batch, context, *tasks.of(study, context), Shifted)
 
 
 class Shifted(Training):
-    """A training whose data set or batch size is another one after half of the steps."""
+    """A training whose data or batch size changes after half of the steps."""
 
     def __init__(self, *arguments: Any):
         super().__init__(*arguments)
@@ -38,12 +38,12 @@ class Shifted(Training):
         self.sources = self.dataset, shifted(self.dataset, self.shift)
 
     def advance(self) -> None:
-        """See `Training`; the point of the curve at the half is still of what was learned from."""
+        """Take one step; the evaluation at the half still uses the data from before the shift."""
         self.dataset = self.sources[self._has_shifted()]
         super().advance()
 
     def finish(self) -> None:
-        """Record what the curves of test runs say of the shift."""
+        """Record ``before``, ``after`` and ``overall`` of test runs, see `run`."""
         for r, run in enumerate(self.runs):
             curve = {row.step: row.value for row in self.rows if row.run == run.id and row.metric == "test_accuracy"}
             if self.alive[r] and curve:
@@ -55,23 +55,24 @@ class Shifted(Training):
         return self.step >= self.steps // 2
 
     def _is_evaluated(self) -> bool:
-        """Tuning runs have the whole curve too: in them the best fixed candidate of each phase is chosen."""
+        """Evaluate tuning runs along the curve too, because the best fixed candidate of each phase is chosen there."""
         points = self.study.evaluations
         return self.step * points // self.steps > (self.step - 1) * points // self.steps
 
     def _index(self, seed: int, examples: int, stream: str) -> Tensor:
         if self.shift.shift != "batch_size" or not self._has_shifted():
             return super()._index(seed, examples, stream)
-        # passes over the examples begin anew, in batches of the other size
+        # The epochs start anew, in batches of the new size.
         step = self.step - self.steps // 2
         return self._part(seed, examples, f"{stream} after the shift", int(self.shift.shifted_to), step)
 
 
 def shifted(dataset: Dataset, study: ShiftStudy) -> Dataset:
-    """The data set after the shift.
+    """Return the data set after the shift.
 
-    Every class takes the place of the next one; or the pixels of all images are permuted alike (as in permuted MNIST);
-    or a share of the training labels is random, the same examples' throughout. A batch size changes no data.
+    Shift "classes" adds 1 to every label, modulo the classes. "inputs" permutes the pixels of all images alike (as in
+    permuted MNIST). "label_noise" replaces a share of the training labels, once, by random ones. "batch_size" changes
+    no data.
     """
     if study.shift == "classes":
         return _mapped(dataset, lambda split: replace(split, labels=(split.labels + 1) % dataset.classes))
@@ -103,5 +104,5 @@ def _noisy(split: Split, classes: int, share: float) -> Split:
 
 
 def _generator(name: str) -> torch.Generator:
-    """The shift is the same in all runs."""
+    """Return a generator whose seed is the same in all runs, so that they share the shift."""
     return torch.Generator().manual_seed(derive_seed("shift", name))

@@ -1,4 +1,4 @@
-"""What a study trains on and what it trains: data sets, networks from scratch, and backbones with adapters."""
+"""Builds what a study trains: its data set, and networks from scratch or backbones with adapters."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ from optrepro.studies.recipe import Recipe
 from optrepro.studies.training import TrainingStudy
 
 Build = Callable[[Sequence[Run]], Models]
-HUB_IMAGES = 128  # at once in an evaluation: a model of the hub scales them up to 224 x 224 pixels
+HUB_IMAGES = 128  # images at once in an evaluation; few, because hub models scale them to 224 x 224 pixels
 
 
 def of(study: TrainingStudy | FineTuningStudy, context: Context) -> tuple[Dataset, Build]:
-    """The data set of a study, and what makes the models of runs: of equal seeds equal ones.
+    """Return the data set of a study, and a function that builds the models of runs; equal seeds give equal models.
 
-    Raises: see `data.load`; for a backbone ValueError if its file does not fit, ConnectionError if the hub is out of
-    reach.
+    Raises: see `data.load`; for a backbone ValueError if its file does not fit, ConnectionError if the hub cannot be
+    reached.
     """
     assert context.dataset is not None
     if isinstance(study, FineTuningStudy):
@@ -52,12 +52,12 @@ def of(study: TrainingStudy | FineTuningStudy, context: Context) -> tuple[Datase
 
 
 def stackable(study: Recipe) -> bool:
-    """Whether runs are trained many at a time."""
+    """Whether the study's runs are trained together, in one stacked program."""
     return isinstance(study, TrainingStudy) and classic.stackable(study.network)
 
 
 def tokenizer_of(study: FineTuningStudy) -> Tokenizer | None:
-    """What a study reads text with: None for bytes, which the backbones that are pretrained here read."""
+    """Return the tokenizer of the study's hub model; None stands for bytes, which our own backbones read."""
     if study.hub is None or not isinstance(study.task, LanguageTask):
         return None
     assert study.revision is not None
@@ -65,7 +65,7 @@ def tokenizer_of(study: FineTuningStudy) -> Tokenizer | None:
 
 
 def transformer(architecture: Architecture, dataset: Dataset, seed: int) -> nn.Module:
-    """A transformer with fresh weights for a data set: GPT-2 for tokens, a ViT for images."""
+    """Build a transformer with fresh weights for a data set: GPT-2 for tokens, a ViT for images."""
     width, layers, heads = architecture.width, architecture.layers, architecture.heads
     if architecture.patch is None:
         return gpt.gpt(dataset.classes, dataset.input_shape[0], width, layers, heads, seed)
@@ -90,7 +90,7 @@ def _fine_tuning(study: FineTuningStudy, context: Context) -> tuple[Dataset, Bui
 
 
 def _backbone(study: FineTuningStudy, dataset: Dataset, context: Context, head: str | None) -> nn.Module:
-    """A pretrained transformer, but for its head: the classes are others."""
+    """Load the pretrained transformer with a fresh head for the new classes."""
     if study.hub is not None:
         assert study.revision is not None
         if isinstance(study.task, LanguageTask):
@@ -98,8 +98,8 @@ def _backbone(study: FineTuningStudy, dataset: Dataset, context: Context, head: 
         return vit.from_hub(study.hub, study.revision, dataset.classes)
     assert study.backbone is not None
     assert context.weights is not None
-    giver, _, row = study.backbone.partition("/")
-    pretraining = context.studies[giver]
+    source, _, row = study.backbone.partition("/")
+    pretraining = context.studies[source]
     assert isinstance(pretraining, PretrainingStudy)
-    fresh = transformer(pretraining.backbones[row].architecture, dataset, seed=0)  # every weight of it is replaced
+    fresh = transformer(pretraining.backbones[row].architecture, dataset, seed=0)  # load() replaces all but the head
     return adapters.load(fresh, context.weights, head)

@@ -1,1 +1,1 @@
-"""How step rules are learned: guided policy search, imitation, and back-propagation through training."""
+"""Meta-training of step rules: guided policy search, imitation, and back-propagation through training."""

@@ -1,7 +1,7 @@
-r"""State features of coordinates, observed step by step with bounded memory.
+r"""State features of coordinates, computed step by step with bounded memory.
 
-A state is what the guiding policies of guided policy search act on, in meta-training only; what the recurrent policy
-observes is in `optrepro.optimizers.predicted_step`.
+Guiding policies act on these states, in meta-training only. The inputs of the recurrent policy are defined in
+`optrepro.optimizers.predicted_step`.
 """
 
 from __future__ import annotations
@@ -11,14 +11,14 @@ from torch import Tensor
 
 from optrepro.metalearning.lto.settings import StateKind
 
-STRIDE, RECENT = 5, 3  # steps between the averages that features compare, and steps in an average
-COMPACT_LAGS, MEMORY = 4, 0.9  # gradient averages of the compact state; decay of its exponential average
+STRIDE, RECENT = 5, 3  # steps between the averages that features compare; steps in an average
+COMPACT_LAGS, MEMORY = 4, 0.9  # number of gradient averages in the compact state; decay of its exponential average
 
 
 class Averages:
-    """Recent averages, the mean over the last three steps, at lags of 0, 5, ..., 5 * (lags - 1) steps.
+    """Means over the last three steps, at lags of 0, 5, ..., 5 * (lags - 1) steps.
 
-    A ring buffer holds the averages of the last 5 (lags - 1) + 1 steps; nothing older is kept.
+    A ring buffer holds the means of the last 5 (lags - 1) + 1 steps.
     """
 
     def __init__(self, lags: int):
@@ -27,7 +27,7 @@ class Averages:
         self._ring: Tensor | None = None
 
     def add(self, value: Tensor) -> None:
-        """The next value, of any shape, always the same."""
+        """Add the next value; all values have the same shape."""
         size = STRIDE * (self.lags - 1) + 1
         self._recent = [*self._recent[-(RECENT - 1) :], value]
         if self._ring is None:
@@ -36,7 +36,7 @@ class Averages:
         self.steps += 1
 
     def at(self, lags: Tensor) -> Tensor:
-        """Averages (len(lags), ...) so many strides ago; what lies before the first step is 0."""
+        """Return the averages `lags` strides ago, (len(lags), ...); they are 0 before the first step."""
         assert self._ring is not None
         times = self.steps - 1 - STRIDE * lags
         picked = self._ring[(times % len(self._ring)).to(self._ring.device)]
@@ -46,7 +46,7 @@ class Averages:
 class Phi:
     r"""The state features :math:`\Phi_t`: 25 changes of the objective, 26 gradients and 25 ratios of step lengths.
 
-    With averages over the last three steps, :math:`\bar f, \bar g, \bar x`, in this order:
+    Bars denote averages over the last three steps. The features are, in this order:
 
     .. math::
         (\bar f_{t-5i} - \bar f_{t-5(i+1)}) / \bar f_{t-5(i+1)}, \quad i = 0..24 \\
@@ -54,7 +54,7 @@ class Phi:
         |\bar x_{\max(t-5(i+1),\, t \bmod 5 + 5)} - \bar x_{\max(t-5(i+2),\, t \bmod 5)}| /
         (|\bar x_{t-5i} - \bar x_{t-5(i+1)}| + 0.1), \quad i = 0..24
 
-    A feature with a negative time index is 0. Memory: 131 averages of iterates and gradients.
+    A feature with a negative time index is 0. The memory holds 131 averages of iterates and gradients.
 
     Source: arXiv 1703.00441, section 4.
     """
@@ -66,7 +66,7 @@ class Phi:
         self.values, self.gradients, self.iterates = Averages(lags), Averages(lags), Averages(lags)
 
     def observe(self, x: Tensor, value: Tensor, gradient: Tensor) -> Tensor:
-        """Features (76, R, P) of the next iterates x (R, P), their values (R,) and gradients (R, P)."""
+        """Return features (76, R, P), given the next iterates x (R, P), their values (R,) and gradients (R, P)."""
         for averages, new in ((self.values, value), (self.gradients, gradient), (self.iterates, x)):
             averages.add(new)
         last = (self.values.steps - 1) // STRIDE  # lag of the first average with the same remainder, t mod 5
@@ -76,7 +76,7 @@ class Phi:
         g, earlier = self.gradients.at(i), self.gradients.at((i + 1).clamp_max(last))
         size = g / (earlier.abs() + 1)
         i = i[:-1]
-        # Only where 1 <= last is any ratio defined, and then no lag is negative.
+        # Ratios are only defined if last >= 1, and then no lag is negative.
         second, third = (i + 1).clamp_max(max(last - 1, 0)), (i + 2).clamp_max(last)
         moved = (self.iterates.at(second) - self.iterates.at(third)).abs()
         latest = (self.iterates.at(i) - self.iterates.at(i + 1)).abs()
@@ -85,11 +85,11 @@ class Phi:
 
 
 class Compact:
-    """A small state (chosen): what a linear policy needs to be plain, momentum-like or AdaGrad-like descent.
+    """A small state (chosen), with which a linear policy can act like plain, momentum or AdaGrad descent.
 
-    Gradient averages at lags of 0, 5, 10, 15 steps; the last step; the gradient and its exponential average, over the
-    root of the sum of squared gradients; the relative change of the averaged objective over 5 steps. Undefined ones
-    are 0.
+    The features are gradient averages at lags of 0, 5, 10 and 15 steps; the last step; the gradient and its exponential
+    average, both divided by the root of the sum of squared gradients; and the relative change of the averaged objective
+    over 5 steps. Undefined features are 0.
     """
 
     SIZE = COMPACT_LAGS + 4
@@ -101,7 +101,7 @@ class Compact:
         self.mean: Tensor | None = None
 
     def observe(self, x: Tensor, value: Tensor, gradient: Tensor) -> Tensor:
-        """Features (8, R, P) of the next iterates x (R, P), their values (R,) and gradients (R, P)."""
+        """Return features (8, R, P), given the next iterates x (R, P), their values (R,) and gradients (R, P)."""
         self.values.add(value)
         self.gradients.add(gradient)
         step = torch.zeros_like(x) if self.x is None else x - self.x
@@ -116,12 +116,12 @@ class Compact:
 
 
 def state_features(kind: StateKind) -> Phi | Compact:
-    """A new stream of state features; `kind` is ``phi`` or ``compact``."""
+    """Return a new stream of state features; `kind` is ``phi`` or ``compact``."""
     if kind not in ("phi", "compact"):
-        raise ValueError(f"state = {kind!r} is not allowed: phi or compact")
+        raise ValueError(f"state = {kind!r} is not allowed; it must be 'phi' or 'compact'")
     return Phi() if kind == "phi" else Compact()
 
 
 def _column(mask: Tensor, like: Tensor) -> Tensor:
-    """A mask of the first dimension, shaped to broadcast over the others."""
+    """Reshape a mask of the first dimension so that it broadcasts over the others."""
     return mask.view(-1, *[1] * (like.dim() - 1)).to(like.device)

@@ -1,7 +1,7 @@
-r"""Convolutional guided policy search by Bregman ADMM: the paper's way to meta-train Predicted Step Descent.
+r"""Convolutional guided policy search by Bregman ADMM, the paper's method to meta-train Predicted Step Descent.
 
-A guiding policy :math:`\psi(a \mid s, t) = N(K_t s + k_t, G_t)` with gains and offsets shared in each group of
-coordinates is improved by LQG; the recurrent policy :math:`\pi` is supervised by it, and pulls it back. An iteration
+LQG improves a guiding policy :math:`\psi(a \mid s, t) = N(K_t s + k_t, G_t)`, whose gains and offsets are shared in
+each group of coordinates. It supervises the recurrent policy :math:`\pi`, and is kept close to it. An iteration
 
 1. samples trajectories with :math:`\psi` on new objectives and fits local models (`local_models`);
 2. minimizes :math:`\sum_t E[c - \lambda_t a] + \nu\, KL(\psi \Vert \pi)` within a KL limit on the change of
@@ -10,10 +10,10 @@ coordinates is improved by LQG; the recurrent policy :math:`\pi` is supervised b
    by back-propagation through time over the recorded observations of a sample of coordinates;
 4. moves the duals along the difference of mean actions.
 
-Source: Li and Malik 2017, arXiv 1703.00441, section 3. Chosen: :math:`\nu` is one number for each group, the duals'
-steps are in units of :math:`\nu G_t^{-1}`, the covariance of :math:`\pi` at each step is the :math:`G_t` that minimizes
-step 3, the noise of :math:`\psi` is a share of its root mean square action, and a change after which :math:`\psi` is
-worse than before and worse than :math:`\pi` on real rollouts is taken back in part or whole.
+Source: Li and Malik 2017, arXiv 1703.00441, section 3. Chosen: :math:`\nu` is one number for each group; the duals'
+steps are in units of :math:`\nu G_t^{-1}`; the covariance of :math:`\pi` at each step is the :math:`G_t` that minimizes
+step 3; the noise of :math:`\psi` is a share of its root mean square action; and a change that makes :math:`\psi` worse
+than before and worse than :math:`\pi` on real rollouts is reduced or undone.
 """
 
 from __future__ import annotations
@@ -37,22 +37,22 @@ from optrepro.optimizers._learned import Columns, Memory, StepRule
 from optrepro.optimizers.predicted_step import StepPolicy, StepPolicySettings, observe
 from optrepro.problems.networks.perceptrons import Perceptrons
 
-POINTS = 20  # of the curves whose areas are compared
+POINTS = 20  # number of intervals of the curves whose areas are compared
 
 
 @dataclass(frozen=True)
 class Samples:
-    """Trajectories of T steps, of the N sampled coordinates of one group, over all rollouts.
+    """Trajectories of T steps of N sampled coordinates of one group, over all rollouts.
 
     Attributes:
-        states: (T + 1, N, n).
-        actions: with their noise, (T, N).
+        states: states, (T + 1, N, n).
+        actions: actions including their noise, (T, N).
         spread: variance of the noise, (T,).
-        gradients: after each step, on minibatches of their own, (T, N).
-        curvature: along the mean actions, over all coordinates, (T,).
-        seen: what the recurrent policy observes, (T, INPUTS, N).
-        units: of its outputs, (T, outputs, N).
-        network: which of its networks acts here.
+        gradients: gradients after each step, on separate minibatches, (T, N).
+        curvature: curvature along the mean actions, over all coordinates of the group, (T,).
+        seen: inputs of the recurrent policy, (T, INPUTS, N).
+        units: units of its outputs, (T, outputs, N).
+        network: index of its network for this group.
     """
 
     states: Tensor
@@ -66,12 +66,12 @@ class Samples:
 
 
 class GuidingPolicy:
-    """Mean actions of a guiding policy as a step rule.
+    """A step rule that takes the mean actions of a guiding policy.
 
     Args:
-        controller: of G groups, K (G, T, 1, n).
-        owner: the group of each coordinate, (P,).
-        state: kind of the features.
+        controller: controller of G groups, K (G, T, 1, n).
+        owner: group of each coordinate, (P,).
+        state: kind of the state features.
     """
 
     def __init__(self, controller: Controller, owner: Tensor, state: StateKind):
@@ -79,7 +79,7 @@ class GuidingPolicy:
         self.owner, self.state = owner, state
 
     def act(self, time: int, state: Tensor) -> Tensor:
-        """Mean actions (R, P) in states (n, R, P)."""
+        """Return the mean actions (R, P) in states (n, R, P)."""
         gain = self.gain[self.owner, time].T
         return torch.einsum("np,nrp->rp", gain, state) + self.offset[self.owner, time]
 
@@ -97,15 +97,15 @@ class GuidingPolicy:
 
 
 class Trainer:
-    """Guided policy search, an iteration at a time. All randomness is derived from the seed and the iteration.
+    """Trains a recurrent policy by guided policy search. Random numbers depend only on the seed and the iteration.
 
     Args:
-        settings: see `GuidedSettings`.
+        settings: settings of the training.
         horizon: number of steps of a rollout.
-        policy: of the recurrent policy.
-        objectives: the objectives of an iteration, new ones for each.
-        seed: of the weights, the noise, the sampled coordinates and the minibatches of sequences.
-        device: where all of it happens.
+        policy: settings of the recurrent policy.
+        objectives: returns the new objectives of an iteration.
+        seed: seed of the weights, the noise, the sampled coordinates and the minibatches of sequences.
+        device: device of the training.
     """
 
     def __init__(
@@ -128,16 +128,16 @@ class Trainer:
 
     @property
     def done(self) -> bool:
-        """Whether the training has its length."""
+        """Whether all iterations are done."""
         return self.iteration >= self.settings.iterations
 
     @property
     def guiding(self) -> Controller:
-        """The guiding policy, K (G, T, 1, n)."""
+        """The guiding policy psi, with K (G, T, 1, n)."""
         return Controller(self.guide["K"], self.guide["k"], self.guide["G"])
 
     def state_dict(self) -> dict[str, Any]:
-        """Everything that the next iteration depends on."""
+        """Return everything that the next iteration depends on."""
         return {
             "rule": self.rule.state_dict(),
             "optimizer": self.optimizer.state_dict(),
@@ -146,20 +146,20 @@ class Trainer:
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on where `state_dict` was taken."""
+        """Continue from `state_dict()`."""
         self.rule.load_state_dict(state["rule"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.guide = {name: value.to(self.device) for name, value in state["guide"].items()}
         self.iteration = state["iteration"]
 
     def iterate(self) -> dict[str, float]:
-        """One iteration; what happened in it.
+        """Run one iteration and return its metrics.
 
-        ``guiding`` and ``policy``: mean true objective over the trajectory, under either policy after the iteration;
-        ``kl``: of psi from the last one, nats for each coordinate and step; ``mismatch``: root mean square difference
-        of mean actions beside that of the actions; ``supervision``: the loss of the regression, nats; ``multiplier``
-        and ``weight``: mean logarithms (base 10) of the limit's multiplier and of nu; ``dual``: root mean square of the
-        duals, in standard deviations of psi.
+        ``guiding`` and ``policy`` are the mean true objective along the trajectories of either policy after the
+        iteration; ``kl`` is the divergence of psi from its predecessor in nats per coordinate and step; ``mismatch`` is
+        the root mean square difference of the policies' mean actions, relative to psi's; ``supervision`` is the loss of
+        the regression in nats; ``multiplier`` and ``weight`` are the mean log10 of the KL limit's multiplier and of nu;
+        ``dual`` is the root mean square of the duals, in units of nu over psi's standard deviation.
         """
         problems = self.objectives(self.iteration)
         owner = self._owner(problems)
@@ -192,12 +192,12 @@ class Trainer:
         return torch.Generator().manual_seed(int.from_bytes(digest[:8], "big") >> 1)
 
     def _area(self, rule: StepRule, problems: Perceptrons) -> float:
-        """Mean true objective over the trajectory, without noise."""
+        """Return the mean true objective along the trajectories of a rule without noise."""
         record = sorted({round(i * self.horizon / POINTS) for i in range(POINTS + 1)})
         return float(area(roll_out(rule, problems, record), record).mean())
 
     def _owner(self, problems: Perceptrons) -> Tensor:
-        """The group of each coordinate, (P,): its tensor, or itself."""
+        """Return the group of each coordinate, (P,): its tensor, or one group per coordinate."""
         tensors = torch.cat([torch.full((g.stop - g.start,), i) for i, g in enumerate(problems.groups)])
         owner = tensors if self.settings.sharing == "group" else torch.arange(len(tensors))
         return owner.to(self.device)
@@ -207,7 +207,7 @@ class Trainer:
 
     @torch.no_grad()
     def _sample(self, problems: Perceptrons, owner: Tensor, rule: StepRule) -> list[Samples]:
-        """What is recorded of each group under the rule with noise, on the objectives on which it stays finite."""
+        """Roll out a rule with noise, and return the samples of each group where the rollouts stay finite."""
         horizon, noise = self.horizon, self._generator("noise")
         chosen = self._choose(owner)
         columns = torch.cat(chosen)
@@ -220,7 +220,7 @@ class Trainer:
         }
 
         def per_group(values: Tensor) -> Tensor:
-            """Mean over the coordinates, (R, P) -> (R, G)."""
+            """Average over the coordinates of each group, (R, P) -> (R, G)."""
             return values.new_zeros(len(values), len(members)).index_add_(1, owner, values) / members
 
         for t in range(horizon + 1):
@@ -253,7 +253,7 @@ class Trainer:
         return list(self._split(stacked, chosen, problems))
 
     def _choose(self, owner: Tensor) -> list[Tensor]:
-        """Columns that are recorded of each group."""
+        """Sample the coordinates of each group to record."""
         source, chosen = self._generator("coordinates"), []
         for group in range(int(owner.max()) + 1):
             columns = (owner == group).nonzero()[:, 0]
@@ -262,7 +262,7 @@ class Trainer:
         return chosen
 
     def _split(self, recorded: Mapping[str, Tensor], chosen: list[Tensor], problems: Perceptrons) -> Iterator[Samples]:
-        """By group; what is recorded is (T, numbers, R, coordinates or groups)."""
+        """Split the records, (T, numbers, R, coordinates or groups), into the samples of each group."""
         start, shared = 0, self.rule.settings.networks == 1
         for group, columns in enumerate(chosen):
             mine = slice(start, start + len(columns))
@@ -284,7 +284,7 @@ class Trainer:
     # --- The guiding policy -----------------------------------------------------------------------------------------
 
     def _begin(self, samples: list[Samples]) -> None:
-        """Imitate the teacher: its actions, linear in the state."""
+        """Initialize psi by fitting it to the teacher's actions."""
         psi = local_models.stack([self._linear(group, group.actions) for group in samples])
         ones = torch.ones(len(samples), dtype=torch.float64, device=self.device)
         self.guide = {field.name: getattr(psi, field.name) for field in fields(psi)}
@@ -294,7 +294,7 @@ class Trainer:
         return local_models.controller(group.states[:-1], actions[..., None], self.settings.strength)
 
     def _improve(self, problems: Perceptrons, owner: Tensor, samples: list[Samples]) -> tuple[float, float]:
-        """Step 2; the mean KL and the mean area that were reached."""
+        """Take step 2: improve psi. Returns its mean KL from the old one and its mean area."""
         s, old = self.settings, self.guiding
         dynamics = local_models.stack(
             [local_models.dynamics(group.states, group.actions[..., None], s.strength) for group in samples]
@@ -315,7 +315,7 @@ class Trainer:
         weight = self.guide["weight"][:, None].expand_as(cost.h)
         penalized = Cost(cost.C, d, cost.h) + lqg.surprise(pi, weight)
         best, reached, kl = old, self._try(old, problems, owner), torch.zeros_like(limit)
-        # psi may give up some of its lead for what pi can follow.
+        # psi may become worse than before, as long as it stays better than pi.
         bound = max(reached, self._area(self.rule, problems))
         for _ in range(s.backtracks + 1):
             update = lqg.constrained_update(
@@ -327,7 +327,7 @@ class Trainer:
                 self.guide["multiplier"] = update.multiplier
                 break
             limit = limit / 4
-        self.guide["K"], self.guide["k"] = best.K, best.k  # G stays: a share of the root mean square action
+        self.guide["K"], self.guide["k"] = best.K, best.k  # G stays a share of the root mean square action
         self._weigh(dynamics, pi, mean, covariance)
         return float(kl.mean()), reached
 
@@ -341,7 +341,7 @@ class Trainer:
         return local_models.advantage(group.states[:-1], group.gradients, curvature, old, s.persistence, s.strength)
 
     def _weigh(self, dynamics: Dynamics, pi: Controller, mean: Tensor, covariance: Tensor) -> None:
-        """Adapt nu to the distance between the policies."""
+        """Adapt nu, so that the divergence between the policies stays near `policy_kl`."""
         trajectory = lqg.forward(dynamics, self.guiding, mean, covariance)
         apart = lqg.divergence(self.guiding, pi, trajectory).mean(-1) / self.settings.policy_kl
         factor = torch.where(apart > 2, 2.0, torch.where(apart < 0.5, 0.5, 1.0))
@@ -350,7 +350,7 @@ class Trainer:
     # --- The recurrent policy ---------------------------------------------------------------------------------------
 
     def _unroll(self, network: nn.Module, seen: Tensor, units: Tensor) -> Tensor:
-        """Mean actions (T, n) of n sequences that see (T, INPUTS, n)."""
+        """Return the mean actions (T, n) on inputs (T, INPUTS, n)."""
         hidden = seen.new_zeros(self.rule.settings.cells, seen.shape[-1])
         cell, out = torch.zeros_like(hidden), []
         for inputs in seen:
@@ -360,16 +360,16 @@ class Trainer:
 
     @torch.no_grad()
     def _actions(self, group: Samples) -> Tensor:
-        """Mean actions (T, N) of the recurrent policy on what was recorded."""
+        """Return the mean actions (T, N) of the recurrent policy on the samples."""
         return self._unroll(self.rule.networks[group.network], group.seen, group.units)
 
     def _guided(self, index: int, group: Samples) -> Tensor:
-        """Mean actions (T, N) of the guiding policy where the samples are."""
+        """Return the mean actions (T, N) of the guiding policy on the samples."""
         K, k = self.guide["K"][index, :, 0], self.guide["k"][index]
         return (torch.einsum("tn,tbn->tb", K, group.states[:-1].double()) + k).float()
 
     def _supervise(self, samples: list[Samples]) -> float:
-        """Step 3; the mean loss over the last epoch."""
+        """Take step 3: regress pi on psi. Returns the mean loss in the last epoch."""
         weight = self.guide["weight"] / self.guide["weight"].mean()
         work = []
         for i, group in enumerate(samples):
@@ -394,7 +394,7 @@ class Trainer:
     def _batches(
         self, work: list[tuple[Samples, Tensor, Tensor]], source: torch.Generator
     ) -> Iterator[tuple[nn.Module, Tensor, Tensor, Tensor, Tensor]]:
-        """Minibatches of sequences in a new order; each is of one network."""
+        """Yield minibatches of sequences in random order; each is of one network."""
         batches = []
         for number, network in enumerate(self.rule.networks):
             parts = [
@@ -421,7 +421,7 @@ class Trainer:
         return loss.detach()
 
     def _move_duals(self, samples: list[Samples]) -> float:
-        """Step 4; the mismatch of the policies that is left."""
+        """Take step 4: move the duals. Returns the remaining mismatch of the policies."""
         apart, size, duals = [], [], []
         for i, group in enumerate(samples):
             guided = self._guided(i, group)
@@ -436,5 +436,5 @@ class Trainer:
 
 
 def _scale(cost: Cost, psi: Controller) -> Tensor:
-    """A first multiplier, (G,): what one nat is worth by the curvature of the cost."""
+    """Return the initial multiplier, (G,): the curvature of the cost by the action, per nat of KL."""
     return (cost.C[..., -1, -1] * psi.G[..., 0, 0]).mean(-1)

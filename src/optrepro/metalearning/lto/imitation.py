@@ -1,4 +1,4 @@
-"""Imitation of a classic optimizer: what guided policy search starts from, and what it is compared with."""
+"""Imitation of a classic optimizer: the start of guided policy search, and a baseline for it."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class AdaGrad:
         self.rate = rate
 
     def begin(self, x: Tensor, groups: Columns) -> Memory:
-        """The sum of squared gradients, (R, P)."""
+        """Return memory with the sum of squared gradients, (R, P)."""
         return {"squares": torch.zeros_like(x)}
 
     def step(self, memory: Memory, x: Tensor, value: Tensor, gradient: Tensor) -> tuple[Tensor, Memory]:
@@ -33,16 +33,18 @@ class AdaGrad:
 
 
 class Trainer(StepTrainer[ImitationSettings, StepPolicy]):
-    """Dataset aggregation without the aggregate (after Ross et al. 2011): the policy acts, the teacher says what it
-    would have done, and the policy is regressed on that.
+    """Trains a policy to imitate AdaGrad on the states that the policy visits.
+
+    The method is dataset aggregation (Ross et al. 2011), but each iteration uses only its own data: the policy acts,
+    and is regressed on the actions that AdaGrad would have taken.
 
     Args:
-        settings: see `ImitationSettings`.
+        settings: settings of the training.
         horizon: number of steps of a rollout.
-        policy: size and form of what is trained.
-        objectives: the objectives of an iteration, new ones for each.
-        seed: of the weights and of all random choices.
-        device: where all of it happens.
+        policy: settings of the policy to train.
+        objectives: returns the new objectives of an iteration.
+        seed: seed of the weights and of all random choices.
+        device: device of the training.
     """
 
     def __init__(
@@ -66,7 +68,7 @@ class Trainer(StepTrainer[ImitationSettings, StepPolicy]):
         )
 
     def iterate(self) -> dict[str, float]:
-        """One rollout and its regression; ``mismatch``, the error of the actions relative to their size."""
+        """Run one rollout and its regression. Returns ``mismatch``, the error of the actions relative to their size."""
         s = self.settings
         source = supervision.generator(self.seed, self.iteration)
         sequences = self._record(self.objectives(self.iteration), source)
@@ -82,12 +84,12 @@ class Trainer(StepTrainer[ImitationSettings, StepPolicy]):
         recorder = Recorder(self.rule, problems, self.horizon, s.coordinates, source)
         teacher, groups = AdaGrad(s.teacher_rate), supervision.columns(problems)
         x, examples = problems.start(), problems.minibatches(self.horizon)
-        told, own = teacher.begin(x, groups), self.rule.begin(x, groups)
+        teacher_memory, own = teacher.begin(x, groups), self.rule.begin(x, groups)
         targets: list[list[Tensor]] = [[] for _ in groups]
         for batch in examples:
             value, gradient = problems.evaluate(x, batch)
             recorder.note(x, value, gradient)
-            target, told = teacher.step(told, x, value, gradient)
+            target, teacher_memory = teacher.step(teacher_memory, x, value, gradient)
             for i, kept in enumerate(targets):
                 kept.append(recorder.at(i, target))
             if self.iteration == 0:
@@ -100,5 +102,5 @@ class Trainer(StepTrainer[ImitationSettings, StepPolicy]):
 
 
 def _precision(target: Tensor) -> Tensor:
-    """The inverse of the mean square of the targets (T, N) of each step, (T, 1): errors count relative to it."""
+    """Return the inverse mean square of the targets (T, N) per step, (T, 1), so that errors count relative to it."""
     return 1 / target.square().mean(-1, keepdim=True).clamp_min(1e-20)

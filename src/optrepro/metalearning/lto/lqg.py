@@ -2,10 +2,10 @@ r"""Finite-horizon linear-quadratic-Gaussian control, batched over leading dimen
 
 Dynamics :math:`s_{t+1} \sim N(A_t s_t + B_t a_t + c_t, F_t)`, cost :math:`\frac12 z_t' C_t z_t + d_t' z_t + h_t` of
 state and action together, :math:`z_t = (s_t, a_t)`, and controllers :math:`\psi(a \mid s, t) = N(K_t s + k_t, G_t)`. A
-batch is one system for each group of coordinates: what a pass costs is linear in the horizon T, cubic in the n features
-of a coordinate, and independent of the number of coordinates.
+batch has one system for each group of coordinates: the cost of a pass is linear in the horizon T, cubic in the n
+features of a coordinate, and independent of the number of coordinates.
 
-Shapes: n features of the state, m of the action, T steps, "..." any leading dimensions, the same for all arguments.
+Shapes: the state has n features, the action m; there are T steps; all arguments have the same leading dimensions "...".
 
 Source: Li and Malik 2017, arXiv 1703.00441, section 3; the maximum-entropy form is that of S. Levine and P. Abbeel
 2014, Learning Neural Network Policies with Guided Policy Search under Unknown Dynamics.
@@ -22,7 +22,7 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Dynamics:
-    """s' ~ N(A s + B a + c, F): A (..., T, n, n), B (..., T, n, m), c (..., T, n), F (..., T, n, n)."""
+    """Dynamics s' ~ N(A s + B a + c, F): A (..., T, n, n), B (..., T, n, m), c (..., T, n), F (..., T, n, n)."""
 
     A: Tensor
     B: Tensor
@@ -32,7 +32,7 @@ class Dynamics:
 
 @dataclass(frozen=True)
 class Cost:
-    """1/2 z' C z + d' z + h of z = (s, a): C (..., T, n + m, n + m) symmetric, d (..., T, n + m), h (..., T)."""
+    """Cost z' C z / 2 + d' z + h of z = (s, a): symmetric C (..., T, n + m, n + m), d (..., T, n + m), h (..., T)."""
 
     C: Tensor
     d: Tensor
@@ -44,7 +44,7 @@ class Cost:
 
 @dataclass(frozen=True)
 class Controller:
-    """a ~ N(K s + k, G): K (..., T, m, n), k (..., T, m), G (..., T, m, m)."""
+    """Controller a ~ N(K s + k, G): K (..., T, m, n), k (..., T, m), G (..., T, m, m)."""
 
     K: Tensor
     k: Tensor
@@ -61,13 +61,13 @@ class Trajectory:
 
 @dataclass(frozen=True)
 class Update:
-    """What a constrained update found, for each leading index.
+    """The result of a constrained update, for each leading index.
 
     Attributes:
         controller: the new controller.
-        multiplier: of the constraint, (...); at the smallest one tried, the constraint does not bind.
-        kl: KL divergence from the old controller that was reached, (...), nats for each step.
-        iterations: of the dual ascent.
+        multiplier: multiplier of the constraint, (...); if it is the smallest one tried, the constraint is inactive.
+        kl: KL divergence from the old controller, (...), nats per step.
+        iterations: number of iterations of the dual ascent.
     """
 
     controller: Controller
@@ -77,27 +77,27 @@ class Update:
 
 
 def backward(dynamics: Dynamics, cost: Cost, temperature: Tensor) -> Controller:
-    """The controller that minimizes sum_t E[cost_t] - temperature_t E[entropy of psi_t].
+    """Return the controller that minimizes sum_t E[cost_t] - temperature_t E[entropy of psi_t].
 
     Args:
-        dynamics: of the state.
-        cost: of states and actions.
-        temperature: (..., T), not negative; at 0 the controller is deterministic (G = 0).
+        dynamics: dynamics of the state.
+        cost: cost of states and actions.
+        temperature: weight of the entropy, (..., T), not negative; 0 gives a deterministic controller (G = 0).
 
-    Raises: ValueError where the second derivative in the action, costs to come included, is not positive definite at
-    some step: the minimum does not exist. `constrained_update` meets this with a larger multiplier.
+    Raises: ValueError if there is no minimum, because the second derivative of the cost-to-go by the action is not
+    positive definite at some step. `constrained_update` then raises its multiplier.
     """
     controller, definite = _backward(dynamics, cost, temperature)
     if not definite.all():
         raise ValueError(
-            "cost has no minimum under these dynamics: Q_aa is not positive definite for batch indices "
-            f"{(~definite).nonzero().tolist()}; a weight on KL(psi || another controller) makes it so"
+            "cost has no minimum under these dynamics, because Q_aa is not positive definite for batch indices "
+            f"{(~definite).nonzero().tolist()}; add a weight on KL(psi || another controller)"
         )
     return controller
 
 
 def forward(dynamics: Dynamics, controller: Controller, mean: Tensor, covariance: Tensor) -> Trajectory:
-    """States and actions under a controller, from s_0 ~ N(mean (..., n), covariance (..., n, n))."""
+    """Return the distribution of states and actions, from s_0 ~ N(mean (..., n), covariance (..., n, n))."""
     means, covariances = [], []
     for A, B, c, F, K, k, G in zip(
         *(_steps(x, 2) for x in (dynamics.A, dynamics.B)),
@@ -119,29 +119,29 @@ def forward(dynamics: Dynamics, controller: Controller, mean: Tensor, covariance
 
 
 def expected_cost(cost: Cost, trajectory: Trajectory) -> Tensor:
-    """E[1/2 z' C z + d' z + h] at every step, (..., T)."""
+    """Return E[z' C z / 2 + d' z + h] at every step, (..., T)."""
     z, second = trajectory.mean, trajectory.covariance
     quadratic = (cost.C * (second + z[..., :, None] * z[..., None, :])).sum((-2, -1))
     return quadratic / 2 + (cost.d * z).sum(-1) + cost.h
 
 
 def divergence(controller: Controller, other: Controller, trajectory: Trajectory) -> Tensor:
-    """E[KL(controller || other)] at every step, under the trajectory's states, (..., T) nats."""
+    """Return E[KL(controller || other)] over the trajectory's states at every step, (..., T) nats."""
     n, m = controller.K.shape[-1], controller.K.shape[-2]
     mean, covariance = trajectory.mean[..., :n], trajectory.covariance[..., :n, :n]
     factor = torch.linalg.cholesky(other.G)
     gain = controller.K - other.K
     offset = _apply(gain, mean) + controller.k - other.k
-    # Of the difference of means: E|d|^2 in the metric of other.G.
+    # Second moment of the action around other's mean; its trace with other.G^-1 is the quadratic part of the KL.
     moved = offset[..., :, None] * offset[..., None, :] + gain @ covariance @ gain.mT + controller.G
     distance = torch.cholesky_solve(moved, factor).diagonal(dim1=-2, dim2=-1).sum(-1)
     return (distance - m + _log_determinant(factor) - torch.logdet(controller.G)) / 2
 
 
 def surprise(controller: Controller, weight: Tensor) -> Cost:
-    """weight_t * -log psi(a | s, t) as a cost; weight (..., T).
+    """Return the cost weight_t * -log psi(a | s, t), with weight (..., T).
 
-    With `weight` added to the temperature of `backward`, it is the cost weight_t * KL(. || controller).
+    If `weight` is also added to the temperature of `backward`, the total is the cost weight_t * KL(. || controller).
     """
     m = controller.K.shape[-2]
     factor = torch.linalg.cholesky(controller.G)
@@ -171,24 +171,25 @@ def constrained_update(
 ) -> Update:
     """Minimize sum_t E[cost_t] - temperature_t E[entropy], subject to mean_t E[KL(psi || old)] <= epsilon.
 
-    Dual ascent on the multiplier of each leading index. Its logarithm moves along log(KL / epsilon), with a step size
-    that grows while the constraint stays on one side and shrinks when it changes; a step that leaves the bracket of
-    what is known to be too small and large enough halves the bracket. A multiplier under which the cost has no minimum
-    is too small. Of what was tried, the cheapest controller that meets the constraint is returned.
+    This is a dual ascent on the multiplier of each leading index. The logarithm of the multiplier moves along
+    log(KL / epsilon), with a step size that grows while the constraint stays on one side and shrinks when it changes.
+    A bracket holds the largest multiplier that was too small and the smallest one that was large enough; a step out of
+    the bracket halves it instead. A multiplier for which the cost has no minimum is too small. The result is the
+    cheapest tried controller that meets the constraint.
 
     Args:
         dynamics, cost, temperature: as for `backward`.
-        old: the controller to stay near to.
-        mean, covariance: of the first state, (..., n) and (..., n, n).
-        epsilon: (...) nats for each step, positive.
-        iterations: at most so many backward and forward passes; more only while nothing that was tried is feasible.
-        tolerance: relative; it is enough to reach epsilon * (1 - tolerance).
-        multiplier: where to begin, (...); 1 by default.
+        old: controller that the new one must stay close to.
+        mean, covariance: mean (..., n) and covariance (..., n, n) of the first state.
+        epsilon: limit of the KL, (...), nats per step, positive.
+        iterations: largest number of passes; exceeded only while no tried multiplier is feasible.
+        tolerance: relative tolerance; a KL of at least epsilon * (1 - tolerance) ends the search.
+        multiplier: initial multiplier, (...); None is 1.
 
     Raises: ValueError if epsilon is not positive; RuntimeError if no multiplier up to 1e30 meets the constraint.
     """
     if not (epsilon > 0).all():
-        raise ValueError(f"epsilon = {epsilon.tolist()}: nats of KL divergence, each > 0")
+        raise ValueError(f"epsilon = {epsilon.tolist()} is not allowed; every entry must be positive")
     log_eta = (torch.ones_like(epsilon) if multiplier is None else multiplier).log()
     low, high = torch.full_like(epsilon, -math.inf), torch.full_like(epsilon, math.inf)
     rate, side = torch.full_like(epsilon, 0.5), torch.zeros_like(epsilon)  # KL is about proportional to eta^-2
@@ -209,11 +210,11 @@ def constrained_update(
         side, moved = ascent.sign(), log_eta + rate * ascent
         inside = (moved > low) & (moved < high)
         moved = torch.where(inside | low.isinf() | high.isinf(), moved, (low + high) / 2)
-        log_eta = torch.where(met, log_eta, moved)  # what is met stays: a batch equals its systems one by one
+        log_eta = torch.where(met, log_eta, moved)  # finished systems stay, so batching changes nothing
         if log_eta.max() > math.log(1e30):
             break
     if not best_eta.isfinite().all():
-        raise RuntimeError("no multiplier up to 1e30 keeps KL(psi || old) within epsilon: are the models finite?")
+        raise RuntimeError("no multiplier up to 1e30 keeps KL(psi || old) within epsilon; the models may not be finite")
     return Update(best, best_eta, best_kl, iteration)
 
 
@@ -226,7 +227,7 @@ def _penalized(
     covariance: Tensor,
     eta: Tensor,
 ) -> tuple[Controller, Tensor]:
-    """Minimum of cost + eta * KL(psi || old), and its mean KL (...); infinite where there is no minimum."""
+    """Return the minimum of cost + eta * KL(psi || old), and its mean KL (...), infinite if there is no minimum."""
     weight = eta[..., None].expand_as(temperature)
     controller, definite = _backward(dynamics, cost + surprise(old, weight), temperature + weight)
     controller = _choose(definite, controller, old)
@@ -236,7 +237,7 @@ def _penalized(
 
 
 def _backward(dynamics: Dynamics, cost: Cost, temperature: Tensor) -> tuple[Controller, Tensor]:
-    """The minimum, and for which leading indices (...) it is one."""
+    """Return the controller of `backward`, and for which leading indices (...) it is a minimum."""
     n = dynamics.A.shape[-1]
     V, v = torch.zeros_like(dynamics.A[..., 0, :, :]), torch.zeros_like(dynamics.c[..., 0, :])
     definite = torch.ones(V.shape[:-2], dtype=torch.bool, device=V.device)
@@ -261,7 +262,7 @@ def _backward(dynamics: Dynamics, cost: Cost, temperature: Tensor) -> tuple[Cont
 
 
 def _choose(condition: Tensor, one: Controller, other: Controller) -> Controller:
-    """Of each leading index, the one or the other controller."""
+    """Select one of two controllers for each leading index."""
     where = condition[..., None, None, None]
     return Controller(
         torch.where(where, one.K, other.K),
@@ -271,12 +272,12 @@ def _choose(condition: Tensor, one: Controller, other: Controller) -> Controller
 
 
 def _steps(x: Tensor, event: int) -> tuple[Tensor, ...]:
-    """One tensor for each step; `event` dimensions follow that of time."""
+    """Split a tensor into steps; `event` dimensions follow that of time."""
     return x.unbind(-1 - event)
 
 
 def _apply(matrix: Tensor, vector: Tensor) -> Tensor:
-    """Matrices (..., p, q) times vectors (..., q)."""
+    """Multiply matrices (..., p, q) with vectors (..., q)."""
     return (matrix @ vector[..., None])[..., 0]
 
 
@@ -285,5 +286,5 @@ def _symmetric(matrix: Tensor) -> Tensor:
 
 
 def _log_determinant(factor: Tensor) -> Tensor:
-    """Of the matrix with this Cholesky factor."""
+    """Return the log determinant of the matrix with this Cholesky factor."""
     return 2 * factor.diagonal(dim1=-2, dim2=-1).log().sum(-1)

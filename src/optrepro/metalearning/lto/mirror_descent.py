@@ -1,11 +1,11 @@
 r"""Guided policy search on the policy's own trajectories: roll out, improve by LQG under a KL limit, regress.
 
-The recurrent policy itself is rolled out. Around its mean trajectory the dynamics of a coordinate are exact,
-:math:`\delta x' = \delta x + \delta a`; the cost has the true gradient of the coordinate as linear term, and a
-curvature :math:`h_t` that is shared in its group: the pooled slope of gradient differences on steps, times a factor.
-LQG with :math:`\nu\,KL(\psi \Vert \pi)` added gives a guiding policy :math:`\psi` with gains shared in the group and
-an offset for each coordinate; :math:`\nu` is where the mean divergence meets its limit. Then :math:`\pi` is regressed
-on the mean actions of :math:`\psi`.
+The recurrent policy :math:`\pi` itself is rolled out. Around its mean trajectory, the dynamics of a coordinate are
+exact, :math:`\delta x' = \delta x + \delta a`. The linear term of the cost is the coordinate's true gradient; its
+curvature :math:`h_t` is shared in the group, and is the pooled slope of gradient differences on steps, times a factor.
+LQG with the additional cost :math:`\nu\,KL(\psi \Vert \pi)` gives a guiding policy :math:`\psi` with gains shared in
+the group and an offset for each coordinate; :math:`\nu` is chosen such that the mean divergence meets its limit. Then
+:math:`\pi` is regressed on the mean actions of :math:`\psi`.
 
 Source: after mirror-descent guided policy search (Montgomery and Levine 2016, arXiv 1607.04614), in the convolutional
 form of Li and Malik 2017, arXiv 1703.00441; the models and the factor on the curvature are chosen.
@@ -29,27 +29,27 @@ from optrepro.metalearning.lto.supervision import Recorder, Sequences
 from optrepro.optimizers.predicted_step import StepPolicy, StepPolicySettings
 from optrepro.problems.networks.perceptrons import Perceptrons
 
-SMOOTHING = 21  # chosen: steps that sizes and slopes are averaged over
-POINTS = 20  # of the curves whose areas are reported
+SMOOTHING = 21  # chosen: number of steps over which sizes and slopes are averaged
+POINTS = 20  # number of intervals of the reported curves
 
 
 class Model(NamedTuple):
-    """What the coordinates of a group share, for each step: variance of the policy, (T,), and curvature, (T + 1,)."""
+    """The model that coordinates of a group share: variance of the policy, (T,), and curvature, (T + 1,)."""
 
     variance: Tensor
     curvature: Tensor
 
 
 class Trainer(StepTrainer[MirrorSettings, StepPolicy]):
-    """Training of a recurrent policy, an iteration at a time. All randomness is derived from the seed.
+    """Trains a recurrent policy. Random numbers depend only on the seed and the iteration.
 
     Args:
-        settings: see `MirrorSettings`.
+        settings: settings of the training.
         horizon: number of steps of a rollout.
-        policy: size and form of what is trained.
-        objectives: the objectives of an iteration, new ones for each.
-        seed: of the weights and of all random choices.
-        device: where all of it happens.
+        policy: settings of the policy to train.
+        objectives: returns the new objectives of an iteration.
+        seed: seed of the weights and of all random choices.
+        device: device of the training.
     """
 
     def __init__(
@@ -73,11 +73,11 @@ class Trainer(StepTrainer[MirrorSettings, StepPolicy]):
         )
 
     def iterate(self) -> dict[str, float]:
-        """One iteration; it reports
+        """Run one iteration and return its metrics.
 
-        ``policy``: mean objective along the rollouts, each at most twice its start; ``kl``: of psi from pi, nats for
-        each coordinate and step; ``mismatch``: error of the regressed actions relative to their size; at some
-        iterations ``guiding``: what ``policy`` is for psi, on the same objectives.
+        ``policy`` is the mean objective along the rollouts, each capped at twice its start; ``kl`` is KL(psi || pi) in
+        nats per coordinate and step; ``mismatch`` is the error of the regressed actions relative to their size; every
+        `measure` iterations, ``guiding`` is the mean objective of psi on the same objectives.
         """
         s = self.settings
         problems = self.objectives(self.iteration)
@@ -108,9 +108,9 @@ class Trainer(StepTrainer[MirrorSettings, StepPolicy]):
     def _roll_out(
         self, problems: Perceptrons, scale: Tensor, recorder: Recorder, source: torch.Generator
     ) -> tuple[Tensor, Tensor, float]:
-        """Actions (T, R, P) and true gradients (T + 1, R, P) along the policy's trajectories, and their mean cost.
+        """Return actions (T, R, P) and true gradients (T + 1, R, P) along the policy's rollouts, and their mean cost.
 
-        Both are in the units (R, 1) in which the policy sees the coordinates.
+        Both are measured in the units `scale`, (R, 1), in which the policy sees the coordinates.
         """
         s = self.settings
         x, examples = problems.start(), problems.minibatches(self.horizon)
@@ -142,7 +142,7 @@ class Trainer(StepTrainer[MirrorSettings, StepPolicy]):
         actions: Tensor,
         gradients: Tensor,
     ) -> float:
-        """Mean objective along the mean trajectories of psi, which acts around those of pi."""
+        """Return the mean objective along the mean trajectories of psi, which acts relative to those of pi."""
         x = problems.start()
         added, kept, around = torch.empty_like(actions), torch.empty_like(actions), x
         for model, multiplier, g in zip(models, multipliers, problems.groups, strict=True):
@@ -163,14 +163,14 @@ class Trainer(StepTrainer[MirrorSettings, StepPolicy]):
         left = (1 + math.cos(math.pi * self.iteration / s.iterations)) / 2
         for group in self.optimizer.param_groups:
             group["lr"] = s.learning_rate * (s.last_rate + (1 - s.last_rate) * left)
-        # Weights count relative to the largest, as gradients are clipped at a fixed norm.
+        # Scaled to the largest precision, because gradients are clipped at a fixed norm.
         unit = max(float(part.precision.max(0).values.mean()) for part in sequences)
         scaled = [Sequences(p.seen, p.units, p.target, p.precision / unit, p.network) for p in sequences]
         return supervision.regress(self.rule, self.optimizer, scaled, s.epochs, s.sequences, s.max_grad_norm, source)
 
 
 def fit(actions: Tensor, gradients: Tensor, noise: float, curvature: float) -> Model:
-    """The model of a group from its actions (T, N) and true gradients (T + 1, N), pooled and smoothed over time."""
+    """Fit the model of a group to actions (T, N) and true gradients (T + 1, N), pooled and smoothed over time."""
     size = _smooth(actions.square().mean(-1)).clamp_min(1e-20)
     slope = _smooth(((gradients[1:] - gradients[:-1]) * actions).mean(-1)) / size
     slope = curvature * slope.clamp_min(0)
@@ -178,10 +178,10 @@ def fit(actions: Tensor, gradients: Tensor, noise: float, curvature: float) -> M
 
 
 def riccati(model: Model, multiplier: float | Tensor) -> tuple[Tensor, Tensor]:
-    """Backward pass of what does not depend on the coordinate.
+    """Run the part of the backward pass that all coordinates share.
 
-    Returns for each step the share of a deviation that psi keeps, (T,), so that its gain is that minus 1; and the
-    second derivative of cost-to-go and divergence by the action, (T,). A multiplier (M,) gives (T, M).
+    Returns the share of a deviation that psi keeps at each step, (T,), which is its gain plus 1; and the second
+    derivative of cost-to-go and divergence by the action, (T,). For multipliers (M,), both are (T, M).
     """
     to_go = model.curvature[-1] + 0 * torch.as_tensor(multiplier, dtype=model.variance.dtype)
     kept, second = [], []
@@ -194,7 +194,7 @@ def riccati(model: Model, multiplier: float | Tensor) -> tuple[Tensor, Tensor]:
 
 
 def offsets(model: Model, gradients: Tensor, multiplier: float | Tensor) -> Tensor:
-    """Offsets of psi's mean actions from pi's, (T, ...), or (T, M, ...) for M multipliers; gradients (T + 1, ...)."""
+    """Return psi's mean actions minus pi's, (T, ...), or (T, M, ...) for M multipliers; gradients are (T + 1, ...)."""
     kept, second = riccati(model, multiplier)
     wide = kept.ndim > 1
     kept, second = (x.reshape(*x.shape, *[1] * (gradients.ndim - 1)) for x in (kept, second))
@@ -206,12 +206,12 @@ def offsets(model: Model, gradients: Tensor, multiplier: float | Tensor) -> Tens
 
 
 def divergence(model: Model, offset: Tensor) -> float:
-    """KL(psi || pi) of the means, in nats for each coordinate and step, from offsets (T, N)."""
+    """Return the part of KL(psi || pi) from the means, nats per coordinate and step, given offsets (T, N)."""
     return float((offset.square().mean(-1) / (2 * model.variance)).mean())
 
 
 def constrain(model: Model, gradients: Tensor, limit: float) -> float:
-    """The smallest multiplier with which the mean divergence keeps the limit, to a thousandth, of 1e-12 to 1e6."""
+    """Return the smallest multiplier from 1e-12 to 1e6 that keeps the mean divergence within the limit, to 0.1 %."""
     low, high = -12.0, 6.0
     for _ in range(4):
         exponents = torch.linspace(low, high, 16, dtype=gradients.dtype, device=gradients.device)
@@ -223,12 +223,12 @@ def constrain(model: Model, gradients: Tensor, limit: float) -> float:
 
 
 def _bounded(curve: Tensor) -> Tensor:
-    """Objectives (..., R), each at most twice its first: one that diverges must not hide the others."""
+    """Cap objectives (..., R) at twice their first value, so that a diverging one does not dominate the mean."""
     return torch.minimum(curve.nan_to_num(nan=torch.inf), 2 * curve[0])
 
 
 def _smooth(values: Tensor) -> Tensor:
-    """Running mean over `SMOOTHING` steps of values (T,)."""
+    """Return the running mean over `SMOOTHING` steps of values (T,)."""
     half = min(SMOOTHING, len(values)) // 2
     padded = F.pad(values[None, None], (half, half), mode="replicate")
     return F.avg_pool1d(padded, 2 * half + 1, 1)[0, 0]

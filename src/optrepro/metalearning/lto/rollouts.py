@@ -13,7 +13,7 @@ from optrepro.problems.networks.perceptrons import Perceptrons
 
 @torch.no_grad()
 def roll_out(rule: StepRule, problems: Perceptrons, record: Sequence[int]) -> Tensor:
-    """True objectives (len(record), R) of the iterates with the numbers in `record`, ascending, 0 being the start."""
+    """Run a rule, and return the true objectives (len(record), R) at the iterations in `record`; 0 is the start."""
     x, columns = problems.start(), [(g.start, g.stop) for g in problems.groups]
     memory, curve, due = rule.begin(x, columns), [], set(record)
     examples = problems.minibatches(record[-1])
@@ -28,6 +28,6 @@ def roll_out(rule: StepRule, problems: Perceptrons, record: Sequence[int]) -> Te
 
 
 def area(curve: Tensor, record: Sequence[int]) -> Tensor:
-    """Mean objective (R,) over the trajectory of a curve (len(record), R), by the trapezoid rule."""
+    """Return the mean objective (R,) along curves (len(record), R), by the trapezoid rule."""
     times = torch.tensor(record, dtype=curve.dtype, device=curve.device)
     return torch.trapezoid(curve, times, dim=0) / (times[-1] - times[0])

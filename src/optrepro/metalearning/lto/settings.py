@@ -1,4 +1,4 @@
-"""The settings of the ways to learn a step rule, for which torch is not needed."""
+"""Settings of the methods that learn step rules; this module does not import torch."""
 
 from __future__ import annotations
 
@@ -11,25 +11,25 @@ from optrepro.settings import Count, Model, Positive, Share
 StateKind = Literal["phi", "compact"]
 
 _Rate = Annotated[Positive, Field(description="Learning rate of Adam.")]
-_LastRate = Annotated[Share, Field(description="Share of the learning rate that is left at the end.")]
+_LastRate = Annotated[Share, Field(description="Learning rate at the end, relative to the one at the beginning.")]
 _MaxNorm = Annotated[Positive, Field(description="Gradients are clipped to this norm.")]
 _Coordinates = Annotated[
-    Count, Field(description="Number of coordinates sampled from each group of parameters, in every rollout.")
+    Count, Field(description="Number of coordinates sampled from each group of parameters in every rollout.")
 ]
-_Epochs = Annotated[Count, Field(description="Passes over the recorded sequences.")]
-_Sequences = Annotated[Count, Field(description="Number of recorded sequences, one a coordinate, in a minibatch.")]
+_Epochs = Annotated[Count, Field(description="Number of passes over the recorded sequences.")]
+_Sequences = Annotated[Count, Field(description="Number of recorded sequences in a minibatch, one per coordinate.")]
 _RandomScale = Annotated[
     float,
     Field(
         ge=0,
-        description="Each coordinate of an objective is measured in a unit of its own, exp(u) with u uniform within "
-        "this distance of 0 (arXiv 1703.03633, section 4.1).",
+        description="Coordinates of an objective are measured in random units exp(u), with u uniform within this "
+        "distance of 0 (arXiv 1703.03633, section 4.1).",
     ),
 ]
 
 
 class ImitationSettings(Model):
-    """Imitation of AdaGrad: the policy acts, and is regressed on what AdaGrad would have done."""
+    """Settings of imitation: the policy acts, and is regressed on the actions that AdaGrad would have taken."""
 
     iterations: Annotated[
         Count, Field(description="Number of rollouts; AdaGrad acts in the first one, and the policy in all others.")
@@ -43,19 +43,19 @@ class ImitationSettings(Model):
 
 
 class MirrorSettings(Model):
-    """Guided policy search on the policy's own trajectories: it acts, and is regressed on a better policy near it."""
+    """Settings of mirror descent: the policy acts, and is regressed on a better guiding policy near it."""
 
-    iterations: Annotated[Count, Field(description="Length of the training.")]
+    iterations: Annotated[Count, Field(description="Number of iterations.")]
     truth: Annotated[
-        Count, Field(description="Number of examples that a true gradient is taken on, the same through a rollout.")
+        Count, Field(description="Number of examples for true gradients, the same ones throughout a rollout.")
     ] = 256
     coordinates: _Coordinates = 96
     curvature: Annotated[
         float,
         Field(
             ge=0,
-            description="Share of the gradient's pooled slope that is taken for the curvature; along steps it is "
-            "steeper than in most directions.",
+            description="Curvature, relative to the pooled slope of the gradient along steps, which is steeper than in "
+            "most directions.",
         ),
     ] = 0.1
     noise: Annotated[
@@ -64,13 +64,13 @@ class MirrorSettings(Model):
     kl: Annotated[
         Positive,
         Field(
-            description="Limit on the divergence of the guiding policy from the policy, in nats for each coordinate "
-            "and step."
+            description="Limit on the KL divergence of the guiding policy from the policy, in nats per coordinate and "
+            "step."
         ),
     ] = 0.1
     random_scale: _RandomScale = 0.0
     measure: Annotated[
-        Count, Field(description="Iterations between two measurements of the guiding policy's cost.")
+        Count, Field(description="Number of iterations between two measurements of the guiding policy's cost.")
     ] = 20
     epochs: _Epochs = 2
     sequences: _Sequences = 768
@@ -80,24 +80,24 @@ class MirrorSettings(Model):
 
 
 class GuidedSettings(Model):
-    """Guided policy search by Bregman ADMM: a guiding policy acts, and the recurrent one comes to agree with it."""
+    """Settings of Bregman ADMM: a guiding policy acts, and the recurrent policy is trained to agree with it."""
 
-    iterations: Annotated[Count, Field(description="Length of the training.")]
+    iterations: Annotated[Count, Field(description="Number of iterations.")]
     state: Annotated[
         StateKind,
-        Field(description="State that the guiding policy acts on: `phi`, the paper's 77 features, or a `compact` one."),
+        Field(description="State features of the guiding policy: `phi`, the paper's 77, or a `compact` set."),
     ] = "compact"
     sharing: Annotated[
         Literal["group", "coordinate"],
         Field(
-            description="Whether each group of parameters (the paper's) or each coordinate (the ablation) has models, "
-            "gains and duals of its own."
+            description="Whether each group of parameters (as in the paper) or each coordinate (the ablation) has its "
+            "own models, gains and duals."
         ),
     ] = "group"
     teacher_rate: Annotated[
         Positive | None,
         Field(
-            description="Learning rate of AdaGrad, which the guiding policy imitates at first; null: it imitates the "
+            description="Learning rate of AdaGrad, which the guiding policy imitates initially; null: it imitates the "
             "recurrent policy."
         ),
     ] = None
@@ -108,23 +108,23 @@ class GuidedSettings(Model):
     coordinates: _Coordinates = 128
     strength: Annotated[Positive, Field(description="Weight of the models' prior, in samples.")] = 200.0
     floor: Annotated[Positive, Field(description="Smallest curvature, relative to its mean over the steps.")] = 0.1
-    persistence: Annotated[Share, Field(description="Share of a displacement that is left after a step.")] = 0.95
+    persistence: Annotated[Share, Field(description="Share of a displacement that remains after a step.")] = 0.95
     kl: Annotated[
         Positive,
-        Field(description="Limit on the change of the guiding policy, in nats for each coordinate and step."),
+        Field(description="Limit on the change of the guiding policy, in nats per coordinate and step."),
     ] = 0.2
     backtracks: Annotated[
-        int, Field(ge=0, description="How often the limit is quartered where a change does not pay.")
+        int, Field(ge=0, description="Largest number of times that the limit is quartered if a change does not help.")
     ] = 3
     policy_weight: Annotated[
         Positive,
-        Field(description="First weight of the divergence from the recurrent policy, relative to the multiplier."),
+        Field(description="Initial weight of the divergence from the recurrent policy, relative to the multiplier."),
     ] = 0.1
     policy_kl: Annotated[
         Positive,
         Field(
-            description="Divergence of the two policies that this weight is adapted to: it is doubled above twice the "
-            "value, and halved below half of it."
+            description="Target of the divergence between the two policies, to which this weight is adapted: it is "
+            "doubled above twice the target, and halved below half of it."
         ),
     ] = 0.02
     dual_rate: Annotated[float, Field(ge=0, description="Step size of the dual variables.")] = 0.5
@@ -136,31 +136,31 @@ class GuidedSettings(Model):
 
 
 class UnrolledSettings(Model):
-    """Truncated back-propagation through unrolled training (arXiv 1606.04474)."""
+    """Settings of truncated back-propagation through unrolled training (arXiv 1606.04474)."""
 
     iterations: Annotated[
         Count,
-        Field(description="Number of rollouts, each on new objectives; the decay of the learning rate is made for it."),
+        Field(description="Number of rollouts, each on new objectives; the learning rate decays until the last one."),
     ]
     unroll: Annotated[
-        Count, Field(description="Steps between two updates, through which losses are propagated back.")
+        Count, Field(description="Number of steps between two updates, through which losses are propagated back.")
     ] = 20
     learning_rate: _Rate = 3e-3
     last_rate: _LastRate = 0.05
     max_grad_norm: _MaxNorm = 1.0
-    first_horizon: Annotated[Count, Field(description="Steps of the first rollout, where rollouts grow.")] = 20
+    first_horizon: Annotated[Count, Field(description="Number of steps of the first rollout, if rollouts grow.")] = 20
     curriculum: Annotated[
         Share,
         Field(
-            description="Share of the iterations over which rollouts grow to the objective's `steps`, geometrically "
+            description="Share of the iterations in which rollouts grow geometrically to the objective's `steps` "
             "(after arXiv 2010.09089)."
         ),
     ] = 0.0
     logarithm: Annotated[
         bool,
         Field(
-            description="Whether the loss is the logarithm of the objective, so that late steps count as much as "
-            "early ones."
+            description="Whether the loss is the logarithm of the objective, so that late steps count as much as early "
+            "ones."
         ),
     ] = False
     random_scale: _RandomScale = 0.0

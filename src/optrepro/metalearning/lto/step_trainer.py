@@ -1,4 +1,4 @@
-"""What all trainers of step rules share: a rule, its optimizer, and where the training stands."""
+"""The base of trainers of step rules: a rule, its optimizer, and the number of the iteration."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from optrepro.problems.networks.perceptrons import Perceptrons
 
 
 class HasLength(Protocol):
-    """Settings of a training of so many iterations."""
+    """Settings with a number of iterations."""
 
     @property
     def iterations(self) -> int:
-        """Length of the training."""
+        """Number of iterations of the training."""
         ...
 
 
@@ -25,15 +25,16 @@ Rule = TypeVar("Rule", bound=nn.Module)
 
 
 class StepTrainer(Generic[Settings, Rule]):
-    """A step rule trained by Adam, an iteration at a time. All randomness is derived from the seed and the iteration.
+    """Trains a step rule by Adam. Random numbers depend only on the seed and the iteration.
 
     Args:
-        settings: how it is trained.
+        settings: settings of the training.
         horizon: number of steps of a rollout.
-        make: makes the rule; its weights depend on the seed alone.
-        objectives: the objectives of an iteration, new ones for each.
-        seed: of the weights and of all random choices.
-        device: where all of it happens.
+        make: makes the rule; its weights depend only on the seed.
+        objectives: returns the new objectives of an iteration.
+        seed: seed of the weights and of all random choices.
+        device: device of the training.
+        adam: further arguments of Adam.
     """
 
     def __init__(
@@ -56,16 +57,16 @@ class StepTrainer(Generic[Settings, Rule]):
 
     @property
     def done(self) -> bool:
-        """Whether the training has its length."""
+        """Whether all iterations are done."""
         return self.iteration >= self.settings.iterations
 
     def state_dict(self) -> dict[str, Any]:
-        """Everything that the next iteration depends on."""
+        """Return everything that the next iteration depends on."""
         states = {"rule": self.rule.state_dict(), "optimizer": self.optimizer.state_dict()}
         return {**states, "iteration": self.iteration}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on where `state_dict` was taken."""
+        """Continue from `state_dict()`."""
         self.rule.load_state_dict(state["rule"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.iteration = state["iteration"]

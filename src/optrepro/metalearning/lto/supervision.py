@@ -1,4 +1,4 @@
-"""What the ways to train a recurrent step policy share: recorded sequences, and the regression on target actions."""
+"""Supervised training of recurrent step policies: recorded sequences, and the regression on target actions."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from optrepro.problems.networks.perceptrons import Perceptrons
 
 @dataclass(frozen=True)
 class Sequences:
-    """What the policy saw at N sampled coordinates of one group over T steps, and what it should have done.
+    """Inputs of the policy at N sampled coordinates of one group over T steps, and target actions.
 
     Attributes:
         seen: inputs, (T, INPUTS, N).
-        units: of the outputs, (T, outputs, N).
-        target: actions, (T, N).
-        precision: weight of the squared errors, (T, N) or what expands to it.
-        network: which of the policy's networks acts here.
+        units: units of the outputs, (T, outputs, N).
+        target: target actions, (T, N).
+        precision: weights of the squared errors, expandable to (T, N).
+        network: index of the policy's network for this group.
     """
 
     seen: Tensor
@@ -34,14 +34,14 @@ class Sequences:
 
 
 class Recorder:
-    """Keeps what the policy sees at sampled coordinates of each group, whoever acts.
+    """Records the policy's inputs at sampled coordinates of each group, whichever rule acts.
 
     Args:
-        policy: whose observations are kept.
+        policy: policy whose inputs are recorded.
         problems: R objectives.
         steps: length of the trajectories, T.
-        coordinates: sampled of each group in each objective, fewer where there are fewer.
-        generator: draws them.
+        coordinates: number of sampled coordinates of each group in each objective, at most the size of the group.
+        generator: generator that samples them.
     """
 
     def __init__(
@@ -59,30 +59,30 @@ class Recorder:
         self.units: list[list[Tensor]] = [[] for _ in self.columns]
 
     def note(self, x: Tensor, value: Tensor, gradient: Tensor) -> None:
-        """Keep the observations at an iterate."""
+        """Record the inputs at an iterate."""
         seen, units, self.memory = observe(self.policy.settings, self.memory, x, value, gradient)
         for i in range(len(self.columns)):
             self.seen[i].append(self.at(i, seen))
             self.units[i].append(self.at(i, units))
 
     def at(self, group: int, values: Tensor) -> Tensor:
-        """The sampled coordinates of a group in values (..., R, P): (..., N)."""
+        """Select the sampled coordinates of a group, (..., R, P) -> (..., N)."""
         index = self.columns[group].expand(*values.shape[:-1], -1)
         return values.gather(-1, index).flatten(-2)
 
     def sequences(self, group: int, target: Tensor, precision: Tensor) -> Sequences:
-        """The sequences of a group, with targets (T, N)."""
+        """Return the sequences of a group, with targets (T, N)."""
         network = group if self.policy.settings.networks > 1 else 0
         return Sequences(torch.stack(self.seen[group]), torch.stack(self.units[group]), target, precision, network)
 
 
 def columns(problems: Perceptrons) -> list[tuple[int, int]]:
-    """First and last column of each group, as step rules take them."""
+    """Return the first and last column of each group, as step rules take them."""
     return [(g.start, g.stop) for g in problems.groups]
 
 
 def unroll(policy: StepPolicy, network: int, seen: Tensor, units: Tensor) -> Tensor:
-    """Mean actions (T, N) of a network of the policy on sequences (T, INPUTS, N) with units (T, outputs, N)."""
+    """Return the mean actions (T, N) of one network on inputs (T, INPUTS, N) with units (T, outputs, N)."""
     net = cast(Network, policy.networks[network])
     hidden = seen.new_zeros(policy.settings.cells, seen.shape[-1])
     cell, out = torch.zeros_like(hidden), []
@@ -101,18 +101,18 @@ def regress(
     max_grad_norm: float,
     generator: torch.Generator,
 ) -> float:
-    """Move the policy towards the targets, by back-propagation through time over whole sequences.
+    """Regress the policy on the targets, by back-propagation through time over whole sequences.
 
     Args:
-        policy: what is trained.
-        optimizer: of its weights.
-        sequences: of every group.
-        epochs: passes over them.
-        size: sequences in a minibatch, which are all of one network.
-        max_grad_norm: larger gradients are scaled down to it.
-        generator: of the order.
+        policy: policy to train.
+        optimizer: optimizer of its weights.
+        sequences: sequences of every group.
+        epochs: number of passes over the sequences.
+        size: number of sequences in a minibatch; all are of one network.
+        max_grad_norm: norm to which larger gradients are scaled down.
+        generator: generator of the order of the sequences.
 
-    Returns the mismatch in the last epoch: root mean square error over that of the targets.
+    Returns the mismatch in the last epoch: root mean square error relative to the root mean square target.
     """
     error, total = 0.0, 0.0
     for epoch in range(epochs):
@@ -144,6 +144,6 @@ def _minibatches(sequences: Sequence[Sequences], size: int, generator: torch.Gen
 
 
 def generator(seed: int, iteration: int) -> torch.Generator:
-    """The random numbers of an iteration, from the seed alone, so that no state of them has to be kept."""
+    """Return the generator of an iteration; it depends only on seed and iteration, so no state has to be saved."""
     digest = hashlib.sha256(f"{seed}/{iteration}".encode()).digest()
     return torch.Generator().manual_seed(int.from_bytes(digest[:7], "big"))

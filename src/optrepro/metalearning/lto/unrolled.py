@@ -1,13 +1,13 @@
-"""Truncated back-propagation through unrolled training: a step rule learned by the gradient of the losses it meets.
+"""Truncated back-propagation through unrolled training: learns a step rule by the gradient of the losses it reaches.
 
-A rollout of the rule is cut into stretches of `unroll` steps. After each, the weights of the rule take a step of Adam
-on the mean loss of the stretch, and the rollout goes on with what the rule remembers, but without its gradient.
+A rollout of the rule is cut into stretches of `unroll` steps. After each stretch, the rule's weights take a step of
+Adam on the mean loss of the stretch, and the rollout continues with the rule's memory, detached from the graph.
 
-Gradients of the objective are inputs of the rule that do not depend on its weights: second derivatives are dropped.
-The derivative of the loss by a step is then the sum of the gradients met after it, which the rollout has at hand, and
-only the rule has to be differentiated.
+Gradients of the objective are treated as inputs of the rule that do not depend on its weights, so second derivatives
+are dropped. The derivative of the loss by a step is then the sum of the gradients after it, which the rollout has
+already computed, and only the rule has to be differentiated.
 
-Source: Andrychowicz et al. 2016, arXiv 1606.04474, section 2; what else there is says so.
+Source: Andrychowicz et al. 2016, arXiv 1606.04474, section 2; the settings name the sources of the extensions.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from optrepro.problems.networks.perceptrons import Perceptrons
 
 
 class Met(NamedTuple):
-    """What a rollout meets at an iterate: the iterate (R, P), its value (R,) and gradient (R, P) on a minibatch."""
+    """The iterate (R, P) of a rollout, with its value (R,) and gradient (R, P) on a minibatch."""
 
     x: Tensor
     value: Tensor
@@ -36,15 +36,15 @@ class Met(NamedTuple):
 
 
 class Trainer(StepTrainer[UnrolledSettings, L2LPolicy]):
-    """Truncated back-propagation, a rollout at a time. All randomness is derived from the seed and the objectives.
+    """Trains a step rule by truncated back-propagation. Random numbers depend only on the seed and the objectives.
 
     Args:
-        settings: see `UnrolledSettings`.
+        settings: settings of the training.
         horizon: number of steps of a rollout.
-        policy: of the rule that is trained.
-        objectives: the objectives of an iteration, new ones for each.
-        seed: of the weights and units.
-        device: where all of it happens.
+        policy: settings of the rule to train.
+        objectives: returns the new objectives of an iteration.
+        seed: seed of the weights and of the coordinates' units.
+        device: device of the training.
     """
 
     def __init__(
@@ -59,9 +59,9 @@ class Trainer(StepTrainer[UnrolledSettings, L2LPolicy]):
         super().__init__(settings, horizon, lambda: L2LPolicy(policy), objectives, seed, device)
 
     def iterate(self) -> dict[str, float]:
-        """One rollout with its updates; ``loss``, mean minibatch objective after its steps, and ``learning_rate``.
+        """Run one rollout with its updates. Returns ``loss``, the mean minibatch objective, and ``learning_rate``.
 
-        A rollout ends early where a loss is not finite, which is then the loss told, and no update follows from it.
+        A rollout ends at a loss that is not finite; its stretch makes no update, and the reported loss is not finite.
         """
         problems, horizon, rate = self.objectives(self.iteration), self._horizon(), self._learning_rate()
         for group in self.optimizer.param_groups:
@@ -84,7 +84,7 @@ class Trainer(StepTrainer[UnrolledSettings, L2LPolicy]):
     def _stretch(
         self, problems: Perceptrons, batches: Tensor, scale: Tensor, met: Met, memory: Memory
     ) -> tuple[Tensor, Met, Memory]:
-        """One step on each of the minibatches (U, R, B), then one of the rule's weights; the losses (U, R)."""
+        """Step on each of the minibatches (U, R, B), then update the rule. Returns losses (U, R), point and memory."""
         steps, values, gradients = [], [], []
         for examples in batches:
             step, memory = self.rule.step(memory, met.x / scale, met.value, met.gradient * scale)
@@ -106,7 +106,7 @@ class Trainer(StepTrainer[UnrolledSettings, L2LPolicy]):
             self.optimizer.step()
 
     def _scale(self, x: Tensor) -> Tensor:
-        """Units of the coordinates x, (R, P)."""
+        """Draw the units of the coordinates x, (R, P)."""
         width = self.settings.random_scale
         digest = hashlib.sha256(f"{self.seed}/units/{self.iteration}".encode()).digest()
         generator = torch.Generator().manual_seed(int.from_bytes(digest[:8], "big") >> 1)
@@ -127,9 +127,14 @@ class Trainer(StepTrainer[UnrolledSettings, L2LPolicy]):
 
 
 def derivatives(values: Tensor, gradients: Tensor, logarithm: bool) -> Tensor:
-    """Of the mean loss of a stretch by each of its steps, (U, R, P), from values (U, R) and gradients (U, R, P) after.
+    """Return the derivatives of a stretch's mean loss by each of its steps, (U, R, P).
 
-    A step moves all iterates after it, so its derivative is the sum of theirs.
+    A step moves all later iterates, so its derivative is the sum of theirs.
+
+    Args:
+        values: value after each step, (U, R).
+        gradients: gradient after each step, (U, R, P).
+        logarithm: whether the loss is the logarithm of the objective.
     """
     weighted = gradients / values[..., None] if logarithm else gradients
     return weighted.flip(0).cumsum(0).flip(0) / values.numel()

@@ -1,1 +1,1 @@
-"""How the policy of POP is trained: proximal policy optimization on functions of the prior."""
+"""Meta-training of POP's policy: proximal policy optimization on functions of the prior."""

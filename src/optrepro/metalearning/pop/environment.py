@@ -1,4 +1,4 @@
-"""Optimization as a decision process: problems in a box, a policy that steps on them, and a reward for progress."""
+"""Optimization as a decision process: a policy chooses the steps on problems in a box."""
 
 from __future__ import annotations
 
@@ -13,27 +13,28 @@ from torch import Tensor
 from optrepro.optimizers._pop_policy import Policy, PolicySettings, Trajectory
 
 Evaluate = Callable[[Tensor], tuple[Tensor, Tensor]]
-ENTROPY = 0.5 * (1 + math.log(2 * math.pi))  # of the standard normal distribution, in nats
+ENTROPY = 0.5 * (1 + math.log(2 * math.pi))  # entropy of the standard normal distribution, in nats
 
 
 class Problems(Protocol):
-    """A batch of functions on the unit box, as `optrepro.problems.functions.synthetic.Functions`."""
+    """A batch of functions on the unit box, such as `optrepro.problems.functions.synthetic.Functions`."""
 
     def value_and_gradient(self, u: Tensor) -> tuple[Tensor, Tensor]:
-        """Values (n, p) and gradients (n, p, d) at points (n, p, d)."""
+        """Return values (n, p) and gradients (n, p, d) at points (n, p, d)."""
         ...
 
 
 @dataclass(frozen=True)
 class Rollout:
-    """N runs of T evaluations in D coordinates; the first T - 1 evaluations are followed by an action.
+    """N runs of T evaluations in D coordinates; only the first T - 1 actions lead to another evaluation.
 
     Attributes:
-        values: (T, N) float64.
-        points: box coordinates (T, N, D) float64.
-        features: (N, D, T, FEATURES), or None where they were not kept.
-        actions, log_probs: (N, D, T); None likewise. Where a policy chooses two numbers, actions are (N, D, T, 2).
-        rates: learning rates that were taken, (T, N, D).
+        values: value of each evaluation, (T, N) float64.
+        points: point of each evaluation in box coordinates, (T, N, D) float64.
+        rates: learning rates that the policy chose, (T, N, D).
+        features: inputs of the policy, (N, D, T, FEATURES); None if they were not kept.
+        actions, log_probs: actions (N, D, T), or (N, D, T, 2) for a policy with two outputs, and the log densities of
+            the actions, (N, D, T); None if they were not kept.
     """
 
     values: Tensor
@@ -54,24 +55,24 @@ def roll_out(
     noise: torch.Generator | None = None,
     horizon: int | None = None,
 ) -> Rollout:
-    """Let the policy take `budget` evaluations from `start` (N, D).
+    """Run the policy for `budget` evaluations.
 
     Args:
-        policy: decides.
-        evaluate: box coordinates (N, D) to values (N,) and gradients (N, D).
-        start: box coordinates.
-        budget: evaluations of value and gradient.
-        valid: coordinates that exist.
-        noise: draws the actions, and has everything kept that training needs; None acts as an optimization does.
-        horizon: what the policy is told of the budget; None: the one that it was trained for.
+        policy: policy that chooses the steps.
+        evaluate: maps box coordinates (N, D) to values (N,) and gradients (N, D).
+        start: starting points (N, D) in box coordinates.
+        budget: number of evaluations.
+        valid: which coordinates exist, (N, D) bool; None: all of them.
+        noise: generator for random actions; everything that training needs is then kept. None takes mean actions.
+        horizon: budget that the policy gets as input; None: the one of its training.
 
-    Raises: ValueError for noise where some coordinates do not exist.
+    Raises: ValueError for noise if some coordinates do not exist.
     """
     trajectory = Trajectory(policy.settings, start, valid, horizon=horizon)
     chosen = torch.ones_like(start, dtype=torch.bool) if valid is None else valid.bool()
     every = bool(chosen.all())
     if noise is not None and not every:
-        raise ValueError("valid = False for some coordinates is not allowed with noise: training has no padding.")
+        raise ValueError("valid = False is not allowed together with noise, because training has no padding")
     rows = start.numel() if every else int(chosen.sum())
     memory = policy.begin(rows)
     numbers = torch.arange(start.shape[1], device=start.device).expand_as(start)[chosen]
@@ -97,17 +98,17 @@ def roll_out(
 
 
 def log_prob(action: Tensor, mean: Tensor, log_std: Tensor) -> Tensor:
-    """Log density of a normal distribution, up to the constant that no ratio sees."""
+    """Return the log density of a normal distribution, up to a constant that cancels in ratios."""
     return -((action - mean) / log_std.exp()).square() / 2 - log_std
 
 
 def joint(each: Tensor, settings: PolicySettings) -> Tensor:
-    """Log density, or entropy, of all that the policy chooses for a coordinate at a time, from those of each number."""
+    """Sum log densities, or entropies, over the outputs of the policy for one coordinate and time."""
     return each if settings.outputs == 1 else each.sum(-1)
 
 
 def _placed(action: Tensor, chosen: Tensor, every: bool) -> Tensor:
-    """Actions of the coordinates that exist, (rows, ...), where they belong, (N, D, ...)."""
+    """Put the actions of existing coordinates, (rows, ...), in their places, (N, D, ...)."""
     if every:
         return action.view(*chosen.shape, *action.shape[1:])
     placed = action.new_zeros(*chosen.shape, *action.shape[1:])
@@ -116,7 +117,7 @@ def _placed(action: Tensor, chosen: Tensor, every: bool) -> Tensor:
 
 
 def of(functions: Problems) -> Evaluate:
-    """Evaluate one point on each function of a batch."""
+    """Return a function that evaluates one point on each function of a batch."""
 
     def evaluate(u: Tensor) -> tuple[Tensor, Tensor]:
         value, gradient = functions.value_and_gradient(u[:, None])

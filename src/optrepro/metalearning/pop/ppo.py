@@ -1,18 +1,18 @@
-"""Proximal policy optimization of the policy of POP, on functions streamed from the prior.
+"""Proximal policy optimization of POP's policy, on functions streamed from the prior.
 
-An iteration samples functions that were never seen before, lets the policy optimize them with noise on its actions, and
-takes a few epochs of clipped policy-gradient steps. The policy acts on each coordinate alone; coordinates of one
-function share its reward and its advantage, and each has a probability ratio of its own.
+Each iteration samples new functions, lets the policy optimize them with noise on its actions, and takes a few epochs of
+clipped policy-gradient steps. The policy acts on each coordinate independently: the coordinates of a function share
+reward and advantage, and each has its own probability ratio.
 
-The reward of an evaluation is the progress it makes in
+The reward of an evaluation is its progress in
 
     - improvement * r  -  log_regret * log10 r,   r = (f_best - f*) / (f(x0) - f*), at least `floor`,
 
-which does not change under f -> a f + b. The minimum f* is estimated, less what values are rounded by, and known in
-training only: it is in the reward and in what the critic sees, never in what the policy sees.
+which does not change under f -> a f + b. The minimum f* is an estimate, lowered by the rounding of values. It is used
+only in training, for the reward and the inputs of the critic, and is never an input of the policy.
 
-Source: J. Schulman et al., Proximal Policy Optimization Algorithms, arXiv 1707.06347; arXiv 2602.15473 names PPO and a
-reward of its own, which is not known; the reward is chosen.
+Source: J. Schulman et al., Proximal Policy Optimization Algorithms, arXiv 1707.06347. arXiv 2602.15473 uses PPO with
+a reward that it does not publish; the reward here is chosen.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ import hashlib
 from collections.abc import Mapping
 from copy import deepcopy
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -33,23 +33,24 @@ from optrepro.optimizers._pop_policy import Policy, PolicySettings, Trajectory
 from optrepro.problems.functions import synthetic
 from optrepro.problems.functions.synthetic import SyntheticPrior
 
-CANDIDATES, REFINEMENTS = 4, 8  # of the search for the minimum: a run that goes below it lowers it
+CANDIDATES, REFINEMENTS = 4, 8  # effort of the search for the minimum; small, because better runs correct it
 WARM_UP = 10  # iterations over which the learning rate rises
-CAUTION, LEAST_CAUTION = 1.2, 0.01  # a change of the factor that adapts the learning rate, and its smallest value
-BONUS, BONUSES = 1.1, (1e-4, 0.1)  # a change of the adapted weight of the entropy bonus, and its bounds
-LAST_RATE = 0.02  # of the learning rate is left at the end of its linear decay
+CAUTION, LEAST_CAUTION = 1.2, 0.01  # change per iteration of the adapted learning-rate factor, and its smallest value
+BONUS, BONUSES = 1.1, (1e-4, 0.1)  # change per iteration of the adapted entropy weight, and its bounds
+LAST_RATE = 0.02  # fraction of the learning rate at the end of its linear decay
 
 
 @dataclass(frozen=True)
 class Episodes:
-    """What an iteration learns from: N functions of D coordinates, A = horizon - 1 actions each.
+    """Training data of an iteration: N functions of D coordinates, with A = horizon - 1 actions each.
 
     Attributes:
-        features: what the policy saw, (N, D, A, FEATURES).
-        actions, log_probs: what it did and how probable that was, (N, D, A); actions of two numbers, (N, D, A, 2).
-        privileged: what only the critic sees, (N, A, PRIVILEGED).
-        advantages, targets: of the actions, and for the critic, (N, A).
-        values: what the critic said, (N, A).
+        features: inputs of the policy, (N, D, A, FEATURES).
+        actions, log_probs: actions (N, D, A), or (N, D, A, 2) for two outputs, and their log densities (N, D, A).
+        privileged: inputs of the critic only, (N, A, PRIVILEGED).
+        advantages: normalized advantages of the actions, (N, A).
+        targets: targets of the critic, (N, A).
+        values: predictions of the critic, (N, A).
     """
 
     features: Tensor
@@ -61,8 +62,18 @@ class Episodes:
     values: Tensor
 
 
+class Update(NamedTuple):
+    """Diagnostics of one gradient step, scalars (); the names are those of the PPO literature."""
+
+    policy_loss: Tensor
+    value_loss: Tensor
+    entropy: Tensor  # nats per action
+    approx_kl: Tensor  # KL from the policy that acted, estimated by the mean of ratio - 1 - log ratio
+    clip_fraction: Tensor
+
+
 class Critic(nn.Module):
-    """The reward still to come, from what the policy sees, averaged over the coordinates, and from the regret."""
+    """Predicts the future reward from the policy's features, averaged over coordinates, and from the regret."""
 
     PRIVILEGED = 5
 
@@ -78,22 +89,22 @@ class Critic(nn.Module):
         )
 
     def forward(self, features: Tensor, privileged: Tensor) -> Tensor:
-        """(N, D, T, FEATURES) and (N, T, PRIVILEGED) -> (N, T)."""
+        """Map (N, D, T, FEATURES) and (N, T, PRIVILEGED) to values (N, T)."""
         value: Tensor = self.all(torch.cat([self.each(features).mean(1), privileged], -1))
         return value.squeeze(-1)
 
 
 class Trainer:
-    """PPO, an iteration at a time. All randomness is derived from the seed and the number of the iteration.
+    """Trains the policy by PPO, one iteration per call. Random numbers depend only on seed, stage and iteration.
 
     Args:
-        settings: see `PPOSettings`.
-        policy: what is trained.
-        source: where the functions come from.
-        seed: of the weights, the functions, the starts and the actions.
-        device: where all of it happens.
-        stage: number of trainings whose weights this one goes on from, one after the other. Each draws functions,
-            starts and actions of its own.
+        settings: settings of PPO.
+        policy: settings of the policy to train.
+        source: prior that the functions are sampled from.
+        seed: seed of weights, functions, starts and actions.
+        device: device of the training.
+        stage: number of earlier trainings that this one continues; each stage draws its own functions, starts and
+            actions.
     """
 
     def __init__(
@@ -121,26 +132,27 @@ class Trainer:
 
     @property
     def done(self) -> bool:
-        """Whether the training has its length."""
+        """Whether all iterations are done."""
         return self.iteration >= self.settings.iterations
 
     def state_dict(self) -> dict[str, Any]:
-        """Everything that the next iteration depends on."""
+        """Return everything that the next iteration depends on."""
         parts = {name: getattr(self, name).state_dict() for name in self._PARTS}
         return {**parts, **{name: getattr(self, name) for name in self._NUMBERS}}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on where `state_dict` was taken."""
+        """Continue from `state_dict()`."""
         for name in self._PARTS:
             getattr(self, name).load_state_dict(state[name])
         for name in self._NUMBERS:
             setattr(self, name, state[name])
 
     def iterate(self) -> dict[str, float]:
-        """One iteration; what happened in it.
+        """Run one iteration and return its metrics.
 
-        ``return`` (mean reward of an episode), ``policy_loss``, ``value_loss``, ``entropy`` (nats for each action),
-        ``kl`` (from the policy that acted), ``clip_share``, ``explained_variance`` (of the critic), ``learning_rate``.
+        They are ``return`` (mean sum of rewards of an episode), ``policy_loss``, ``value_loss``, ``entropy`` (nats per
+        action), ``kl`` (from the policy that acted), ``clip_share``, ``explained_variance`` (of the critic) and
+        ``learning_rate``.
         """
         horizon = self._horizon()
         share = self.policy.settings.horizon / horizon
@@ -154,7 +166,7 @@ class Trainer:
         return {"return": float(returns.mean()), **report}
 
     def _average(self) -> None:
-        """Move the averaged weights to the present ones: in the first iterations their plain mean, then exponential."""
+        """Update the averaged weights: a plain mean in the first iterations, then an exponential one."""
         keep = min(self.settings.averaging, 1 - 1 / self.iteration)
         with torch.no_grad():
             for mean, now in zip(self.averaged.parameters(), self.policy.parameters(), strict=True):
@@ -206,7 +218,7 @@ class Trainer:
         return _Acted(episodes, rewards.sum(1))
 
     def _rewards(self, regret: Tensor) -> Tensor:
-        """Rewards (N, A) of the actions, from the share of the start's regret (T, N) that is left."""
+        """Return the rewards (N, A) of the actions, given regrets relative to the start's, (T, N)."""
         s = self.settings
         best = regret.cummin(0).values.clamp_min(s.floor)
         worth = -s.improvement * best - s.log_regret * best.log10()
@@ -216,7 +228,7 @@ class Trainer:
         return torch.cat([torch.zeros_like(rewards[:, 1:]), rewards.sum(1, keepdim=True)], 1)
 
     def _privileged(self, regret: Tensor) -> Tensor:
-        """What only the critic sees, (N, T, PRIVILEGED): present and best regret, and the time that is left."""
+        """Return inputs of the critic only, (N, T, PRIVILEGED): best and current regret, and the remaining time."""
         best, floor = regret.cummin(0).values, self.settings.floor
         left = torch.linspace(1, 0, len(regret), device=regret.device)[:, None].expand_as(regret)
         columns = (
@@ -229,7 +241,7 @@ class Trainer:
         return torch.stack(columns, -1).transpose(0, 1).float()
 
     def _advantages(self, rewards: Tensor, values: Tensor) -> Tensor:
-        """Generalized advantage estimates (N, A); `values` (N, T). The episode ends with the last evaluation."""
+        """Return generalized advantage estimates (N, A), given values (N, T); the last evaluation ends the episode."""
         s = self.settings
         following = torch.cat([values[:, 1:-1], torch.zeros_like(values[:, :1])], 1)
         errors = rewards + s.discount * following - values[:, :-1]
@@ -247,17 +259,18 @@ class Trainer:
         for group in self.optimizer.param_groups:
             group["lr"] = rate
         generator = self._generator("minibatches")
-        told: list[Tensor] = []
+        updates: list[Update] = []
         for _ in range(s.epochs):
             orders = [torch.randperm(len(e.values), generator=generator).tensor_split(s.minibatches) for e in groups]
             for rows in zip(*orders, strict=True):
-                told.append(self._step([_select(e, r.to(self.device)) for e, r in zip(groups, rows, strict=True)]))
-            if told[-1][3] > s.kl_limit:
+                updates.append(self._step([_select(e, r.to(self.device)) for e, r in zip(groups, rows, strict=True)]))
+            if updates[-1].approx_kl > s.kl_limit:
                 break
-        self._heed(float(told[-1][3]))
-        self._encourage(float(told[-1][2]))
-        names = ("policy_loss", "value_loss", "entropy", "kl", "clip_share")
-        report = dict(zip(names, torch.stack(told).mean(0).tolist(), strict=True))
+        self._adapt_learning_rate(float(updates[-1].approx_kl))
+        self._adapt_entropy_bonus(float(updates[-1].entropy))
+        means = torch.stack([torch.stack(update) for update in updates]).mean(0)
+        metrics = ("policy_loss", "value_loss", "entropy", "kl", "clip_share")  # in the order of the fields of Update
+        report = dict(zip(metrics, means.tolist(), strict=True))
         targets, values = (torch.cat([getattr(e, name).flatten() for e in groups]) for name in ("targets", "values"))
         unexplained = (targets - values).var() / targets.var().clamp_min(1e-12)
         return {**report, "explained_variance": float(1 - unexplained), "learning_rate": rate}
@@ -267,24 +280,24 @@ class Trainer:
         planned = min(1, rise, max(LAST_RATE, 1 - self.iteration / self.settings.iterations))
         return self.settings.learning_rate * planned * self.caution
 
-    def _heed(self, divergence: float) -> None:
-        """Adapt the factor on the learning rate to how far an iteration moved the policy."""
+    def _adapt_learning_rate(self, kl: float) -> None:
+        """Adapt the factor on the learning rate, so that an iteration moves the policy by about the target KL."""
         target = self.settings.kl_target
-        if target is not None and divergence > 2 * target:
+        if target is not None and kl > 2 * target:
             self.caution = max(self.caution / CAUTION, LEAST_CAUTION)
-        elif target is not None and divergence < target / 2:
+        elif target is not None and kl < target / 2:
             self.caution = min(self.caution * CAUTION, 1.0)
 
-    def _encourage(self, entropy: float) -> None:
-        """Adapt the weight of the entropy bonus to how much noise there is, and how much there should be by now."""
+    def _adapt_entropy_bonus(self, entropy: float) -> None:
+        """Adapt the weight of the entropy bonus, so that entropy follows its target over the iterations."""
         if self.settings.entropy_target is not None:
             first, last = self.settings.entropy_target
             target = first + (last - first) * self.iteration / self.settings.iterations
             factor = BONUS if entropy < target else 1 / BONUS
             self.bonus = min(max(self.bonus * factor, BONUSES[0]), BONUSES[1])
 
-    def _step(self, groups: list[Episodes]) -> Tensor:
-        """One step of Adam on a minibatch of each dimension; losses, entropy, divergence, share of clipped ratios."""
+    def _step(self, groups: list[Episodes]) -> Update:
+        """Take one step of Adam on a minibatch that has episodes of each dimension."""
         s = self.settings
         half = self.device.type == "cuda" and s.precision == "bfloat16"
         with torch.autocast(self.device.type, torch.bfloat16, enabled=half):
@@ -307,14 +320,14 @@ class Trainer:
             nn.utils.clip_grad_norm_(network.parameters(), s.max_grad_norm)
         self.optimizer.step()
         with torch.no_grad():
-            divergence, cut = (ratio - 1 - log_ratio).mean(), (ratio != clipped).float().mean()
-            return torch.stack([policy_loss, value_loss, entropy, divergence, cut])
+            approx_kl, clip_fraction = (ratio - 1 - log_ratio).mean(), (ratio != clipped).float().mean()
+        return Update(policy_loss.detach(), value_loss.detach(), entropy.detach(), approx_kl, clip_fraction)
 
 
 def remaining(values: Tensor, minimum: Tensor, rounding: Tensor | float = 0.0) -> Tensor:
-    """The share of the start's regret at each evaluation, (T, N); the minimum is lowered where a run went below it.
+    """Return each evaluation's regret relative to the start's, (T, N).
 
-    A regret is at least `rounding`, (N,), so that nobody is rewarded for the luck of the last bits.
+    The minimum is lowered to the run's lowest value, and by `rounding`, (N,), so that rounding earns no reward.
     """
     lowest = torch.minimum(minimum, values.amin(0)) - rounding
     return (values - lowest) / (values[0] - lowest).clamp_min(1e-300)

@@ -1,4 +1,4 @@
-"""The settings of POP's training, for which torch is not needed."""
+"""Settings of POP's training; this module does not import torch."""
 
 from __future__ import annotations
 
@@ -12,25 +12,25 @@ Horizon = Annotated[int, Field(ge=2)]
 
 
 class PPOSettings(Model):
-    """Proximal policy optimization (arXiv 1707.06347): how a policy is trained.
+    """Settings of proximal policy optimization (arXiv 1707.06347).
 
-    The reward of an evaluation is the progress that it makes in `-improvement r - log_regret log10 r`, where r is
-    the share of the start's regret that is left, at least `floor`.
+    The reward of an evaluation is its progress in `-improvement r - log_regret log10 r`, where r is the regret
+    relative to the start's, at least `floor`.
     """
 
     functions: Annotated[
         dict[Count, Count],
         Field(
             min_length=1,
-            description="Number of new functions in an iteration, by dimension, with at least one for each minibatch. "
-            "Training is watched in these dimensions, and the mean of their scores decides.",
+            description="Number of new functions in an iteration, by dimension, at least one per minibatch. Validation "
+            "uses the same dimensions, and the mean of their scores decides.",
         ),
     ]
     iterations: Annotated[
-        Count, Field(description="Length of the training; the decay of the learning rate is made for it.")
+        Count, Field(description="Number of iterations; the decay of the learning rate ends with the last one.")
     ]
-    epochs: Annotated[Count, Field(description="Passes over the functions of an iteration.")]
-    minibatches: Annotated[Count, Field(description="Gradient steps in each pass.")]
+    epochs: Annotated[Count, Field(description="Number of passes over the functions of an iteration.")]
+    minibatches: Annotated[Count, Field(description="Number of gradient steps in each pass.")]
     learning_rate: Annotated[Positive, Field(description="Learning rate of Adam.")]
     max_grad_norm: Annotated[Positive, Field(description="Gradients are clipped to this norm.")]
     discount: Annotated[float, Field(gt=0, le=1, description="Discount factor of the rewards.")]
@@ -38,16 +38,17 @@ class PPOSettings(Model):
     clip_ratio: Annotated[Positive, Field(description="How far an iteration may move a probability ratio from 1.")]
     kl_limit: Annotated[
         Positive,
-        Field(description="Divergence from the policy that acted, above which no further epoch follows."),
+        Field(description="KL divergence from the policy that acted, above which no further epoch follows."),
     ]
     entropy: Annotated[float, Field(ge=0, description="Weight of the entropy bonus.")]
     value_loss: Annotated[Positive, Field(description="Weight of the critic's loss.")]
     improvement: Annotated[float, Field(ge=0, description="Weight of the normalized improvement in the reward.")]
-    log_regret: Annotated[float, Field(ge=0, description="Reward for each power of ten that the regret falls by.")]
+    log_regret: Annotated[float, Field(ge=0, description="Reward for each power of ten by which the regret falls.")]
     floor: Annotated[
-        float, Field(gt=0, lt=1, description="Share of the start's regret below which progress is not rewarded.")
+        float,
+        Field(gt=0, lt=1, description="Regret, relative to the start's, below which progress is not rewarded."),
     ]
-    terminal: Annotated[bool, Field(description="Whether all of the reward comes with the last evaluation.")] = False
+    terminal: Annotated[bool, Field(description="Whether the whole reward comes with the last evaluation.")] = False
     precision: Annotated[Literal["float32", "bfloat16"], Field(description="Precision of the updates on a GPU.")] = (
         "float32"
     )
@@ -56,25 +57,25 @@ class PPOSettings(Model):
         AfterValidator(ascending),
         Field(
             description="Smallest and largest number of evaluations in a run. Each iteration draws one, log-uniformly, "
-            "tells it to the policy, and takes fewer functions where runs are longer, so that all iterations have "
-            "about as many evaluations; null: all runs have the network's `horizon`."
+            "as an input of the policy, and uses fewer functions for longer runs, so that all iterations have about "
+            "equally many evaluations; null: all runs have the network's `horizon`."
         ),
         LATER,
     ] = None
     kl_target: Annotated[
         Positive | None,
         Field(
-            description="Divergence that the learning rate is adapted to: it falls after an iteration above twice the "
-            "target, and recovers after one below half of it; null: it is not adapted."
+            description="Target of the KL divergence, to which the learning rate is adapted: it falls after an "
+            "iteration above twice the target, and recovers after one below half of it; null: it is not adapted."
         ),
         LATER,
     ] = None
     entropy_target: Annotated[
         tuple[float, float] | None,
         Field(
-            description="Entropy of an action in nats at the beginning and at the end of the training, linear between "
-            "them. The weight of the bonus begins at `entropy` and is adapted to it, so that the noise does not vanish "
-            "too early; null: the weight is fixed."
+            description="Target of the entropy of an action, in nats, at the beginning and at the end of the training, "
+            "linear between them. The weight of the bonus starts at `entropy` and is adapted to the target, so that "
+            "the noise does not vanish too early; null: the weight is fixed."
         ),
         LATER,
     ] = None
@@ -83,8 +84,8 @@ class PPOSettings(Model):
         Field(
             ge=0,
             lt=1,
-            description="Share of the averaged weights that an iteration keeps. Averaged and present weights are both "
-            "validated, and the better ones kept; 0: there is no average.",
+            description="Decay of the exponential average of the weights, per iteration. Averaged and current weights "
+            "are both validated, and the better ones kept; 0: there is no average.",
         ),
         LATER,
     ] = 0
@@ -94,6 +95,6 @@ class PPOSettings(Model):
         for dim, count in self.functions.items():
             if count < self.minibatches:
                 raise ValueError(
-                    f"functions[{dim}] = {count} is less than one for each of {self.minibatches} minibatches"
+                    f"functions[{dim}] = {count} is not allowed; it must be at least minibatches = {self.minibatches}"
                 )
         return self

@@ -1,1 +1,1 @@
-"""Data sets: where they come from, and how they become tensors."""
+"""Data sets: finding, downloading and checking their files, and reading them as tensors."""

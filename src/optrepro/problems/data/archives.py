@@ -1,10 +1,10 @@
-"""Public archives of images and texts: where they come from, where they lie, and whether a file is what it should be.
+"""Public archives of images and texts: their sources, their places on disk, and their checksums.
 
-Files are looked for in the folder named by the environment variable ``OPTREPRO_DATA`` first, then in the project's
-``data/`` folder. Both have the same layout: `Archive.folder` under the root. Nothing here imports torch, so a workflow
-can ask what is at hand while it plans.
+Files are searched first in the folder named by the environment variable ``OPTREPRO_DATA``, then in the project's
+``data/`` folder. Both have the same layout: `Archive.folder` under the root. This module does not import torch, so that
+a workflow can ask which data sets are available while it plans.
 
-Checksums of the downloads are those the data sets' pages and TensorFlow Datasets publish; checksums of the contents are
+Checksums of downloads are those published by the data sets' pages and TensorFlow Datasets; checksums of contents are
 those of the unpacked files.
 """
 
@@ -28,22 +28,22 @@ CHECKSUMS = "SHA256SUMS"
 class Archive:
     """One public data set as it is published.
 
+    An archive without downloads is embedded: it comes with an installed library or with Python. The files of a text
+    that comes with Python are names of modules, and their contents differ between versions of Python.
+
     Args:
-        name: the name used in configs.
-        title: the name used in captions.
-        examples: number of official (training, test) images or documents.
-        licence: as its authors state it.
-        citation: where it was published.
-        folder: where its files lie under a data folder.
+        name: name in configs.
+        title: name in captions.
+        examples: official numbers of training and test images or documents.
+        licence: licence stated by its authors.
+        citation: publication of the data set.
+        folder: folder of its files under a data folder.
         train: groups of training files; the files of a group are read together, and the groups are independent.
         test: the group of test files.
-        contents: official sha256 of each file's content (of a gzip file: uncompressed).
+        contents: official sha256 of each file's content, uncompressed for a gzip file.
         downloads: official sha256 of each file as it is served.
-        sources: addresses the downloads are found under, the official one first.
-        modality: what its examples are; of a text they are documents, which need no official test set.
-
-    An archive without downloads is embedded: it comes with an installed library, or with Python. The files of a text
-    that comes with Python are the names of its modules, and their contents differ between versions of Python.
+        sources: addresses of the downloads, the official one first.
+        modality: kind of its examples; a text has documents, and needs no official test set.
     """
 
     name: str
@@ -61,7 +61,7 @@ class Archive:
 
     @property
     def embedded(self) -> bool:
-        """Whether it is always at hand."""
+        """Whether the archive is always available without a download."""
         return not self.downloads
 
     @property
@@ -72,7 +72,7 @@ class Archive:
 
 @dataclass(frozen=True)
 class Located:
-    """Where an archive's files lie under a data folder `root`: full paths, grouped as in `Archive`."""
+    """Paths of an archive's files under a data folder `root`, grouped as in `Archive`."""
 
     archive: Archive
     root: Path
@@ -87,7 +87,7 @@ class Located:
 
 @dataclass(frozen=True)
 class Content:
-    """A file read whole: its content (uncompressed), the sha256 of the file, and whether the content is official."""
+    """A file that was read: its uncompressed content, the sha256 of the file, and whether the content is official."""
 
     data: bytes
     sha256: str
@@ -99,7 +99,7 @@ _IDX_TEST = ("t10k-images-idx3-ubyte.gz", "t10k-labels-idx1-ubyte.gz")
 _TORONTO = "https://www.cs.toronto.edu/~kriz/"
 _KRIZHEVSKY = "A. Krizhevsky, Learning Multiple Layers of Features from Tiny Images, University of Toronto, 2009"
 
-# Modules that are one file of Python, not frozen into the interpreter, in every version of Python from 3.11 on.
+# These modules are single Python files, not frozen into the interpreter, in every version from 3.11 on.
 _MODULES = (
     "argparse ast bdb calendar cmd configparser copy csv dataclasses difflib dis doctest enum fractions functools "
     "gettext heapq inspect ipaddress locale mailbox mimetypes optparse pdb pickle pickletools platform plistlib pprint "
@@ -307,21 +307,21 @@ ARCHIVES: dict[str, Archive] = {
 
 
 def archive(name: str) -> Archive:
-    """The archive of that name. Raises ValueError for an unknown name."""
+    """Return an archive by its name. Raises: ValueError for an unknown name."""
     if name not in ARCHIVES:
         raise ValueError(f"unknown data set {name!r}: choose from {', '.join(ARCHIVES)}")
     return ARCHIVES[name]
 
 
 def at_hand(name: str, data_dir: Path = DATA_DIR) -> bool:
-    """Whether a data set can be loaded without a download, judged by the existence of its files alone."""
+    """Whether a data set can be loaded without a download. Checks only that its files exist."""
     return archive(name).embedded or any(_find(archive(name), root) for root in _roots(data_dir))
 
 
 def first_at_hand(names: Sequence[str], download: bool, data_dir: Path = DATA_DIR) -> str:
-    """The first of the names (in order of preference) that is at hand; the very first one if it may be downloaded.
+    """Return the first data set, in order of preference, that is available or may be downloaded.
 
-    Raises FileNotFoundError if none is at hand and downloads are not allowed.
+    Raises: FileNotFoundError if none is available and downloads are not allowed.
     """
     if download:
         return archive(names[0]).name
@@ -329,19 +329,19 @@ def first_at_hand(names: Sequence[str], download: bool, data_dir: Path = DATA_DI
         if at_hand(name, data_dir):
             return name
     raise FileNotFoundError(
-        f"none of the data sets {', '.join(names)} is at hand in {_listing(data_dir)}: allow downloads, put the "
-        "files there, or add one that is always at hand: 'digits' of the images, 'python-docs' of the texts"
+        f"none of the data sets {', '.join(names)} is available in {_listing(data_dir)}; allow downloads, put the "
+        "files there, or add a data set that is always available: 'digits' (images) or 'python-docs' (text)"
     )
 
 
 def locate(name: str, data_dir: Path = DATA_DIR) -> Located:
     """Find a data set's files: the test files and at least one group of training files.
 
-    Raises FileNotFoundError if they are nowhere, or if a file is missing which a list of checksums names.
+    Raises: FileNotFoundError if there are none, or if a file in a list of checksums is missing.
     """
     wanted = archive(name)
     if wanted.embedded:
-        raise ValueError(f"{name} is embedded: it has no files of its own")
+        raise ValueError(f"name = {name!r} is not allowed; the data set is embedded and has no files of its own")
     for root in _roots(data_dir):
         if located := _find(wanted, root):
             _refuse_lost_files(located)
@@ -352,16 +352,16 @@ def locate(name: str, data_dir: Path = DATA_DIR) -> Located:
 
 
 def read(path: Path, located: Located) -> Content:
-    """Read one of the located files whole, and check it against the list of checksums beside it, where there is one.
+    """Read one of the located files, and check it against the list of checksums beside it, if there is one.
 
-    Raises ValueError for a file that does not match its listed checksum, or a gzip file that is cut off or damaged.
+    Raises: ValueError for a file that does not match its listed checksum, or a truncated or damaged gzip file.
     """
     data = path.read_bytes()
     sha256 = hashlib.sha256(data).hexdigest()
     listed = _listed_checksum(path, located.root)
     if listed not in (None, sha256):
         raise ValueError(
-            f"{path} is damaged: its sha256 is {sha256}, {CHECKSUMS} beside it says {listed}; "
+            f"{path} is damaged: its sha256 is {sha256}, but {CHECKSUMS} beside it says {listed}; "
             "delete the file and fetch or copy it again"
         )
     if path.suffix == ".gz":
@@ -372,11 +372,10 @@ def read(path: Path, located: Located) -> Content:
 def fetch(name: str, data_dir: Path = DATA_DIR, progress: bool = True) -> list[Path]:
     """Download a data set into a data folder, unless its official files are there already; return its files.
 
-    Every source is tried in turn, a download that was cut off goes on where it stopped (also in a later call), and
-    nothing is kept whose sha256 is not the official one. The files' checksums are then listed beside them. An embedded
-    data set needs no files.
+    Sources are tried in order. An interrupted download resumes where it stopped, also in a later call. Only files with
+    the official sha256 are kept, and their checksums are listed beside them. An embedded data set needs no files.
 
-    Raises RuntimeError, which names every source and its fault, if none delivers.
+    Raises: RuntimeError if all sources fail, with the fault of each one.
     """
     layout = _layout(archive(name), data_dir)
     if layout.archive.embedded:
@@ -394,17 +393,18 @@ def fetch(name: str, data_dir: Path = DATA_DIR, progress: bool = True) -> list[P
 
 
 class ResumingDownloader:
-    """A downloader for pooch that keeps what it has received and goes on from there.
+    """A downloader for pooch that keeps the received part of a file and resumes there.
+
+    A `partial` from another version of the file is only noticed by the later check of the checksum.
 
     Args:
-        partial: the file that collects what has been received; it survives a crash of the process.
-        attempts: connections tried before giving up.
+        partial: file that collects the received data; it survives a crash of the process.
+        attempts: largest number of connections.
         wait: seconds before the second attempt, doubled for each further one.
-        timeout: seconds without any data after which a connection counts as lost.
-        progress: draw a bar, if attached to a terminal.
+        timeout: seconds without data after which a connection counts as lost.
+        progress: whether to draw a progress bar on a terminal.
 
-    Raises requests.RequestException when the last attempt fails, or at once for an error that will not pass (404).
-    A `partial` of another version of the file is not noticed here: the checksum that follows finds it out.
+    Raises: requests.RequestException when the last attempt fails, or at once for a permanent error (such as 404).
     """
 
     def __init__(
@@ -435,18 +435,18 @@ class ResumingDownloader:
         from tqdm import tqdm
 
         have = self.partial.stat().st_size if self.partial.exists() else 0
-        # identity: a server that compresses on the way would change the bytes the checksum is of
+        # "identity" forbids compression by the server, which would change the bytes and so the checksum.
         headers = {"Accept-Encoding": "identity"} | ({"Range": f"bytes={have}-"} if have else {})
         with requests.get(url, headers=headers, stream=True, timeout=self.timeout) as response:
             if response.status_code == HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE:
-                # nothing beyond what we have: whole already, or of another version; one clean start tells
+                # There is nothing left to receive: the part is complete or of another version, so start anew.
                 self.partial.unlink()
                 return self._receive(url)
             response.raise_for_status()
             if response.status_code != HTTPStatus.PARTIAL_CONTENT:
                 have = 0
             total = have + int(response.headers["Content-Length"]) if "Content-Length" in response.headers else None
-            hidden = None if self.progress else True  # None: hidden unless attached to a terminal
+            hidden = None if self.progress else True  # tqdm: None hides the bar unless on a terminal
             with (
                 self.partial.open("ab" if have else "wb") as file,
                 tqdm(total=total, initial=have, unit="B", unit_scale=True, desc=url, disable=hidden) as bar,
@@ -458,7 +458,7 @@ class ResumingDownloader:
 
 
 def _may_pass(error: Exception) -> bool:
-    """Whether trying again may help: after a lost connection or a server's own trouble, not after a refusal."""
+    """Whether another attempt may help: after a lost connection or a server error, but not after a refusal."""
     response = getattr(error, "response", None)
     return response is None or response.status_code >= 500 or response.status_code == HTTPStatus.TOO_MANY_REQUESTS
 
@@ -468,7 +468,7 @@ def _roots(data_dir: Path) -> list[Path]:
     if not handed:
         return [data_dir]
     if not Path(handed).is_dir():
-        raise FileNotFoundError(f"OPTREPRO_DATA = {handed} is not a folder: correct or unset it")
+        raise FileNotFoundError(f"OPTREPRO_DATA = {handed} is not a folder; correct or unset it")
     return [Path(handed), data_dir]
 
 
@@ -477,7 +477,7 @@ def _listing(data_dir: Path, folder: str = "") -> str:
 
 
 def _layout(wanted: Archive, root: Path) -> Located:
-    """Where all files of an archive belong under a data folder, there or not."""
+    """Return the paths of all files of an archive under a data folder, whether they exist or not."""
     folder = root / wanted.folder
     train = tuple(tuple(folder / file for file in group) for group in wanted.train)
     return Located(wanted, root, train, test=tuple(folder / file for file in wanted.test))
@@ -492,11 +492,11 @@ def _find(wanted: Archive, root: Path) -> Located | None:
 def _refuse_lost_files(located: Located) -> None:
     for path in _layout(located.archive, located.root).files:
         if path not in located.files and _listed_checksum(path, located.root):
-            raise FileNotFoundError(f"{path} is missing, {CHECKSUMS} beside it names it; fetch or copy it again")
+            raise FileNotFoundError(f"{path} is missing, but {CHECKSUMS} names it; fetch or copy it again")
 
 
 def _listed_checksum(path: Path, root: Path) -> str | None:
-    """The sha256 given for a file by a list in its folder or in a folder above it, up to the root."""
+    """Return the sha256 of a file from a list in its folder or a parent folder, up to the root."""
     folder = path.parent
     while True:
         listed = _read_checksums(folder / CHECKSUMS)
@@ -508,7 +508,7 @@ def _listed_checksum(path: Path, root: Path) -> str | None:
 
 
 def _read_checksums(path: Path) -> dict[str, str]:
-    """File name to sha256 from a list as sha256sum writes it; empty where there is no list."""
+    """Read a list in sha256sum's format as a map of file name to sha256; empty if there is no list."""
     if not path.is_file():
         return {}
     lines = [line.split(maxsplit=1) for line in path.read_text().splitlines() if line.strip()]
@@ -546,7 +546,7 @@ def _download(file: str, sha256: str, wanted: Archive, folder: Path, progress: b
     downloader = ResumingDownloader(folder / f"{file}.part", progress=progress)
     faults = []
     for source in wanted.sources:
-        # one more try after a wrong checksum: it may stem from a stale partial file, which is gone by then
+        # Retries once after a wrong checksum, which may come from a stale partial file that is deleted by then.
         shelf = pooch.create(
             folder, base_url=source, registry={file: f"sha256:{sha256}"}, urls={file: source + file}, retry_if_failed=1
         )
@@ -562,13 +562,13 @@ def _download(file: str, sha256: str, wanted: Archive, folder: Path, progress: b
 
 
 def _unpack(tarball: Path, wanted: Archive) -> None:
-    """Take the files we know by name out of a verified tar archive, and nothing else; then drop the archive."""
+    """Extract only the known files from a verified tar archive, then delete the archive."""
     with tarfile.open(tarball, "r:gz") as tar:
         for file in wanted.files:
             member = tar.extractfile(f"{wanted.folder}/{file}")
             if member is None:
                 raise ValueError(f"{tarball}: {wanted.folder}/{file} is not a regular file")
-            # written beside and renamed, so that a file that exists is whole
+            # Written under another name and renamed, so that an existing file is always complete.
             partial = tarball.parent / f"{file}.part"
             partial.write_bytes(member.read())
             os.replace(partial, tarball.parent / file)

@@ -1,7 +1,7 @@
-"""Image classification sets as whole tensors on a device, and the random crops and flips that augment their batches.
+"""Image classification sets as whole tensors on a device, and their augmentation by random crops and flips.
 
-The files are found and checked by `optrepro.problems.data.archives`; here they are parsed with numpy, from the IDX
-format of MNIST and the binary form of CIFAR. Nothing is unpickled.
+`optrepro.problems.data.archives` finds and checks the files; this module parses the IDX format of MNIST and the binary
+format of CIFAR with numpy. Nothing is unpickled.
 """
 
 import io
@@ -31,9 +31,9 @@ Classes = Literal["all", "first half", "second half"]
 
 @dataclass(frozen=True)
 class Split:
-    """Examples of one role: float32 images (N, C, H, W), normalized per channel, and int64 labels (N,).
+    """Examples of one split: float32 images (N, C, H, W), normalized per channel, and int64 labels (N,).
 
-    Of a text, `images` are int64 tokens (N, T) and `labels` the next tokens (N, T), -100 where none is scored.
+    For a text, `images` are int64 tokens (N, T) and `labels` the next tokens (N, T); -100 is not scored.
     """
 
     images: Tensor
@@ -45,9 +45,9 @@ class Split:
 
 @dataclass(frozen=True)
 class FileRecord:
-    """What was read from one file: its sha256, its number of examples, and whether its content is the official one.
+    """Record of a file that was read: its sha256, its number of examples, and whether its content is official.
 
-    A gzip file is official if what it unpacks to is, however it was packed.
+    A gzip file is official if its uncompressed content is.
     """
 
     file: str
@@ -59,12 +59,12 @@ class FileRecord:
 
 @dataclass(frozen=True)
 class Dataset:
-    """A data set in memory; the three splits have no example in common, and `test` of images is the whole test set.
+    """A data set in memory. Its splits share no example; for images, `test` is the whole test set.
 
     Args:
-        classes: number of classes; of a text, size of the vocabulary.
-        input_shape: shape of one input: (C, H, W), or (T,) for tokens.
-        selection: which of the classes were taken, for captions; empty if all.
+        classes: number of classes; for a text, size of the vocabulary.
+        input_shape: shape of one input, (C, H, W), or (T,) for tokens.
+        selection: selected classes, for captions; empty for all.
     """
 
     name: str
@@ -78,9 +78,9 @@ class Dataset:
 
     @property
     def description(self) -> str:
-        """For captions: "CIFAR-10 (4,000 of 50,000 training and 10,000 of 10,000 test images)".
+        """Description for captions: "CIFAR-10 (4,000 of 50,000 training and 10,000 of 10,000 test images)".
 
-        Of a text: "Tiny Shakespeare (4,000 training and 500 test examples of 64 tokens)".
+        For a text: "Tiny Shakespeare (4,000 training and 500 test examples of 64 tokens)".
         """
         archive = archives.archive(self.name)
         if archive.modality == "text":
@@ -104,29 +104,29 @@ def load(
     validation_examples: int = 0,
     labels: Labels = "fine",
 ) -> Dataset:
-    """Load a data set that is at hand, see `archives.at_hand`.
+    """Load a data set without a download.
 
     Validation and training examples are drawn from the training files without overlap, in proportion to the classes,
-    and keep the files' order. Mean and standard deviation per channel are those of the training split.
+    and keep the files' order. Images are normalized by the mean and standard deviation of the training split.
 
     Args:
         name: digits, mnist, fashion-mnist, cifar10 or cifar100.
-        seed: decides which examples are drawn; without effect if all are taken for training.
-        data_dir: where to look after ``OPTREPRO_DATA``; the project's ``data/`` by default.
-        device: where the tensors live.
-        train_examples: size of the training split; by default all that validation leaves.
+        seed: decides which examples are drawn; without effect if all are used for training.
+        data_dir: folder to search after ``OPTREPRO_DATA``; None is the project's ``data/``.
+        device: device of the tensors.
+        train_examples: size of the training split; None uses all examples that validation leaves.
         validation_examples: size of the validation split.
-        labels: CIFAR-100 has 100 "fine" and 20 "coarse" classes; the others have "fine" only.
+        labels: CIFAR-100 has 100 "fine" and 20 "coarse" classes; the others have only "fine" ones.
 
-    Raises ValueError for an unknown name or impossible sizes, and for a file that is damaged, cut off or of another
-    shape than the data set's, which it names; FileNotFoundError if the files are not at hand.
+    Raises: ValueError for an unknown name, impossible sizes, or a file that is damaged, truncated or of the wrong shape
+    (named in the message); FileNotFoundError if the files are missing.
     """
     archive = archives.archive(name)
     if archive.modality == "text":
-        raise ValueError(f"{name} is a text, not a set of images: see language.load")
+        raise ValueError(f"name = {name!r} is not allowed; it is a text, see texts.load")
     if (name, labels) not in _FORMATS:
         known = " or ".join(repr(each) for of, each in _FORMATS if of == name)
-        raise ValueError(f"labels = {labels!r}: {name} has {known} labels")
+        raise ValueError(f"labels = {labels!r} is not allowed; {name} has {known} labels")
     form = _FORMATS[name, labels]
     if archive.embedded:
         pool, test, provenance = _read_embedded(archive, form)
@@ -145,16 +145,16 @@ def load(
 def augment(
     images: Tensor, generator: torch.Generator | Sequence[torch.Generator], padding: int = 4, flip: bool = True
 ) -> Tensor:
-    """Random crops of the zero-padded images, and random horizontal flips (He et al. 2016, section 4.2).
+    """Crop zero-padded images at random, and flip them horizontally at random (He et al. 2016, section 4.2).
 
     Zero is the mean colour of normalized images, so the padding is grey.
 
     Args:
-        images: (B, C, H, W), or (R, B, C, H, W) for R runs stacked.
-        generator: one for all runs, which then see the same crops and flips; or one per run, so that no run depends
-            on the others it is stacked with. A generator may live on the CPU whatever the images' device is.
-        padding: pixels on each side.
-        flip: mirror half of the images.
+        images: images (B, C, H, W), or (R, B, C, H, W) for R stacked runs.
+        generator: one generator for all runs, which then get the same crops and flips; or one per run, so that a run
+            does not depend on the others in its stack. Generators may be on the CPU for images on any device.
+        padding: number of pixels on each side.
+        flip: whether to mirror half of the images.
 
     Returns images of the same shape.
     """
@@ -164,8 +164,8 @@ def augment(
     else:
         if images.shape[:-4] != (len(generator),):
             raise ValueError(
-                f"generator: {len(generator)} generators for images of shape {tuple(images.shape)}; "
-                "give one, or one per run"
+                f"generator has {len(generator)} generators for images of shape {tuple(images.shape)}; "
+                "it must have one, or one per run"
             )
         shifts = torch.stack([_shifts(each, batch, padding, flip) for each in generator], dim=1)
     down, right, mirrored = shifts.to(images.device, non_blocking=True).unsqueeze(-1)
@@ -178,7 +178,7 @@ def augment(
 
 
 def _shifts(generator: torch.Generator, batch: int, padding: int, flip: bool) -> Tensor:
-    """Rows and columns to shift by, and whether to mirror: (3, batch), int64."""
+    """Draw rows and columns to shift by, and whether to mirror, (3, batch) int64."""
     crops = torch.randint(2 * padding + 1, (2, batch), generator=generator, device=generator.device)
     mirrored = torch.randint(1 + flip, (1, batch), generator=generator, device=generator.device)
     return torch.cat([crops, mirrored])
@@ -187,7 +187,7 @@ def _shifts(generator: torch.Generator, batch: int, padding: int, flip: bool) ->
 def _draw(
     pool: _Examples, train_examples: int | None, validation_examples: int, seed: int
 ) -> tuple[_Examples, _Examples]:
-    """Disjoint training and validation examples."""
+    """Draw disjoint training and validation examples."""
     images, labels = pool
     if not 0 <= validation_examples < len(labels):
         raise ValueError(f"validation_examples = {validation_examples} is not in [0, {len(labels)})")
@@ -195,8 +195,8 @@ def _draw(
     train_examples = left if train_examples is None else train_examples
     if not 1 <= train_examples <= left:
         raise ValueError(
-            f"train_examples = {train_examples} is not in [1, {left}]: the files at hand hold {len(labels)} training "
-            f"images, {validation_examples} of them are for validation"
+            f"train_examples = {train_examples} is not in [1, {left}]; the files have {len(labels)} training images, "
+            f"of which {validation_examples} are for validation"
         )
     order = _stratified_order(labels, np.random.default_rng(seed))
     validation = np.sort(order[:validation_examples])
@@ -205,7 +205,7 @@ def _draw(
 
 
 def _stratified_order(labels: NDArray[np.int64], rng: np.random.Generator) -> NDArray[np.int64]:
-    """A random order of the examples in which every stretch has each class in proportion, up to rounding."""
+    """Return a random order of the examples in which every stretch has the classes in proportion, up to rounding."""
     shuffled = rng.permutation(len(labels))
     by_class = shuffled[np.argsort(labels[shuffled], kind="stable")]
     sizes = np.bincount(labels)
@@ -216,8 +216,8 @@ def _stratified_order(labels: NDArray[np.int64], rng: np.random.Generator) -> ND
 
 
 def _channel_statistics(images: NDArray[np.uint8]) -> tuple[Tensor, Tensor]:
-    """Mean and standard deviation per channel, each (C, 1, 1)."""
-    # sums of bytes and of their squares are exact in float64, and need no float copy of the images
+    """Return mean and standard deviation per channel, each (C, 1, 1)."""
+    # Sums of bytes and of their squares are exact in float64, and need no float copy of the images.
     mean = images.mean((0, 2, 3), dtype=np.float64)
     square = np.einsum("nchw,nchw->c", images, images, dtype=np.float64) / (images.size / len(mean))
     std = np.sqrt(square - mean**2)
@@ -226,7 +226,7 @@ def _channel_statistics(images: NDArray[np.uint8]) -> tuple[Tensor, Tensor]:
 
 @dataclass(frozen=True)
 class _Format:
-    """What a data set's images look like, and how a group of its files is parsed."""
+    """Format of a data set: the shape of its images, and the parser of its files."""
 
     input_shape: tuple[int, int, int]
     classes: int
@@ -234,7 +234,7 @@ class _Format:
 
 
 def _read_files(located: Located, form: _Format) -> tuple[_Examples, _Examples, tuple[FileRecord, ...]]:
-    """Training and test examples of the located files, and what was read."""
+    """Read training and test examples from the located files, and record the files."""
     groups = [_read_group(group, located, form) for group in (*located.train, located.test)]
     *train, test = [examples for examples, _ in groups]
     images, labels = (np.concatenate(arrays) for arrays in zip(*train, strict=True))
@@ -242,8 +242,8 @@ def _read_files(located: Located, form: _Format) -> tuple[_Examples, _Examples, 
 
 
 def _read_embedded(archive: Archive, form: _Format) -> tuple[_Examples, _Examples, tuple[FileRecord, ...]]:
-    """scikit-learn's 1,797 digits; their fixed split is ours, since none is official."""
-    # Found without importing scikit-learn, which would take longer than reading the file.
+    """Read scikit-learn's 1,797 digits; the fixed split is chosen, since none is official."""
+    # The file is found without importing scikit-learn, which would take longer than reading it.
     package = find_spec("sklearn")
     assert package is not None
     assert package.origin is not None
@@ -256,7 +256,7 @@ def _read_embedded(archive: Archive, form: _Format) -> tuple[_Examples, _Example
 
 
 def _read_group(paths: tuple[Path, ...], located: Located, form: _Format) -> tuple[_Examples, list[FileRecord]]:
-    """The examples in one group of files; refused if they are not of the data set's shape and classes."""
+    """Read the examples of one group of files. Raises: ValueError for other shapes or labels than the data set's."""
     contents = [archives.read(path, located) for path in paths]
     images, labels = form.parse(paths, [content.data for content in contents])
     if len(labels) == 0:
@@ -272,13 +272,13 @@ def _read_group(paths: tuple[Path, ...], located: Located, form: _Format) -> tup
 
 
 def _parse_table(paths: Sequence[Path], contents: Sequence[bytes]) -> _Examples:
-    """scikit-learn's digits: lines of 64 grey values from 0 to 16, and the label."""
+    """Parse scikit-learn's digits: lines of 64 grey values from 0 to 16, and the label."""
     table = np.loadtxt(io.BytesIO(contents[0]), delimiter=",", dtype=np.int64)
     return table[:, :-1].astype(np.uint8).reshape(-1, 1, 8, 8), table[:, -1]
 
 
 def _parse_idx_pair(paths: Sequence[Path], contents: Sequence[bytes]) -> _Examples:
-    """Grey images and labels from two IDX files."""
+    """Parse grey images and labels from two IDX files."""
     images = _parse_idx(paths[0], contents[0], dimensions=3)
     labels = _parse_idx(paths[1], contents[1], dimensions=1)
     if len(images) != len(labels):
@@ -287,7 +287,7 @@ def _parse_idx_pair(paths: Sequence[Path], contents: Sequence[bytes]) -> _Exampl
 
 
 def _parse_idx(path: Path, data: bytes, dimensions: int) -> NDArray[np.uint8]:
-    """An array of unsigned bytes in the IDX format: magic number, sizes as big-endian int32, values."""
+    """Parse an array of unsigned bytes in the IDX format: magic number, sizes as big-endian int32, values."""
     magic = bytes([0, 0, 8, dimensions])
     header = 4 + 4 * dimensions
     if data[:4] != magic or len(data) < header:
@@ -300,7 +300,7 @@ def _parse_idx(path: Path, data: bytes, dimensions: int) -> NDArray[np.uint8]:
 
 
 def _parse_cifar(paths: Sequence[Path], contents: Sequence[bytes], label_bytes: int, column: int) -> _Examples:
-    """Colour images from one file of CIFAR's binary form: label bytes, then the planes R, G and B of 32 x 32 bytes."""
+    """Parse colour images in CIFAR's binary format: label bytes, then planes R, G and B of 32 x 32 bytes."""
     record = label_bytes + 3 * 32 * 32
     if len(contents[0]) % record:
         raise _damaged(paths[0], f"a whole number of records of {record} bytes", f"{len(contents[0])} bytes")
@@ -325,9 +325,9 @@ _FORMATS: dict[tuple[str, Labels], _Format] = {
 
 
 def select_classes(dataset: Dataset, classes: Classes) -> Dataset:
-    """The images of one half of a data set's classes, relabelled from 0; of an odd number the second half has more.
+    """Select one half of the classes, relabelled from 0; the second half of an odd number has one class more.
 
-    Raises ValueError for another name of a part, or fewer than 2 classes.
+    Raises: ValueError for another value of `classes`, or fewer than 2 classes.
     """
     if classes == "all":
         return dataset
@@ -336,7 +336,7 @@ def select_classes(dataset: Dataset, classes: Classes) -> Dataset:
     if classes not in limits:
         raise ValueError(f"classes = {classes!r} is not 'all', 'first half' or 'second half'")
     if half < 1:
-        raise ValueError(f"classes = {classes!r}: {dataset.name} has {dataset.classes} class")
+        raise ValueError(f"classes = {classes!r} is not allowed; {dataset.name} has only {dataset.classes} class")
     first, last = limits[classes]
 
     def select(split: Split) -> Split:

@@ -1,7 +1,7 @@
-"""Texts as tokens, for causal language models, and questions that have a right answer.
+"""Texts as tokens for causal language models, and questions with answers.
 
-The small GPT reads bytes, in windows of the running text, and every token is scored. A model of the hub reads tokens of
-its own; of questions it is given whole examples, and only the answers are scored.
+The small GPT reads bytes in windows of a running text, and every token is scored. A hub model reads its own tokens; its
+examples are single questions, of which only the answers are scored.
 """
 
 import json
@@ -22,7 +22,7 @@ from optrepro.problems.data import archives
 from optrepro.problems.data.archives import Archive
 from optrepro.problems.data.images import Dataset, FileRecord, Split
 
-HELD_OUT = 0.1  # share of a text for validation, and for testing where no split is official (chosen)
+HELD_OUT = 0.1  # chosen: share of a text for validation, and the same for testing if no split is official
 IGNORED = -100  # label of a token that is not scored: `ignore_index` of torch's cross-entropy
 
 Tokens = NDArray[np.int64]
@@ -36,14 +36,14 @@ class Tokenizer(Protocol):
     end: int
 
     def encode(self, text: str) -> list[int]:
-        """The tokens of a text, without start or end."""
+        """Return the tokens of a text, without start or end."""
 
     def decode(self, tokens: Sequence[int]) -> str:
-        """The text of tokens."""
+        """Return the text of tokens."""
 
 
 class Bytes:
-    """UTF-8: every byte is a token. Byte 0, which no text holds, ends a text."""
+    """UTF-8 bytes as tokens. Byte 0, which no text contains, ends a text."""
 
     vocabulary: int = 256
     start: tuple[int, ...] = ()
@@ -54,13 +54,13 @@ class Bytes:
         return list(text.encode())
 
     def decode(self, tokens: Sequence[int]) -> str:
-        """See `Tokenizer`; bytes that are no UTF-8 are replaced."""
+        """See `Tokenizer`; bytes that are not UTF-8 are replaced."""
         return bytes(tokens).decode(errors="replace")
 
 
 @dataclass(frozen=True)
 class Question:
-    """A question and its answer; the text is one after the other."""
+    """A question and its answer; its text is their concatenation."""
 
     prompt: str
     answer: str
@@ -81,25 +81,25 @@ def load(
     data_dir: Path | None = None,
     device: torch.device | str = "cpu",
 ) -> Dataset:
-    """Load a text that is at hand, see `archives.at_hand`, cut into examples of `context` tokens and their labels.
+    """Load a text without a download, cut into examples of `context` tokens and their labels.
 
-    A running text is split by position: 80 % for training, 10 % for validation, 10 % for testing. Of questions the
-    last 10 % of the official training set are for validation. Examples of bytes are windows that do not overlap.
+    A running text is split by position: 80 % for training, 10 % for validation and 10 % for testing. The last 10 % of
+    the official training questions are for validation. Examples of bytes are windows that do not overlap.
 
     Args:
         name: python-docs, python-source, tinyshakespeare, gsm8k or hellaswag.
         seed: decides which examples are drawn.
-        context: tokens of an example; the labels are the tokens after each.
-        train_examples, validation_examples, test_examples: as many are drawn, or as many as there are.
-        tokenizer: of a model of the hub. Questions then become one example each, cut off or padded to `context`, and
-            only their answers are scored; those without room for an answer are left out. By default bytes.
-        data_dir: where to look after ``OPTREPRO_DATA``; the project's ``data/`` by default.
-        device: where the tensors live.
+        context: number of tokens of an example; each label is the next token.
+        train_examples, validation_examples, test_examples: largest numbers of examples to draw.
+        tokenizer: tokenizer of a hub model; None reads bytes. With a tokenizer, every question is one example, cut or
+            padded to `context`, and only its answer is scored; questions that leave no room for one are left out.
+        data_dir: folder to search after ``OPTREPRO_DATA``; None is the project's ``data/``.
+        device: device of the tensors.
 
     Returns a data set with int64 `images` (N, context) and `labels` (N, context); `classes` is the vocabulary's size.
 
-    Raises ValueError for an unknown name, a number below 1, a text that is too short, or a damaged file, which it
-    names; FileNotFoundError if the files are not at hand.
+    Raises: ValueError for an unknown name, a number below 1, a text that is too short, or a damaged file (named in the
+    message); FileNotFoundError if the files are missing.
     """
     sizes = (train_examples, validation_examples, test_examples)
     for argument, value in zip(("train_examples", "validation_examples", "test_examples"), sizes, strict=True):
@@ -113,7 +113,7 @@ def load(
     for part, size in zip(parts, sizes, strict=True):
         tokens, labels = _examples(part, context, tokenizer)
         if len(tokens) == 0:
-            raise ValueError(f"{name}: a part of it is too short for examples of context = {context} tokens")
+            raise ValueError(f"{name}: one of its splits is too short for examples of context = {context} tokens")
         drawn = np.sort(rng.permutation(len(tokens))[:size])
         splits.append(Split(*(torch.tensor(array[drawn], device=device) for array in (tokens, labels))))
     train, validation, test = splits
@@ -121,17 +121,17 @@ def load(
 
 
 def questions(name: str, count: int, data_dir: Path | None = None) -> Sequence[Question]:
-    """The first questions of a test set. Raises ValueError for a text that has none, or fewer; see `load`."""
+    """Return the first questions of a test set. Raises: ValueError for a text with fewer questions; see `load`."""
     (_, _, test), _ = _read(name, data_dir or archives.DATA_DIR)
     if isinstance(test, bytes):
-        raise ValueError(f"{name} has no questions: gsm8k and hellaswag have")
+        raise ValueError(f"{name} has no questions; only gsm8k and hellaswag have")
     if not 1 <= count <= len(test):
         raise ValueError(f"count = {count} is not in [1, {len(test)}], the test questions of {name} at hand")
     return test[:count]
 
 
 def _examples(text: Text, context: int, tokenizer: Tokenizer | None) -> tuple[Tokens, Tokens]:
-    """Tokens and labels, each (N, context), of all examples of a text."""
+    """Return tokens and labels, each (N, context), of all examples of a text."""
     if tokenizer is None:
         running = text if isinstance(text, bytes) else b"\0".join((q.prompt + q.answer).encode() for q in text)
         return _windows(np.frombuffer(running, np.uint8), context)
@@ -141,7 +141,7 @@ def _examples(text: Text, context: int, tokenizer: Tokenizer | None) -> tuple[To
 
 
 def _windows(running: NDArray[Any], context: int) -> tuple[Tokens, Tokens]:
-    """Windows one after the other; only the label of a window's last token is the next window's first token."""
+    """Cut consecutive windows; the label of a window's last token is the first token of the next window."""
     count = max(0, (len(running) - 1) // context)
     tokens = running[: count * context].reshape(count, context)
     labels = running[1 : count * context + 1].reshape(count, context)
@@ -149,7 +149,7 @@ def _windows(running: NDArray[Any], context: int) -> tuple[Tokens, Tokens]:
 
 
 def _answers(asked: Sequence[Question], context: int, tokenizer: Tokenizer) -> tuple[Tokens, Tokens]:
-    """One example for each question; only the answer and the end are scored."""
+    """Make one example per question; only the answer and the end token are scored."""
     rows = []
     for question in asked:
         prompt = [*tokenizer.start, *tokenizer.encode(question.prompt)]
@@ -163,10 +163,10 @@ def _answers(asked: Sequence[Question], context: int, tokenizer: Tokenizer) -> t
 
 
 def _read(name: str, data_dir: Path) -> tuple[tuple[Text, Text, Text], tuple[FileRecord, ...]]:
-    """Training, validation and test part of a text, and what was read."""
+    """Return the training, validation and test part of a text, and the records of the files."""
     archive = archives.archive(name)
     if archive.modality != "text":
-        raise ValueError(f"{name} is a set of images, not a text: see datasets.load")
+        raise ValueError(f"name = {name!r} is not allowed; it is a set of images, see images.load")
     if archive.embedded:
         running, record = _read_embedded(archive)
         return _split(running), (record,)
@@ -188,14 +188,14 @@ def _read(name: str, data_dir: Path) -> tuple[tuple[Text, Text, Text], tuple[Fil
 
 
 def _split(running: bytes) -> tuple[bytes, bytes, bytes]:
-    """A running text, cut into training, validation and test part."""
+    """Cut a running text into training, validation and test part."""
     held_out = round(len(running) * HELD_OUT)
     left = len(running) - 2 * held_out
     return running[:left], running[left : left + held_out], running[left + held_out :]
 
 
 def _read_embedded(archive: Archive) -> tuple[bytes, FileRecord]:
-    """A text that comes with Python: its modules' sources, or the language reference that one module holds."""
+    """Read a text that comes with Python: the sources of modules, or the language reference inside one module."""
     if archive.name == "python-docs":
         topics: dict[str, str] = import_module("pydoc_data.topics").topics
         running = "\n".join(text for _, text in sorted(topics.items())).encode()
@@ -213,7 +213,7 @@ def _origin(module: str) -> str:
 
 
 def _parse_questions(path: Path, data: bytes, form: Callable[[dict[str, Any]], Question]) -> list[Question]:
-    """Questions from lines of JSON."""
+    """Parse questions from lines of JSON."""
     try:
         return [form(json.loads(line)) for line in data.splitlines() if line.strip()]
     except (ValueError, KeyError, IndexError) as error:

@@ -1,1 +1,1 @@
-"""Functions to minimize: the benchmark, the synthetic prior, collections that differ from it, and toy losses."""
+"""Functions to minimize: the benchmark, the synthetic prior, shifted collections, and toy losses."""

@@ -1,7 +1,7 @@
-"""Statistics of functions on the unit box, for telling how far one collection lies from another.
+"""Statistics of functions on the unit box, to compare collections.
 
-None of them changes when the values are scaled by a positive factor or shifted, so that collections in different units
-can be laid side by side. Source: chosen, after what makes functions hard for gradient descent.
+They do not change if values are multiplied by a positive factor or shifted, so that collections in different units can
+be compared. Source: chosen; they measure properties that make functions hard for gradient descent.
 """
 
 from __future__ import annotations
@@ -15,16 +15,16 @@ from torch import Tensor
 from optrepro.problems.functions.shifted import Formulas, sobol
 from optrepro.problems.functions.vlse import Function
 
-STARTS = 64  # of local descents
-STEPS = 100  # of a descent, at most
-REACH = 0.05  # longest step of a descent along a coordinate: it shall end in the basin that it began in
-SETTLED = 1e-6  # a shorter Newton step ends a descent: in curved valleys, the next one may be longer again
-SAME = 0.01  # ends of descents that are nearer than this in every coordinate are one minimum
-LEVEL = 1e-8  # share of the range of values that ends in minima of equal depth may differ by
+STARTS = 64  # number of local descents
+STEPS = 100  # largest number of steps of a descent
+REACH = 0.05  # longest step along a coordinate, so that a descent ends in the basin where it starts
+SETTLED = 1e-6  # length of a Newton step below which a point is a minimum
+SAME = 0.01  # ends of descents that are nearer than this in every coordinate count as one minimum
+LEVEL = 1e-8  # largest difference of equally deep minima, as a share of the range of values
 NEAR = 0.01  # distance at which gradients are compared
 FAR = 0.1  # distance at which values are compared
-ROUNDING = 1e-12  # ratios below it are rounding
-CHUNK = 16  # functions at a time: those that have settled wait for the others
+ROUNDING = 1e-12  # smaller ratios are rounding
+CHUNK = 16  # number of functions at a time; small, because converged ones wait for the others
 
 
 class Problems(Protocol):
@@ -40,31 +40,32 @@ class Problems(Protocol):
 
 
 def describe(problems: Problems | Function, seed: int, points: int) -> dict[str, Tensor]:
-    """Statistics of each function, (n,) float64; NaN where one is not defined.
+    """Return statistics of each function, (n,) float64; NaN where a statistic is not defined.
 
-    - ``condition``: median over the points of log10 of the Hessian's largest over its smallest absolute eigenvalue.
+    - ``condition``: median over the points of log10 of the ratio of the Hessian's largest and smallest absolute
+      eigenvalue.
     - ``minimum_condition``: the same at the lowest end of the descents.
-    - ``nonconvexity``: share of the Hessians' eigenvalues that are negative.
-    - ``gradient_spread``: log10 of the ratio of two quantiles, 90 % and 10 %, of the gradient's norm.
-    - ``gradient_turn``: log10 of the median angle, over pi, between gradients at points that are `NEAR` each other.
-    - ``correlation``: correlation between values at points that are `FAR` apart.
+    - ``nonconvexity``: share of negative eigenvalues of the Hessians.
+    - ``gradient_spread``: log10 of the ratio of the 90 % and 10 % quantiles of the gradient's norm.
+    - ``gradient_turn``: log10 of the median angle, divided by pi, between gradients at points at distance `NEAR`.
+    - ``correlation``: correlation between values at points at distance `FAR`.
     - ``skewness``: (mean - median) / standard deviation of the values, in [-1, 1].
     - ``median_position``: log10 of (median - smallest) / (largest - smallest) of the values.
-    - ``minima``: log10 of the number of local minima that descents from `STARTS` points end in.
-    - ``funnel``: share of these descents that end in the basin of the lowest of their ends.
+    - ``minima``: log10 of the number of local minima in which descents from `STARTS` points end.
+    - ``funnel``: share of these descents that end in the lowest minimum found, or in one equally deep.
 
-    Ratios of eigenvalues and of norms are at most 1e12. Gradients are those that an optimizer is handed; Hessians and
-    descents are of the values alone.
+    Ratios of eigenvalues and of norms are at most 1e12. Gradients are those that an optimizer gets; Hessians and
+    descents use the values, without any noise of the gradients.
 
     Args:
         problems: a batch of functions, or one function of the benchmark.
-        seed: names the points.
-        points: how many are drawn in the box, quasi-random.
+        seed: seed of the points.
+        points: number of quasi-random points in the box, at least 2.
 
-    Raises: ValueError for less than 2 points.
+    Raises: ValueError for fewer than 2 points.
     """
     if points < 2:
-        raise ValueError(f"points = {points}: at least 2 are needed.")
+        raise ValueError(f"points = {points} is not allowed; it must be at least 2")
     if isinstance(problems, Function):
         problems = boxed(problems)
     parts = [_describe(problems[i : i + CHUNK], seed, points) for i in range(0, len(problems), CHUNK)]
@@ -72,7 +73,7 @@ def describe(problems: Problems | Function, seed: int, points: int) -> dict[str,
 
 
 def boxed(f: Function) -> Formulas:
-    """A function of the benchmark in box coordinates, as a batch of one."""
+    """Turn a function of the benchmark into a batch of one in box coordinates."""
 
     def formula(u: Tensor) -> Tensor:
         return f(torch.lerp(f.lower.to(u), f.upper.to(u), u))
@@ -82,10 +83,9 @@ def boxed(f: Function) -> Formulas:
 
 
 def descend(problems: Problems, u: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Local descents in the box from points (n, p, d): trust-region steps on the Hessian's absolute values.
+    """Descend locally in the box from points (n, p, d), by trust-region steps with the Hessian's absolute values.
 
-    Returns where they end (n, p, d), the values there (n, p), and the length (n, p) of the Newton step that is left: 0
-    at a minimum.
+    Returns the ends (n, p, d), their values (n, p), and the lengths (n, p) of their Newton steps, 0 at a minimum.
     """
     value, step = _newton(problems, u)
     radius = torch.full_like(value, REACH)
@@ -104,7 +104,7 @@ def descend(problems: Problems, u: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def _newton(problems: Problems, u: Tensor) -> tuple[Tensor, Tensor]:
-    """Values (n, p) and steps |H|^-1 g (n, p, d); a coordinate at a bound that the gradient pushes against is left."""
+    """Return values (n, p) and steps |H|^-1 g (n, p, d); coordinates stay at a bound if descent would leave the box."""
     with torch.enable_grad():
         point = u.detach().requires_grad_()
         value = problems.value(point)
@@ -119,7 +119,7 @@ def _newton(problems: Problems, u: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _finite(hessian: Tensor) -> Tensor:
-    """Zero for matrices with an entry that is not finite, as there are at kinks."""
+    """Set matrices to zero if an entry is not finite, as happens at kinks."""
     return torch.where(hessian.isfinite().all(-1).all(-1)[..., None, None], hessian, 0.0)
 
 
@@ -145,7 +145,7 @@ def _curvature(hessian: Tensor) -> dict[str, Tensor]:
 
 
 def _condition(eigenvalues: Tensor) -> Tensor:
-    """Log10 of the condition number; NaN in one dimension, and where all eigenvalues (..., d) are 0."""
+    """Return log10 of the condition number; NaN in one dimension, or if all eigenvalues (..., d) are 0."""
     size = eigenvalues.abs()
     smallest, largest = size.aminmax(dim=-1)
     defined = (largest > 0) & (size.shape[-1] > 1)
@@ -159,8 +159,8 @@ def _gradients(problems: Problems, u: Tensor, gradients: Tensor) -> dict[str, Te
     chord = torch.linalg.vector_norm(_unit(gradients) - _unit(neighbours), dim=-1)
     turn = (2 * torch.asin((chord / 2).clamp_max(1)) / math.pi).where(norms > 0, math.nan)
     if problems.dim == 1:
-        turn = torch.full_like(turn, math.nan)  # there are but two directions
-    shrinkage = (lower / upper).nan_to_num(nan=0.0)  # 0 / 0 where almost all gradients have underflown
+        turn = torch.full_like(turn, math.nan)  # in one dimension there are only two directions
+    shrinkage = (lower / upper).nan_to_num(nan=0.0)  # 0 / 0 if almost all gradients underflow
     return {"gradient_spread": _digits(shrinkage), "gradient_turn": -_digits(turn.nanmedian(1).values)}
 
 
@@ -189,9 +189,9 @@ def _basins(problems: Problems, values: Tensor, seed: int) -> dict[str, Tensor]:
         step.gather(1, order),
     )
     eigenvalues = torch.linalg.eigvalsh(_finite(problems.hessian(ends)))
-    settled = (step < SETTLED) & (eigenvalues.abs().amax(-1) > 0)  # where all is flat there is no minimum
+    settled = (step < SETTLED) & (eigenvalues.abs().amax(-1) > 0)  # a flat point is no minimum
     near = (ends[:, :, None] - ends[:, None]).abs().amax(-1) < SAME
-    seen = (near & settled[:, None]).tril(-1).any(-1)  # by an end that is lower
+    seen = (near & settled[:, None]).tril(-1).any(-1)  # the same minimum as a lower end
     minima = (settled & ~seen).sum(1).clamp_min(1)
     deep = lowest <= lowest[:, :1] + LEVEL * (values.amax(1, keepdim=True) - lowest[:, :1])
     return {
@@ -202,12 +202,12 @@ def _basins(problems: Problems, values: Tensor, seed: int) -> dict[str, Tensor]:
 
 
 def _moved(u: Tensor, distance: float) -> Tensor:
-    """The points moved by `distance`, all in the box: along each coordinate in turn, towards the middle."""
+    """Move points by `distance` along each coordinate in turn, towards the middle of the box."""
     axis = torch.arange(u.shape[1]) % u.shape[2]
     along = torch.nn.functional.one_hot(axis, u.shape[2]).to(u)
     return u + distance * along * torch.where(u < 0.5, 1.0, -1.0)
 
 
 def _digits(ratio: Tensor) -> Tensor:
-    """-log10 of ratios in [0, 1]; those below `ROUNDING` count as that."""
+    """Return -log10 of ratios in [0, 1], which count as at least `ROUNDING`."""
     return ratio.clamp_min(ROUNDING).reciprocal().log10()

@@ -1,4 +1,4 @@
-"""The settings of the synthetic prior, for which torch is not needed."""
+"""Settings of the synthetic prior; this module does not import torch."""
 
 from __future__ import annotations
 
@@ -41,5 +41,5 @@ class PriorSettings(Model):
     @model_validator(mode="after")
     def _shares_sum_to_one(self) -> Self:
         if abs(sum(self.shares.values()) - 1) > 1e-9:
-            raise ValueError(f"shares = {dict(self.shares)} sum to {sum(self.shares.values()):g}, not to 1")
+            raise ValueError(f"shares = {dict(self.shares)} must sum to 1, not to {sum(self.shares.values()):g}")
         return self

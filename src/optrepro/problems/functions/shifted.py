@@ -1,23 +1,23 @@
-"""Collections of functions on the unit box whose statistics differ markedly from the prior's: tests of transfer.
+"""Shifted collections: functions on the unit box whose statistics differ from the prior's, to test transfer.
 
 Use: ``problems = shifted.get("plateaus", seed=0, n=128, dim=2)``, then `len(problems)`, `problems.dim`,
 `problems.value(u)` and `problems.value_and_gradient(u)` for points (n, p, d), `problems.minimum`, `problems.maximum`.
 
-All but ``noisy-gradients`` are made around a point c, uniform in the box, where the value is 0 and nowhere lower, so
-their minimum is exact; with y = R (u - c) for a random rotation R, and r = |u - c|:
+All except ``noisy-gradients`` have an exact minimum 0 at a point c, which is uniform in the box. With y = R (u - c) for
+a random rotation R:
 
-- ``heavy-tailed``: values over many decades, exp(t mean (2 (u - c))^4) - 1, above a landscape of Cauchy-like wells;
-- ``ill-conditioned``: a valley of condition number 1e3 to 1e6, sum_i lambda_i (y_i + k_i y_{i-1}^2)^2, half of them
+- ``heavy-tailed``: values over many decades, exp(t mean (2 (u - c))^4) - 1, plus a landscape of Cauchy-like wells;
+- ``ill-conditioned``: valleys of condition number 1e3 to 1e6, sum_i lambda_i (y_i + k_i y_{i-1}^2)^2, of which half are
   straight, k = 0;
-- ``plateaus``: the half of them narrow Gaussian wells in a plain, the other half round terraces;
+- ``plateaus``: one half are narrow Gaussian wells in a plain, the other half are round terraces;
 - ``ridges``: BBOB's sharp ridge y_1^2 + a |(y_2, ..., y_d)|, with a kink along a line;
-- ``noisy-gradients``: functions like the prior's, with noise added to the gradient: a fixed function of the point, so
-  every optimizer that asks at a point gets one answer; its standard deviation is 0.1 to 1 of the gradient's root mean
-  square over the box, its correlation length `NOISE_LENGTH`.
+- ``noisy-gradients``: functions like the prior's with noise on the gradient. The noise is a fixed function of the
+  point, so that all optimizers get the same gradient at a point; its standard deviation is 0.1 to 1 of the gradient's
+  root mean square over the box, and its correlation length is `NOISE_LENGTH`.
 
-Everything about function i is decided by row i of one table of uniform numbers: a seed is the collection, and a longer
-one begins with the shorter one. Source: chosen, but for the ridge, which is f13 of N. Hansen et al., Real-Parameter
-Black-Box Optimization Benchmarking 2009: Noiseless Functions Definitions.
+Row i of a table of uniform numbers decides function i, so a seed decides a collection, and a longer collection begins
+with the shorter one. Source: chosen, except the ridge, which is f13 of N. Hansen et al., Real-Parameter Black-Box
+Optimization Benchmarking 2009: Noiseless Functions Definitions.
 """
 
 from __future__ import annotations
@@ -34,11 +34,11 @@ from optrepro.problems.functions import synthetic
 from optrepro.problems.functions.settings import PriorSettings
 from optrepro.problems.functions.synthetic import Functions, SyntheticPrior
 
-WELLS = 6  # decoys of a heavy-tailed function, and of a plain with wells
+WELLS = 6  # number of additional wells in a heavy-tailed function and in a plain
 TERRACES = 8
-NOISE_LENGTH = 1e-5  # in units of the box: less than the steps of any optimizer that is not about to end
-NOISE_FEATURES = 8  # waves in the noise of one coordinate
-# As the prior is at this writing: its settings may change, the collection may not.
+NOISE_LENGTH = 1e-5  # in units of the box; shorter than the steps of an optimizer that has not converged
+NOISE_FEATURES = 8  # number of waves in the noise of one coordinate
+# A copy of the prior's settings, so that the collection does not change when they do.
 LIKE_THE_PRIOR = PriorSettings(
     shares={"convex": 0.25, "gp": 0.35, "sum": 0.4},
     features=128,
@@ -48,7 +48,7 @@ LIKE_THE_PRIOR = PriorSettings(
     amplitude=(0.05, 2.0),
     warp=2.0,
 )
-SAMPLE = 1024  # points that a largest value is estimated from, and as many corners
+SAMPLE = 1024  # number of points, and of corners, from which the largest value is estimated
 
 
 @dataclass(frozen=True)
@@ -57,7 +57,7 @@ class Formulas:
 
     Attributes:
         formula: maps points and the parameters, as keywords of shape (n, 1, ...), to values (n, p).
-        parameters: what tells the functions apart, each (n, ...).
+        parameters: parameters of the functions, each (n, ...).
         dim: dimension of the box.
         minimum, maximum: smallest and largest value in the box, (n,); the largest is an estimate.
     """
@@ -75,16 +75,16 @@ class Formulas:
         return self._each(lambda x: x[rows])
 
     def to(self, *where: torch.device | torch.dtype) -> Formulas:
-        """The same functions on another device, or in another precision."""
+        """Return the functions on another device or in another precision."""
         return self._each(lambda x: x.to(*where))
 
     def value(self, u: Tensor) -> Tensor:
-        """Values at `u`, (n, p, d) -> (n, p)."""
+        """Return values at `u`, (n, p, d) -> (n, p)."""
         values: Tensor = self.formula(u, **{name: x[:, None] for name, x in self.parameters.items()})
         return values
 
     def value_and_gradient(self, u: Tensor) -> tuple[Tensor, Tensor]:
-        """Values (n, p) and gradients (n, p, d) at `u`, (n, p, d)."""
+        """Return values (n, p) and gradients (n, p, d) at `u`, (n, p, d)."""
         with torch.enable_grad():
             u = u.detach().requires_grad_()
             values = self.value(u)
@@ -92,7 +92,7 @@ class Formulas:
         return values.detach(), gradient
 
     def hessian(self, u: Tensor) -> Tensor:
-        """Hessians at `u`, (n, p, d) -> (n, p, d, d)."""
+        """Return Hessians at `u`, (n, p, d) -> (n, p, d, d)."""
         with torch.enable_grad():
             u = u.detach().requires_grad_()
             (gradient,) = torch.autograd.grad(self.value(u).sum(), u, create_graph=True)
@@ -107,13 +107,13 @@ class Formulas:
 
 @dataclass(frozen=True)
 class NoisyGradients:
-    """n functions whose gradients carry noise that is a fixed function of the point; the interface of `Formulas`.
+    """n functions whose gradients have noise, a fixed function of the point; the interface is that of `Formulas`.
 
     Attributes:
-        functions: without the noise.
-        minimum, maximum: estimates of the smallest and the largest value in the box, (n,).
+        functions: the functions without noise.
+        minimum, maximum: estimates of the smallest and largest value in the box, (n,).
         level: standard deviation of the noise in each coordinate, (n,).
-        frequencies, phases: (n, d, d m) and (n, d m), m waves for each coordinate.
+        frequencies, phases: m waves for each coordinate, (n, d, d m) and (n, d m).
     """
 
     functions: Functions
@@ -135,45 +135,45 @@ class NoisyGradients:
         return NoisyGradients(**{name: value[rows] for name, value in vars(self).items()})
 
     def to(self, *where: torch.device | torch.dtype) -> NoisyGradients:
-        """The same functions on another device, or in another precision."""
+        """Return the functions on another device or in another precision."""
         return NoisyGradients(**{name: value.to(*where) for name, value in vars(self).items()})
 
     def value(self, u: Tensor) -> Tensor:
-        """Values at `u`, (n, p, d) -> (n, p), without noise."""
+        """Return values at `u`, (n, p, d) -> (n, p), without noise."""
         return self.functions.value(u)
 
     def value_and_gradient(self, u: Tensor) -> tuple[Tensor, Tensor]:
-        """Values (n, p) without and gradients (n, p, d) with noise at `u`, (n, p, d)."""
+        """Return values (n, p) without noise and gradients (n, p, d) with noise at `u`, (n, p, d)."""
         values, gradient = self.functions.value_and_gradient(u)
         waves = torch.baddbmm(self.phases[:, None], u, self.frequencies).cos().view(*u.shape, -1)
         noise = math.sqrt(2 / waves.shape[-1]) * waves.sum(-1)
         return values, gradient + self.level[:, None, None] * noise
 
     def hessian(self, u: Tensor) -> Tensor:
-        """Hessians of the values at `u`, (n, p, d) -> (n, p, d, d)."""
+        """Return Hessians of the values at `u`, (n, p, d) -> (n, p, d, d)."""
         return self.functions.hessian(u)
 
 
 def get(name: str, seed: int, n: int, dim: int) -> Formulas | NoisyGradients:
-    """The first n functions in `dim` dimensions of a collection, float64 on the CPU.
+    """Return the first n functions of a collection in `dim` dimensions, float64 on the CPU.
 
     Args:
         name: one of `NAMES`.
-        seed: names the stream that the functions come from.
+        seed: seed of the collection.
         n: number of functions.
         dim: dimension of the box.
 
     Raises: ValueError for an unknown name, less than 1 function, or less than 2 dimensions.
     """
     if name not in _COLLECTIONS:
-        raise ValueError(f"name = {name!r} is no shifted collection; allowed: {', '.join(NAMES)}.")
+        raise ValueError(f"name = {name!r} is not a shifted collection; allowed are {', '.join(NAMES)}")
     if n < 1 or dim < 2:
-        raise ValueError(f"n = {n}, dim = {dim}: at least 1 function and 2 dimensions are needed.")
+        raise ValueError(f"n = {n} and dim = {dim} are not allowed; n must be at least 1, and dim at least 2")
     return _COLLECTIONS[name](seed, n, dim)
 
 
 def sobol(dim: int, points: int, seed: int = 0) -> Tensor:
-    """Scrambled quasi-random points in the unit box, (points, dim), float64."""
+    """Return scrambled quasi-random points in the unit box, (points, dim) float64."""
     engine = torch.quasirandom.SobolEngine(dim, scramble=True, seed=seed)  # type: ignore[no-untyped-call]
     drawn: Tensor = engine.draw(points, dtype=torch.float64)
     return drawn
@@ -197,7 +197,7 @@ def _plateaus(
     u: Tensor, center: Tensor, stepped: Tensor, radii: Tensor, softness: Tensor, rises: Tensor, **wells: Tensor
 ) -> Tensor:
     plain = _landscape(u, center, lambda squared: torch.exp(-squared / 2), **wells)
-    # in squared radii, whose slope at the center is 0
+    # Terraces depend on squared radii, whose slope at the center is 0.
     squared = (u - center).square().mean(-1, keepdim=True)
     height = torch.sigmoid((squared - radii**2) / (2 * radii * softness))
     floor = torch.sigmoid(-radii / (2 * softness))
@@ -221,10 +221,10 @@ def _landscape(
     depths: Tensor,
     widths: Tensor,
 ) -> Tensor:
-    """A plain at 1 with a well down to 0 at the center, and others, less deep: the lowest value is that at the center.
+    """Return a plain at 1 with a well down to 0 at the center, and shallower decoys elsewhere.
 
-    `bump` falls from 1 as the mean over the coordinates of the squared distance grows from 0, each in units of the
-    well's width over the coordinate's stretch.
+    `bump` falls from 1 as the mean over coordinates of the squared distance grows from 0; distances are in units of the
+    well's width divided by the coordinate's stretch.
     """
     well = 1 - bump((stretch * (u - center)).square().mean(-1) / width**2)
     others = 1 - depths * bump((stretch[..., None, :] * (u[..., None, :] - decoys)).square().mean(-1) / widths**2)
@@ -251,7 +251,7 @@ def _make_heavy_tailed(seed: int, n: int, dim: int) -> Formulas:
 
 def _make_ill_conditioned(seed: int, n: int, dim: int) -> Formulas:
     center, rotation, condition, straight, bend = _table(seed, n, dim, dim * dim, 1, 1, dim - 1)
-    flatness = torch.linspace(1, 0, dim, dtype=center.dtype)  # the flattest direction is the one that bends the others
+    flatness = torch.linspace(1, 0, dim, dtype=center.dtype)  # the flattest direction bends the others
     parameters = {
         "center": center,
         "rotation": _rotation(rotation),
@@ -283,7 +283,7 @@ def _make_ridges(seed: int, n: int, dim: int) -> Formulas:
 def _make_noisy_gradients(seed: int, n: int, dim: int) -> NoisyGradients:
     functions = SyntheticPrior(LIKE_THE_PRIOR).sample(seed, n, dim)
     waves = dim * NOISE_FEATURES
-    share, frequencies, phases = _table(seed + 1, n, 1, dim * waves, waves)  # + 1: the functions took the seed
+    share, frequencies, phases = _table(seed + 1, n, 1, dim * waves, waves)  # + 1, because the functions use the seed
     u = sobol(dim, SAMPLE // 4).expand(n, -1, -1)
     typical = functions.value_and_gradient(u)[1].square().mean((1, 2)).sqrt()
     return NoisyGradients(
@@ -307,7 +307,7 @@ NAMES = tuple(_COLLECTIONS)
 
 
 def _formulas(formula: Callable[..., Tensor], parameters: Mapping[str, Tensor]) -> Formulas:
-    """The batch, with 0 as its minimum and the estimate of its maximum."""
+    """Make a batch with minimum 0 and an estimate of its maximum."""
     n, dim = parameters["center"].shape
     unknown = torch.zeros(n, dtype=torch.float64)
     batch = Formulas(formula, parameters, dim, unknown, unknown)
@@ -315,10 +315,10 @@ def _formulas(formula: Callable[..., Tensor], parameters: Mapping[str, Tensor]) 
 
 
 def _largest(batch: Formulas | Functions) -> Tensor:
-    """The largest value of each function over a sample and over corners of the box, (n,)."""
+    """Return the largest value of each function over a sample and corners of the box, (n,)."""
     unit = sobol(batch.dim, SAMPLE)
     u = torch.cat([unit, unit.round()])[None]
-    return torch.cat([batch[i : i + 1].value(u).amax(1) for i in range(len(batch))])  # one at a time, for memory
+    return torch.cat([batch[i : i + 1].value(u).amax(1) for i in range(len(batch))])  # one at a time, to save memory
 
 
 def _wells(uniform: Sequence[Tensor], smallest: float, largest: float) -> dict[str, Tensor]:
@@ -333,20 +333,20 @@ def _wells(uniform: Sequence[Tensor], smallest: float, largest: float) -> dict[s
 
 
 def _well_widths(dim: int) -> tuple[int, ...]:
-    """Columns of the table that `_wells` takes."""
+    """Return the numbers of columns of the table that `_wells` takes."""
     return dim, 1, WELLS * dim, WELLS, WELLS
 
 
 def _table(seed: int, n: int, *widths: int) -> tuple[Tensor, ...]:
-    """Uniform numbers (n, w) for each w of `widths`."""
+    """Draw uniform numbers (n, w) for each w of `widths`."""
     generator = torch.Generator().manual_seed(seed)
-    # float64, so that one number is one draw and a longer table begins with the shorter one
+    # In float64 each number is one draw, so a longer table begins with the shorter one.
     table = torch.rand(n, sum(widths), generator=generator, dtype=torch.float64)
     return torch.split(table, list(widths), 1)
 
 
 def _rotation(uniform: Tensor) -> Tensor:
-    """Rotations and reflections (n, d, d), uniformly distributed, from (n, d d) numbers."""
+    """Turn uniform numbers (n, d d) into uniformly distributed rotations and reflections (n, d, d)."""
     dim = math.isqrt(uniform.shape[1])
     basis: Tensor = torch.linalg.qr(_normal(uniform).view(-1, dim, dim)).Q
     return basis
@@ -358,6 +358,6 @@ def _log_uniform(uniform: Tensor, low: float, high: float) -> Tensor:
 
 
 def _normal(uniform: Tensor) -> Tensor:
-    """Standard normal numbers from uniform ones."""
+    """Turn uniform numbers into standard normal ones."""
     drawn: Tensor = torch.special.ndtri(uniform.clamp(1e-12, 1 - 1e-12))
     return drawn

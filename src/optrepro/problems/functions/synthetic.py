@@ -1,4 +1,4 @@
-"""The synthetic prior: functions on the unit box whose value, gradient and Hessian are closed formulas.
+"""The synthetic prior: functions on the unit box with value, gradient and Hessian in closed form.
 
 A function is z(u) or, warped, (exp(s z(u)) - 1) / s, where z is one of
 
@@ -6,11 +6,11 @@ A function is z(u) or, warped, (exp(s z(u)) - 1) / s, where z is one of
 - ``gp``: a sample of a Gaussian process with an RBF kernel, by random Fourier features;
 - ``sum``: a quadratic plus a sample of smaller amplitude.
 
-Everything about function number i of a batch is decided by row i of one table of uniform numbers, so a seed is the
-batch, a longer batch begins with the shorter one, and a million functions need no storage.
+Row i of a table of uniform numbers decides function i of a batch, so a seed decides a batch, a longer batch begins with
+the shorter one, and a million functions need no storage.
 
 Source: arXiv 2602.15473 names the mixture of quadratics and of RBF samples by random Fourier features; the ranges are
-settings (fidelity: ``studies.*.prior``), the sum and the warp are ours.
+settings (fidelity: ``studies.*.prior``), and the sum and the warp are ours.
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ from optrepro.problems.functions.settings import Kind, PriorSettings
 
 KINDS: tuple[Kind, ...] = ("convex", "gp", "sum")
 
-COARSE = 256  # points of the sample that the search for the extrema starts from, in two dimensions
-CANDIDATES = 8  # of them, so many are refined
-REFINEMENTS = 12  # Newton steps of the refinement
+COARSE = 256  # number of sampled points at which the search for the extrema starts
+CANDIDATES = 8  # number of sampled points that are refined
+REFINEMENTS = 12  # number of Newton steps of the refinement
 
 
 @dataclass(frozen=True)
@@ -45,8 +45,8 @@ class Functions:
 
     Attributes:
         kind: index in `KINDS`, (n,).
-        quadratic, center: matrix (n, d, d) and minimizer (n, d) of (u - c)^T A (u - c); A = 0 where there is none.
-        frequencies, phases, weights: (n, d, m), (n, m), (n, m) of sum_m w cos(u^T omega + phi); w = 0 where none.
+        quadratic, center: matrix (n, d, d) and minimizer (n, d) of (u - c)^T A (u - c); A = 0 without a quadratic.
+        frequencies, phases, weights: (n, d, m), (n, m), (n, m) of sum_m w cos(u^T omega + phi); w = 0 without a sample.
         warp: s of (exp(s z) - 1) / s, (n,); 0 is no warp.
     """
 
@@ -70,19 +70,19 @@ class Functions:
         return Functions(**{name: value[rows] for name, value in vars(self).items()})
 
     def to(self, *where: torch.device | torch.dtype) -> Functions:
-        """The same functions on another device, or in another precision."""
+        """Return the functions on another device or in another precision."""
         moved = {name: value.to(*where) for name, value in vars(self).items() if name != "kind"}
         return Functions(kind=self.kind.to(moved["warp"].device), **moved)
 
     def value(self, u: Tensor) -> Tensor:
-        """Values at `u`, (n, p, d) -> (n, p)."""
+        """Return values at `u`, (n, p, d) -> (n, p)."""
         offset = u - self.center[:, None]
         convex = ((offset @ self.quadratic) * offset).sum(-1)
         z = convex + (self._angles(u).cos() @ self.weights[..., None]).squeeze(-1)
         return self._warped(z)
 
     def value_and_gradient(self, u: Tensor) -> tuple[Tensor, Tensor]:
-        """Values (n, p) and gradients (n, p, d) at `u`, (n, p, d)."""
+        """Return values (n, p) and gradients (n, p, d) at `u`, (n, p, d)."""
         offset = u - self.center[:, None]
         pulled = offset @ self.quadratic
         angles = self._angles(u)
@@ -91,7 +91,7 @@ class Functions:
         return self._warped(z), self._stretch(z)[..., None] * slope
 
     def hessian(self, u: Tensor) -> Tensor:
-        """Hessians at `u`, (n, p, d) -> (n, p, d, d)."""
+        """Return Hessians at `u`, (n, p, d) -> (n, p, d, d)."""
         offset = u - self.center[:, None]
         pulled = offset @ self.quadratic
         angles = self._angles(u)
@@ -103,10 +103,10 @@ class Functions:
         return self._stretch(z)[..., None, None] * bend
 
     def rounding(self) -> Tensor:
-        """How far at most values near a minimum are from those of exact arithmetic, about, (n,).
+        """Return an approximate bound of the rounding error of values near a minimum, (n,).
 
-        It comes from the angles of the Fourier features, which may be large. A quadratic alone has none: its values
-        are exact in proportion to themselves, and its minimum is 0.
+        The error comes from the angles of the Fourier features, which may be large. It is 0 for a quadratic alone,
+        whose relative error is small and whose minimum is 0.
         """
         angles = 1 + 2 * math.pi + self.frequencies.abs().sum(1)
         return torch.finfo(angles.dtype).eps * (self.weights * angles).square().sum(-1).sqrt()
@@ -119,7 +119,7 @@ class Functions:
         return torch.where(s > 0, torch.expm1(s * z) / s.clamp_min(1e-9), z)
 
     def _stretch(self, z: Tensor) -> Tensor:
-        """Derivative of the warp."""
+        """Return the derivative of the warp."""
         return torch.exp(self.warp[:, None] * z)
 
 
@@ -127,21 +127,21 @@ class SyntheticPrior:
     """A distribution over functions on the unit box.
 
     Args:
-        settings: see `PriorSettings`.
+        settings: ranges of the distribution.
     """
 
     def __init__(self, settings: PriorSettings):
         self.settings = settings
 
     def sample(self, seed: int, n: int, dim: int, device: torch.device | str = "cpu") -> Functions:
-        """The first n functions in `dim` dimensions of the stream that `seed` names, float64.
+        """Return the first n functions of a seed in `dim` dimensions, float64.
 
-        The numbers are drawn on the CPU, so the functions are the same on every device.
+        Numbers are drawn on the CPU, so the functions are the same on every device.
         """
         s, m = self.settings, self.settings.features
         widths = [1, 1, 1, dim, dim * dim, dim, 1, dim, m * dim, m, m]
         generator = torch.Generator().manual_seed(seed)
-        # float64, so that one number is one draw and a longer table begins with the shorter one
+        # In float64 each number is one draw, so a longer table begins with the shorter one.
         table = torch.rand(n, sum(widths), generator=generator, dtype=torch.float64).to(device)
         columns = torch.split(table, widths, 1)
         kind, warp, amplitude, spectrum, rotation, center, scale, ard, waves, phases, weights = columns
@@ -169,15 +169,15 @@ def extrema(
 ) -> Extrema:
     """Estimate the smallest and the largest value of each function in the box.
 
-    A fixed quasi-random sample, then projected Newton steps from its best points: in two dimensions the estimate is
-    rarely beaten; in many it is the best of a few local minima.
+    The search evaluates a fixed quasi-random sample and takes projected Newton steps from its best points. In two
+    dimensions the estimate is rarely beaten; in many dimensions it is the best of a few local minima.
 
     Args:
-        functions: n of them.
-        points: size of the sample, to which as many corners of the box are added for the largest value.
-        candidates: points of the sample that are refined.
-        steps: of their refinement.
-        chunk: functions that are searched at a time, for memory.
+        functions: n functions.
+        points: size of the sample; the same number of corners of the box is added for the largest value.
+        candidates: number of sampled points to refine.
+        steps: number of Newton steps.
+        chunk: number of functions searched at a time, to save memory.
     """
     grid = _sobol(points, functions.dim)
     parts = [_extrema(functions[i : i + chunk], grid, candidates, steps) for i in range(0, len(functions), chunk)]
@@ -186,24 +186,24 @@ def extrema(
 
 def _extrema(functions: Functions, grid: Tensor, candidates: int, steps: int) -> tuple[Tensor, Tensor, Tensor]:
     u = grid.to(functions.center).expand(len(functions), -1, -1)
-    single = functions.to(torch.float32)  # where the search starts needs no more, and it is twice as fast
+    single = functions.to(torch.float32)  # enough to find starting points, and twice as fast
     values = single.value(u.float())
     best = values.topk(min(candidates, len(grid)), largest=False).indices
     refined = refine(functions, u.gather(1, best[..., None].expand(-1, -1, functions.dim)), steps)
     found = functions.value(refined)
     lowest = found.argmin(1, keepdim=True)
     minimizer = refined.gather(1, lowest[..., None].expand(-1, -1, functions.dim))[:, 0]
-    # The corners of the box, as a convex function is largest in one of them.
+    # Includes corners of the box, because a convex function is largest in one of them.
     corners = torch.unique(grid.round(), dim=0).to(u).expand(len(functions), -1, -1)
     highest = torch.maximum(values.amax(1), single.value(corners.float()).amax(1))
     return found.gather(1, lowest)[:, 0], minimizer, highest.to(found)
 
 
 def refine(functions: Functions, u: Tensor, steps: int = REFINEMENTS) -> Tensor:
-    """Move points (n, p, d) to local minima in the box: projected Newton steps on the Hessian's absolute values.
+    """Move points (n, p, d) to local minima in the box, by projected Newton steps with the Hessian's absolute values.
 
-    A coordinate at a bound that the gradient pushes against stays there. Of four lengths of each step the best is
-    taken, if it lowers the value.
+    A coordinate stays at a bound if descent would leave the box. Each step takes the best of four lengths, if it lowers
+    the value.
     """
     value, gradient = functions.value_and_gradient(u)
     for _ in range(steps):
@@ -233,7 +233,7 @@ _CONVEX, _GP, _SUM = range(len(KINDS))
 
 
 def _quadratics(spectrum: Tensor, rotation: Tensor, center: Tensor, condition: float) -> Tensor:
-    """Matrices (n, d, d) with log-uniform eigenvalues, scaled so that the mean of the quadratic over the box is 1."""
+    """Return matrices (n, d, d) with log-uniform eigenvalues, scaled to mean 1 of the quadratic over the box."""
     basis: Tensor = torch.linalg.qr(_normal(rotation)).Q
     matrix = (basis * _log_uniform(spectrum, 1 / condition, 1)[:, None]) @ basis.mT
     offset = 0.5 - center
@@ -247,6 +247,6 @@ def _log_uniform(uniform: Tensor, low: float, high: float) -> Tensor:
 
 
 def _normal(uniform: Tensor) -> Tensor:
-    """Standard normal numbers from uniform ones."""
+    """Turn uniform numbers into standard normal ones."""
     normal: Tensor = torch.special.ndtri(uniform.clamp(1e-12, 1 - 1e-12))
     return normal

@@ -1,10 +1,10 @@
-"""Toy losses in the plane, on which the behaviour of an optimizer can be seen at a glance.
+"""Toy losses in the plane, which show the behaviour of an optimizer at a glance.
 
 Use: ``toy = toys.get("valley")``, then ``toy(x)`` for `x` of shape (..., 2), with `toy.lower`, `toy.upper` and
-`toy.minimizers`. Each loss is a plain function (..., 2) -> (...), made of torch operations, so autograd differentiates
-it; its minimum is 0. The line above a function registers its title, the box that runs start in, and its minimizers.
+`toy.minimizers`. Each loss is a plain function (..., 2) -> (...) of torch operations, which autograd can differentiate;
+its minimum is 0. The line above a function registers its title, the box of starts, and its minimizers.
 
-Source: chosen; arXiv 2512.06370v1 shows toy losses without giving their formulas at hand.
+Source: chosen; arXiv 2512.06370v1 shows toy losses without their formulas.
 """
 
 import math
@@ -24,10 +24,10 @@ class Toy:
     """A loss in the plane with minimum 0.
 
     Attributes:
-        name, title: the id in config and results, and the name for people.
-        convex: whether it is.
-        lower, upper: corners of the box that runs start in.
-        minimizers: every point of the plane where the loss is 0.
+        name, title: id in config and results, and display name.
+        convex: whether the loss is convex.
+        lower, upper: corners of the box of starts.
+        minimizers: all points of the plane where the loss is 0.
     """
 
     name: str
@@ -39,15 +39,15 @@ class Toy:
     formula: Formula = field(repr=False)
 
     def __call__(self, x: Tensor) -> Tensor:
-        """The loss at `x`, (..., 2) -> (...). Raises: ValueError for another last dimension."""
+        """Return the loss at `x`, (..., 2) -> (...). Raises: ValueError for another last dimension."""
         if x.ndim == 0 or x.shape[-1] != 2:
             raise ValueError(f"{self.name}: x has the shape {tuple(x.shape)}; the last dimension must be 2")
         return self.formula(x)
 
     def curvature(self) -> float:
-        """The largest eigenvalue of the Hessian on a 33 x 33 grid over the start box, and at the minimizers.
+        """Return the largest eigenvalue of the Hessian on a 33 x 33 grid over the start box and at the minimizers.
 
-        Gradient descent at a rate below twice its inverse is stable there.
+        Gradient descent is stable there at rates below 2 divided by it.
         """
         (left, low), (right, high) = self.lower, self.upper
         axes = torch.linspace(left, right, 33, dtype=torch.float64), torch.linspace(low, high, 33, dtype=torch.float64)
@@ -56,7 +56,7 @@ class Toy:
         return float(torch.linalg.eigvalsh(hessians)[:, -1].max())
 
     def starts(self, count: int, generator: torch.Generator) -> Tensor:
-        """Points uniform in the start box, (count, 2), float64."""
+        """Draw uniform points in the start box, (count, 2) float64."""
         lower, upper = torch.tensor(self.lower, dtype=torch.float64), torch.tensor(self.upper, dtype=torch.float64)
         return lower + (upper - lower) * torch.rand(count, 2, generator=generator, dtype=torch.float64)
 
@@ -65,12 +65,12 @@ _TOYS: dict[str, Toy] = {}
 
 
 def names() -> list[str]:
-    """The ids of all toy losses, in the order of the file."""
+    """Return the ids of all toy losses, in the order of the file."""
     return list(_TOYS)
 
 
 def get(name: str) -> Toy:
-    """The toy loss of that id. Raises: ValueError naming the known ones."""
+    """Return a toy loss by its id. Raises: ValueError for an unknown id."""
     if name not in _TOYS:
         raise ValueError(f"toy = {name!r} is not one of {', '.join(_TOYS)}")
     return _TOYS[name]
@@ -79,7 +79,7 @@ def get(name: str) -> Toy:
 def toy(
     title: str, convex: bool, lower: Point, upper: Point, minimizers: tuple[Point, ...]
 ) -> Callable[[Formula], Formula]:
-    """Registers a loss under the name of its function."""
+    """Register a loss under the name of its function."""
 
     def register(formula: Formula) -> Formula:
         name = formula.__name__
@@ -89,7 +89,7 @@ def toy(
     return register
 
 
-# to double precision: (3, 2) is exact, the other three are roots found by Newton's method
+# (3, 2) is exact; the other three are roots to double precision, found by Newton's method.
 _HIMMELBLAU_MINIMIZERS: tuple[Point, ...] = (
     (3.0, 2.0),
     (-2.805118086952745, 3.131312518250573),
@@ -100,13 +100,13 @@ _HIMMELBLAU_MINIMIZERS: tuple[Point, ...] = (
 
 @toy("round bowl (condition 2)", True, (-2, -2), (2, 2), ((0, 0),))
 def bowl(x: Tensor) -> Tensor:
-    """A well-conditioned quadratic, its axes turned by 30 degrees."""
+    """A well-conditioned quadratic, with axes turned by 30 degrees."""
     return _quadratic(x, condition=2, degrees=30)
 
 
 @toy("elliptic bowl (condition 25)", True, (-2, -2), (2, 2), ((0, 0),))
 def ellipse(x: Tensor) -> Tensor:
-    """A badly conditioned quadratic, its axes turned by 30 degrees."""
+    """An ill-conditioned quadratic, with axes turned by 30 degrees."""
     return _quadratic(x, condition=25, degrees=30)
 
 
@@ -119,7 +119,7 @@ def valley(x: Tensor) -> Tensor:
 
 @toy("saddle between two wells", False, (-0.1, -2), (0.1, 2), ((-1, 0), (1, 0)))
 def saddle(x: Tensor) -> Tensor:
-    """A double well, started on the ridge beside its saddle at the origin."""
+    """A double well; runs start on the ridge beside its saddle at the origin."""
     across, along = x.unbind(-1)
     return (across**2 - 1) ** 2 / 4 + 2 * along**2
 
@@ -132,7 +132,7 @@ def wells(x: Tensor) -> Tensor:
 
 
 def _quadratic(x: Tensor, condition: float, degrees: float) -> Tensor:
-    """(a^2 + condition b^2) / 2 along axes a, b that are turned by an angle."""
+    """Return (a^2 + condition b^2) / 2 for axes a, b that are turned by an angle."""
     angle = math.radians(degrees)
     head, tail = x.unbind(-1)
     flat = math.cos(angle) * head + math.sin(angle) * tail

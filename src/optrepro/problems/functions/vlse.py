@@ -3,14 +3,14 @@
 Use: ``f = vlse.get("ackley", dim=2)``, then ``f(x)`` for `x` of shape (..., 2), and `f.lower`, `f.upper`, `f.optimum`.
 
 Each function maps (..., d) to (...), in float32 or float64 and on any device. Its gradient is finite everywhere in the
-closed box: where a function has a kink, the subgradient of the kinked term is 0. The line above a function registers
-its title, group, dimensions, box (lower, upper), minimum and minimizers; what depends on the dimension is a function
-of it.
+closed box: at a kink, the subgradient of the kinked term is 0. The line above a function registers its title, group,
+dimensions, box (lower, upper), minimum and minimizers; values that depend on the dimension are given as functions of
+it.
 
 Source: S. Surjanovic and D. Bingham, Virtual Library of Simulation Experiments: Test Functions and Datasets,
-https://www.sfu.ca/~ssurjano. Where the library leaves a choice, perm0db takes beta = 10, permdb 0.5, shekel m = 10 and
-Hartmann 4-D its rescaled form. Minima and minimizers were refined by Newton's method: minima carry full double
-precision, so that regrets on a log scale mean something, and minimizers seven decimals or more.
+https://www.sfu.ca/~ssurjano. Where the library leaves a choice, perm0db has beta = 10, permdb beta = 0.5, shekel
+m = 10, and Hartmann 4-D its rescaled form. Minima and minimizers were refined by Newton's method: minima have full
+double precision, so that regrets are meaningful on a log scale, and minimizers have at least seven decimals.
 """
 
 import math
@@ -40,7 +40,7 @@ ANY = range(1, sys.maxsize)
 ORIGIN = [(0,)]
 ONES = [(1,)]
 
-SAMPLE_SIZE = 2**16  # chosen: dense in two dimensions, and a second at most for the slowest function
+SAMPLE_SIZE = 2**16  # chosen: dense in two dimensions, and at most a second for the slowest function
 
 
 @dataclass(frozen=True, eq=False)
@@ -48,7 +48,7 @@ class Function:
     """A test function in a given dimension.
 
     Attributes:
-        name, title: the id that code, config and results use, and the name for people.
+        name, title: id in code, config and results, and display name.
         group: one of `GROUPS`.
         dim: dimension d of the domain.
         lower, upper: the box, (d,), float64 on the CPU.
@@ -69,7 +69,7 @@ class Function:
     formula: Callable[[Tensor], Tensor] = field(repr=False)
 
     def __call__(self, x: Tensor) -> Tensor:
-        """Values at `x`, (..., dim) -> (...); ValueError for another last dimension or dtype."""
+        """Return values at `x`, (..., dim) -> (...). Raises: ValueError for another last dimension or dtype."""
         if x.ndim == 0 or x.shape[-1] != self.dim:
             raise ValueError(f"{self.name}: x has shape {tuple(x.shape)}; the last dimension must be {self.dim}.")
         if x.dtype not in (torch.float32, torch.float64):
@@ -78,7 +78,7 @@ class Function:
 
     @property
     def largest(self) -> float:
-        """Estimate of the largest value in the box, from a fixed sample; computed at the first use."""
+        """Estimate of the largest value in the box, from a fixed sample; computed on first use."""
         return _largest(self.name, self.dim)
 
 
@@ -87,13 +87,13 @@ def get(name: str, dim: int | None = None) -> Function:
 
     Args:
         name: one of `names()`, or one of the extras bohachevsky2, bohachevsky3, shekel5 and shekel7.
-        dim: None is the fixed dimension of the function, or 2 for a free one (4 for powell).
+        dim: dimension; None is the function's only dimension, or 2 if it has several (4 for powell).
 
     Raises: ValueError for an unknown name or a dimension that the function does not have.
     """
     if name not in _REGISTRY:
         nearest = ", ".join(get_close_matches(name, _REGISTRY, cutoff=0.4)) or "none"
-        raise ValueError(f"name = {name!r} is no function of VLSE; nearest: {nearest}. vlse.names() lists all.")
+        raise ValueError(f"name = {name!r} is not a function of VLSE; nearest: {nearest}. vlse.names() lists all.")
     entry = _REGISTRY[name]
     if dim is None:
         dim = max(entry.dims[0], 2) if len(entry.dims) > 1 else entry.dims[0]
@@ -116,23 +116,23 @@ def get(name: str, dim: int | None = None) -> Function:
 
 
 def names(group: str | None = None) -> tuple[str, ...]:
-    """Ids of the 47 functions in the library's order, or of those in `group`; ValueError for an unknown group."""
+    """Return the ids of the 47 functions, or those in `group`. Raises: ValueError for an unknown group."""
     if group is not None and group not in GROUPS:
-        raise ValueError(f"group = {group!r} is no group of VLSE; allowed: {', '.join(GROUPS)}.")
+        raise ValueError(f"group = {group!r} is not a group of VLSE; allowed: {', '.join(GROUPS)}.")
     return tuple(name for name, entry in _REGISTRY.items() if not entry.extra and group in (None, entry.group))
 
 
 def sample_starts(f: Function, n: int, generator: torch.Generator) -> Tensor:
     """Draw `n` points uniformly from the box of `f`, (n, dim), float64, on the generator's device."""
     if n < 1:
-        raise ValueError(f"n = {n} starts; at least 1 is needed.")
+        raise ValueError(f"n = {n} is not allowed; it must be at least 1.")
     unit = torch.rand(n, f.dim, generator=generator, dtype=torch.float64, device=generator.device)
     return torch.lerp(f.lower.to(unit), f.upper.to(unit), unit)
 
 
 @cache
 def _largest(name: str, dim: int) -> float:
-    """Largest value over scrambled Sobol points, and over the box's corners and half-way points nearest to them."""
+    """Return the largest value over scrambled Sobol points, and over corners and midpoints of the box near them."""
     f = get(name, dim)
     sobol = torch.quasirandom.SobolEngine(dim, scramble=True, seed=0)  # type: ignore[no-untyped-call]
     unit = sobol.draw(SAMPLE_SIZE, dtype=torch.float64)
@@ -146,7 +146,7 @@ def _largest(name: str, dim: int) -> float:
 
 @dataclass(frozen=True)
 class _Entry:
-    """What `get` needs to build a `Function`; `box`, `optimum` and `minimizers` may be functions of the dimension."""
+    """A registered function; `box`, `optimum` and `minimizers` may be functions of the dimension."""
 
     formula: Callable[[Tensor], Tensor]
     title: str
@@ -175,8 +175,8 @@ def _register(
 ) -> Callable[[Callable[[Tensor], Tensor]], Callable[[Tensor], Tensor]]:
     """Register a formula under its own name.
 
-    `dims` is one dimension or the range of those allowed; `box` is (lower, upper), each a number or one per coordinate;
-    `minimizers` is a list of points, and a point with one entry has it in every coordinate.
+    `dims` is one dimension or the range of allowed ones; `box` is (lower, upper), each a number or one per coordinate;
+    `minimizers` is a list of points, where a point with one entry has it in every coordinate.
     """
 
     def register(formula: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
@@ -200,46 +200,46 @@ def _float64(values: Any) -> Tensor:
 
 @cache
 def _table(values: Sequence[Any], dtype: torch.dtype, device: torch.device) -> Tensor:
-    with torch.inference_mode(False):  # a table first made in inference mode would be no use to autograd later
+    with torch.inference_mode(False):  # autograd could not use a cached tensor made in inference mode
         return torch.tensor(values, dtype=dtype, device=device)
 
 
 def _constant(values: Sequence[Any], like: Tensor) -> Tensor:
-    """A table of numbers in the dtype and on the device of `like`, made once."""
+    """Return a cached table of numbers with the dtype and device of `like`."""
     return _table(values, like.dtype, like.device)
 
 
 def _one_to(d: int, like: Tensor) -> Tensor:
-    """The coordinate numbers 1, ..., d."""
+    """Return the numbers 1, ..., d of the coordinates."""
     return _constant(range(1, d + 1), like)
 
 
 def _norm(x: Tensor) -> Tensor:
-    """Euclidean norm, (..., d) -> (...), whose subgradient at 0 is 0."""
+    """Return the Euclidean norm, (..., d) -> (...), with subgradient 0 at 0."""
     norm: Tensor = torch.linalg.vector_norm(x, dim=-1)
     return norm
 
 
 def _sqrt_abs(x: Tensor) -> Tensor:
-    """Elementwise sqrt(abs(x)) whose subgradient at 0 is 0: clamping passes no gradient below the limit."""
+    """Return sqrt(abs(x)) elementwise, with subgradient 0 at 0, because clamping passes no gradient below its limit."""
     return x.abs().clamp_min(torch.finfo(x.dtype).tiny).sqrt()
 
 
 def _squared_distances(x: Tensor, points: Sequence[Any]) -> Tensor:
-    """Squared distances to m points, (..., d) -> (..., m)."""
+    """Return the squared distances to m points, (..., d) -> (..., m)."""
     return ((x.unsqueeze(-2) - _constant(points, x)) ** 2).sum(-1)
 
 
 def _powers(x: Tensor, degree: int) -> Tensor:
-    """Powers x_j^i in row i = 1, ..., degree, (..., d) -> (..., degree, d)."""
+    """Return the powers x_j^i in row i = 1, ..., degree, (..., d) -> (..., degree, d)."""
     powers = [x]
-    while len(powers) < degree:  # repeated products: several times faster than pow
+    while len(powers) < degree:  # repeated products are several times faster than pow
         powers.append(powers[-1] * x)
     return torch.stack(powers, dim=-2)
 
 
 def _signs(*point: float) -> list[tuple[float, ...]]:
-    """The mirror images of a point in the coordinate axes."""
+    """Return the mirror images of a point in the coordinate axes."""
     return list(product(*((value, -value) if value else (value,) for value in point)))
 
 
@@ -262,7 +262,7 @@ def bukin6(x: Tensor) -> Tensor:
 
 @_register("Cross-in-Tray", LOCAL, 2, (-10, 10), -2.062611870822738, _signs(1.3494066172, 1.3494066172), kink=True)
 def cross_in_tray(x: Tensor) -> Tensor:
-    """Cross-in-Tray: four minima cut apart by a kinked cross along the axes."""
+    """Cross-in-Tray: four minima separated by a kinked cross along the axes."""
     wide = x.double()  # exp(100) overflows float32
     waves = wide.sin().prod(-1) * torch.exp((100 - _norm(wide) / pi).abs())
     return (-0.0001 * (waves.abs() + 1) ** 0.1).to(x.dtype)
@@ -308,7 +308,7 @@ LANGERMANN_A = ((3, 5), (5, 2), (2, 1), (1, 4), (7, 9))
 
 @_register("Langermann", LOCAL, 2, (0, 10), -4.155809291847785, [(2.7934022086, 1.5972325013)])
 def langermann(x: Tensor) -> Tensor:
-    """Langermann, m = 5, without a leading minus, as VLSE has it; its table is given for two dimensions."""
+    """Langermann with m = 5 and without a leading minus, as in VLSE, which has a table for two dimensions only."""
     r2 = _squared_distances(x, LANGERMANN_A)
     return (_constant(LANGERMANN_C, x) * torch.exp(-r2 / pi) * torch.cos(pi * r2)).sum(-1)
 
@@ -345,14 +345,14 @@ def schaffer2(x: Tensor) -> Tensor:
 
 @_register("Schaffer N.4", LOCAL, 2, (-100, 100), 0.29257863203598056, _signs(1.2531318, 0) + _signs(0, 1.2531318))
 def schaffer4(x: Tensor) -> Tensor:
-    """Schaffer N.4, cosine squared; the absolute value in the formula drops out, as the cosine is even."""
+    """Schaffer N.4: cosine squared; the absolute value in the formula has no effect, because the cosine is even."""
     x1, x2 = (x**2).unbind(-1)
     return 0.5 + (torch.cos(torch.sin(x1 - x2)) ** 2 - 0.5) / (1 + 0.001 * (x1 + x2)) ** 2
 
 
 @_register("Schwefel", LOCAL, ANY, (-500, 500), lambda d: 1.2727566229e-5 * d, [(420.96874636,)])
 def schwefel(x: Tensor) -> Tensor:
-    """Schwefel: deep local minima with the best one far from the second best, near a corner."""
+    """Schwefel: deep local minima; the best one is near a corner, far from the second best."""
     return 418.9829 * x.shape[-1] - (x * torch.sin(_sqrt_abs(x))).sum(-1)
 
 
@@ -534,7 +534,7 @@ def easom(x: Tensor) -> Tensor:
 
 @cache
 def _michalewicz_minimum(i: int) -> tuple[float, float]:
-    """Where the term of coordinate i is least on [0, pi], and its value there: a fine grid, then Brent's method."""
+    """Return the minimizer of coordinate i's term on [0, pi] and its value, by a fine grid and Brent's method."""
 
     def term(x: float) -> float:
         return float(-math.sin(x) * math.sin(i * x**2 / pi) ** 20)

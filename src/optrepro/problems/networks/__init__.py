@@ -1,1 +1,1 @@
-"""Networks that are trained: classic ones, transformers, pretrained models of a hub, and adapters."""
+"""Networks: classic ones, transformers, pretrained models of the Hugging Face hub, and adapters."""

@@ -1,6 +1,6 @@
-"""The networks that are trained: softmax regression, perceptron, small CNN, and ResNet-18 in its CIFAR form.
+"""Image classifiers: softmax regression, perceptron, small CNN, and ResNet-18 in its CIFAR form.
 
-Each takes images (B, C, H, W), or vectors (B, D) where it is dense, and returns logits (B, classes).
+Each takes images (B, C, H, W), or vectors (B, D) if it is dense, and returns logits (B, classes).
 """
 
 import inspect
@@ -14,19 +14,19 @@ from torch import Tensor, nn
 
 
 def softmax(input_shape: Sequence[int], classes: int) -> nn.Module:
-    """Softmax regression: one linear layer, a convex problem."""
+    """Build softmax regression: one linear layer, a convex problem."""
     return nn.Sequential(nn.Flatten(), nn.Linear(math.prod(input_shape), classes))
 
 
 def perceptron(input_shape: Sequence[int], classes: int, hidden: int = 128) -> nn.Module:
-    """Two-layer ReLU perceptron with one layer of hidden units."""
+    """Build a ReLU perceptron with one hidden layer."""
     return nn.Sequential(nn.Flatten(), nn.Linear(math.prod(input_shape), hidden), nn.ReLU(), nn.Linear(hidden, classes))
 
 
 def cnn(input_shape: Sequence[int], classes: int, width: int = 16) -> nn.Module:
-    """Three 3 x 3 convolutions of stride 2 with `width`, 2 `width` and 4 `width` channels, and a linear layer.
+    """Build three 3 x 3 convolutions of stride 2 with `width`, 2 `width` and 4 `width` channels, and a linear layer.
 
-    It has no batch norm, so its loss is a plain mean over the examples.
+    The network has no batch norm, so its loss is a plain mean over examples.
     """
     channels, height, breadth = input_shape
     layers: list[nn.Module] = []
@@ -37,7 +37,7 @@ def cnn(input_shape: Sequence[int], classes: int, width: int = 16) -> nn.Module:
 
 
 class BasicBlock(nn.Module):
-    """Residual block of two 3 x 3 convolutions; a 1 x 1 convolution on the shortcut where the shape changes."""
+    """Residual block of two 3 x 3 convolutions, with a 1 x 1 convolution on the shortcut if the shape changes."""
 
     def __init__(self, channels: int, filters: int, stride: int):
         super().__init__()
@@ -50,15 +50,15 @@ class BasicBlock(nn.Module):
             self.shortcut = nn.Sequential(nn.Conv2d(channels, filters, 1, stride, bias=False), nn.BatchNorm2d(filters))
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, channels, H, W) -> (B, filters, H / stride, W / stride)."""
+        """Map (B, channels, H, W) to (B, filters, H / stride, W / stride)."""
         residual = self.bn2(self.conv2(torch.relu(self.bn1(self.conv1(x)))))
         return torch.relu(residual + self.shortcut(x))
 
 
 def resnet18(input_shape: Sequence[int], classes: int) -> nn.Module:
-    """ResNet-18 in its CIFAR form: a 3 x 3 stem of stride 1, no pooling before the blocks; 11.2 M parameters.
+    """Build ResNet-18 in its CIFAR form: a 3 x 3 stem of stride 1, and no pooling before the blocks; 11.2 M parameters.
 
-    Source: He et al. 2016 (arXiv 1512.03385); the stem for small images is usual on CIFAR and not theirs (chosen).
+    Source: He et al. 2016 (arXiv 1512.03385); the stem for small images is chosen, as is usual on CIFAR.
     """
     layers: list[nn.Module] = [
         nn.Conv2d(input_shape[0], 64, 3, padding=1, bias=False),
@@ -83,29 +83,30 @@ _NETWORKS: dict[str, Callable[..., nn.Module]] = {
     "resnet18": resnet18,
 }
 _COMMON = ("input_shape", "classes")
-# Dense layers stack into one batched product. Convolutions would be right too, but on a CPU a batch of them is slower
-# than a loop (1.8 times, measured); the running statistics of batch norm are not functions of the parameters alone.
+# Dense layers stack into one batched product. Stacked convolutions would be correct too, but are 1.8 times slower than
+# a loop on a CPU (measured). Batch norm cannot be stacked, because its running statistics are updated in place.
 _DENSE = ("softmax", "perceptron")
 
 
 def names() -> list[str]:
-    """Names of the networks."""
+    """Return the names of the networks."""
     return list(_NETWORKS)
 
 
 def build(name: str, input_shape: Sequence[int], classes: int, *, seed: int, **settings: Any) -> nn.Module:
-    """A network on the CPU whose initial weights depend on these arguments alone.
+    """Build a network on the CPU; its initial weights depend only on the arguments.
+
+    Weights have PyTorch's default initialization, those of ResNet's convolutions that of He et al. 2015.
 
     Args:
         name: one of `names()`.
         input_shape: shape of one input, (C, H, W), or any shape for the dense networks.
         classes: number of logits.
-        seed: of the initialization; the global random states stay as they were.
+        seed: seed of the initialization; global random states are not changed.
         settings: keyword arguments of the network's function: `hidden` of the perceptron, `width` of the CNN.
 
-    Weights are drawn by PyTorch's defaults, those of ResNet's convolutions as He et al. 2015 have it.
-
-    Raises ValueError for an unknown name or setting, a size below 1, or a convolutional network without (C, H, W).
+    Raises: ValueError for an unknown name or setting, a size below 1, or an input of another shape than (C, H, W) for
+    a convolutional network.
     """
     network = _network(name)
     known = [setting for setting in inspect.signature(network).parameters if setting not in _COMMON]
@@ -124,15 +125,15 @@ def build(name: str, input_shape: Sequence[int], classes: int, *, seed: int, **s
 
 @contextmanager
 def seeded(seed: int) -> Iterator[None]:
-    """Tensors made inside are made on the CPU, from this seed; the global random states stay as they were."""
-    # only the CPU's generator is seeded: torch.manual_seed would reset those of all GPUs as well
+    """Within the block, create tensors on the CPU from this seed; global random states are restored afterwards."""
+    # Seeds only the CPU's generator; torch.manual_seed would also reset those of all GPUs.
     with torch.random.fork_rng(devices=[]), torch.device("cpu"):
         torch.default_generator.manual_seed(seed)
         yield
 
 
 def stackable(name: str) -> bool:
-    """Whether many copies of a network should be run as one stacked batch with `torch.func`. ValueError if unknown."""
+    """Whether copies of a network should run as one stacked batch with `torch.func`. Raises: ValueError if unknown."""
     _network(name)
     return name in _DENSE
 

@@ -1,4 +1,4 @@
-"""Causal language models: a small GPT, models of the hub, and answers by generation."""
+"""Causal language models: a small GPT, pretrained models of the hub, and answers by generation."""
 
 import re
 from collections.abc import Sequence
@@ -21,19 +21,19 @@ class LanguageModel(nn.Module):
         self.network = network
 
     def forward(self, tokens: Tensor) -> Tensor:
-        """(B, T) int64 -> (B, T, vocabulary)."""
+        """Map (B, T) int64 to (B, T, vocabulary)."""
         logits: Tensor = self.network(input_ids=tokens, use_cache=False).logits
         return logits
 
     @torch.no_grad()
     def generate(self, prompts: Sequence[Sequence[int]], new_tokens: int, end: int) -> list[list[int]]:
-        """The likeliest next token, again and again: what follows each prompt, up to and without the token `end`."""
+        """Continue each prompt greedily; returns the new tokens before the token `end`."""
         from transformers import GenerationConfig
 
         width = max(map(len, prompts))
         padded = torch.tensor([[end] * (width - len(prompt)) + list(prompt) for prompt in prompts])
         read = torch.tensor([[0] * (width - len(prompt)) + [1] * len(prompt) for prompt in prompts])
-        # All of the settings, because what a model of the hub brings along fills in those that a call leaves out.
+        # Sets all generation settings, because a hub model's own settings would replace those left out.
         network: Any = self.network
         network.generation_config = GenerationConfig(  # type: ignore[no-untyped-call]
             max_new_tokens=new_tokens, do_sample=False, use_cache=True, eos_token_id=end, pad_token_id=end
@@ -45,29 +45,29 @@ class LanguageModel(nn.Module):
 
 
 def gpt(vocabulary: int, context: int, width: int, layers: int, heads: int, seed: int) -> nn.Module:
-    """GPT-2 of any size on the CPU, without dropout; its initial weights depend on these arguments alone.
+    """Build a GPT-2 without dropout on the CPU; its initial weights depend only on the arguments.
 
     Args:
         vocabulary: number of tokens.
-        context: the most tokens it can read.
+        context: largest number of tokens that it can read.
         width: size of a token's representation, a multiple of `heads`; the blocks' perceptrons have 4 times as many.
         layers: number of blocks.
-        heads: of the attention.
-        seed: of the initialization; the global random states stay as they were.
+        heads: number of attention heads.
+        seed: seed of the initialization; global random states are not changed.
 
-    Raises ValueError for a size below 1, or a width that the heads do not divide.
+    Raises: ValueError for a size below 1, or a width that is no multiple of heads.
     Source: Radford et al. 2019, in the form and with the initialization of `transformers`.
     """
     from transformers import GPT2Config, GPT2LMHeadModel
 
     hub.check_sizes(vocabulary=vocabulary, context=context, width=width, layers=layers, heads=heads)
-    settings = GPT2Config(  # type: ignore[call-arg]  # attn_implementation is an argument of every config
+    settings = GPT2Config(  # type: ignore[call-arg]  # every config accepts attn_implementation
         vocab_size=vocabulary,
         n_positions=context,
         n_embd=width,
         n_layer=layers,
         n_head=heads,
-        activation_function="gelu_pytorch_tanh",  # "gelu_new" in one operation: 15 % faster on a CPU
+        activation_function="gelu_pytorch_tanh",  # the same as "gelu_new", but 15 % faster on a CPU
         resid_pdrop=0.0,
         embd_pdrop=0.0,
         attn_pdrop=0.0,
@@ -81,7 +81,7 @@ def gpt(vocabulary: int, context: int, width: int, layers: int, heads: int, seed
 
 
 class HubTokenizer:
-    """The tokenizer of a model of the hub."""
+    """The tokenizer of a hub model."""
 
     def __init__(self, tokenizer: Any):
         self._tokenizer = tokenizer
@@ -99,14 +99,14 @@ class HubTokenizer:
 
 
 def from_hub(name: str, revision: str, timeout: float = hub.TIMEOUT) -> tuple[nn.Module, Tokenizer]:
-    """A pretrained causal language model on the CPU, in float32, and its tokenizer.
+    """Load a pretrained causal language model on the CPU, in float32, and its tokenizer.
 
     Args:
         name: "owner/model" on the hub, or a folder.
-        revision: the commit of that model.
+        revision: commit of the model.
         timeout: seconds to wait for the hub if the model is not on this machine.
 
-    Raises ConnectionError if the model is not on this machine and the hub cannot be reached.
+    Raises: ConnectionError if the model is not on this machine and the hub cannot be reached.
     """
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -123,16 +123,16 @@ def exact_matches(
     tokenizer: Tokenizer | None = None,
     new_tokens: int = 256,
 ) -> int:
-    """How many questions get an answer, generated greedily, that ends in the right number.
+    """Count the questions whose greedily generated answer ends in the right number.
 
     Args:
-        module: what is asked, all questions side by side.
-        asked: questions whose answers end in "#### number", as GSM8K's do.
-        context: the most tokens the module can read; a longer question keeps its last tokens.
-        tokenizer: of the module; by default bytes.
-        new_tokens: the longest answer; at most half of the context.
+        module: language model, which answers all questions in one batch.
+        asked: questions whose answers end in "#### number", as in GSM8K.
+        context: largest number of tokens that the module can read; longer questions keep their last tokens.
+        tokenizer: tokenizer of the module; None reads bytes.
+        new_tokens: largest number of tokens of an answer, at most half of the context.
 
-    Raises ValueError for a question whose own answer holds no such number.
+    Raises: ValueError for a question whose reference answer has no such number.
     """
     reader: Tokenizer = tokenizer or Bytes()
     new_tokens = min(new_tokens, context // 2)
@@ -147,6 +147,6 @@ def exact_matches(
 
 
 def final_number(answer: str) -> Decimal | None:
-    """The number after the first "####", without commas and currency; None if there is none."""
+    """Return the number after the first "####", without commas and currency, or None if there is none."""
     found = re.search(r"####\s*(-?)\$?(\d[\d,]*(?:\.\d+)?|\.\d+)", answer)
     return Decimal((found[1] + found[2]).replace(",", "")) if found else None

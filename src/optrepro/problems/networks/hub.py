@@ -1,4 +1,4 @@
-"""What the pretrained language and vision models have in common: sizes, and how they come from the hub."""
+"""Parts that language and vision models share: checks of sizes, and loading from the Hugging Face hub."""
 
 from collections.abc import Callable
 from contextlib import suppress
@@ -7,12 +7,12 @@ from typing import Any, TypeVar
 
 Loaded = TypeVar("Loaded")
 
-TIMEOUT = 10.0  # seconds
+TIMEOUT = 10.0  # seconds to wait for the hub
 _FILES = ["*.json", "*.safetensors", "*.txt", "*.model"]  # config, weights, vocabulary; no pickles
 
 
 def check_sizes(width: int, heads: int, **sizes: int) -> None:
-    """Raise ValueError for a size below 1, or a width that the heads do not divide."""
+    """Check sizes. Raises: ValueError for a size below 1, or a width that is no multiple of heads."""
     for argument, size in {"width": width, "heads": heads, **sizes}.items():
         if size < 1:
             raise ValueError(f"{argument} = {size} is not at least 1")
@@ -21,18 +21,17 @@ def check_sizes(width: int, heads: int, **sizes: int) -> None:
 
 
 def load(loader: Callable[..., Loaded], name: str, revision: str, timeout: float = TIMEOUT, **settings: Any) -> Loaded:
-    """What a `from_pretrained` of `transformers` loads: from this machine if it is there, else from the hub.
+    """Load a model or tokenizer of `transformers` from this machine, or from the hub if it is not there.
 
     Args:
-        loader: the `from_pretrained`.
+        loader: a `from_pretrained` of `transformers`.
         name: "owner/model" on the hub, or a folder.
-        revision: the commit of that model, which is the one that is loaded; a folder is taken as it is.
+        revision: commit of the model; ignored for a folder.
         timeout: seconds to wait for the hub's first answer.
         settings: further arguments of the loader.
 
-    Raises ConnectionError if the model is not on this machine and the hub is switched off or gives no answer;
-    FileNotFoundError for a folder that holds no model; OSError for a name or a revision that the hub does not
-    know.
+    Raises: ConnectionError if the model is not on this machine and the hub is disabled or does not answer;
+    FileNotFoundError for a folder without a complete model; OSError for a name or revision that the hub does not know.
     """
     from huggingface_hub import snapshot_download
 
@@ -40,27 +39,27 @@ def load(loader: Callable[..., Loaded], name: str, revision: str, timeout: float
         try:
             return loader(name, **settings)
         except (OSError, ValueError) as error:
-            raise FileNotFoundError(f"{name}: the folder holds no whole model ({error})") from error
-    # The loaders are given folders, because they ask the hub for names even where they may not.
-    with suppress(OSError, ValueError):  # not on this machine, or not all of it
+            raise FileNotFoundError(f"{name}: the folder holds no complete model ({error})") from error
+    # The loaders get folders, because with names they contact the hub even if they may not.
+    with suppress(OSError, ValueError):  # raised if the model is not on this machine, or not completely
         return loader(snapshot_download(name, revision=revision, local_files_only=True), **settings)
     _refuse_silence(name, revision, timeout)
     return loader(snapshot_download(name, revision=revision, allow_patterns=_FILES), **settings)
 
 
 def _refuse_silence(name: str, revision: str, timeout: float) -> None:
-    """Ask the hub once, because its own client asks many times before it gives up."""
+    """Contact the hub once, because its own client retries many times. Raises: ConnectionError without an answer."""
     import requests
     from huggingface_hub import constants
 
     model = f"{name} at revision {revision}"
     advice = "download the model on a machine with network, and give its folder as the name"
     if constants.HF_HUB_OFFLINE:
-        raise ConnectionError(f"{model} is not on this machine and HF_HUB_OFFLINE is set: unset it, or {advice}")
+        raise ConnectionError(f"{model} is not on this machine and HF_HUB_OFFLINE is set; unset it, or {advice}")
     try:
         requests.head(f"{constants.ENDPOINT}/{name}/resolve/{revision}/config.json", timeout=timeout)
     except requests.RequestException as error:
         raise ConnectionError(
-            f"{model} is not on this machine and the hub {constants.ENDPOINT} gives no answer "
-            f"({type(error).__name__}): {advice}"
+            f"{model} is not on this machine and the hub {constants.ENDPOINT} does not answer "
+            f"({type(error).__name__}); {advice}"
         ) from error

@@ -1,4 +1,4 @@
-"""Low-rank adapters (LoRA) through `peft`, and the weights of the backbones they adapt, as safetensors."""
+"""Low-rank adapters (LoRA) through `peft`, and the weights of their backbones as safetensors."""
 
 import warnings
 from collections.abc import Sequence
@@ -18,20 +18,20 @@ def lora(
     seed: int,
     head: str | None = None,
 ) -> nn.Module:
-    """Freeze a backbone and give its linear layers adapters, in place: W + (alpha / rank) B A, where B = 0 at first.
+    """Freeze a backbone and add adapters to its linear layers, in place: W + (alpha / rank) B A, with B = 0 initially.
 
     Args:
-        module: the backbone on the CPU. A parameter of the result has the name of its layer in it, as in
+        module: backbone on the CPU. The name of an adapter contains that of its layer, as in
             ``network.transformer.h.0.attn.c_attn.lora_A.default.weight``.
-        rank: of B A.
+        rank: rank of B A.
         alpha: scale of B A, times `rank`.
         targets: last parts of the names of the adapted layers; None: every linear layer of the blocks.
-        seed: of A, and of the head; the global random states stay as they were.
-        head: name of the layer that gives the logits of a new task: drawn anew and trained as a whole.
+        seed: seed of A and of the head; global random states are not changed.
+        head: name of the layer that outputs the logits of a new task; it is drawn anew and trained as a whole.
 
     Returns the module; only adapters and head require gradients.
 
-    Raises ValueError for a rank below 1, an alpha that is not positive, or a target that is no linear layer.
+    Raises: ValueError for a rank below 1, an alpha that is not positive, or a target that is no linear layer.
     Source: Hu et al. 2021 (arXiv 2106.09685); A is drawn as `peft` draws it.
     """
     from peft import LoraConfig, inject_adapter_in_model
@@ -57,11 +57,11 @@ def lora(
 
 
 def merged_call(module: nn.Module, inputs: Tensor) -> Tensor:
-    """What an adapted backbone makes of inputs, by layers of the weight W + (alpha / rank) B A.
+    """Call an adapted backbone with merged weights W + (alpha / rank) B A.
 
-    The outputs and the gradients of the adapters are those of ``module(inputs)`` up to rounding. It takes fewer, larger
-    products: for small backbones on a CPU less time, for large ones more where gradients are asked for, because the
-    gradient of B A is as large as W. In bfloat16 the sum would swallow small adapters.
+    Outputs and gradients equal those of ``module(inputs)`` up to rounding. Merging needs fewer and larger products,
+    which is faster for small backbones on a CPU; for large ones gradients are slower, because the gradient of B A is as
+    large as W. It must not be used in bfloat16, where small adapters would be lost in the sum.
     """
     from peft.tuners.lora import Linear
 
@@ -71,7 +71,7 @@ def merged_call(module: nn.Module, inputs: Tensor) -> Tensor:
         for weight, layer in ((f"{name}.base_layer.weight", layer) for name, layer in layers.items())
     }
     for layer in layers.values():
-        layer.merged_adapters.append("default")  # inside, `peft` leaves the adapters to the weights
+        layer.merged_adapters.append("default")  # tells `peft` that the weights include the adapters
     try:
         output: Tensor = functional_call(module, weights, (inputs,))
     finally:
@@ -81,22 +81,22 @@ def merged_call(module: nn.Module, inputs: Tensor) -> Tensor:
 
 
 def trainable(module: nn.Module) -> dict[str, nn.Parameter]:
-    """The parameters that require gradients, by name."""
+    """Return the parameters that require gradients, by name."""
     return {name: parameter for name, parameter in module.named_parameters() if parameter.requires_grad}
 
 
 def save(module: nn.Module, path: Path) -> None:
-    """Write the weights of a backbone, before it is adapted; the same weights give the same bytes."""
+    """Write the weights of a backbone without adapters; equal weights give equal bytes."""
     from safetensors.torch import save_file
 
-    # named_parameters has a tied weight once, where state_dict has it under each of its names
+    # named_parameters lists a tied weight once; state_dict lists it under each of its names.
     save_file({name: p.detach().cpu().contiguous() for name, p in module.named_parameters()}, path)
 
 
 def load(module: nn.Module, path: Path, head: str | None = None) -> nn.Module:
-    """Read weights that `save` wrote into a backbone, in place, except those of `head`, the layer of a new task.
+    """Load weights that `save` wrote into a backbone, in place, except those of `head`, the layer of a new task.
 
-    Raises ValueError for a file with other weights than the backbone's.
+    Raises: ValueError for a file whose weights do not fit the backbone.
     """
     from safetensors.torch import load_file
 
@@ -105,7 +105,7 @@ def load(module: nn.Module, path: Path, head: str | None = None) -> nn.Module:
     if (there := _shapes(saved)) != (wanted := _shapes(own)):
         differing = sorted(name for name in there | wanted if there.get(name) != wanted.get(name))
         raise ValueError(
-            f"{path} is not of this backbone: {differing[0]} is {there.get(differing[0])} in the file and "
+            f"{path} does not fit the backbone: {differing[0]} has the shape {there.get(differing[0])} in the file and "
             f"{wanted.get(differing[0])} in the backbone"
         )
     for name, parameter in own.items():
@@ -122,16 +122,16 @@ def _shapes(weights: dict[str, Tensor] | dict[str, nn.Parameter]) -> dict[str, t
 
 
 def _targets(module: nn.Module, wanted: Sequence[str] | None) -> list[str]:
-    """Full names of the layers to adapt."""
+    """Return the full names of the layers to adapt."""
     from transformers.pytorch_utils import Conv1D
 
     linear = [name for name, layer in module.named_modules() if isinstance(layer, nn.Linear | Conv1D)]
     if wanted is None:
-        # blocks are in lists, so their layers have a number in their names; the head is in none
+        # Blocks are in lists, so the names of their layers contain a number; that of the head does not.
         return [name for name in linear if any(part.isdecimal() for part in name.split("."))]
     for target in wanted:
         if not any(_ends(name, target) for name in linear):
-            raise ValueError(f"targets: {target!r} is no linear layer; there are {', '.join(linear)}")
+            raise ValueError(f"targets: {target!r} is not a linear layer; allowed are {', '.join(linear)}")
     return [name for name in linear if any(_ends(name, target) for target in wanted)]
 
 

@@ -1,8 +1,8 @@
-"""Many two-layer ReLU perceptrons in one batch: the objectives that optimizers are learned and compared on.
+"""Many two-layer ReLU perceptrons in one batch: objectives to learn optimizers on, and to compare them on.
 
-R networks are one tensor of parameters (R, P), so that an optimizer step is a few operations for all of them. Each
-network has its own inputs (R, N, I): images under a random projection, every dimension of unit variance (Li and Malik
-2017, arXiv 1703.00441, section 5). Values and gradients are closed forms, as autograd costs more than they do here.
+The parameters of R networks are one tensor (R, P), so that an optimizer steps all of them in a few operations. Each
+network has its own inputs, (N, I): images under a random projection with unit variance in every dimension (Li and Malik
+2017, arXiv 1703.00441, section 5). Values and gradients are computed in closed form, which is faster than autograd.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Group:
-    """Coordinates of one weight matrix or bias vector: columns `start` to `stop` of the parameters."""
+    """The coordinates of one weight matrix or bias vector: columns `start` to `stop` of the parameters."""
 
     name: str
     start: int
@@ -35,13 +35,13 @@ class Perceptrons:
     """R objectives: mean cross-entropy of a perceptron with I inputs, `hidden` ReLU units and `classes` outputs.
 
     Attributes:
-        inputs: (R, N, I) float32.
-        labels: (R, N) int64.
-        hidden: units of the hidden layer.
-        classes: outputs.
-        batch_size: examples of a minibatch.
-        seeds: of the initial weights and of the minibatches, one for each network: two optimizers that run on equal
-            seeds start from the same point and see the same batches.
+        inputs: inputs of the examples, (R, N, I) float32.
+        labels: labels of the examples, (R, N) int64.
+        hidden: number of hidden units.
+        classes: number of outputs.
+        batch_size: number of examples in a minibatch.
+        seeds: seed of each network's initial weights and minibatches; optimizers that run with equal seeds start from
+            the same point and see the same minibatches.
     """
 
     inputs: Tensor
@@ -56,26 +56,26 @@ class Perceptrons:
 
     @property
     def shapes(self) -> tuple[tuple[int, ...], ...]:
-        """Of the first weights (H, I), their bias (H,), the second weights (C, H), their bias (C,)."""
+        """Shapes of the first weights (H, I), their bias (H,), the second weights (C, H) and their bias (C,)."""
         return (self.hidden, self.inputs.shape[-1]), (self.hidden,), (self.classes, self.hidden), (self.classes,)
 
     @property
     def groups(self) -> tuple[Group, ...]:
-        """One for each weight matrix and bias vector, in the order of the parameters."""
+        """One group per weight matrix and bias vector, in the order of the parameters."""
         sizes = [math.prod(shape) for shape in self.shapes]
         ends = torch.tensor(sizes).cumsum(0).tolist()
         names = ("weight 1", "bias 1", "weight 2", "bias 2")
         return tuple(Group(n, end - size, end) for n, end, size in zip(names, ends, sizes, strict=True))
 
     def start(self) -> Tensor:
-        """Initial parameters (R, P): uniform within 1 / sqrt(fan in), as PyTorch's linear layers begin."""
+        """Draw initial parameters (R, P), uniform within 1 / sqrt(fan in), as for PyTorch's linear layers."""
         bounds = [1 / math.sqrt(fan_in) for fan_in in (self.inputs.shape[-1], self.hidden) for _ in range(2)]
         scale = torch.cat([torch.full((g.stop - g.start,), b) for g, b in zip(self.groups, bounds, strict=True)])
         draws = [torch.rand(len(scale), generator=_generator(seed, "start")) for seed in self.seeds]
         return ((2 * torch.stack(draws) - 1) * scale).to(self.inputs.device)
 
     def minibatches(self, steps: int) -> Tensor:
-        """Indices of the examples of each step, (steps, R, B): passes over the data in a new order each."""
+        """Return the indices of the examples of each step, (steps, R, B); every epoch has a new random order."""
         count = self.labels.shape[-1]
         passes = math.ceil(steps * self.batch_size / count)
         orders = []
@@ -86,12 +86,12 @@ class Perceptrons:
         return torch.stack(orders, 1).to(self.inputs.device)
 
     def evaluate(self, x: Tensor, examples: Tensor) -> tuple[Tensor, Tensor]:
-        """Values (R,) and gradients (R, P) at points x (R, P) on the examples with indices (R, B)."""
+        """Return values (R,) and gradients (R, P) at points x (R, P) on the examples with indices (R, B)."""
         rows = torch.arange(len(self), device=x.device)[:, None]
         return self._evaluate(x, self.inputs[rows, examples], self.labels[rows, examples])
 
     def objective(self, x: Tensor, chunk: int = 500) -> Tensor:
-        """The true objective (R,): the mean over all N examples."""
+        """Return the true objective (R,), the mean over all N examples."""
         w1, b1, w2, b2 = self._unpack(x)
         total = x.new_zeros(len(self))
         for inputs, labels in zip(torch.split(self.inputs, chunk, 1), torch.split(self.labels, chunk, 1), strict=True):
@@ -101,7 +101,7 @@ class Perceptrons:
         return total / self.labels.shape[1]
 
     def rows(self, rows: Sequence[int]) -> Perceptrons:
-        """Some of the objectives."""
+        """Select objectives by number; a number may be repeated."""
         index = list(rows)
         seeds = tuple(self.seeds[i] for i in index)
         return replace(self, inputs=self.inputs[index], labels=self.labels[index], seeds=seeds)
@@ -126,7 +126,7 @@ class Perceptrons:
 
 
 def project(images: Tensor, dim: int, seed: int) -> Tensor:
-    """Images (N, ...) under a random Gaussian projection: (N, dim) float32, each dimension of mean 0 and variance 1.
+    """Project images (N, ...) at random to (N, dim) float32, and normalize each dimension to mean 0 and variance 1.
 
     Source: arXiv 1703.00441, section 5: "randomly projected and normalized"; the Gaussian matrix is chosen.
     """
@@ -137,6 +137,6 @@ def project(images: Tensor, dim: int, seed: int) -> Tensor:
 
 
 def _generator(seed: int, purpose: str) -> torch.Generator:
-    """A stream of its own for each purpose, so that more batches never move the initial weights."""
+    """Return a separate generator for each purpose, so that initial weights do not depend on the number of batches."""
     offset = ("start", "batches", "projection").index(purpose)
     return torch.Generator().manual_seed((seed + offset * 0x9E3779B97F4A7C15) % 2**63)
