@@ -5,7 +5,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from optrepro.optimizers.policy import load
 
 from optrepro import runtable
 from optrepro.config import load as load_config
