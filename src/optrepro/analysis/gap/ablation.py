@@ -7,8 +7,7 @@ from typing import Any
 
 import pandas as pd
 
-from optrepro.analysis import comparison
-from optrepro.analysis.intervals import mean_interval
+from optrepro.analysis import columns, comparison
 from optrepro.analysis.results import StudyResults
 
 SCORE = ("score", "self_term", "candidates")  # make a rule with its class; another setting of a row is what it varies
@@ -67,9 +66,9 @@ def _variants(study: StudyResults) -> pd.DataFrame:
     scores = comparison.scores(study)
     for key in scores.optimizer:
         base = bases.get(_score(optimizers[key]), "") if optimizers[key]["group"] == "dynamic" else ""
-        difference = mean_interval(comparison.paired_difference(results, key, base if base in results else None))
-        names = ("base_difference", "base_difference_low", "base_difference_high")
-        rows.append({"varied": varied(optimizers[key]), "base": base, **dict(zip(names, difference, strict=True))})
+        difference = comparison.paired_difference(results, key, base if base in results else None)
+        own = {"varied": varied(optimizers[key]), "base": base, **columns.interval("base_difference", difference)}
+        rows.append(own)
     return pd.concat([scores, pd.DataFrame(rows)], axis=1).assign(study=study.facts.study)
 
 

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
-from scipy import stats
+from numpy.typing import ArrayLike
 
+from optrepro.analysis.intervals import median_interval
 from optrepro.analysis.results import StudyResults
 
 REFERENCES = {"foreach": "torch, foreach", "fused": "torch, fused"}
@@ -28,7 +26,7 @@ def ratios(study: StudyResults) -> pd.DataFrame:
         values = {str(metric): part.to_numpy(float) for metric, part in group.groupby("metric", observed=True).value}
         row = settings["families"][family]["optimizers"].get(key, {})
         turns = values["step_ratio"]
-        low, high = median_interval(turns)
+        median, low, high = ratio_interval(turns)
         rows.append(
             {
                 "network": network,
@@ -40,7 +38,7 @@ def ratios(study: StudyResults) -> pd.DataFrame:
                 "group": row["group"] if row else "torch",
                 "select": row.get("settings", {}).get("select", "global"),
                 "seconds": float(np.median(values["step_seconds"])),
-                "ratio": float(np.median(turns)),
+                "ratio": median,
                 "low": low,
                 "high": high,
                 "turns": len(turns),
@@ -50,12 +48,7 @@ def ratios(study: StudyResults) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def median_interval(values: NDArray[np.float64] | Sequence[float], level: float = 0.95) -> tuple[float, float]:
-    """The interval between two order statistics that holds the median with at least this probability.
-
-    With fewer than 6 values there is none at 95 %: then it is their range. Source: the standard sign-test interval.
-    """
-    ordered, count = np.sort(np.asarray(values, float)), len(values)
-    tails = 2 * stats.binom.cdf(np.arange(count // 2), count, 0.5)
-    cut = max(int((tails <= 1 - level).sum()) - 1, 0)  # values left out at either end
-    return float(ordered[cut]), float(ordered[-1 - cut])
+def ratio_interval(turns: ArrayLike) -> tuple[float, float, float]:
+    """Median and its interval, see `median_interval`; if there are fewer than 6 values, the interval is their range."""
+    median, low, high = median_interval(turns)
+    return (median, float(np.min(turns)), float(np.max(turns))) if np.isnan(low) else (median, low, high)

@@ -16,8 +16,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from optrepro.analysis import comparison
-from optrepro.analysis.intervals import mean_interval
+from optrepro.analysis import columns, comparison
 from optrepro.analysis.results import StudyResults
 
 PHASES = ("before", "after", "overall")  # accuracy at the half, at the end, and the mean over the curve
@@ -55,11 +54,12 @@ def _scores(study: StudyResults) -> pd.DataFrame:
     rows = []
     for key in tuned.index:
         row: dict[str, Any] = {"study": study.facts.study, "shift": in_words(study.facts.settings)}
-        row |= {"optimizer": key, **_facts(study, key), **tuned.loc[key, ["learning_rate", "on_boundary"]]}
+        row |= {**comparison.names(study, key), **tuned.loc[key, ["learning_rate", "on_boundary"]]}
         for phase in PHASES:
             values = test[phase]
             difference = comparison.paired_difference(values, key, references.get(phase))
-            row |= _interval(phase, values[key].dropna()) | _interval(f"{phase}_difference", difference)
+            row |= columns.interval(phase, values[key].dropna())
+            row |= columns.interval(f"{phase}_difference", difference)
             row |= {f"{phase}_reference": references.get(phase), f"{phase}_hindsight": hindsight.get(phase)}
         rows.append(row | reached[key] | {"seeds": int(test["after"][key].count())})
     table = pd.DataFrame(rows)
@@ -92,8 +92,8 @@ def _phases(study: StudyResults, role: str, metric: str) -> dict[str, pd.DataFra
     """By phase: an accuracy of the runs of a role, seeds by optimizers."""
     curve = _curve(study, role, metric)
     half = _half(study)
-    columns = {"before": curve[half], "after": curve[curve.columns.max()], "overall": curve.mean(axis=1)}
-    return {phase: values.unstack("optimizer") for phase, values in columns.items()}
+    phases = {"before": curve[half], "after": curve[curve.columns.max()], "overall": curve.mean(axis=1)}
+    return {phase: values.unstack("optimizer") for phase, values in phases.items()}
 
 
 def _curve(study: StudyResults, role: str, metric: str) -> pd.DataFrame:
@@ -142,12 +142,3 @@ def _choices(study: StudyResults) -> pd.DataFrame:
     sums = weighted.groupby(["optimizer", "candidate", "phase"], sort=False)[["taken", "lengths"]].sum()
     shares = (sums.taken / sums.lengths).unstack("phase").reindex(columns=["before", "after"])
     return shares.reset_index().rename_axis(columns=None).assign(study=study.facts.study)
-
-
-def _facts(study: StudyResults, key: str) -> dict[str, Any]:
-    entry = study.facts.optimizers[key]
-    return {"label": entry["label"], "group": entry["group"], "value": comparison.candidate_of(entry)}
-
-
-def _interval(name: str, values: Any) -> dict[str, float]:
-    return dict(zip((name, f"{name}_low", f"{name}_high"), mean_interval(values), strict=True))

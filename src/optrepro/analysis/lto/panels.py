@@ -14,16 +14,16 @@ another way, competes in the place of the one that ships.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Mapping
-from typing import Any, NamedTuple
+from collections.abc import Iterator, Mapping
+from typing import Any
 
 import numpy as np
 import pandas as pd
-from numpy.typing import ArrayLike
 from scipy import integrate
 
-from optrepro.analysis import rankings
-from optrepro.analysis.intervals import holm, mean_interval, sign_flip_test
+from optrepro.analysis import columns, rankings
+from optrepro.analysis.columns import Target
+from optrepro.analysis.intervals import holm, sign_flip_test
 from optrepro.analysis.results import StudyResults
 from optrepro.conventions import ALPHA, PSD
 
@@ -55,9 +55,9 @@ def curves(study: StudyResults) -> pd.DataFrame:
         whole = own.drop(columns=diverged.index) if len(diverged) < own.shape[1] else own
         for step, values in whole.iterrows():
             share = (diverged <= step).sum() / own.shape[1]
-            head = {**_panel(study, panel), **_names(study, key), "step": step}
+            head = {**_panel(study, panel), **columns.names(study, key), "step": step}
             spread = {"std": values.std(), "repetitions": own.shape[1], "diverged_share": share}
-            rows.append({**head, **_mean("mean", values.dropna()), **spread})
+            rows.append({**head, **columns.interval("mean", values.dropna()), **spread})
     return pd.DataFrame(rows)
 
 
@@ -85,8 +85,8 @@ def areas(study: StudyResults) -> pd.DataFrame:
 
 def panels(study: StudyResults) -> dict[str, str]:
     """The panels that have results, in the order of the config, with the titles of their data sets."""
-    there = set(study.runs.workload[study.runs.role == "test"])
-    return {panel: _panel(study, panel)["dataset"] for panel in study.facts.settings["panels"] if panel in there}
+    present = columns.in_order(study.facts.settings["panels"], study.runs.workload[study.runs.role == "test"])
+    return {panel: _panel(study, panel)["dataset"] for panel in present}
 
 
 def summary(study: StudyResults) -> pd.DataFrame:
@@ -103,7 +103,7 @@ def summary(study: StudyResults) -> pd.DataFrame:
     rows = []
     for key in table.optimizer.unique():
         own = table[table.optimizer == key]
-        row: dict[str, Any] = {**_names(study, key), "panels": len(own), "lost": own.diverged.sum()}
+        row: dict[str, Any] = {**columns.names(study, key), "panels": len(own), "lost": own.diverged.sum()}
         for measure in MEASURES:
             verdicts = own[f"{measure}_verdict"]
             behind = (own[f"{measure}_difference"] > 0) & (own[f"{measure}_p"] < ALPHA)
@@ -130,7 +130,7 @@ def tuned(study: StudyResults) -> pd.DataFrame:
     area = _areas(_objectives(study, "tune")).groupby(["optimizer", "learning_rate"], dropna=False).mean()
     diverged = _diverged(study, "tune").groupby("optimizer").size()
     rows = []
-    for key in _keys(study, rates.index):
+    for key in columns.in_order(study.facts.optimizers, rates.index):
         own = (
             area.loc[[key]].droplevel("optimizer") if key in area.index.unique("optimizer") else pd.Series(dtype=float)
         )
@@ -138,7 +138,7 @@ def tuned(study: StudyResults) -> pd.DataFrame:
         found = own[grid == rate] if len(grid) else own
         rows.append(
             {
-                **_names(study, key),
+                **columns.names(study, key),
                 "learning_rate": rate,
                 "lowest": grid.min() if len(grid) else np.nan,
                 "highest": grid.max() if len(grid) else np.nan,
@@ -164,19 +164,10 @@ def progress(study: StudyResults) -> pd.DataFrame:
         trained, end = own.index[own.index >= horizon].min(), own.index.max()
         if end <= horizon:
             continue
-        head = {**_panel(study, panel), **_names(study, key), "trained": trained, "end": end}
+        head = {**_panel(study, panel), **columns.names(study, key), "trained": trained, "end": end}
         means = {"at_trained": own.loc[trained].mean(), "at_end": own.loc[end].mean()}
-        rows.append({**head, **means, **_mean("progress", (own.loc[trained] - own.loc[end]).dropna())})
+        rows.append({**head, **means, **columns.interval("progress", (own.loc[trained] - own.loc[end]).dropna())})
     return pd.DataFrame(rows)
-
-
-class Target(NamedTuple):
-    """A row of `targets`."""
-
-    criterion: str
-    asked: str
-    measured: str
-    reached: bool
 
 
 def targets(study: StudyResults) -> pd.DataFrame:
@@ -252,10 +243,17 @@ def _relative(study: StudyResults, runs: pd.Series, panel: str, until: int | Non
     classic = [key for key in areas if study.facts.optimizers[str(key)]["group"] in CLASSIC]
     reference = areas[classic].mean().idxmin() if classic else None
     rows = []
-    for key in _keys(study, areas):
+    for key in columns.in_order(study.facts.optimizers, areas):
         ratio = (areas[key] / areas[reference]).dropna() if reference else pd.Series(dtype=float)
         counts = {"repetitions": areas[key].count(), "diverged": int(ends.get(key, 0)), "reference": reference}
-        rows.append({**_names(study, key), **counts, **_mean("area", areas[key].dropna()), **_mean("relative", ratio)})
+        rows.append(
+            {
+                **columns.names(study, key),
+                **counts,
+                **columns.interval("area", areas[key].dropna()),
+                **columns.interval("relative", ratio),
+            }
+        )
     return pd.DataFrame(rows)
 
 
@@ -276,9 +274,9 @@ def metatraining(*studies: StudyResults) -> pd.DataFrame:
             entry = learners[key]
             words = {"study": study.facts.study, "label": entry["label"], "group": entry.get("group", "")}
             tables.append(own.assign(**words, method=entry["method"]))
-    columns = ["study", "optimizer", "label", "group", "method", "seed", "metric", "step", "value"]
-    table = pd.concat(tables, ignore_index=True) if tables else pd.DataFrame(columns=columns)
-    return table[columns]
+    order = ["study", "optimizer", "label", "group", "method", "seed", "metric", "step", "value"]
+    table = pd.concat(tables, ignore_index=True) if tables else pd.DataFrame(columns=order)
+    return table[order]
 
 
 def ablation(*studies: StudyResults) -> pd.DataFrame:
@@ -300,7 +298,7 @@ def ablation(*studies: StudyResults) -> pd.DataFrame:
         head |= {"seeds": len(kept)} | {
             name: kept[name].mean() for name in ("iterations", "kept", "first", "last", "final")
         }
-        rows.append({**head, **_mean("area", kept.area)})
+        rows.append({**head, **columns.interval("area", kept.area)})
     return pd.DataFrame(rows)
 
 
@@ -373,21 +371,10 @@ def _cells(study: StudyResults, runs: pd.Series) -> list[tuple[str, str]]:
     return [(p, k) for p in study.facts.settings["panels"] for k in study.facts.optimizers if (p, k) in there]
 
 
-def _keys(study: StudyResults, present: Iterable[Any]) -> list[str]:
-    """The optimizers of the config, in its order, that have results."""
-    there = set(present)
-    return [key for key in study.facts.optimizers if key in there]
-
-
 def _panel(study: StudyResults, panel: str) -> dict[str, str]:
     """The figure that a panel belongs to, and the title of its data set."""
     figure, _, name = panel.partition("-")
     return {"panel": panel, "figure": figure, "dataset": study.facts.datasets.get(panel, name)}
-
-
-def _names(study: StudyResults, key: str) -> dict[str, str]:
-    entry = study.facts.optimizers[key]
-    return {"optimizer": key, "label": str(entry["label"]), "group": str(entry["group"])}
 
 
 # --- Statistics ------------------------------------------------------------------------------------------------------
@@ -401,7 +388,7 @@ def _compared(study: StudyResults) -> pd.DataFrame:
     rows = []
     wide: dict[str, Any] = {measure: table.unstack("optimizer") for measure, table in values.items()}
     for panel, key in _cells(study, runs):
-        row: dict[str, Any] = {**_panel(study, panel), **_names(study, key), "learning_rate": rates[key]}
+        row: dict[str, Any] = {**_panel(study, panel), **columns.names(study, key), "learning_rate": rates[key]}
         row |= {"repetitions": wide["area"].xs(panel)[key].count(), "diverged": diverged.get((panel, key), 0)}
         for measure, table in wide.items():
             row |= _against_rivals(study, table.xs(panel).dropna(axis=1, how="all"), key, measure)
@@ -423,11 +410,11 @@ def _against_rivals(study: StudyResults, values: pd.DataFrame, key: str, measure
     rival = str(rivals.idxmin()) if len(rivals) else None
     difference = (values[key] - values[rival]).dropna() if rival else pd.Series(dtype=float)
     return {
-        **_mean(measure, values[key].dropna()),
+        **columns.interval(measure, values[key].dropna()),
         f"{measure}_relative": means[key] / classic.min(),
         f"{measure}_rank": 1 + (rivals < means[key]).sum(),
         f"{measure}_rival": rival,
-        **_mean(f"{measure}_difference", difference),
+        **columns.interval(f"{measure}_difference", difference),
         f"{measure}_p": sign_flip_test(difference),
     }
 
@@ -439,10 +426,5 @@ def _record(means: pd.DataFrame, key: str, measure: str) -> dict[str, Any]:
         return dict.fromkeys(names, np.nan)
     both = np.log10(means[[key, PSD]].dropna())
     difference = both[key] - both[PSD]
-    wins, losses = int((difference > 0).sum()), int((difference < 0).sum())
     p = rankings.wilcoxon(difference)[1] if len(both) else np.nan
-    return dict(zip(names, (wins, len(both) - wins - losses, losses, p), strict=True))
-
-
-def _mean(name: str, values: ArrayLike) -> dict[str, float]:
-    return dict(zip((name, f"{name}_low", f"{name}_high"), mean_interval(values), strict=True))
+    return dict(zip(names, (*columns.record(difference).values(), p), strict=True))

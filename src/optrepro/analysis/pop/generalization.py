@@ -22,8 +22,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from optrepro.analysis import benchmark, rankings
-from optrepro.analysis.intervals import Interval, holm, mean_interval
+from optrepro.analysis import benchmark, columns, rankings
+from optrepro.analysis.intervals import holm
 from optrepro.analysis.results import StudyResults
 from optrepro.conventions import POP
 
@@ -77,7 +77,7 @@ def curves(study: StudyResults) -> pd.DataFrame:
         for key in _keys(study, scores.index.unique("optimizer")):
             for evaluations, own in scores.xs(key, level="optimizer").groupby("step"):
                 head = {"collection": collection, **_head(study, key), "evaluations": evaluations}
-                means = [_mean(measure, own[measure]) for measure in MEASURES]
+                means = [columns.interval(measure, own[measure]) for measure in MEASURES]
                 rows.append({**head, "functions": len(own), **means[0], **means[1]})
     return pd.DataFrame(rows)
 
@@ -166,7 +166,8 @@ def ablation(study: StudyResults) -> pd.DataFrame:
             values = table[measure].unstack("optimizer")
             own = values.get(key, pd.Series(dtype=float)).dropna()
             row["seeds" if prefix == "prior" else "benchmark_functions"] = len(own)
-            row |= _mean(f"{prefix}_{measure}", own) | _difference(f"{prefix}_{measure}", values, key, STANDARD)
+            row |= columns.interval(f"{prefix}_{measure}", own)
+            row |= _difference(f"{prefix}_{measure}", values, key, STANDARD)
         rows.append(row)
     return pd.DataFrame(rows).drop(columns=["prior_improvement_p", "prior_digits_p"])
 
@@ -267,7 +268,7 @@ def _compare(study: StudyResults, scores: Any, policy: str) -> pd.DataFrame:
         row |= {"functions": digits[key].count(), "rank": ranks.get(key, np.nan), **_record(digits, policy, key)}
         for measure in MEASURES:
             values = scores[measure].unstack("optimizer")
-            row |= _mean(measure, values[key].dropna())
+            row |= columns.interval(measure, values[key].dropna())
             row |= _difference(measure, values, policy, key)
         rows.append(row)
     table = pd.DataFrame(rows)
@@ -278,25 +279,16 @@ def _record(values: pd.DataFrame, policy: str, key: str) -> dict[str, int]:
     """Functions that the policy wins, ties and loses against an optimizer."""
     if policy not in values or key == policy:
         return {"wins": 0, "ties": 0, "losses": 0}
-    difference = (values[policy] - values[key]).dropna()
-    wins, losses = int((difference > 0).sum()), int((difference < 0).sum())
-    return {"wins": wins, "ties": len(difference) - wins - losses, "losses": losses}
+    return columns.record((values[policy] - values[key]).dropna())
 
 
 def _difference(name: str, values: pd.DataFrame, key: str, other: str) -> dict[str, float]:
     """Mean paired difference of two columns with its ends and Wilcoxon's p; NaN if there is nothing to compare."""
-    names = [f"{name}_difference", f"{name}_difference_low", f"{name}_difference_high", f"{name}_p"]
-    if key == other or key not in values or other not in values:
-        return dict.fromkeys(names, np.nan)
-    both = values[[key, other]].dropna()
-    difference = both[key] - both[other]
-    p = rankings.wilcoxon(difference)[1] if len(both) else np.nan
-    return dict(zip(names, (*mean_interval(difference), p), strict=True))
-
-
-def _mean(name: str, values: pd.Series) -> dict[str, float]:
-    interval: Interval = mean_interval(values)
-    return {name: interval.mean, f"{name}_low": interval.low, f"{name}_high": interval.high}
+    difference = pd.Series(dtype=float)
+    if key != other and key in values and other in values:
+        difference = (values[key] - values[other]).dropna()
+    p = rankings.wilcoxon(difference)[1] if len(difference) else np.nan
+    return {**columns.interval(f"{name}_difference", difference), f"{name}_p": p}
 
 
 # --- The rows of the config ------------------------------------------------------------------------------------------
@@ -316,5 +308,4 @@ def _head(study: StudyResults, key: str) -> dict[str, str]:
 
 def _keys(study: StudyResults, present: Iterable[Any]) -> list[str]:
     """The keys of the config, in its order, that have results."""
-    there = set(present)
-    return [key for key in _entries(study) if key in there]
+    return columns.in_order(_entries(study), present)

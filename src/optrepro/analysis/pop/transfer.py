@@ -13,14 +13,15 @@ import math
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import replace
 from itertools import product
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import pandas as pd
 from scipy import stats
 
-from optrepro.analysis import benchmark, rankings
+from optrepro.analysis import benchmark, columns, rankings
 from optrepro.analysis.benchmark import KEYS, SUBSETS, TARGETS
+from optrepro.analysis.columns import Target
 from optrepro.analysis.intervals import holm
 from optrepro.analysis.results import StudyResults
 from optrepro.conventions import ALPHA, FLOOR, POP
@@ -164,15 +165,6 @@ def targets(study: StudyResults) -> pd.DataFrame:
     return pd.DataFrame(found, columns=Target._fields)
 
 
-class Target(NamedTuple):
-    """A row of `targets`."""
-
-    criterion: str
-    asked: str
-    measured: str
-    reached: bool
-
-
 def _targets(table: pd.DataFrame) -> Iterator[Target | None]:
     once = _view(table, "once")
     once = once[once.smooth.astype(bool)]
@@ -237,10 +229,8 @@ def _ahead(table: pd.DataFrame, whom: str, tuned: str, rivals: Sequence[str], ri
     if rival not in values or POP not in values:
         return None
     rank = rankings.average_ranks(values).to_dict()
-    difference = values[rival] - values[POP]
-    wins, losses = int((difference > 0).sum()), int((difference < 0).sum())
-    record = f"wins/ties/losses {wins}/{len(values) - wins - losses}/{losses}"
-    measured = f"{rank[POP]:.2f} against {rank[rival]:.2f}; {record}"
+    record = "/".join(map(str, columns.record(values[rival] - values[POP]).values()))
+    measured = f"{rank[POP]:.2f} against {rank[rival]:.2f}; wins/ties/losses {record}"
     return Target(f"ahead of {whom}", "lower average rank by regret", measured, rank[POP] < rank[rival])
 
 
@@ -420,8 +410,7 @@ def _versus(table: pd.DataFrame, tuned: str, subset: str, keys: Sequence[str]) -
         for key, p in zip(others, corrected, strict=True):
             found[key][f"p_{measure}"] = p
             if measure == "regret":
-                wins, losses = int((differences[key] > 0).sum()), int((differences[key] < 0).sum())
-                found[key] |= {"wins": wins, "ties": len(differences[key]) - wins - losses, "losses": losses}
+                found[key] |= columns.record(differences[key])
     return found
 
 
