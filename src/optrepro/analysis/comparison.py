@@ -3,8 +3,8 @@
 Optimizers are compared by the study's criterion, accuracy or loss. Differences are signed so that positive is better:
 accuracy gained or loss saved.
 
-A diverged run counts with accuracy 0, as in tuning, and is left out of mean losses and curves; diverged runs are counted
-in a separate column. Intervals are Student's t intervals over seeds, at 95 %.
+A diverged run counts with accuracy 0, as in tuning, and is left out of mean losses and curves; a separate column counts
+diverged runs. Intervals are Student's t intervals over seeds, at 95 %.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ SIGNS = {"accuracy": 1, "loss": -1}  # factor that makes more of a criterion bet
 TRAINS = 0.5  # chosen: a candidate trains if it has this share of the sweep's best probability of a right answer
 HELD = ("within", "above", "best")  # verdicts of `rates` that are not below the best fixed candidate
 CONTENDERS = ("fixed", "dynamic", "control")  # groups with the same grid of learning rates; peers may have others
-BLIND = ("random", "mean")  # controls that do not depend on the gradients' alignment
+BLIND = ("random", "mean")  # controls whose choices do not depend on the gradients
 MEMORY = ("momentum", "betas")  # settings that hold one candidate or several
 
 # Default candidates of the selecting optimizers.
@@ -158,9 +158,9 @@ def rates(*studies: StudyResults) -> pd.DataFrame:
     """Every candidate, rule and control at every learning rate of the sweep, compared with the reference at that rate.
 
     The reference is the fixed candidate with the best mean validation score at the learning rate. There is one row per
-    study, optimizer and learning rate, with the columns study, criterion, optimizer, label, group, value, learning_rate;
-    pairs, failed (number of diverged runs); difference, _low, _high to the reference (paired over the tuning seeds, on
-    validation data); and
+    study, optimizer and learning rate, with the columns study, criterion, optimizer, label, group, value,
+    learning_rate; pairs, failed (number of diverged runs); difference, _low, _high to the reference (paired over the
+    tuning seeds, on validation data); and
 
     - rule: the optimizer's key or, for a fixed candidate, its memory (``momentum-90``, also for Adam), so that rows of
       different studies can be combined;

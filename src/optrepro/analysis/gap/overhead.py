@@ -1,4 +1,4 @@
-"""What a step costs: medians over the turns, with distribution-free intervals."""
+"""Cost of a step in time and memory: medians over the turns, with distribution-free intervals."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ REFERENCES = {"foreach": "torch, foreach", "fused": "torch, fused"}
 
 
 def ratios(study: StudyResults) -> pd.DataFrame:
-    """Step time and state of each optimizer over those of torch's foreach version: one row per network and optimizer.
+    """Step time and state relative to PyTorch's foreach version: one row per network and optimizer.
 
-    Columns: network, network_label, parameters; family; optimizer, label, group (torch for its own versions), select
-    (global or per_parameter); seconds (median of a step); ratio, low, high (median over the turns of the ratio within a
-    turn, and its interval of at least 95 % where the turns are enough); turns; state (ratio of the bytes).
+    Columns: network, network_label, parameters; family; optimizer, label, group ("torch" for PyTorch's versions),
+    select (global or per_parameter); seconds (median of a step); ratio, low, high (median over the turns of the ratio
+    within a turn, with its interval, see `ratio_interval`); turns; state (ratio of the bytes).
     """
     runs, settings = study.runs, study.facts.settings
     rows = []
