@@ -82,7 +82,7 @@ def in_words(settings: Any) -> str:
 
 
 def _best_fixed(study: StudyResults, role: str) -> dict[str, str]:
-    """By phase, the fixed candidate with the highest mean validation accuracy in the runs of a role, if there is one."""
+    """By phase, the fixed candidate with the highest mean validation accuracy in the runs of a role, if any."""
     fixed = [key for key, entry in study.facts.optimizers.items() if entry["group"] == "fixed"]
     phases = _phases(study, role, "validation_accuracy").items()
     means = {phase: values.mean().reindex(fixed).dropna() for phase, values in phases}
