@@ -37,7 +37,9 @@ class Config(Model):
     ] = "auto"
     download: Annotated[
         bool,
-        Field(description="Whether data sets are fetched from their official sources; if not, those at hand are used."),
+        Field(
+            description="Whether data sets are fetched from their official sources; if not, available ones are used."
+        ),
     ] = False
     strict: Annotated[
         bool, Field(description="Whether a missing run is an error; if not, it is a mark on the exhibit.")

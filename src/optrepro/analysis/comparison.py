@@ -336,9 +336,9 @@ def _rates(study: StudyResults) -> pd.DataFrame:
             head = {"study": study.facts.study, "criterion": criterion, **names(study, key), "rule": _rule(study, key)}
             place = {"learning_rate": rate, "best": reference.optimizer, "trains": reference.trains}
             judged = _judged(at_rate, key, reference, int(diverged.get((key, rate), 0)), criterion)
-            rows.append({**head, **place, **judged, "open": np.isnan(reference.low)})
+            rows.append({**head, **place, **judged, "no_interval": np.isnan(reference.low)})
     table = pd.DataFrame(rows).astype({"inside": "boolean", "held": "boolean"})
-    table.loc[table.pop("open"), ["inside", "held"]] = pd.NA
+    table.loc[table.pop("no_interval"), ["inside", "held"]] = pd.NA
     blind_outside = table[table.rule.isin(BLIND) & ~table.inside.fillna(True)]
     return table.assign(tells=table.learning_rate.isin(blind_outside.learning_rate))
 

@@ -89,7 +89,7 @@ def holm(p_values: Sequence[float]) -> list[float]:
     valid = ~np.isnan(adjusted)
     if valid.any():
         adjusted[valid] = multipletests(adjusted[valid], method="holm")[1]
-    return adjusted.tolist()
+    return [float(p) for p in adjusted]
 
 
 def _finite(values: ArrayLike) -> NDArray[np.float64]:

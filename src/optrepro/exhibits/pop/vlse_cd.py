@@ -46,7 +46,7 @@ def table(material: Material) -> pd.DataFrame:
                 "optimizer": row["label"],
                 "average rank": f"{row['rank']:.2f}",
                 "no other is better on": row["first"],
-                "not told apart from (Holm, 5 %)": ", ".join(labels[key] for key in others) or "–",
+                "not different from (Holm, 5 %)": ", ".join(labels[key] for key in others) or "–",
                 "critical difference": f"{row['critical_difference']:.2f}",
                 "Friedman's p": style.p_value(row["friedman_p"]),
                 "Iman and Davenport's p": style.p_value(row["iman_davenport_p"]),
