@@ -219,15 +219,21 @@ MISTAKES = {
         ["check", "--set", "studies.boxes.settings.alpha=1"],
         "studies.boxes.optimizers.sgd: settings = {'alpha': 1} are not allowed for torch.optim.SGD",
     ),
-    "an unknown study": (["run", "image", "sgd"], "'image' is no study of scale tiny; they are ['boxes', 'images',"),
-    "an unknown batch": (["run", "images", "sdg"], "'sdg' is no batch of images; they are ['sgd', 'gap', 'random']"),
+    "an unknown study": (
+        ["run", "image", "sgd"],
+        "study = 'image' is not one of ['boxes', 'images',",
+    ),
+    "an unknown batch": (
+        ["run", "images", "sdg"],
+        "batch = 'sdg' is not one of ['sgd', 'gap', 'random']",
+    ),
     "results that were not made yet": (["run", "images", "random"], "results/tiny/runs/images/gap/metrics.parquet"),
-    "an unknown table": (["table", "score", "x", "--out", "y"], "'score' is no table; they are ['scores']"),
+    "an unknown table": (["table", "score", "x", "--out", "y"], "table = 'score' is not one of ['scores']"),
     "an unknown exhibit": (
         ["exhibit", "x", "x", "--out", "y", "--facts", "z"],
-        "'x' is no exhibit; they are ['comparison']",
+        "exhibit = 'x' is not one of ['comparison']",
     ),
-    "an unknown data set": (["data", "fetch", "minst"], "'minst' is no data set; they are ['cifar10',"),
+    "an unknown data set": (["data", "fetch", "minst"], "data set = 'minst' is not one of ['cifar10',"),
     "a misspelt function": (
         ["minimize", "--function", "rosenbrok"],
         "name = 'rosenbrok' is not a function of VLSE; nearest: rosenbrock",

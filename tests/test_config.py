@@ -145,7 +145,7 @@ ERRORS = {
     ),
     "a rate that is tried twice": (
         "studies.images.learning_rates=[0.1, 0.1]",
-        "studies.images.learning_rates: [0.1, 0.1] names a rate twice",
+        "studies.images.learning_rates: [0.1, 0.1] must not contain a learning rate twice",
     ),
     "shares of an unknown row": (
         "studies.images.optimizers.sgd.shares_of=nobody",
@@ -208,7 +208,7 @@ def test_an_override_of_the_wrong_form_is_one_line_that_names_it(text: str, tiny
 def test_a_missing_file_is_one_line_that_names_the_files_beside_it(tiny_file: Path) -> None:
     with pytest.raises(ConfigError) as caught:
         config.load(tiny_file.with_name("tin.yaml"))
-    assert str(caught.value) == f"{tiny_file.with_name('tin.yaml')} does not exist; beside it: {tiny_file}"
+    assert str(caught.value) == f"{tiny_file.with_name('tin.yaml')} does not exist; the folder holds {tiny_file}"
 
 
 def test_a_missing_parent_is_named(tiny_file: Path) -> None:
@@ -348,11 +348,11 @@ POP_ERRORS = {
     ),
     "a schedule where rates stay constant": (
         "studies.transfer.optimizers.adam.schedule=step",
-        "studies.transfer: optimizers.adam.schedule is for training studies: here rates stay constant",
+        "studies.transfer: optimizers.adam.schedule = 'step' is not allowed: only studies that train networks",
     ),
     "a reference named like an optimizer": (
         "studies.transfer.references.adam={label: x, method: tpe}",
-        "studies.transfer: references.adam has the name of an optimizer",
+        "studies.transfer: references.adam is not allowed: an optimizer has the same name",
     ),
     "unequal tuning budgets": (
         "studies.transfer.optimizers.lbfgs.learning_rates=[0.1]",
@@ -369,7 +369,7 @@ POP_ERRORS = {
     ),
     "weights for a row that is tuned": (
         "studies.transfer.optimizers.adam.trained=meta/log",
-        "the config: studies.transfer.optimizers.adam.trained = 'meta/log' is not allowed: weights go to rows of the",
+        "the config: studies.transfer.optimizers.adam.trained = 'meta/log' is not allowed: only rows of the group",
     ),
 }
 
@@ -467,7 +467,7 @@ GAP_ERRORS = {
     ),
     "a batch that loses its halves": (
         "studies.shift={shift: batch_size, shifted_to: 3}",
-        "studies.shift: shifted_to = 3.0 is not allowed: a batch size is an even number from 2 on",
+        "studies.shift: shifted_to = 3.0 is not allowed: a batch size is an even number of at least 2",
     ),
     "no noise": (
         "studies.shift.shift=label_noise",
@@ -475,7 +475,7 @@ GAP_ERRORS = {
     ),
     "a shift between two points of the curve": (
         "studies.shift.evaluations=3",
-        "studies.shift: steps = 12 and evaluations = 3 must be even: the curve has a point at the shift",
+        "studies.shift: steps = 12 and evaluations = 3 must be even, so that the curve has a point at the shift",
     ),
     "a workload of no training": (
         "studies.diagnostics.workloads.gpt.study=pretraining",
@@ -546,7 +546,7 @@ LTO_ERRORS = {
     ),
     "a start with a policy of another form": (
         "studies.learn.learners.mirror.policy={cells: 5}",
-        "studies.learn: learners.mirror.start = 'imitation' has another policy or l2l, so other weights",
+        "studies.learn: learners.mirror.start = 'imitation' is not allowed: its policy or l2l differs",
     ),
     "an objective without images": (
         "studies.compare.panels.new={inputs: 6, hidden: 4, batch_size: 8, steps: 8}",
@@ -554,7 +554,7 @@ LTO_ERRORS = {
     ),
     "a panel with the name of the tuning": (
         "studies.compare.panels.tuning={dataset: [digits], inputs: 6, hidden: 4, batch_size: 8, steps: 8}",
-        "studies.compare: panels.tuning is not allowed: it is the name of what learning rates are tuned on",
+        "studies.compare: panels.tuning is not allowed: this name is reserved for the tuning objective",
     ),
     "a curve of one point": (
         "studies.compare.evaluations=1",
@@ -562,7 +562,7 @@ LTO_ERRORS = {
     ),
     "a schedule where rates stay constant": (
         "studies.compare.optimizers.adam.schedule=step",
-        "studies.compare: optimizers.adam.schedule is for training studies: here rates stay constant",
+        "studies.compare: optimizers.adam.schedule = 'step' is not allowed: only studies that train networks",
     ),
     "weights of an unknown row": (
         "studies.compare.optimizers.learned.trained=learn/unrold",
@@ -571,7 +571,7 @@ LTO_ERRORS = {
     ),
     "weights for a row that is tuned": (
         "studies.compare.optimizers.adam.trained=learn/unrolled",
-        "the config: studies.compare.optimizers.adam.trained = 'learn/unrolled' is not allowed: weights go to rows of",
+        "the config: studies.compare.optimizers.adam.trained = 'learn/unrolled' is not allowed: only rows of",
     ),
 }
 

@@ -1,12 +1,12 @@
-"""`python -m optrepro` is the `optrepro` command."""
+"""Entry point of the `optrepro` command and of `python -m optrepro`."""
 
 import sys
 
 
 def main() -> None:
-    """Run the command; where what it imports is not installed, say in one line which extra brings it."""
+    """Run the command; if a package is not installed, print in one line which extra installs it."""
     try:
-        # Not above: who installs the optimizers alone has none of what the command imports.
+        # Imported here because an installation without extras lacks the packages that the command imports.
         from optrepro.cli import entry_point
 
         entry_point()

@@ -1,4 +1,4 @@
-"""The catalogue of tables, exhibits, claims and choices: what the papers' folders declare beside their studies."""
+"""The catalogue of tables, exhibits, claims and choices, which the papers' folders declare beside their studies."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from optrepro.config import ConfigError, parse
 from optrepro.settings import ModulePath
 from optrepro.studies.base import DottedPath, Model, Name
 
-ALL = "all"  # the system of what stands above the papers
+ALL = "all"  # the `system` of entries in the config folder itself, which belong to no single paper
 
 
 class Paper(Model):
@@ -59,14 +59,14 @@ class ExhibitEntry(Model):
 
 
 class Exhibits(Model):
-    """Tables of the analysis, and the exhibits that show them."""
+    """The tables of the analysis and the exhibits that show them."""
 
     tables: Annotated[dict[str, TableEntry], Field(description="Tables of the analysis, by name.")] = {}
     exhibits: Annotated[dict[Name, ExhibitEntry], Field(description="Figures with their tables, by name.")] = {}
 
 
 class Catalogue(Model):
-    """All tables and exhibits by id, and the papers by the names of their folders."""
+    """All tables and exhibits, and the papers by the names of their folders."""
 
     papers: Annotated[dict[str, Paper], Field(description="The papers by the names of their folders, in order.")]
     tables: Annotated[dict[Name, TableEntry], Field(description="All tables, by name.")]
@@ -117,7 +117,7 @@ class Choice(Model):
 
 
 class ChoiceEntry(Model):
-    """One reason for the value of a setting or of several. A value is
+    """The origin of the value of one or several settings, with the reason for it. A value is
 
     - `stated` in the paper's abstract, captions or README,
     - in the paper's public `repository`,
@@ -137,15 +137,15 @@ class ChoiceEntry(Model):
     why: Annotated[str, Field(description=WHY)]
 
     def choices(self) -> Iterator[Choice]:
-        """A line for each path."""
+        """One line of the ledger for each path."""
         for path, value in {**dict.fromkeys(self.path, self.value), **self.values}.items():
             yield Choice(path=path, value=value, standing=self.standing, why=self.why)
 
 
 def load(folder: Path) -> Catalogue:
-    """The catalogue that the papers' folders and the config folder itself declare, papers in their order.
+    """The catalogue that the config folder and the papers' folders in it declare, in the order of the papers.
 
-    Raises: ConfigError naming the file, the key, its value and what is allowed.
+    Raises: ConfigError that names the file, the key, its value and what is allowed.
     """
     papers = {path.parent.name: _read(path, Paper) for path in folder.glob("*/paper.yaml")}
     papers = dict(sorted(papers.items(), key=lambda item: item[1].position))
@@ -168,7 +168,7 @@ def load(folder: Path) -> Catalogue:
 
 
 def claims(folder: Path) -> list[Claim]:
-    """The claims of all papers, in their order: ``claims.yaml`` of each folder. Raises: ConfigError."""
+    """The claims in ``claims.yaml`` of each paper's folder, in the order of the papers. Raises: ConfigError."""
     return [
         claim.model_copy(update={"system": path.parent.name})
         for path in files(folder, "claims.yaml")
@@ -177,21 +177,21 @@ def claims(folder: Path) -> list[Claim]:
 
 
 def choices(folder: Path) -> list[Choice]:
-    """The fidelity ledger: ``fidelity.yaml`` of the config folder, then of each paper. Raises: ConfigError."""
+    """The fidelity ledger: ``fidelity.yaml`` of the config folder, then that of each paper. Raises: ConfigError."""
     entries = (entry for path in files(folder, "fidelity.yaml") for entry in _read(path, list[ChoiceEntry]))
     return [choice for entry in entries for choice in entry.choices()]
 
 
 def files(folder: Path, name: str) -> list[Path]:
-    """The files of a name in the config folder and in the papers' folders, in the papers' order."""
+    """The files called `name` in the config folder and in the papers' folders, in the order of the papers."""
     papers = {path.parent: _read(path, Paper).position for path in folder.glob("*/paper.yaml")}
     return [path for place in (folder, *sorted(papers, key=papers.__getitem__)) if (path := place / name).exists()]
 
 
 def named(path: str, what: str) -> Any:
-    """What an import path names, such as ``optrepro.analysis.gap.claims.switches``.
+    """The object at an import path such as ``optrepro.analysis.gap.claims.switches``.
 
-    Raises: ConfigError that says `what` was asked for if there is no such thing.
+    Raises: ConfigError that begins with `what`, the key of the path, if the object does not exist.
     """
     module, _, name = path.rpartition(".")
     try:
@@ -201,13 +201,13 @@ def named(path: str, what: str) -> Any:
 
 
 def source_modules(entry: TableEntry, folder: Path) -> list[str]:
-    """The modules that compute a table: its function's, and of a table of claims, those of their rules."""
+    """The modules that compute a table: that of its function and, for a table of claims, those of their rules."""
     rules = [claim.rule for claim in claims(folder) if claim.rule] if entry.judges else []
     return sorted({path.rpartition(".")[0] for path in (entry.function, *rules)})
 
 
 def _expanded(tables: dict[str, TableEntry]) -> Iterator[tuple[str, TableEntry]]:
-    """The tables, those with a pattern for a name once for each of their studies."""
+    """The tables by name; an entry with `each` becomes one table for each of its studies."""
     for name, entry in tables.items():
         if not entry.each:
             yield name, entry
@@ -216,7 +216,7 @@ def _expanded(tables: dict[str, TableEntry]) -> Iterator[tuple[str, TableEntry]]
 
 
 def _judging(entry: TableEntry, folder: Path) -> TableEntry:
-    """The entry; that of the claims with their studies and files filled in."""
+    """The entry; if it judges the claims, with their studies and files filled in."""
     if not entry.judges:
         return entry
     studies: Sequence[str] = [study for claim in claims(folder) for study in claim.settings.get("studies", ())]

@@ -1,4 +1,4 @@
-"""The command line: one verb for each rule of the workflow, usable without Snakemake."""
+"""The command line: one command for each rule of the workflow, usable without Snakemake."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from optrepro.config import Config, ConfigError, load, schema
 from optrepro.studies.base import Batch
 
 app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False, add_completion=False, help=__doc__)
-data_app = typer.Typer(no_args_is_help=True, help="Data sets: what is at hand, and fetching what is not.")
+data_app = typer.Typer(no_args_is_help=True, help="List and download data sets.")
 app.add_typer(data_app, name="data")
 
 ConfigPath = Annotated[Path, typer.Option("--config", envvar="OPTREPRO_CONFIG", help="Scale file.")]
 Overrides = Annotated[list[str] | None, typer.Option("--set", help="Override, as studies.vlse.starts=8; repeatable.")]
-DataDir = Annotated[Path | None, typer.Option(help="Folder of downloads, after OPTREPRO_DATA. [default: data]")]
-CatalogueDir = Annotated[Path, typer.Option("--catalogue", help="Folder of the papers' folders.")]
+DataDir = Annotated[Path | None, typer.Option(help="Folder of downloads. [default: OPTREPRO_DATA, or data]")]
+CatalogueDir = Annotated[Path, typer.Option("--catalogue", help="Config folder, which holds the papers' folders.")]
 DEFAULT = Path("config/laptop.yaml")
 PICTURES = (".png", ".svg", ".pdf")
 T = TypeVar("T")
@@ -31,7 +31,7 @@ T = TypeVar("T")
 
 @app.callback(invoke_without_command=True)
 def main(version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False) -> None:
-    """Options of the program itself."""
+    """Handle the options of the program itself."""
     if version:
         typer.echo(__version__)
         raise typer.Exit
@@ -52,7 +52,7 @@ def plan(config: ConfigPath = DEFAULT, set_: Overrides = None) -> None:
 
 @app.command()
 def check(config: ConfigPath = DEFAULT, set_: Overrides = None, out: Path | None = None) -> None:
-    """Try every optimizer, network and data set that the config names; write the resolved config."""
+    """Construct every optimizer, network and data set that the config names; write the resolved config."""
     from optrepro.experiments import check as checks
 
     settings = _settings(config, set_)
@@ -68,12 +68,12 @@ def run(
     config: ConfigPath = DEFAULT,
     set_: Overrides = None,
     out: Annotated[Path | None, typer.Option(help="Metrics file. [default: its place in results]")] = None,
-    earlier: Annotated[list[Path] | None, typer.Option(help="Metrics of a batch that this one needs.")] = None,
-    weights: Annotated[Path | None, typer.Option(help="Trained policy that this batch uses.")] = None,
-    threads: Annotated[int, typer.Option(min=1, help="Threads of torch.")] = 1,
-    minutes: Annotated[float, typer.Option(min=0, help="Save and stop after so long (status 75); 0: never.")] = 0,
+    earlier: Annotated[list[Path] | None, typer.Option(help="Metrics of a batch that this batch needs.")] = None,
+    weights: Annotated[Path | None, typer.Option(help="Trained weights that this batch uses.")] = None,
+    threads: Annotated[int, typer.Option(min=1, help="Number of threads of PyTorch.")] = 1,
+    minutes: Annotated[float, typer.Option(min=0, help="Save and stop after this time (status 75); 0: never.")] = 0,
 ) -> None:
-    """Carry out one batch of runs, resuming where an earlier attempt was stopped."""
+    """Run one batch; resume from its checkpoint if there is one."""
     import torch
 
     from optrepro.experiments import run as jobs
@@ -88,7 +88,7 @@ def run(
         chosen,
         out or default,
         earlier if earlier is not None else needs,
-        weights or (layout.policy(settings.scale, *chosen.weights) if chosen.weights else None),
+        weights or (layout.weights(settings.scale, *chosen.weights) if chosen.weights else None),
         60 * minutes or None,
         _progress(),
     )
@@ -102,7 +102,7 @@ def collect(
     config: ConfigPath = DEFAULT,
     set_: Overrides = None,
 ) -> None:
-    """Gather a study's runs into one tidy table with its facts beside it."""
+    """Collect a study's runs into one tidy table and write its facts beside it."""
     from optrepro.experiments import collect as gather
 
     gather.collect(_settings(config, set_), study, metrics, out)
@@ -126,7 +126,7 @@ def table(
 def exhibit(
     name: str,
     tables: list[Path],
-    out: Annotated[Path, typer.Option(help="Stem of the files, as figures/gap-sgdm.")],
+    out: Annotated[Path, typer.Option(help="Path of the files without suffix, as figures/gap-sgdm.")],
     facts: Annotated[list[Path], typer.Option(help="Facts of a study behind the tables.")],
     folder: CatalogueDir = Path("config"),
 ) -> None:
@@ -142,7 +142,7 @@ def report(
     out: Annotated[Path, typer.Option(help="HTML file.")],
     folder: CatalogueDir = Path("config"),
 ) -> None:
-    """Bind exhibits (their JSON sidecars) and the fidelity ledger into one HTML page."""
+    """Write exhibits (given by their JSON sidecars) and the fidelity ledger to one HTML page."""
     from optrepro.exhibits import report
 
     report.write(exhibits, catalogue.choices(folder), out)
@@ -150,7 +150,7 @@ def report(
 
 @app.command()
 def verify(scale: Annotated[str, typer.Argument(help="A scale, or 'published'.")] = layout.PUBLISHED) -> None:
-    """Re-hash results and exhibits against their sidecars; say which are altered, stale or missing."""
+    """Compare results and exhibits with the hashes in their sidecars; list altered, stale and missing ones."""
     from optrepro import verification
 
     findings = verification.verify(scale, catalogue.load(Path("config")))
@@ -164,7 +164,7 @@ def verify(scale: Annotated[str, typer.Argument(help="A scale, or 'published'.")
 def publish(
     scale: Annotated[str, typer.Argument(help="The scale whose tidy results become the published ones.")],
 ) -> None:
-    """Copy a scale's tidy results, with what their runs recorded, to results/published."""
+    """Copy a scale's tidy results, with the sidecars of their runs, to results/published."""
     from optrepro import verification
 
     for path in verification.publish(scale):
@@ -177,11 +177,13 @@ def minimize(
     optimizer: Annotated[str, typer.Option(help="pop, adam, sgd, ..., a policy file, or a dotted class path.")] = "pop",
     dim: Annotated[int | None, typer.Option(help="Dimension. [default: the function's own, or 2]")] = None,
     budget: Annotated[int, typer.Option(help="Evaluations of value and gradient.")] = 50,
-    seed: Annotated[int, typer.Option(min=0, help="Of the random start.")] = 0,
-    lr: Annotated[float | None, typer.Option(help="Learning rate, in edges of the box. [default: a good one]")] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the random start.")] = 0,
+    lr: Annotated[
+        float | None, typer.Option(help="Learning rate in units of the box's edge. [default: one for each optimizer]")
+    ] = None,
     out: Annotated[Path | None, typer.Option(help="Picture of the trajectory, as trajectory.png.")] = None,
 ) -> None:
-    """Minimize a benchmark function with one optimizer: print the progress, draw the trajectory."""
+    """Minimize a benchmark function with one optimizer; print the progress and draw the trajectory."""
     from optrepro.experiments.descent import minimize as experiment
 
     if out is not None and out.suffix not in PICTURES:
@@ -209,8 +211,10 @@ def schema_(out: Annotated[Path | None, typer.Option(help="File. [default: stand
 
 
 @app.command("manual")
-def manual_(out: Annotated[Path | None, typer.Option(help="Page with markers to write it between.")] = None) -> None:
-    """Print the tables of all keys of the config, or write them between the markers of a page."""
+def manual_(
+    out: Annotated[Path | None, typer.Option(help="Page with the markers. [default: standard output]")] = None,
+) -> None:
+    """Print the tables of all keys of the config, or insert them between the markers of a page."""
     from optrepro import manual
 
     if out is None:
@@ -224,7 +228,7 @@ def manual_(out: Annotated[Path | None, typer.Option(help="Page with markers to 
 
 @data_app.command("list")
 def data_list(data_dir: DataDir = None) -> None:
-    """Print each data set and whether it is at hand."""
+    """Print for each data set whether it is available locally."""
     from optrepro.problems.data import archives
 
     for name in archives.ARCHIVES:
@@ -234,7 +238,7 @@ def data_list(data_dir: DataDir = None) -> None:
 
 @data_app.command("fetch")
 def data_fetch(name: str, data_dir: DataDir = None, out: Annotated[Path | None, typer.Option()] = None) -> None:
-    """Download a data set from its official source, unless it is at hand; with --out, list its files there."""
+    """Download a data set from its official source, unless it is available; with --out, list its files there."""
     from optrepro.problems.data import archives
 
     folder = data_dir or archives.DATA_DIR
@@ -248,23 +252,23 @@ def data_fetch(name: str, data_dir: DataDir = None, out: Annotated[Path | None, 
 
 
 def _settings(path: Path, overrides: list[str] | None) -> Config:
-    """The config of a scale file, with the overrides that the workflow hands to its jobs, then those given here."""
+    """The config of a scale file with overrides: first those that the workflow passes to its jobs, then these."""
     inherited = json.loads(os.environ.get("OPTREPRO_OVERRIDES", "[]"))
     return load(path, [*inherited, *(overrides or ())])
 
 
 def _batch(settings: Config, study: str, name: str) -> Batch:
     if study not in settings.studies:
-        raise ConfigError(f"{study!r} is no study of scale {settings.scale}; they are {sorted(settings.studies)}")
+        raise ConfigError(f"study = {study!r} is not one of {sorted(settings.studies)}")
     by_name = {batch.name: batch for batch in runtable.batches(settings, study)}
     if name not in by_name:
-        raise ConfigError(f"{name!r} is no batch of {study}; they are {list(by_name)}")
+        raise ConfigError(f"batch = {name!r} is not one of {list(by_name)}")
     return by_name[name]
 
 
 def _entry(entries: dict[str, T], name: str, kind: str) -> T:
     if name not in entries:
-        raise ConfigError(f"{name!r} is no {kind}; they are {sorted(entries)}")
+        raise ConfigError(f"{kind} = {name!r} is not one of {sorted(entries)}")
     return entries[name]
 
 
@@ -274,7 +278,7 @@ def _write(path: Path, text: str) -> None:
 
 
 def _progress() -> Callable[[int, int, str], None]:
-    """A bar on a terminal, a line every ten seconds elsewhere."""
+    """A callback (done, total, label) that shows a progress bar, or without a terminal prints every ten seconds."""
     if sys.stderr.isatty():
         from tqdm import tqdm
 
@@ -299,7 +303,7 @@ def _progress() -> Callable[[int, int, str], None]:
 
 
 def entry_point() -> None:
-    """Run the program; an error that the user can mend is one line, not a traceback."""
+    """Run the program; errors that the user can correct are printed as one line, without a traceback."""
     try:
         app()
     except (ConfigError, FileNotFoundError, runtable.MissingRunsError) as error:

@@ -1,8 +1,8 @@
-"""The typed config: what to run, checked in full before anything runs.
+"""The typed config, which is validated completely before anything runs.
 
-A scale file (``config/laptop.yaml``) states only what differs from what it names under ``extends``: papers' folders,
-or other scales. A study selects its optimizers from rows that a paper's folder has written down once. Overrides by
-dotted path come last. Every error names the key, the value, what is allowed, and the file that set it.
+A scale file (``config/laptop.yaml``) extends papers' folders or other scales, listed under ``extends``, and states only
+the differences. A study selects its optimizers from rows that are defined once in a paper's folder. Overrides by dotted
+path are applied last. Every error names the key, the value, what is allowed, and the file that set it.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ __all__ = ["Config", "ConfigError", "build", "load", "parse", "schema"]
 
 
 class Config(Model):
-    """What a scale runs, and how."""
+    """The studies that a scale runs, and the settings that they share."""
 
     scale: Annotated[Name, Field(description="Name of the scale, and of the folders of its results and figures.")]
     seed: Annotated[int, Field(ge=0, description="Root of every derived seed.")] = 251206370
@@ -37,7 +37,9 @@ class Config(Model):
     ] = "auto"
     download: Annotated[
         bool,
-        Field(description="Whether data sets are fetched from their official sources; if not, those at hand are used."),
+        Field(
+            description="Whether data sets are fetched from their official sources; if not, available ones are used."
+        ),
     ] = False
     strict: Annotated[
         bool, Field(description="Whether a missing run is an error; if not, it is a mark on the exhibit.")
@@ -49,7 +51,7 @@ class Config(Model):
     @model_validator(mode="after")
     def _studies_fit_together(self) -> Self:
         for name, study in self.studies.items():
-            study.refuse_strangers(f"studies.{name}", self)
+            study.check_references(f"studies.{name}", self)
         return self
 
 
@@ -68,25 +70,25 @@ _Loader.add_implicit_resolver(
 def load(path: Path | str, overrides: Sequence[str] = ()) -> Config:
     """The config of a scale file, with `overrides` of the form ``studies.vlse.starts=8`` applied last.
 
-    Raises: ConfigError, with one line for each thing that is wrong.
+    Raises: ConfigError with one line for each invalid key.
     """
     layers = [*_layers(Path(path)), *(_override(text) for text in overrides)]
     return build(layers)
 
 
 def build(layers: Sequence[Layer]) -> Config:
-    """The config that the layers give, later ones over earlier ones; an entry set to null is removed.
+    """Merge the layers into a config; later layers override earlier ones, and an entry set to null is removed.
 
-    Raises: ConfigError, with one line for each thing that is wrong.
+    Raises: ConfigError with one line for each invalid key.
     """
     merged: dict[str, Any] = {}
     for _, layer in layers:
         merged = _merge(merged, layer)
-    written = merged.pop("optimizers", {})  # rows of comparisons by name, from which studies select
+    defined = merged.pop("optimizers", {})  # rows of comparisons by name, from which studies select
     problems: list[Any] = []
     if isinstance(given := merged.get("studies"), dict):
-        studies = {name: _study(name, each, written, problems) for name, each in given.items() if each is not None}
-        merged["studies"] = {} if problems else studies  # whether they fit together is asked of valid ones
+        studies = {name: _study(name, each, defined, problems) for name, each in given.items() if each is not None}
+        merged["studies"] = {} if problems else studies  # references between studies need valid studies
     try:
         config = Config.model_validate(merged)
     except ValidationError as error:
@@ -96,8 +98,8 @@ def build(layers: Sequence[Layer]) -> Config:
     return config
 
 
-def _study(name: str, given: Any, written: Mapping[str, Any], problems: list[Any]) -> Study | None:
-    """The study that a mapping gives, by its kind; what is wrong with it is added to the problems."""
+def _study(name: str, given: Any, defined: Mapping[str, Any], problems: list[Any]) -> Study | None:
+    """The study that a mapping describes, or None if it is invalid; its errors are appended to `problems`."""
     place = ("studies", name)
     if not isinstance(given, dict):
         message = "Input should be a valid mapping of keys"
@@ -111,7 +113,7 @@ def _study(name: str, given: Any, written: Mapping[str, Any], problems: list[Any
             problems.append({"type": "kind", "loc": (*place, "kind"), "input": given["kind"], "msg": str(error)})
             return None
         try:
-            return kind.model_validate(_with_rows(kind, given, written))
+            return kind.model_validate(_with_rows(kind, given, defined))
         except ValidationError as error:
             problems += [{**problem, "loc": (*place, *problem["loc"])} for problem in error.errors()]
         except _SelectionError as error:
@@ -122,39 +124,39 @@ def _study(name: str, given: Any, written: Mapping[str, Any], problems: list[Any
 
 
 class _SelectionError(ValueError):
-    """A selection of rows that are not there."""
+    """A selection names a row, or a table of rows, that does not exist."""
 
     def __init__(self, path: Sequence[str], value: Any, allowed: Iterable[str]) -> None:
         super().__init__(f"It is not one of {', '.join(sorted(allowed))}")
         self.path, self.value = path, value
 
 
-def _with_rows(kind: type[Model], given: Any, written: Mapping[str, Any], path: Sequence[str] = ()) -> Any:
-    """The mapping with the rows of its tables selected; elsewhere null is a value, here it removes a row."""
+def _with_rows(kind: type[Model], given: Any, defined: Mapping[str, Any], path: Sequence[str] = ()) -> Any:
+    """The mapping with the rows of its tables selected; a row set to null is removed."""
     if not isinstance(given, dict):
         return given
     result = dict(given)
     for field, row_kind in kind.row_tables().items():
         if isinstance(given.get(field), dict):
-            rows = _selected(given[field], written, (*path, field))
+            rows = _selected(given[field], defined, (*path, field))
             result[field] = {
-                name: _with_rows(row_kind, row, written, (*path, field, name)) for name, row in rows.items()
+                name: _with_rows(row_kind, row, defined, (*path, field, name)) for name, row in rows.items()
             }
     return result
 
 
-def _selected(table: Mapping[str, Any], written: Mapping[str, Any], path: Sequence[str]) -> dict[str, Any]:
-    """The rows of a table: those written down under the name ``from``, with the table's own over them.
+def _selected(table: Mapping[str, Any], defined: Mapping[str, Any], path: Sequence[str]) -> dict[str, Any]:
+    """The rows of a table: those defined under the name that ``from`` gives, overridden by the table's own rows.
 
-    Of all these only the rows in the list ``keep`` remain, or all but those in ``drop``. A row that names a class is
-    complete in itself; one that does not, changes the one it is named like.
+    If there is a list ``keep``, only its rows remain; the rows of a list ``drop`` are removed. A row that names a class
+    is complete in itself; any other row changes the defined row of the same name.
     """
     own = {name: row for name, row in table.items() if name not in _SELECTORS}
     rows: dict[str, Any] = {}
     if (source := table.get("from")) is not None:
-        if source not in written:
-            raise _SelectionError((*path, "from"), source, written)
-        rows = dict(written[source])
+        if source not in defined:
+            raise _SelectionError((*path, "from"), source, defined)
+        rows = dict(defined[source])
     for name, row in own.items():
         changes = isinstance(row, dict) and isinstance(rows.get(name), dict) and "class" not in row
         rows[name] = _merge(rows[name], row) if changes else row
@@ -171,9 +173,9 @@ _SELECTORS = ("from", "keep", "drop")
 
 
 def parse(text: str, source: str) -> Any:
-    """The value of a YAML text, with the numbers of YAML 1.2 and of JSON: PyYAML alone takes 1e-8 for a word.
+    """The value of a YAML text, with numbers as in YAML 1.2 and JSON; PyYAML by itself reads 1e-8 as a string.
 
-    Raises: ConfigError with one line that names the source.
+    Raises: ConfigError with one line that names `source`.
     """
     try:
         return yaml.load(text, _Loader)
@@ -182,7 +184,7 @@ def parse(text: str, source: str) -> Any:
 
 
 def schema() -> dict[str, Any]:
-    """The JSON schema of a resolved config; of a kind that is not the package's own, it knows the kind alone."""
+    """The JSON schema of a resolved config. Of a study whose kind is a user's class, only the kind is checked."""
     union: Any = Annotated[Union[tuple(kinds.KINDS.values())], Field(discriminator="kind")]  # noqa: UP007
     own = TypeAdapter(union).json_schema(by_alias=True)
     form = TypeAdapter(Config).json_schema(by_alias=True)
@@ -195,17 +197,17 @@ def schema() -> dict[str, Any]:
 
 
 def _layers(path: Path, heirs: Sequence[Path] = ()) -> list[Layer]:
-    """A scale file after all that it extends; a folder stands for a paper's optimizers and studies."""
+    """The layers that a scale file extends, then the file; a folder stands for its optimizers and studies."""
     if path in heirs:
-        raise ConfigError(f"{path}: extends leads back to it, by {', '.join(map(str, heirs))}")
+        raise ConfigError(f"{path}: extends leads back to this file through {', '.join(map(str, heirs))}")
     if path.is_dir():
         files = [path / name for name in ("optimizers.yaml", "studies.yaml")]
         return [layer for file in files if file.exists() for layer in _layers(file, heirs)]
     try:
         content = parse(path.read_text(), str(path))
     except FileNotFoundError:
-        there = ", ".join(sorted(str(p) for p in path.parent.glob("*.yaml"))) or "no YAML file"
-        raise ConfigError(f"{path} does not exist; beside it: {there}") from None
+        present = ", ".join(sorted(str(p) for p in path.parent.glob("*.yaml"))) or "no YAML file"
+        raise ConfigError(f"{path} does not exist; the folder holds {present}") from None
     if not isinstance(content, dict):
         raise ConfigError(f"{path} must hold a mapping of keys, not {type(content).__name__}")
     parents = content.pop("extends", [])
@@ -235,7 +237,7 @@ def _merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _lines(layers: Sequence[Layer], problems: Sequence[Any]) -> Iterator[str]:
-    """A line for each key: a value that may be of several types has a problem for each."""
+    """One line for each key; a value that may have several types has one problem for each type."""
     faults: dict[str, list[str]] = {}
     for place, fault in (_explain(layers, problem) for problem in problems):
         faults.setdefault(place, []).append(fault)
@@ -243,7 +245,7 @@ def _lines(layers: Sequence[Layer], problems: Sequence[Any]) -> Iterator[str]:
 
 
 def _explain(layers: Sequence[Layer], problem: Any) -> tuple[str, str]:
-    """Who set which key to which value, and what is wrong with that."""
+    """The layer, key and value of a problem, and the fault."""
     kind, value = problem["type"], problem["input"]
     missing = kind in ("missing", "union_tag_not_found")
     path = _path(problem["loc"])
@@ -251,7 +253,7 @@ def _explain(layers: Sequence[Layer], problem: Any) -> tuple[str, str]:
         tag = problem["ctx"]["discriminator"].strip("'")
         path, value = [*path, tag], value.get(tag)
     setters = [name for name, layer in layers if _holds(layer, path[:-1] if missing else path)]
-    if not setters:  # the last part is none of the file's: pydantic marks a bad key, and the types a value may have
+    if not setters:  # pydantic appends parts that are in no file: a mark of a bad key, or the type that it tried
         return _explain(layers, {**problem, "loc": problem["loc"][:-1]})
     key = "".join(f"[{p}]" if isinstance(p, int) else f".{p}" for p in path).lstrip(".") or "the config"
     place = f"{setters[-1]}: {key}"
@@ -265,14 +267,14 @@ def _explain(layers: Sequence[Layer], problem: Any) -> tuple[str, str]:
 
 
 def _path(location: Sequence[Any]) -> list[Any]:
-    """The keys of a location: pydantic adds the modality of a task after its key."""
+    """The keys of a location, without the modality that pydantic inserts after the key of a task."""
     path = list(location)
     modalities = [("task", "language"), ("task", "vision")]
     return [part for before, part in zip([None, *path], path, strict=False) if (before, part) not in modalities]
 
 
 def _keys() -> set[str]:
-    """Every key that a config may have somewhere, names of studies and optimizers apart."""
+    """Every key that a config may have at any level, except the names of studies and optimizers."""
     definitions = schema()
     return {key for model in (definitions, *definitions["$defs"].values()) for key in model.get("properties", ())}
 

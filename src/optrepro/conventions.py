@@ -1,6 +1,6 @@
-"""Numbers and names that several stages must agree on."""
+"""Numbers and names that several stages share."""
 
-FLOOR = 1e-12  # chosen: normalized regrets below it are equal, as they are rounding of the function values
-ALPHA = 0.05  # level of every test; intervals are of 95 %
-POP = "pop"  # the row of the policy that ships with POP, which the others are compared with
-PSD = "psd"  # likewise of Predicted Step Descent
+FLOOR = 1e-12  # chosen: smaller normalized regrets are rounding errors of the function values and count as equal
+ALPHA = 0.05  # significance level of every test; confidence intervals have level 95 %
+POP = "pop"  # name of the row of POP's shipped policy, which the other rows are compared with
+PSD = "psd"  # name of the row of Predicted Step Descent, which the other rows are compared with

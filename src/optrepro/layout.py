@@ -1,4 +1,4 @@
-"""Where things lie, relative to the project's folder. The workflow and the command line agree by asking here."""
+"""Paths of all outputs, relative to the project's folder; both the workflow and the command line use them."""
 
 from __future__ import annotations
 
@@ -8,17 +8,17 @@ PUBLISHED = "published"  # the scale-like name of the committed results
 
 
 def metrics(scale: str, study: str, batch: str) -> Path:
-    """Tidy metrics of a batch of runs; its sidecar ``run.json`` lies beside it."""
+    """Tidy metrics of a batch of runs; the sidecar ``run.json`` is beside them."""
     return Path("results", scale, "runs", study, batch, "metrics.parquet")
 
 
-def policy(scale: str, study: str, batch: str) -> Path:
-    """Weights that a batch of meta-training leaves."""
-    return policy_beside(metrics(scale, study, batch))
+def weights(scale: str, study: str, batch: str) -> Path:
+    """Weights that a batch of training runs saves."""
+    return weights_beside(metrics(scale, study, batch))
 
 
-def policy_beside(metrics_file: Path) -> Path:
-    """Weights beside the metrics of the batch that trained them."""
+def weights_beside(metrics_file: Path) -> Path:
+    """Weights that are saved beside the metrics of the batch that trained them."""
     return metrics_file.with_name("policy.safetensors")
 
 
@@ -33,10 +33,10 @@ def table(scale: str, name: str) -> Path:
 
 
 def exhibit(scale: str, name: str) -> Path:
-    """Stem of an exhibit's files; the published gallery lies at the top of ``figures``."""
+    """Path of an exhibit's files without suffix; the published exhibits are at the top of ``figures``."""
     return Path("figures", name) if scale == PUBLISHED else Path("figures", scale, name)
 
 
 def state(key: str) -> Path:
-    """Checkpoint of a job, outside every declared output: Snakemake deletes those before a job starts."""
+    """Checkpoint of a job. It is not a declared output, because Snakemake deletes outputs before a job starts."""
     return Path("state", key, "checkpoint.pt")

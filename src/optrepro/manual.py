@@ -1,7 +1,7 @@
-"""The manual of the config: tables of its keys, written from the models that check it.
+"""The manual of the config: tables of its keys, generated from the models that validate it.
 
-Each model is a section, once: the text is its docstring, and a row of the table is a field with its type, its default
-and its sentence. Keys that several kinds of studies have in common stand before the first kind that has them.
+Each model has one section. Its text is the docstring, and each row of its table is a field with its type, default and
+description. Keys that several kinds of studies share come before the first of these kinds.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from optrepro.studies.base import Study
 from optrepro.studies.kinds import KINDS
 
 BEGIN, END = "<!-- keys -->", "<!-- /keys -->"
-FILES: Mapping[type[Model], str] = {  # what the papers' folders hold beside studies and optimizers
+FILES: Mapping[type[Model], str] = {  # further files of the papers' folders
     catalogue.Paper: "The file `<paper>/paper.yaml`",
     catalogue.Exhibits: "The file `<paper>/exhibits.yaml`",
     catalogue.Claim: "An entry of the list `<paper>/claims.yaml`",
@@ -42,9 +42,9 @@ _NOUNS = {"integer": "integers", "number": "numbers", "boolean": "booleans", "st
 
 
 def insert(page: str) -> str:
-    """The page with the manual between its markers.
+    """The page with the manual inserted between its markers.
 
-    Raises: ValueError if they are not there.
+    Raises: ValueError if the markers are missing.
     """
     before, begin, rest = page.partition(BEGIN)
     _, end, after = rest.partition(END)
@@ -54,7 +54,7 @@ def insert(page: str) -> str:
 
 
 def text() -> str:
-    """All sections, as Markdown."""
+    """All sections as Markdown."""
     return _Manual().text()
 
 
@@ -62,8 +62,8 @@ class _Manual:
     """The sections of all models: their order, headings and links."""
 
     def __init__(self) -> None:
-        self.sections: dict[type[Model], int] = {}  # the level of the heading of each, in order
-        self.places: dict[type[Model], dict[str, None]] = {}  # where a model stands in others
+        self.sections: dict[type[Model], int] = {}  # models in order, with the levels of their headings
+        self.places: dict[type[Model], dict[str, None]] = {}  # the keys of other models that hold a model
         roots: tuple[type[Model], ...] = (Config, Study, *KINDS.values(), *FILES)
         for root in roots:
             self._visit(root, 2)
@@ -76,10 +76,10 @@ class _Manual:
     def text(self) -> str:
         return "\n".join(self._section(model, level) for model, level in self.sections.items())
 
-    # --- Which models there are ------------------------------------------------------------------------------------
+    # --- The models ------------------------------------------------------------------------------------------------
 
     def _visit(self, model: type[Model], level: int) -> None:
-        """Give the model a section, after those of the keys that it shares with others, before those of its parts."""
+        """Add a section for the model, after the models that it inherits from and before the models of its fields."""
         if model in self.sections:
             return
         for part in (model, *_parts(model)):
@@ -96,7 +96,7 @@ class _Manual:
             if part is not Study:
                 self._visit(part, 3)
 
-    # --- How a section looks ---------------------------------------------------------------------------------------
+    # --- The text of a section -------------------------------------------------------------------------------------
 
     def _section(self, model: type[Model], level: int) -> str:
         parts = [f"{'#' * level} {self._heading(model)}", inspect.getdoc(model) or ""]
@@ -124,7 +124,7 @@ class _Manual:
         return f"{_SHARED}{' '.join(words).lower()}"
 
     def _called(self, model: type[Model]) -> str:
-        """A name for a model whose keys others have too."""
+        """The name of a model in the sentence on inherited keys."""
         name = self._heading(model).removeprefix(_SHARED)
         return name[0].lower() + name[1:]
 
@@ -143,7 +143,7 @@ class _Manual:
         return _markdown(("key", "type", "default", "meaning"), rows)
 
     def _words(self, schema: Mapping[str, Any], named: Mapping[str, type[Model]], many: bool = False) -> str:
-        """What a JSON schema allows, in words: of one value, or of many."""
+        """A description of the values that a JSON schema allows, in the plural if `many`."""
 
         def within(part: Any, many: bool = False) -> str:
             return self._words(part, named, many)
@@ -189,7 +189,7 @@ def _mapping(schema: Mapping[str, Any], within: Any) -> str:
 
 
 def _bounds(schema: Mapping[str, Any]) -> str:
-    """The bounds of a number, after a noun."""
+    """The bounds of a number, as words that follow its noun."""
     low, above = schema.get("minimum"), schema.get("exclusiveMinimum")
     high, below = schema.get("maximum"), schema.get("exclusiveMaximum")
     step = f", a multiple of {schema['multipleOf']}" if "multipleOf" in schema else ""
@@ -204,12 +204,12 @@ def _bounds(schema: Mapping[str, Any]) -> str:
 
 
 def _own_fields(model: type[Model]) -> dict[str, FieldInfo]:
-    """The fields that a model does not inherit."""
+    """The fields that a model defines itself."""
     return {name: model.model_fields[name] for name in inspect.get_annotations(model) if name in model.model_fields}
 
 
 def _bases(model: type[Model]) -> list[type[Model]]:
-    """The nearest models that it inherits keys from."""
+    """The nearest base models that define keys."""
     found: dict[type[Model], None] = {}
     for base in model.__bases__:
         if issubclass(base, Model) and base not in (Model, Study):
@@ -218,7 +218,7 @@ def _bases(model: type[Model]) -> list[type[Model]]:
 
 
 def _models(annotation: Any) -> Iterator[type[Model]]:
-    """The models in the type of a field."""
+    """The models that occur in the type of a field."""
     if isinstance(annotation, type) and issubclass(annotation, Model):
         yield annotation
     for part in get_args(annotation):
@@ -226,13 +226,13 @@ def _models(annotation: Any) -> Iterator[type[Model]]:
 
 
 def _parts(model: type[Model]) -> list[type[Model]]:
-    """The models in the types of all fields, each once."""
+    """The models that occur in the types of a model's own fields, each once."""
     fields = _own_fields(model).values()
     return list(dict.fromkeys(part for field in fields for part in _models(field.annotation)))
 
 
 def _place(key: str, field: FieldInfo, part: type[Model]) -> str:
-    """Where a model stands in another."""
+    """A description of the key that holds a model `part`."""
     if field.discriminator:
         tag = part.model_fields[str(field.discriminator)].default
         return f"`{key}` of the {field.discriminator} `{tag}`"
@@ -247,7 +247,7 @@ def _default(field: FieldInfo) -> str:
 
 
 def _first(model: type[Model]) -> str:
-    """The first sentence of a docstring."""
+    """The first paragraph of a model's docstring, as one line."""
     return " ".join((inspect.getdoc(model) or "").partition("\n\n")[0].split())
 
 

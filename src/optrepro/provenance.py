@@ -1,4 +1,4 @@
-"""Where a result comes from: hashes of source, files and settings, and the sidecar that records them."""
+"""Provenance of results: hashes of source and files, the environment, and the sidecar that records them."""
 
 from __future__ import annotations
 
@@ -27,13 +27,13 @@ def file_hash(path: Path | str) -> str:
 
 
 def source_hash(*modules: str) -> str:
-    """Twelve hexadecimal digits over the code of the modules and of all modules of this package that they import.
+    """A hash, of twelve hexadecimal digits, of the modules' code and of all modules of this package that they import.
 
-    Comments, docstrings, formatting, the order of the modules and their places in the package change nothing; any
-    other change of the code does, as `source.SourceTree` tells.
+    Comments, docstrings, formatting, the order of the modules and their places in the package do not affect it; any
+    other change of the code does (see `source.SourceTree`).
 
-    Packages' ``__init__`` files only re-export, so a module counts only where it is named itself: editing one figure
-    or one optimizer leaves every step alone that does not use it. Modules of other packages are the lock's business.
+    An ``__init__`` file only re-exports, so importing a package does not include its modules: a change of one figure
+    or one optimizer affects only the steps that use it. The lock file pins the code of other packages.
 
     Raises: ValueError for a module of this package that does not exist.
     """
@@ -43,7 +43,7 @@ def source_hash(*modules: str) -> str:
 
 
 def git_state() -> dict[str, Any]:
-    """Commit and dirty flag of the checkout, or nulls where there is none (an unpacked archive, an installed wheel)."""
+    """Commit and dirty flag of the checkout; both are None outside a checkout (unpacked archive, installed wheel)."""
 
     def git(*arguments: str) -> str | None:
         command = ["git", "-C", str(PACKAGE), *arguments]
@@ -58,7 +58,7 @@ def git_state() -> dict[str, Any]:
 
 
 def environment() -> dict[str, Any]:
-    """Versions and processor: what may move a result's last bits."""
+    """Versions and processor architecture, which can change the last bits of a result."""
     return {
         "python": platform.python_version(),
         "machine": platform.machine(),
@@ -67,32 +67,32 @@ def environment() -> dict[str, Any]:
 
 
 def imported_versions() -> dict[str, str]:
-    """Versions of the distributions that this process has imported something of so far, by name, in order.
+    """Versions, by name, of the distributions that this process has imported from so far.
 
-    Of a namespace that several distributions share, all count.
+    If several distributions share a namespace package, all of them are included.
     """
     imported = {name.partition(".")[0] for name in sys.modules} - {"optrepro"}
     found = [each for each in importlib.metadata.distributions() if imported & _packages(each)]
     versions = {re.sub(r"[-_.]+", "-", each.name).lower(): each.version for each in found}
-    # From a checkout there may be no metadata of this package, or those of an older version.
+    # In a checkout, the metadata of this package can be absent or those of an older version.
     return dict(sorted({**versions, "optrepro": __version__}.items()))
 
 
 def _packages(distribution: importlib.metadata.Distribution) -> set[str]:
-    """The top-level packages of a distribution; `importlib.metadata` tells them too, but takes five times as long."""
+    """The top-level packages of a distribution (`importlib.metadata.packages_distributions` is five times slower)."""
     files = (distribution.read_text("RECORD") or distribution.read_text("top_level.txt") or "").splitlines()
     heads = {line.partition(",")[0].partition("/")[0] for line in files}
     return {head.partition(".")[0] for head in heads if not head.endswith((".dist-info", ".pth"))}
 
 
 def peak_memory_mib() -> float:
-    """Largest resident memory of this process so far, in MiB."""
+    """Peak resident memory of this process, in MiB."""
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak / 1024 if sys.platform != "darwin" else peak / 1024**2
 
 
 def write_sidecar(path: Path, outputs: Iterable[Path], inputs: Iterable[Path], **facts: Any) -> None:
-    """Write `path` (JSON): the facts, and the hash of every file written and read, by its name relative to `path`."""
+    """Write to `path`, as JSON, the facts and the hash of every output and input, named relative to `path`."""
     record = {
         "outputs": {_relative(p, path): file_hash(p) for p in outputs},
         "inputs": {_relative(p, path): file_hash(p) for p in inputs},
@@ -102,14 +102,14 @@ def write_sidecar(path: Path, outputs: Iterable[Path], inputs: Iterable[Path], *
 
 
 def check_sidecar(path: Path) -> Mapping[str, str]:
-    """What no longer agrees with a sidecar: file name -> ``altered``, ``missing`` or ``stale`` (an input changed)."""
+    """The files that disagree with a sidecar, by name: ``altered``, ``missing`` or ``stale`` (an input changed)."""
     record = json.loads(path.read_text())
     problems: dict[str, str] = {}
     for kind, verdict in (("outputs", "altered"), ("inputs", "stale")):
         for name, expected in record[kind].items():
             file = path.parent / name
             if not file.exists():
-                # Raw runs are not kept with published results: a missing input only means it cannot be re-checked.
+                # Published results come without their raw runs, so a missing input is not an error.
                 if kind == "outputs":
                     problems[name] = "missing"
             elif file_hash(file) != expected:

@@ -1,8 +1,8 @@
-"""The run table: a config expanded into one row per run, and the rows packed into jobs.
+"""The run table: a config is expanded into one row per run, and the rows are grouped into jobs.
 
-Ids are hashes of everything that determines a run, so no float ever stands in a path, and a run whose settings did
-not change keeps its id. Seeds are hashes of (workload, repetition, role): optimizers share initial weights and data
-order, and tuning never sees a test seed. Which runs a study has, its kind says: `optrepro.studies`.
+The id of a run is a hash of everything that determines it. Paths therefore contain no floats, and a run whose settings
+do not change keeps its id. Seeds are hashes of (workload, repetition, role): optimizers share initial weights and data
+order, and tuning never uses a test seed. The kind of a study, in `optrepro.studies`, decides which runs it has.
 """
 
 from __future__ import annotations
@@ -13,11 +13,11 @@ from optrepro.studies.base import Batch, Run
 
 
 class MissingRunsError(RuntimeError):
-    """Runs of the run table left no result, and the scale is strict."""
+    """Some runs of the run table have no result, and the scale is strict."""
 
 
 def batches(config: Config, study_id: str) -> list[Batch]:
-    """The jobs of a study, in an order in which each one's needs come before it."""
+    """The jobs of a study, each after the jobs that it needs."""
     return list(config.studies[study_id].batches(study_id, config))
 
 
@@ -27,7 +27,7 @@ def table(config: Config) -> list[Run]:
 
 
 def source_modules(config: Config, batch: Batch) -> list[str]:
-    """The modules whose code determines a batch: the runner, and those of optimizers that no distribution brings."""
+    """The modules whose code determines a batch: the runner, and optimizers that are part of no installed package."""
     study = config.studies[batch.study]
     modules = {path.rpartition(".")[0] for path in study.optimizer_classes(batch.optimizer, config)}
     return [study.runner, *sorted(module for module in modules if not is_installed(module))]

@@ -1,4 +1,4 @@
-"""Hashes and seeds: stable across machines, processes and versions of Python."""
+"""Hashes and seeds that are the same on every machine, in every process and with every version of Python."""
 
 from __future__ import annotations
 

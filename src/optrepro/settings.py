@@ -1,6 +1,6 @@
-"""What all settings are made of: frozen models whose fields say what they mean, and the types that recur in them.
+"""Building blocks of all settings: frozen models with documented fields, and the types that several models use.
 
-The sentence of a field is its documentation, its help in an editor (by the JSON schema) and its line in the manual.
+The description of a field appears in the JSON schema, and so in editors, and in the manual of the config.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ Share = Annotated[float, Field(ge=0, le=1)]
 
 
 class ConfigError(ValueError):
-    """A config that cannot be run; the message names each key, its value and what is allowed."""
+    """The config is invalid; the message names each key, its value and what is allowed."""
 
 
 class Mark:
-    """A remark on a field of a model, in its annotation: what the field has to do with the ids of runs."""
+    """An annotation of a model's field that says how the field affects the ids of runs."""
 
     def __init__(self, text: str) -> None:
         self.text = text
@@ -38,13 +38,13 @@ LATER = Mark("came after runs had been published: at its default value it is in 
 
 
 class Model(BaseModel):
-    """A part of the config. It is frozen, and unknown keys are errors: a misspelt key must not be ignored."""
+    """A part of the config. It is frozen, and unknown keys are errors, so that no misspelt key is ignored."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True)
 
     @classmethod
     def row_tables(cls) -> dict[str, type[Model]]:
-        """The fields that hold named rows, with the model of a row: a scale selects among them."""
+        """The fields that hold named rows, among which a scale can select, with the model of a row."""
         types = {name: field.annotation for name, field in cls.model_fields.items()}
         values = {name: get_args(kind)[1] for name, kind in types.items() if get_origin(kind) is dict}
         return {name: kind for name, kind in values.items() if isinstance(kind, type) and issubclass(kind, Model)}
@@ -54,9 +54,9 @@ ModelT = TypeVar("ModelT", bound=Model)
 
 
 def overridden(base: ModelT, changes: Mapping[str, Any], key: str) -> ModelT:
-    """The model with some of its fields changed.
+    """A copy of the model with some fields changed.
 
-    Raises: ValueError that names `key`, the changes, and what is wrong with which of them.
+    Raises: ValueError that names `key`, the changes, and the fault of each invalid field.
     """
     try:
         return type(base).model_validate({**base.model_dump(), **changes})
@@ -67,7 +67,7 @@ def overridden(base: ModelT, changes: Mapping[str, Any], key: str) -> ModelT:
 
 
 def determining(model: Model) -> dict[str, Any]:
-    """The settings of a model that determine its runs, as plain values."""
+    """The settings of a model that determine its runs, as JSON values."""
     plain, left_out = model.model_dump(mode="json"), set()
     for name, field in type(model).model_fields.items():
         value = getattr(model, name)
@@ -79,7 +79,7 @@ def determining(model: Model) -> dict[str, Any]:
 
 
 def ascending(pair: tuple[float, float] | None) -> tuple[float, float] | None:
-    """Refuse a pair whose first number is the larger one."""
+    """The pair unchanged. Raises: ValueError if its first number is the larger one."""
     if pair is not None and pair[0] > pair[1]:
         raise ValueError(f"{list(pair)} must be the smaller number first")
     return pair

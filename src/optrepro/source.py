@@ -1,4 +1,4 @@
-"""What the code of this package's modules amounts to: digests that prose, formatting and place leave alone."""
+"""Digests of the code of this package's modules, which do not depend on prose, formatting or location."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 ROOT = "optrepro"
-# Positions are no fields. A name's context follows from where it stands, and `kind` tells u"" from "".
+# Positions are attributes, not fields. The context of a name follows from its parent; `kind` marks u"" strings.
 _IGNORED_FIELDS = {"ctx", "kind", "type_comment", "type_ignores"}
 _FIELDS = {
     kind: sorted(set(kind._fields) - _IGNORED_FIELDS)
@@ -23,7 +23,7 @@ _FIELDS = {
 
 
 class Module(NamedTuple):
-    """A module of this package, at a place in the code that imports it."""
+    """A reference to a module of this package in the code that imports it."""
 
     name: str
 
@@ -34,9 +34,9 @@ Part = str | Module
 class SourceTree:
     """The modules below a package's folder. Each file is read once, so a later edit needs a new tree.
 
-    The digest of a module covers its syntax tree and the digests of the modules of this package that it imports,
-    anywhere in its source. Modules that import each other are digested together. Strings are code: of a module that is
-    named in a string, not imported, the name alone counts.
+    The digest of a module covers its syntax tree and the digests of the modules of this package that it imports
+    anywhere in its source. Modules that import each other are digested together. Strings are code; if a module is named
+    in a string without being imported, only its name enters the digest.
     """
 
     def __init__(self, folder: Path):
@@ -45,9 +45,9 @@ class SourceTree:
         self._digests: dict[str, str] = {}
 
     def path(self, module: str) -> Path:
-        """The file of a module or a package: of this one, or one that a user has written.
+        """The file of a module or package, which may belong to this package or to a user.
 
-        Raises: ValueError if there is none.
+        Raises: ValueError if the file does not exist.
         """
         path = self._place(module)
         if path is None or not path.is_file():
@@ -75,7 +75,7 @@ class SourceTree:
         return {part.name for part in self.code(module) if isinstance(part, Module)}
 
     def closure(self, *modules: str) -> set[str]:
-        """The modules, and all modules of this package that they import, directly or not."""
+        """The modules and all modules of this package that they import, directly or indirectly."""
         seen: set[str] = set()
         todo = list(modules)
         while todo:
@@ -86,9 +86,9 @@ class SourceTree:
         return seen
 
     def digest(self, module: str) -> str:
-        """SHA-256, in hexadecimal, of the code of a module and of all that it imports from this package.
+        """SHA-256, in hexadecimal, of the code of a module and of all modules of this package that it imports.
 
-        Raises: ValueError for a module that does not exist, SyntaxError for one that is not Python.
+        Raises: ValueError if the module does not exist; SyntaxError if it is not valid Python.
         """
         if module not in self._digests:
             for cycle in _strongly_connected(module, {name: self.imports(name) for name in self.closure(module)}):
@@ -96,10 +96,11 @@ class SourceTree:
         return self._digests[module]
 
     def _digest_together(self, cycle: Sequence[str]) -> None:
-        """The digests of modules that import each other, where those of all others that they import are known.
+        """Digest modules that import each other; the digests of all other modules that they import are known.
 
-        Names tell nothing, so the modules begin as equals, and in each round a module takes up the digests that the
-        others had before it. After as many rounds as there are modules, each one's code has reached all of them.
+        Names must not affect the digests, so all modules start with the same empty digest. In each round, every module
+        is digested with the digests that the others had after the previous round. After as many rounds as there are
+        modules, the code of each module has affected all digests.
         """
         if cycle[0] in self._digests:
             return
@@ -109,7 +110,7 @@ class SourceTree:
         self._digests |= {module: known[module] for module in cycle}
 
     def code(self, module: str) -> Sequence[Part]:
-        """The canonical text of a module, with gaps for the modules that it names."""
+        """The canonical text of a module, in parts, with references to the modules that it imports."""
         if module not in self._code:
             path = self.path(module)
             package = module if path.name == "__init__.py" else module.rpartition(".")[0]
@@ -119,7 +120,7 @@ class SourceTree:
 
 @cache
 def is_installed(module: str) -> bool:
-    """Whether a module comes with Python or from a distribution, so that its version is the lock's business."""
+    """Whether a module belongs to Python or an installed distribution, whose version the lock file pins."""
     top = module.partition(".")[0]
     folder = None if top == ROOT else _folder(top)
     installed = [Path(sysconfig.get_path(name)) for name in ("stdlib", "purelib", "platlib")]
@@ -127,7 +128,7 @@ def is_installed(module: str) -> bool:
 
 
 def _folder(top: str) -> Path | None:
-    """The folder of a package at the top level or the file of a module there; None for what has neither."""
+    """The folder of a top-level package or the file of a top-level module; None if it has no Python source."""
     spec = find_spec(top)
     if spec is None or spec.origin is None or not spec.origin.endswith(".py"):
         return None
@@ -147,9 +148,9 @@ def _filled(parts: Sequence[Part], digests: dict[str, str]) -> str:
 
 
 def _strongly_connected(start: str, imports: dict[str, set[str]]) -> Iterator[list[str]]:
-    """Groups of modules that import each other, most of them of one module; imported groups first (Tarjan 1972)."""
+    """Groups of modules that import each other, often a single module; imported groups come first (Tarjan 1972)."""
     order: dict[str, int] = {}
-    lowest: dict[str, int] = {}  # the first module, in the order of visits, that this one is known to lead back to
+    lowest: dict[str, int] = {}  # the earliest visited module that is known to be reachable from this one
     stack: list[str] = []
 
     def visit(module: str) -> Iterator[list[str]]:
@@ -171,25 +172,25 @@ def _strongly_connected(start: str, imports: dict[str, set[str]]) -> Iterator[li
 
 @dataclass(frozen=True)
 class _Binding:
-    """One name that an import binds, and to what."""
+    """A name that an import binds, and the object that it is bound to."""
 
     name: str
     parts: tuple[Part, ...]
 
 
 class _Canonical:
-    """Writes a syntax tree as text with gaps, one for each module of this package that it names.
+    """Writes a syntax tree as text, with references in place of the modules of this package that it imports.
 
-    Equal code gives equal text in every version of Python: fields that are empty are left out, because versions
-    differ in which ones a node has. Left out too are docstrings, other statements that are only a constant, `pass`,
-    and the order of imports that stand together.
+    Equal code gives equal text in every version of Python: empty fields are omitted, because the fields of a node
+    differ between versions. Docstrings, other statements that are only a constant, and `pass` are omitted too, and
+    consecutive imports are sorted.
     """
 
     def __init__(self, modules: SourceTree, package: str):
         self._modules = modules
         self._package = package
         self._parts: list[Part] = []
-        self._text: list[str] = []  # what follows the last part
+        self._text: list[str] = []  # the text after the last part
 
     def write(self, module: ast.Module) -> Sequence[Part]:
         """The canonical text of a module, in parts."""
@@ -235,7 +236,7 @@ class _Canonical:
             if isinstance(value, ast.AST):
                 self._node(value)
             else:
-                self._text.append(ascii(value))  # None stands where a dict is unpacked or an argument has no default
+                self._text.append(ascii(value))  # None: an unpacked dict, or an argument without default
             self._text.append(";")
 
     def _block(self, statements: Sequence[ast.stmt]) -> None:
@@ -252,7 +253,7 @@ class _Canonical:
 
     def _put(self, imports: list[_Binding]) -> None:
         names = [binding.name for binding in imports]
-        if len(set(names)) == len(names):  # otherwise the last one wins, so their order is code
+        if len(set(names)) == len(names):  # otherwise the order matters, because the last binding wins
             imports = sorted(imports, key=lambda binding: binding.name)
         for binding in imports:
             self._text.append(f"import {binding.name}=")
@@ -282,7 +283,7 @@ class _Canonical:
             yield _Binding(alias.asname or alias.name, parts)
 
     def _module_at(self, node: ast.AST) -> str | None:
-        """The module or package that a whole chain of attributes names: optrepro.a.b, but not optrepro.a.b.f."""
+        """The module or package that a complete chain of attributes names: optrepro.a.b, but not optrepro.a.b.f."""
         names: list[str] = []
         while isinstance(node, ast.Attribute):
             names.append(node.attr)
@@ -303,7 +304,7 @@ def _without_effect(statement: ast.stmt) -> bool:
 
 
 def _merged(values: Sequence[ast.expr]) -> list[ast.expr]:
-    """The parts of an f-string with its literal ones joined: versions differ in where they cut them."""
+    """The parts of an f-string with adjacent literals joined, because Python versions split them differently."""
     merged: list[ast.expr] = []
     for value in values:
         if isinstance(value, ast.Constant) and merged and isinstance(merged[-1], ast.Constant):

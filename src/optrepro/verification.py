@@ -1,4 +1,4 @@
-"""Checks that results and exhibits are still what their sidecars say, and publishes a scale's results."""
+"""Check results and exhibits against their sidecars, and publish the results of a scale."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from optrepro.catalogue import Catalogue
 
 @dataclass(frozen=True)
 class Finding:
-    """What was checked (an exhibit's id, or a file of results) and how it stands.
+    """The verdict on an exhibit, named by its id, or on a file of results.
 
-    `verdict` is ``ok``, ``missing``, ``altered`` (a file is not the one that was written) or ``stale`` (an input or
-    the code changed since).
+    `verdict` is ``ok``, ``missing``, ``altered`` (the file changed after it was written) or ``stale`` (an input or the
+    code changed since).
     """
 
     what: str
@@ -26,14 +26,14 @@ class Finding:
 
 
 def verify(scale: str, catalogue: Catalogue) -> list[Finding]:
-    """Re-hash everything of a scale, or of the published results, against the sidecars."""
+    """Compare the files of a scale, or of the published results, with the hashes in their sidecars."""
     return [*_results(scale), *(_exhibit(scale, name, catalogue) for name in catalogue.exhibits)]
 
 
 def publish(scale: str) -> Iterator[Path]:
-    """Copy a scale's tidy results to the published ones; each sidecar takes along those of the study's runs.
+    """Copy a scale's tidy results to the published ones; each new sidecar includes those of the study's runs.
 
-    Raises: FileNotFoundError if the scale has none.
+    Raises: FileNotFoundError if the scale has no tidy results.
     """
     folder = Path("results", scale, "tidy")
     if not (results := sorted(folder.glob("*.parquet"))):

@@ -155,21 +155,3 @@ def test_surfaces_put_the_grid_into_the_box():
     table = benchmark.surfaces(StudyResults(runs, facts))
     assert row_of(table, kind="grid", value=50.0)[["x0", "x1"]].tolist() == [1, 2]  # second row, third column
     assert table[table.kind == "minimizer"][["x0", "x1"]].to_numpy().tolist() == [[0, 0], [0.5, 0.5]]
-
-
-def test_the_medians_interval_lies_between_the_right_order_statistics():
-    # P(Binomial(10, 1/2) < 2) = 0.011 and P(... < 3) = 0.055, so the second smallest and the second largest
-    assert benchmark.median_interval(range(1, 11)) == (5.5, 2, 9)
-
-
-def test_the_medians_interval_covers_the_median_at_its_level():
-    samples = np.random.default_rng(0).exponential(size=(2000, 64))
-    ends = np.array([benchmark.median_interval(sample)[1:] for sample in samples])
-    covered = ((ends[:, 0] <= np.log(2)) & (np.log(2) <= ends[:, 1])).mean()
-    assert 0.945 < covered < 0.975
-
-
-def test_few_values_have_a_median_without_an_interval_and_none_have_nothing():
-    assert benchmark.median_interval([1, 2, 3])[0] == 2
-    assert np.isnan(benchmark.median_interval([1, 2, 3])[1:]).all()
-    assert np.isnan(benchmark.median_interval([])).all()

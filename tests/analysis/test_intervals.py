@@ -4,7 +4,7 @@ from itertools import product
 import numpy as np
 import pytest
 
-from optrepro.analysis.intervals import holm, mean_interval, sign_flip_test
+from optrepro.analysis.intervals import holm, mean_interval, median_interval, sign_flip_test
 
 
 def test_interval_is_the_mean_plus_and_minus_t_times_the_standard_error():
@@ -73,3 +73,21 @@ def test_holm_leaves_out_what_was_not_tested():
     adjusted = holm([math.nan, 0.01, 0.02])
     assert math.isnan(adjusted[0])
     assert adjusted[1:] == pytest.approx([0.02, 0.02])
+
+
+def test_the_medians_interval_lies_between_the_right_order_statistics():
+    # P(Binomial(10, 1/2) < 2) = 0.011 and P(... < 3) = 0.055, so the second smallest and the second largest
+    assert median_interval(range(1, 11)) == (5.5, 2, 9)
+
+
+def test_the_medians_interval_covers_the_median_at_its_level():
+    samples = np.random.default_rng(0).exponential(size=(2000, 64))
+    ends = np.array([median_interval(sample)[1:] for sample in samples])
+    covered = ((ends[:, 0] <= np.log(2)) & (np.log(2) <= ends[:, 1])).mean()
+    assert 0.945 < covered < 0.975
+
+
+def test_few_values_have_a_median_without_an_interval_and_none_have_nothing():
+    assert median_interval([1, 2, 3])[0] == 2
+    assert np.isnan(median_interval([1, 2, 3])[1:]).all()
+    assert np.isnan(median_interval([])).all()

@@ -91,17 +91,17 @@ def test_progress_is_reported(tiny: Tiny) -> None:
 
 def test_training_a_policy_leaves_its_weights_beside_the_results(tiny_pop: Tiny) -> None:
     out = carry_out(tiny_pop(), "standard", study="meta")
-    policy, card = policies.load(layout.policy_beside(out))
+    policy, card = policies.load(layout.weights_beside(out))
     assert policy.settings.width == 8
     assert card["config_hash"] == batch_of(tiny_pop(), "meta", "standard").settings
-    files = {path.name: provenance.file_hash(path) for path in (out, layout.policy_beside(out))}
+    files = {path.name: provenance.file_hash(path) for path in (out, layout.weights_beside(out))}
     assert sidecar(out)["outputs"] == files
     assert provenance.check_sidecar(out.with_name("run.json")) == {}
 
 
 def test_a_contender_uses_the_weights_that_a_job_has_trained(tiny_pop: Tiny) -> None:
     settings = tiny_pop()
-    given = {name: layout.policy_beside(carry_out(settings, name, name, study="meta")) for name in ("standard", "log")}
+    given = {name: layout.weights_beside(carry_out(settings, name, name, study="meta")) for name in ("standard", "log")}
     assert batch_of(settings, "transfer", "trained").weights == ("meta", "standard")
     tables = {}
     for name, weights in given.items():
@@ -129,7 +129,7 @@ def test_a_job_of_meta_training_or_transfer_goes_on_in_the_next_attempt_and_give
 
 def test_a_job_with_other_weights_never_finds_the_state(tiny_pop: Tiny) -> None:
     for name in ("standard", "log"):
-        weights = layout.policy_beside(carry_out(tiny_pop(), name, name, study="meta"))
+        weights = layout.weights_beside(carry_out(tiny_pop(), name, name, study="meta"))
         interrupt(tiny_pop(), "trained", study="transfer", weights=weights)
     assert len(list(STATE.iterdir())) == 2
 
@@ -139,7 +139,7 @@ def test_a_job_with_other_weights_never_finds_the_state(tiny_pop: Tiny) -> None:
 
 def test_learning_a_rule_leaves_its_weights_beside_the_results_and_another_row_uses_them(tiny_lto: Tiny) -> None:
     settings = tiny_lto()
-    given = layout.policy_beside(carry_out(settings, "unrolled", "given", study="learn"))
+    given = layout.weights_beside(carry_out(settings, "unrolled", "given", study="learn"))
     _, card = _learned.load(L2LPolicy, L2LSettings, given)
     assert card["config_hash"] == batch_of(settings, "learn", "unrolled").settings
     out = carry_out(settings, "learned", study="compare", weights=given)

@@ -1,4 +1,4 @@
-# The plan, made once from config: settings, batches of runs, exhibits. Rules look things up here and decide nothing.
+# The plan: settings, batches of runs and exhibits, read once from the config. The rules only look things up in it.
 import json
 import os
 from pathlib import Path
@@ -15,7 +15,7 @@ from optrepro.studies.base import data_of
 
 
 def _overrides(path):
-    """What `--config` says beyond the scale file, as overrides by dotted path (`--config set="studies.vlse.starts=8"`)."""
+    """The settings that `--config` adds to the scale file, as overrides (`--config set="studies.vlse.starts=8"`)."""
     given = yaml.safe_load(Path(path).read_text())
     chosen = config.get("set", [])
     dotted = chosen.split() if isinstance(chosen, str) else list(chosen)
@@ -32,7 +32,7 @@ def _plan():
         batches = {s: {b.name: b for b in runtable.batches(settings, s)} for s in settings.studies}
     except (ConfigError, FileNotFoundError) as error:
         raise WorkflowError(str(error)) from None
-    # Jobs inherit these. As an input or a parameter of the rules, any change of the config would rerun everything.
+    # Jobs read these variables. As an input or a parameter of the rules, any change of the config would rerun all jobs.
     os.environ["OPTREPRO_CONFIG"] = str(path)
     os.environ["OPTREPRO_OVERRIDES"] = json.dumps(overrides)
     return settings, entries, batches
@@ -47,8 +47,8 @@ validate(
 )
 
 
-# Tensors of many megabytes are made and dropped at every step. By default the C library gives such memory back to the
-# system each time, and zeroing new pages then takes longer than the arithmetic (measured: 5 times and more).
+# Every step allocates and frees tensors of many megabytes. By default the C library returns such memory to the system
+# each time, and zeroing new pages then takes longer than the arithmetic (measured: at least 5 times as long).
 os.environ.setdefault("MALLOC_MMAP_THRESHOLD_", str(2**32))
 os.environ.setdefault("MALLOC_TRIM_THRESHOLD_", str(2**34))
 
@@ -58,13 +58,13 @@ envvars:
     "OPTREPRO_OVERRIDES",
 
 
-# Before the first job: a rule could not come before the others and leave them alone when only it has to run again.
+# The check runs before the first job. As a rule that all others depend on, its reruns would rerun the others.
 onstart:
     shell(f"optrepro check --out results/{SCALE}/config.json")
 
 
 LEARNING = [name for name, study in SETTINGS.studies.items() if study.trained_rows()]
-NEVER = "(?!)"  # what a wildcard may be where there is nothing for it
+NEVER = "(?!)"  # a pattern that matches nothing, for wildcards without values
 
 
 wildcard_constraints:
@@ -75,7 +75,7 @@ wildcard_constraints:
 
 
 def exhibits(names, scale=SCALE):
-    """The figures of exhibits."""
+    """Paths of the exhibits' figures."""
     return [f"{layout.exhibit(scale, name)}.svg" for name in names]
 
 
@@ -84,7 +84,7 @@ def batch_of(wildcards):
 
 
 def settings_of(wildcards):
-    """What determines a batch of runs: a change of anything else in the config leaves it alone."""
+    """A hash of everything in the config that determines a batch of runs; other changes do not rerun it."""
     batch = batch_of(wildcards)
     return fingerprint([batch.settings, [run.id for run in batch.runs]])
 
@@ -98,18 +98,18 @@ def study_of(wildcards):
 
 
 def needs(wildcards):
-    """Metrics of the batches that a batch reads."""
+    """Metrics of the batches whose results a batch reads."""
     return [layout.metrics(SCALE, wildcards.study, name) for name in batch_of(wildcards).needs]
 
 
 def weights(wildcards):
     """The trained weights that a batch uses."""
     batch = batch_of(wildcards)
-    return [layout.policy(SCALE, *batch.weights)] if batch.weights else []
+    return [layout.weights(SCALE, *batch.weights)] if batch.weights else []
 
 
 def data_listing(wildcards):
-    """The lists of files and checksums of the data sets that a study reads and that are not embedded."""
+    """Lists of files with checksums, one for each data set that a study reads and that is not embedded."""
     names = data_of(study_of(wildcards), SETTINGS)
     return [f"results/data/{name}.sha256" for name in names if not archives.archive(name).embedded]
 
@@ -119,7 +119,7 @@ def asks_for_gpu(wildcards):
 
 
 def threads_of(wildcards):
-    """One; but all where times are measured, so that nothing else runs meanwhile."""
+    """One thread, or all threads if the study measures times, so that no other job runs meanwhile."""
     return workflow.cores or 1 if study_of(wildcards).timed else 1
 
 

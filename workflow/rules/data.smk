@@ -1,5 +1,5 @@
 rule data:
-    """Fetch a data set unless it is at hand, and list its files with their checksums."""
+    """Download a data set unless it is available, and list its files with their checksums."""
     output:
         "<results>/data/{dataset}.sha256",
     log:

@@ -22,7 +22,7 @@ rule exhibit:
         "optrepro exhibit {wildcards.exhibit} {input.tables} {params.facts} --out {params.stem} > {log} 2>&1"
 
 
-# The published gallery: the same drawing from committed tidy results. No rule makes those, so none of it can run anything.
+# The published exhibits are drawn from the committed tidy results. No rule makes those, so this never starts any runs.
 use rule exhibit as published_exhibit with:
     input:
         tables=tables_of(layout.PUBLISHED),
@@ -38,13 +38,13 @@ use rule exhibit as published_exhibit with:
 
 
 rule redraw:
-    """The published gallery from the committed results."""
+    """Draw the published exhibits from the committed results."""
     input:
         exhibits(CATALOGUE.exhibits, layout.PUBLISHED),
 
 
 rule figures:
-    """Every exhibit of the scale."""
+    """Draw every exhibit of the scale."""
     input:
         exhibits(CATALOGUE.exhibits),
 

@@ -1,5 +1,5 @@
 rule report:
-    """Bind every exhibit, the claims and the fidelity ledger into one page."""
+    """Collect every exhibit, the claims and the fidelity ledger in one page."""
     input:
         sidecars=[f"{layout.exhibit(SCALE, name)}.json" for name in CATALOGUE.exhibits],
         ledger=catalogue.files(Path("config"), "fidelity.yaml"),

@@ -1,5 +1,5 @@
 rule runs:
-    """Carry out a batch of runs: optimizers on problems, one row of the run table each."""
+    """Run one batch: rows of the run table, each an optimizer on a problem."""
     input:
         data=data_listing,
         earlier=needs,
@@ -30,7 +30,7 @@ rule runs:
         " --minutes {resources.slice_minutes} {params.earlier} {params.weights} --out {output.metrics} > {log} 2>&1"
 
 
-# First of all, as other runs wait for what it trains.
+# Training of weights has priority, because other runs wait for them.
 use rule runs as meta_training with:
     output:
         metrics="<results>/{scale}/runs/{study}/{batch}/metrics.parquet",
@@ -43,7 +43,7 @@ use rule runs as meta_training with:
 
 
 rule collect:
-    """Gather a study's runs into one tidy table, with the facts that describe it."""
+    """Collect a study's runs into one tidy table and write its facts beside it."""
     input:
         metrics=lambda wildcards: [layout.metrics(SCALE, wildcards.study, b) for b in BATCHES[wildcards.study]],
     output:

@@ -1,1 +1,1 @@
-"""From tidy results to tables."""
+"""The analysis, which computes tables from tidy results."""

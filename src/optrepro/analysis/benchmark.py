@@ -1,30 +1,29 @@
-"""The benchmark functions: scores per function, ranks and tests over functions, performance profiles, pictures.
+"""The benchmark functions: scores per function, ranks and tests over functions, performance profiles, trajectories.
 
-With x0 the start, f_best the best value found, f* the minimum and f_max the largest value over the box:
+x0 is the start, f_best the best value found, f* the minimum and f_max the largest value over the box:
 
 - normalized improvement (f(x0) - f_best) / (f(x0) - f*), in [0, 1], higher is better;
 - normalized regret (f_best - f*) / (f_max - f*), lower is better.
 
-A start that is optimal already has no improvement; it is skipped and counted. Both are summarized by the median over
-the starts, as single starts differ by orders of magnitude.
+The improvement of an optimal start is undefined; such starts are skipped and counted. Both measures are summarized by
+the median over the starts, because single starts differ by orders of magnitude.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from itertools import product
 
 import numpy as np
 import pandas as pd
-from numpy.typing import ArrayLike
-from scipy import stats
 
-from optrepro.analysis import rankings
+from optrepro.analysis import columns, rankings
+from optrepro.analysis.intervals import median_interval
 from optrepro.analysis.results import StudyResults
 from optrepro.conventions import FLOOR
 
-TARGETS = (1e-2, 1e-5)  # chosen: normalized regrets at which a problem counts as solved, roughly and well
-SUBSETS = ("smooth", "all")  # without the functions that have kinks along whole curves, and with them
+TARGETS = (1e-2, 1e-5)  # chosen: normalized regrets at which a problem counts as solved, at low and high accuracy
+SUBSETS = ("smooth", "all")  # "smooth" leaves out the functions that have kinks along whole curves
 MEASURES = ("regret", "improvement")
 KEYS = ["function", "optimizer"]
 SCORES = [
@@ -41,9 +40,9 @@ RANKS = [
 def scores(study: StudyResults) -> pd.DataFrame:
     """One row per function and optimizer, both in the order of the config.
 
-    Columns: function, group, smooth, dimension, optimizer, label; learning_rate (the tuned one; NaN if all rates scored
-    the same), on_edge (whether an end of the grid scored better than all else, so that a better one may lie outside);
-    starts, skipped (starts that were optimal), diverged and tuning_diverged (counts of starts); improvement and regret
+    Columns: function, group, smooth, dimension, optimizer, label; learning_rate (tuned; NaN if all rates have equal
+    scores), on_edge (whether an end of the grid is better than all inner rates, so that the best rate may be outside);
+    starts, skipped (optimal starts), diverged and tuning_diverged (counts of starts); improvement and regret
     (normalized, medians over the starts) with ``_low`` and ``_high`` (95 % by order statistics).
     """
     facts = functions(study)
@@ -64,9 +63,9 @@ def ranks(study: StudyResults) -> pd.DataFrame:
     """One row per subset of the functions, measure and optimizer, in the order of the config.
 
     Columns: subset (``smooth`` or ``all``), functions (their number), measure, optimizer, label; rank (average over the
-    functions), first (functions on which no other is better), average (mean over the functions of the improvement's
-    median; of the regret's, the mean of log10); and, the same for all optimizers of a subset and measure:
-    friedman, friedman_p, iman_davenport, iman_davenport_p, and critical_difference (Nemenyi, 5 %).
+    functions), first (number of functions on which no other is better), average (mean over the functions of the median
+    improvement, or of log10 of the median regret); and, equal for all optimizers of a subset and measure: friedman,
+    friedman_p, iman_davenport, iman_davenport_p, and critical_difference (Nemenyi, 5 %).
     """
     tables = []
     for subset, measure, values in _comparisons(study):
@@ -95,8 +94,8 @@ def tests(study: StudyResults) -> pd.DataFrame:
 def profile(study: StudyResults) -> pd.DataFrame:
     """Performance profile: subset, target, optimizer, evaluations, share.
 
-    `share` is the share of problems, a function with a start, whose normalized regret is at most `target` after so many
-    evaluations; a problem without a result counts as unsolved.
+    A problem is a function with a start. `share` is the share of problems whose normalized regret is at most `target`
+    after `evaluations` evaluations; a problem without a result counts as unsolved.
 
     Source: J. More and S. Wild, Benchmarking derivative-free optimization algorithms, SIAM J. Optim. 20 (2009).
     """
@@ -111,9 +110,13 @@ def profile(study: StudyResults) -> pd.DataFrame:
 
 
 def solved(runs: pd.DataFrame, names: Sequence[str], target: float, starts: int) -> pd.DataFrame:
-    """Share of the problems, `names` with `starts` starts each, that are solved: target, optimizer, evaluations, share.
+    """Share of solved problems: target, optimizer, evaluations, share.
 
-    `runs` are the `regrets` of a study.
+    Args:
+        runs: the `regrets` of a study.
+        names: functions.
+        target: normalized regret at which a problem counts as solved.
+        starts: number of starts on each function.
     """
     runs = runs[runs.index.isin(names, level="function")].reset_index()
     counts = (runs.normalized <= target).groupby([runs.optimizer, runs.step]).sum()
@@ -142,7 +145,7 @@ def surfaces(study: StudyResults) -> pd.DataFrame:
     """
     tables = []
     runs = study.runs.sort_values(["seed", "step"])
-    for function in _in_order(study.facts.settings["functions"], runs.workload):
+    for function in columns.in_order(study.facts.settings["functions"], runs.workload):
         own = runs[runs.workload == function]
         fact = {str(metric): rows.value.to_numpy() for metric, rows in own.groupby("metric")}
         values = fact["surface"]
@@ -157,7 +160,7 @@ def surfaces(study: StudyResults) -> pd.DataFrame:
 
 
 def functions(study: StudyResults) -> pd.DataFrame:
-    """Indexed by function, in the order of the config: group, smooth, dimension, range (largest value less optimum)."""
+    """By function, in the order of the config: group, smooth, dimension, range (largest value minus minimum)."""
     runs = study.runs[study.runs.step == 0]
     values = runs.pivot_table(index="workload", columns="metric", values="value", aggfunc="first")
     groups = runs[runs.metric.str.startswith("group[")].drop_duplicates("workload").set_index("workload").metric
@@ -169,11 +172,11 @@ def functions(study: StudyResults) -> pd.DataFrame:
             "range": values["range"],
         }
     )
-    return facts.loc[_in_order(study.facts.settings["functions"], facts.index)]
+    return facts.loc[columns.in_order(study.facts.settings["functions"], facts.index)]
 
 
 def regrets(study: StudyResults) -> pd.DataFrame:
-    """Test runs, indexed by function, optimizer and start: step (evaluations), regret, normalized (regret / range)."""
+    """Test runs by function, optimizer and start: step (evaluations), regret, normalized (regret / range)."""
     runs = study.runs[(study.runs.role == "test") & (study.runs.metric == "regret")]
     table = runs.rename(columns={"workload": "function", "seed": "start", "value": "regret"})
     table["normalized"] = table.regret / table.function.map(functions(study)["range"])
@@ -181,7 +184,7 @@ def regrets(study: StudyResults) -> pd.DataFrame:
 
 
 def tuned(study: StudyResults) -> pd.DataFrame:
-    """Indexed by function (workload) and optimizer: learning_rate and on_edge, as in `scores`."""
+    """By function (workload) and optimizer: learning_rate and on_edge, as in `scores`."""
     runs = study.runs[(study.runs.role == "tune") & (study.runs.metric == "tuning_score")]
     rows = {}
     for key, tuning in runs.groupby(["workload", "optimizer"], sort=False):
@@ -191,23 +194,6 @@ def tuned(study: StudyResults) -> pd.DataFrame:
         rows[key] = {"learning_rate": np.nan if flat else score.idxmax(), "on_edge": not flat and not best <= inner}
     index = pd.MultiIndex.from_tuples(list(rows), names=KEYS)
     return pd.DataFrame(list(rows.values()), index=index, columns=["learning_rate", "on_edge"])
-
-
-def median_interval(values: ArrayLike, level: float = 0.95) -> tuple[float, float, float]:
-    """Median, and its distribution-free confidence interval between two order statistics.
-
-    The ends are the k-th smallest and the k-th largest value, k the largest number with P(Binomial(n, 1/2) < k) below
-    (1 - level) / 2; NaN if that is 0, as for less than 6 values at 95 %.
-
-    Source: W. J. Conover, Practical Nonparametric Statistics, section 3.2.
-    """
-    ordered = np.sort(np.asarray(values, dtype=float))
-    n = len(ordered)
-    if n == 0:
-        return np.nan, np.nan, np.nan
-    rank = int(stats.binom.ppf((1 - level) / 2, n, 0.5))
-    low, high = (ordered[rank - 1], ordered[n - rank]) if rank > 0 else (np.nan, np.nan)
-    return float(np.median(ordered)), float(low), float(high)
 
 
 def _medians(name: str, values: pd.Series) -> pd.DataFrame:
@@ -222,9 +208,9 @@ def _diverged(study: StudyResults, role: str) -> pd.Series:
 
 
 def _comparisons(study: StudyResults) -> list[tuple[str, str, pd.DataFrame]]:
-    """For each subset and measure a table of functions by optimizers, lower is better.
+    """Tables of functions by optimizers, lower is better, for each subset and measure.
 
-    A function that an optimizer has no result on is left out of the comparison.
+    A function is left out if an optimizer has no result on it.
     """
     table = scores(study)
     table["regret"] = np.log10(table.regret.clip(lower=FLOOR))
@@ -237,9 +223,3 @@ def _comparisons(study: StudyResults) -> list[tuple[str, str, pd.DataFrame]]:
             values = values[[key for key in study.facts.optimizers if key in values]].dropna()
             comparisons.append((subset, measure, values))
     return comparisons
-
-
-def _in_order(order: Iterable[str], present: Iterable[str]) -> list[str]:
-    """The keys of the config, in its order, that have results."""
-    there = set(present)
-    return [key for key in order if key in there]

@@ -1,35 +1,36 @@
-"""Optimizers compared over paired seeds, each at its tuned learning rate: scores, curves, choices and the sweep.
+"""Comparisons of optimizers over paired seeds, at their tuned learning rates and over the sweep of learning rates.
 
-What is compared is the study's criterion: accuracy, or loss. Differences are signed so that above 0 is better: accuracy
-gained, or loss saved.
+Optimizers are compared by the study's criterion, accuracy or loss. Differences are signed so that positive is better:
+accuracy gained or loss saved.
 
-A diverged run counts with accuracy 0, as in tuning, and is left out of mean losses and curves; how many diverged is a
-column of its own. Intervals are Student's t, at 95 %, over seeds.
+A diverged run counts with accuracy 0, as in tuning, and is left out of mean losses and curves; a separate column counts
+diverged runs. Intervals are Student's t intervals over seeds, at 95 %.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike
 
+from optrepro.analysis import columns
 from optrepro.analysis.intervals import Interval, holm, mean_interval, sign_flip_test
 from optrepro.analysis.results import StudyResults
 from optrepro.conventions import ALPHA
 
 FAILED_ACCURACY = 0.0
 MEASURES = ("test_accuracy", "test_loss", "exact_match")
-SIGNS = {"accuracy": 1, "loss": -1}  # of a criterion: whether more of it is better
-TRAINS = 0.5  # share of the sweep's best probability of a right answer, from which on a learning rate trains at all
+SIGNS = {"accuracy": 1, "loss": -1}  # factor that makes more of a criterion better
+TRAINS = 0.5  # chosen: a candidate trains if it has this share of the sweep's best probability of a right answer
 HELD = ("within", "above", "best")  # verdicts of `rates` that are not below the best fixed candidate
-CONTENDERS = ("fixed", "dynamic", "control")  # groups that share the grid of learning rates; peers may have their own
-BLIND = ("random", "mean")  # controls that look at nothing
-MEMORY = ("momentum", "betas")  # settings that hold a candidate, or the candidates
+CONTENDERS = ("fixed", "dynamic", "control")  # groups with the same grid of learning rates; peers may have others
+BLIND = ("random", "mean")  # controls whose choices do not depend on the gradients
+MEMORY = ("momentum", "betas")  # settings that hold one candidate or several
 
-# Candidates of the selecting optimizers where their settings name none.
+# Default candidates of the selecting optimizers.
 _CANDIDATES = {
     "momentum": (0.5, 0.9, 0.99),
     "betas": ((0.5, 0.999), (0.9, 0.999), (0.99, 0.999)),
@@ -40,19 +41,19 @@ def scores(study: StudyResults) -> pd.DataFrame:
     """One row per optimizer, in the order of the config.
 
     Columns: optimizer, label, group, value (momentum or beta1 of a fixed candidate); learning_rate, on_boundary
-    (whether the tuned rate is an end of the grid, so that a better one may lie outside), validation_accuracy or
+    (whether the tuned rate is an end of the grid, so that the best rate may be outside), validation_accuracy or
     validation_loss (tuning runs at that rate); seeds, diverged, tuning_runs, tuning_diverged (counts of runs);
-    test_accuracy and test_loss, and exact_match where questions were asked, with ``_low`` and ``_high``; rank (by the
-    study's criterion on test data, 1 is best); smallest (share of the choices that the smallest candidate got, NaN
-    without choices); and the paired difference in that criterion to two references:
+    test_accuracy, test_loss and, if questions were asked, exact_match, with ``_low`` and ``_high``; rank (by the
+    study's criterion on test data, 1 is best); smallest (share of the smallest candidate among the choices, NaN without
+    choices); and the paired difference in the criterion to two references:
 
     - difference, _low, _high, p, p_holm: to `reference`, the fixed candidate that is best on validation data in the
-      tuning runs, which is what a manual sweep would have picked;
-    - top_difference, _low, _high: to `top`, the fixed candidate that is best on average on test data: a choice that
-      looks at the test set, so it favours the fixed candidates.
+      tuning runs, which a manual sweep would have picked;
+    - top_difference, _low, _high: to `top`, the fixed candidate with the best mean on test data. This choice uses the
+      test set, so it favours the fixed candidates.
 
-    p is the exact sign-flip test's, p_holm adjusts it for all comparisons with the reference; NaN throughout where the
-    seeds are too few for that many comparisons: the least p that n pairs can give is 2 / 2^n.
+    p is that of the exact sign-flip test, and p_holm is adjusted for all comparisons with the reference. p_holm is NaN
+    if there are too few seeds for the number of comparisons, since the smallest possible p for n pairs is 2 / 2^n.
     """
     measures = {name: final(study, name) for name in MEASURES if (study.runs.metric == name).any()}
     compared = test_scores(study)
@@ -67,15 +68,15 @@ def scores(study: StudyResults) -> pd.DataFrame:
         difference = paired_difference(compared, key, reference)
         rows.append(
             {
-                **_names(study, key),
+                **names(study, key),
                 **tuned.loc[key],
                 "seeds": compared[key].count(),
                 **_measured(measures, key),
                 "reference": reference,
-                **_interval_columns("difference", difference),
+                **columns.interval("difference", difference),
                 "p": sign_flip_test(difference),
                 "top": top,
-                **_interval_columns("top_difference", paired_difference(compared, key, top)),
+                **columns.interval("top_difference", paired_difference(compared, key, top)),
             }
         )
     table = pd.DataFrame(rows)
@@ -92,7 +93,7 @@ def scores(study: StudyResults) -> pd.DataFrame:
 def curves(study: StudyResults) -> pd.DataFrame:
     """Mean and standard deviation over the test seeds: optimizer, metric, step, mean, std, seeds.
 
-    A run that diverged is in no point of its curve.
+    Diverged runs are left out of the whole curve.
     """
     runs = study.runs[(study.runs.role == "test") & ~study.runs.metric.str.startswith("chosen")]
     diverged = runs[runs.metric == "diverged"].run
@@ -102,10 +103,10 @@ def curves(study: StudyResults) -> pd.DataFrame:
 
 
 def choices(study: StudyResults) -> pd.DataFrame:
-    """Which candidate was taken when: optimizer, candidate, step, share, overall.
+    """Shares of the candidates among the choices: optimizer, candidate, step, share, overall.
 
-    `share` is the share of choices since the evaluation before `step`, `overall` the share over the whole training,
-    both over all test seeds (and parameter tensors, where each chooses for itself).
+    `share` is the share since the evaluation before `step`, `overall` the share over the whole training, both over all
+    test seeds, and over all tensors if each tensor has its own choice.
     """
     runs = study.runs[(study.runs.role == "test") & study.runs.metric.str.startswith("chosen")]
     tables = [
@@ -113,14 +114,14 @@ def choices(study: StudyResults) -> pd.DataFrame:
         for key, entry in study.facts.optimizers.items()
         if key in set(runs.optimizer)
     ]
-    columns = ["optimizer", "candidate", "step", "share", "overall"]
-    return pd.concat(tables, ignore_index=True)[columns] if tables else pd.DataFrame(columns=columns)
+    order = ["optimizer", "candidate", "step", "share", "overall"]
+    return pd.concat(tables, ignore_index=True)[order] if tables else pd.DataFrame(columns=order)
 
 
 def overall_shares(study: StudyResults, optimizer: str) -> pd.Series:
-    """The share of choices that each candidate got over the whole training, by candidate.
+    """Share of each candidate among the choices of the whole training, by candidate.
 
-    Raises: KeyError if the optimizer has logged no choices.
+    Raises: KeyError if the optimizer has no recorded choices.
     """
     table = choices(study)
     if optimizer not in set(table.optimizer):
@@ -131,8 +132,8 @@ def overall_shares(study: StudyResults, optimizer: str) -> pd.Series:
 def sweep(study: StudyResults) -> pd.DataFrame:
     """The tuning runs as a table, one row per optimizer and learning rate.
 
-    Columns: optimizer, label, group, value, learning_rate, validation_accuracy (mean at the last step, a diverged run
-    counted as 0) with ``_low`` and ``_high``, seeds, tuning_diverged, tuned (whether it is the optimizer's best rate).
+    Columns: optimizer, label, group, value, learning_rate, validation_accuracy (mean at the last step, 0 for a diverged
+    run) with ``_low`` and ``_high``, seeds, tuning_diverged, tuned (whether this is the optimizer's best rate).
     """
     accuracy = tuning_accuracy(study)
     diverged = _diverged(study, "tune")
@@ -142,9 +143,9 @@ def sweep(study: StudyResults) -> pd.DataFrame:
         for rate in own:
             rows.append(
                 {
-                    **_names(study, key),
+                    **names(study, key),
                     "learning_rate": rate,
-                    **_interval_columns("validation_accuracy", own[rate].dropna()),
+                    **columns.interval("validation_accuracy", own[rate].dropna()),
                     "seeds": own[rate].count(),
                     "tuning_diverged": int(diverged.get((key, rate), 0)),
                     "tuned": rate == own.mean().idxmax(),
@@ -154,36 +155,41 @@ def sweep(study: StudyResults) -> pd.DataFrame:
 
 
 def rates(*studies: StudyResults) -> pd.DataFrame:
-    """Every candidate, rule and control at every learning rate of the sweep, against the fixed candidate best there.
+    """Every candidate, rule and control at every learning rate of the sweep, compared with the reference at that rate.
 
-    A row per study, optimizer and learning rate: study, criterion, optimizer, rule, label, group, value, learning_rate;
-    best (the fixed candidate with the best validation score at that rate), trains; difference, _low, _high (paired over
-    the tuning seeds, on validation data); pairs, failed (diverged runs); and the verdict: "best" of that candidate
-    itself, "above" or "below" where the interval lies wholly on that side of 0, "within" where it holds 0, "open"
-    without an interval. With loss as criterion, where a diverged run has no difference, one of them makes it "below".
-    `held`: whether the verdict is "within", "above" or "best".
-    `inside`: whether the mean is in the best fixed candidate's own 95 % interval over the seeds, or better than that.
-    Both are missing where that candidate has no interval, for want of seeds or as one of its runs diverged.
-    `tells`: whether a control of BLIND is not inside. Where both are, to be inside says nothing for a rule.
-    Pairing takes the seeds' common part out of the differences, so "below" finds smaller ones than that.
+    The reference is the fixed candidate with the best mean validation score at the learning rate. There is one row per
+    study, optimizer and learning rate, with the columns study, criterion, optimizer, label, group, value,
+    learning_rate; pairs, failed (number of diverged runs); difference, _low, _high to the reference (paired over the
+    tuning seeds, on validation data); and
 
-    Rows of the same `rule` are one, whatever optimizer it chooses for: the rule is the optimizer's key, and of a fixed
-    candidate its memory (``momentum-90``, with Adam too).
+    - rule: the optimizer's key or, for a fixed candidate, its memory (``momentum-90``, also for Adam), so that rows of
+      different studies can be combined;
+    - best: the reference;
+    - trains: whether the reference trains at this rate. None of its runs diverged, and its probability of a right
+      answer is at least half of the best one in the sweep of fixed candidates. The probability is the accuracy, or
+      exp(-loss), the geometric mean of the probability of the right token (chosen);
+    - verdict: "best" for the reference itself, "above" or "below" if the interval of the difference is wholly on that
+      side of 0, "within" if it contains 0, "open" without an interval. A diverged run has no loss, so if loss is the
+      criterion, the verdict on an optimizer with one is "below";
+    - held: whether the verdict is "within", "above" or "best";
+    - inside: whether the mean is at least the lower end of the reference's own 95 % interval over the seeds. The paired
+      differences of `verdict` are the stricter test, because they do not contain what the seeds have in common;
+    - tells: whether a control of BLIND is not inside at this rate, so that being inside is evidence for a rule.
 
-    `trains`: the best fixed candidate trains at all at that rate, that is, none of its runs diverged and its
-    probability of a right answer is at least half of that in the best cell of the fixed sweep. The probability is the
-    accuracy, or exp(-loss), the geometric mean of the probability given to the right token (chosen).
+    `held` and `inside` are missing if the reference has no interval: there is one seed, or one of its runs diverged.
     """
     return pd.concat([_rates(study) for study in studies], ignore_index=True)
 
 
 def held(*studies: StudyResults) -> pd.DataFrame:
-    """How many learning rates each candidate, rule and control of `rates` holds its own at, in each study.
+    """Numbers of learning rates at which each candidate, rule and control of `rates` matches the reference, by study.
 
-    Only rates count at which the best fixed candidate trains at all, and has an interval: none with one tuning seed.
-    Columns: study, criterion, rule, label, group; rates, and of these inside, held, above; telling (the rates that
-    tell), and of these told (inside); below (text: the rates at which it is below), outside (those at which it is not
-    inside); worst (the least of the mean differences; NaN if a run has none).
+    Only rates count at which the reference trains and has an interval; with one tuning seed there are none.
+
+    Columns: study, criterion, rule, label, group; rates (their number), and the numbers of those with inside, held, and
+    verdict "above"; telling (number of rates with `tells`) and told (number of these with inside); below and outside
+    (texts that list the rates with verdict "below" and those without inside); worst (the smallest mean difference; NaN
+    if one is undefined).
     """
     table = rates(*studies)
     rows = []
@@ -211,29 +217,29 @@ def held(*studies: StudyResults) -> pd.DataFrame:
 
 
 def final(study: StudyResults, metric: str) -> pd.DataFrame:
-    """`metric` at the last step of the test runs: seeds by optimizers. NaN: no such run, or no loss as it diverged."""
+    """`metric` at the last step of the test runs, seeds by optimizers; NaN if the run is missing or has no loss."""
     return _last(study, "test", metric, ["optimizer"])
 
 
 def test_scores(study: StudyResults) -> pd.DataFrame:
-    """The study's criterion at the end of the test runs, signed so that more is better: seeds by optimizers."""
+    """The study's criterion at the end of the test runs, signed so that higher is better: seeds by optimizers."""
     criterion = study.facts.criterion
     return SIGNS[criterion] * final(study, f"test_{criterion}")
 
 
 def tuning_scores(study: StudyResults) -> pd.DataFrame:
-    """The same on validation data at the end of the tuning runs: seeds by (optimizer, learning rate ascending).
+    """The study's criterion on validation data at the end of the tuning runs, signed so that higher is better.
 
-    A diverged run counts with accuracy 0, or an infinite loss.
+    Rows are seeds, columns (optimizer, learning rate ascending). A diverged run has accuracy 0 or an infinite loss.
     """
     criterion = study.facts.criterion
     return SIGNS[criterion] * _last(study, "tune", f"validation_{criterion}", ["optimizer", "learning_rate"], np.inf)
 
 
 def over_rates(study: StudyResults) -> pd.DataFrame:
-    """Mean of `tuning_scores` over the learning rates at which the best fixed candidate trains at all.
+    """Mean of `tuning_scores` over the learning rates at which the reference of `rates` trains: seeds by optimizers.
 
-    Seeds by optimizers; only those that share the grid of learning rates, and in which no run diverged by loss.
+    Only optimizers of the groups `CONTENDERS` are included. The mean is NaN if a run has an infinite loss.
     """
     table = _rates(study)
     rates = table[table.trains].learning_rate.unique()
@@ -250,8 +256,8 @@ def tuning_accuracy(study: StudyResults) -> pd.DataFrame:
 def tuned_cells(study: StudyResults) -> pd.DataFrame:
     """By optimizer, in the order of the config: learning_rate (of the test runs), on_boundary, validation_accuracy.
 
-    The last one is validation_loss where that is the criterion. An optimizer without test runs is left out; without
-    tuning runs its last two columns say False and NaN.
+    If loss is the criterion, the last column is validation_loss. An optimizer without test runs is left out; without
+    tuning runs, its last two columns are False and NaN.
     """
     criterion = study.facts.criterion
     rates = study.runs[study.runs.role == "test"].groupby("optimizer").learning_rate.first()
@@ -268,14 +274,19 @@ def tuned_cells(study: StudyResults) -> pd.DataFrame:
 
 
 def paired_difference(values: pd.DataFrame, optimizer: str, reference: str | None) -> list[float]:
-    """Differences to the reference over the seeds that both have; none for the reference itself."""
+    """Differences to the reference over their common seeds; empty for the reference itself."""
     if reference is None or optimizer == reference:
         return []
     return list((values[optimizer] - values[reference]).dropna())
 
 
+def names(study: StudyResults, key: str) -> dict[str, Any]:
+    """`columns.names` of an optimizer, and `value`: its momentum or beta1 if it is a fixed candidate, else NaN."""
+    return {**columns.names(study, key), "value": candidate_of(study.facts.optimizers[key])}
+
+
 def candidate_of(entry: Mapping[str, Any]) -> float:
-    """The momentum (or first beta) of a fixed candidate's config entry; NaN for any other optimizer."""
+    """The momentum (or beta1) in a fixed candidate's config entry; NaN for any other optimizer."""
     if entry["group"] != "fixed":
         return np.nan
     values = [entry["settings"][name] for name in MEMORY if name in entry["settings"]]
@@ -283,9 +294,9 @@ def candidate_of(entry: Mapping[str, Any]) -> float:
 
 
 def candidates(entry: Mapping[str, Any], count: int) -> list[str]:
-    """Names of the `count` candidates of a selecting optimizer: its momenta or first betas, as text.
+    """Names of the `count` candidates of a selecting optimizer: its momenta or values of beta1, as text.
 
-    They come from its settings, or are the class's defaults; if their number is another, the names are indices.
+    They come from its settings or the defaults of its class; if these are not `count` values, the names are indices.
     """
     kind = "betas" if "Adam" in entry["class"] else "momentum"
     values = entry["settings"].get(kind, _CANDIDATES[kind])
@@ -297,72 +308,96 @@ def _memory(value: Any) -> float:
     return float(value[0] if isinstance(value, list | tuple) else value)
 
 
-def _names(study: StudyResults, key: str) -> dict[str, Any]:
-    entry = study.facts.optimizers[key]
-    return {"optimizer": key, "label": entry["label"], "group": entry["group"], "value": candidate_of(entry)}
-
-
-def _interval_columns(name: str, values: ArrayLike) -> dict[str, float]:
-    return dict(zip((name, f"{name}_low", f"{name}_high"), mean_interval(values), strict=True))
-
-
 def _measured(measures: Mapping[str, pd.DataFrame], key: str) -> dict[str, float]:
     """Mean and interval of each measure over the test seeds of an optimizer."""
-    columns: dict[str, float] = {}
+    measured: dict[str, float] = {}
     for name, values in measures.items():
-        columns |= _interval_columns(name, values[key].dropna())
-    return columns
+        measured |= columns.interval(name, values[key].dropna())
+    return measured
+
+
+class _Reference(NamedTuple):
+    """The fixed candidate with the best mean validation score at a learning rate."""
+
+    optimizer: str
+    trains: bool  # see `rates`
+    low: float  # lower end of the interval of its mean score; NaN without an interval
 
 
 def _rates(study: StudyResults) -> pd.DataFrame:
+    """The rows of `rates` for one study."""
     scores = tuning_scores(study).dropna(axis=1, how="all")
-    groups = {key: entry["group"] for key, entry in study.facts.optimizers.items()}
-    means = scores.mean()[[groups[key] == "fixed" for key in scores.columns.get_level_values("optimizer")]]
     diverged = _diverged(study, "tune")
+    criterion = study.facts.criterion
     rows = []
-    for rate in sorted(means.index.unique("learning_rate")):
+    for rate, reference in _references(study, scores, diverged).items():
         at_rate: Any = scores.xs(rate, axis=1, level="learning_rate")
-        best = str(means.xs(rate, level="learning_rate").idxmax())
-        share = _probability(study, means[best, rate]) / _probability(study, means.max())
-        own = at_rate[best].dropna()
-        floor = mean_interval(own if np.isfinite(own).all() else []).low
-        judged = not np.isnan(floor)
-        for key in (key for key in study.facts.optimizers if key in at_rate and groups[key] in CONTENDERS):
-            pairs = paired_difference(at_rate, key, best)
-            failed = int(diverged.get((key, rate), 0))
-            interval = mean_interval(pairs if np.isfinite(pairs).all() else [])
-            lost = failed > 0 and study.facts.criterion == "loss"
-            verdict = "best" if key == best else _side(interval, lost)
-            rows.append(
-                {
-                    "study": study.facts.study,
-                    "criterion": study.facts.criterion,
-                    **_names(study, key),
-                    "rule": _rule(study, key),
-                    "learning_rate": rate,
-                    "best": best,
-                    "trains": (best, rate) not in diverged and share >= TRAINS,
-                    **dict(zip(("difference", "difference_low", "difference_high"), interval, strict=True)),
-                    "inside": bool(not lost and at_rate[key].mean() >= floor) if judged else None,
-                    "pairs": len(pairs),
-                    "failed": failed,
-                    "verdict": verdict,
-                    "held": verdict in HELD if judged else None,
-                }
-            )
+        for key in columns.in_order(_contenders(study), at_rate):
+            head = {"study": study.facts.study, "criterion": criterion, **names(study, key), "rule": _rule(study, key)}
+            place = {"learning_rate": rate, "best": reference.optimizer, "trains": reference.trains}
+            judged = _judged(at_rate, key, reference, int(diverged.get((key, rate), 0)), criterion)
+            rows.append({**head, **place, **judged, "no_interval": np.isnan(reference.low)})
     table = pd.DataFrame(rows).astype({"inside": "boolean", "held": "boolean"})
+    table.loc[table.pop("no_interval"), ["inside", "held"]] = pd.NA
     blind_outside = table[table.rule.isin(BLIND) & ~table.inside.fillna(True)]
     return table.assign(tells=table.learning_rate.isin(blind_outside.learning_rate))
 
 
+def _contenders(study: StudyResults) -> list[str]:
+    return [key for key, entry in study.facts.optimizers.items() if entry["group"] in CONTENDERS]
+
+
+def _references(study: StudyResults, scores: pd.DataFrame, diverged: pd.Series) -> dict[float, _Reference]:
+    """The reference at each learning rate, ascending; `scores` are those of `tuning_scores`."""
+    groups = {key: entry["group"] for key, entry in study.facts.optimizers.items()}
+    means = scores.mean()[[groups[key] == "fixed" for key in scores.columns.get_level_values("optimizer")]]
+    highest = _probability(study, means.max())
+    references = {}
+    for rate in sorted(means.index.unique("learning_rate")):
+        best = str(means.xs(rate, level="learning_rate").idxmax())
+        share = _probability(study, means[best, rate]) / highest
+        trains = (best, rate) not in diverged and share >= TRAINS
+        references[rate] = _Reference(best, trains, mean_interval(_if_finite(scores[best, rate].dropna())).low)
+    return references
+
+
+def _judged(at_rate: Any, key: str, reference: _Reference, failed: int, criterion: str) -> dict[str, Any]:
+    """The columns of `rates` that compare an optimizer with the reference at one learning rate.
+
+    Args:
+        at_rate: scores at that rate, seeds by optimizers.
+        key: the optimizer.
+        reference: the reference at that rate; without an interval, `inside` and `held` mean nothing.
+        failed: number of diverged runs of the optimizer at that rate.
+        criterion: of the study. A mean loss is undefined if a run diverged.
+    """
+    pairs = paired_difference(at_rate, key, reference.optimizer)
+    difference = columns.interval("difference", _if_finite(pairs))
+    lost = failed > 0 and criterion == "loss"
+    verdict = "best" if key == reference.optimizer else _side(Interval(*difference.values()), lost)
+    return {
+        **difference,
+        "inside": bool(not lost and at_rate[key].mean() >= reference.low),
+        "pairs": len(pairs),
+        "failed": failed,
+        "verdict": verdict,
+        "held": verdict in HELD,
+    }
+
+
+def _if_finite(values: ArrayLike) -> ArrayLike:
+    """The values, or none if one of them is infinite, so that their mean has no interval."""
+    return values if np.isfinite(values).all() else []
+
+
 def _rule(study: StudyResults, key: str) -> str:
-    """The rule that an optimizer follows, see `rates`."""
+    """The column `rule` of `rates`."""
     memory = candidate_of(study.facts.optimizers[key])
     return key if np.isnan(memory) else f"momentum-{round(100 * memory)}"
 
 
 def _smallest_shares(study: StudyResults) -> pd.Series:
-    """By optimizer: the share of choices that the smallest of its candidates got over the whole training."""
+    """Share of the smallest candidate among the choices of the whole training, by optimizer."""
     table = choices(study)
     ascending = table.assign(memory=table.candidate.astype(float)).sort_values("memory", kind="stable")
     return ascending.groupby("optimizer").overall.first()
@@ -378,12 +413,12 @@ def _listed(rates: pd.Series) -> str:
 
 
 def _probability(study: StudyResults, score: float) -> float:
-    """Probability of a right answer, from a score that is an accuracy or minus a loss."""
+    """Probability of a right answer, from a score that is an accuracy or a negative loss."""
     return score if study.facts.criterion == "accuracy" else float(np.exp(score))
 
 
 def _side(interval: Interval, lost: bool) -> str:
-    """On which side of 0 the interval lies."""
+    """The side of 0 on which the interval lies, as a verdict of `rates`."""
     if lost or interval.high < 0:
         return "below"
     if np.isnan(interval.low):
@@ -392,7 +427,7 @@ def _side(interval: Interval, lost: bool) -> str:
 
 
 def _last(study: StudyResults, role: str, metric: str, by: list[str], failed_loss: float = np.nan) -> pd.DataFrame:
-    """Value of `metric` at the last step of each run, seeds by `by`; where a run diverged accuracy 0, or the loss."""
+    """`metric` at the last step of each run, seeds by `by`; a diverged run has accuracy 0 or loss `failed_loss`."""
     runs = study.runs[study.runs.role == role]
     values = runs[runs.metric == metric].sort_values("step").groupby("run").value.last()
     rows = runs.groupby("run")[["seed", *by]].first().join(values)
@@ -402,13 +437,13 @@ def _last(study: StudyResults, role: str, metric: str, by: list[str], failed_los
 
 
 def _diverged(study: StudyResults, role: str) -> pd.Series:
-    """Number of diverged runs by (optimizer, learning rate), where there are any."""
+    """Number of diverged runs by (optimizer, learning rate), without entries of 0."""
     runs = study.runs[(study.runs.role == role) & (study.runs.metric == "diverged")]
     return runs.groupby(["optimizer", "learning_rate"]).run.nunique()
 
 
 def _shares(runs: pd.DataFrame, entry: Mapping[str, Any]) -> pd.DataFrame:
-    """candidate, step, share, overall of one optimizer, from its cumulative counts."""
+    """The columns candidate, step, share and overall for one optimizer, from its cumulative counts."""
     cumulative = runs.pivot_table(index=["run", "step"], columns="metric", values="value")
     # "chosen[10]" comes after "chosen[9]"
     cumulative = cumulative[sorted(cumulative.columns, key=lambda name: (len(str(name)), name))]

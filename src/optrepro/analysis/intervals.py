@@ -8,8 +8,9 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy import stats
+from statsmodels.stats.multitest import multipletests
 
-EXACT = 2**14  # sign patterns that are enumerated; beyond 14 pairs as many are drawn
+EXACT = 2**14  # number of sign patterns: all of them for up to 14 pairs, a random sample for more
 
 
 class Interval(NamedTuple):
@@ -23,7 +24,7 @@ class Interval(NamedTuple):
 def mean_interval(values: ArrayLike, level: float = 0.95) -> Interval:
     """Mean of independent values (n,) with Student's t interval; for paired runs, `values` are the differences.
 
-    Fewer than two values give a mean without an interval (NaN ends), none at all NaN throughout.
+    A single value has no interval, so both ends are NaN; without values the mean is NaN too.
 
     Raises: ValueError for a level outside (0, 1) or a value that is not finite.
     """
@@ -37,11 +38,28 @@ def mean_interval(values: ArrayLike, level: float = 0.95) -> Interval:
     return Interval(mean, mean - half, mean + half)
 
 
-def sign_flip_test(differences: ArrayLike, seed: int = 0) -> float:
-    """Two-sided p-value of "the paired differences (n,) are symmetric about 0", by flipping their signs.
+def median_interval(values: ArrayLike, level: float = 0.95) -> tuple[float, float, float]:
+    """Median and its distribution-free confidence interval between two order statistics.
 
-    Exact up to 14 pairs, where all 2^n sign patterns are enumerated; beyond, `EXACT` patterns are drawn with `seed`.
-    No pair gives NaN. The smallest p that n pairs can give is 2 / 2^n.
+    The ends are the k-th smallest and the k-th largest value, where k is the largest number with
+    P(Binomial(n, 1/2) < k) below (1 - level) / 2. They are NaN if k is 0, as for fewer than 6 values at 95 %.
+
+    Source: W. J. Conover, Practical Nonparametric Statistics, section 3.2.
+    """
+    ordered = np.sort(np.asarray(values, dtype=float))
+    n = len(ordered)
+    if n == 0:
+        return np.nan, np.nan, np.nan
+    rank = int(stats.binom.ppf((1 - level) / 2, n, 0.5))
+    low, high = (ordered[rank - 1], ordered[n - rank]) if rank > 0 else (np.nan, np.nan)
+    return float(np.median(ordered)), float(low), float(high)
+
+
+def sign_flip_test(differences: ArrayLike, seed: int = 0) -> float:
+    """Two-sided p-value of the hypothesis that paired differences (n,) are symmetric about 0, by flipping their signs.
+
+    The test is exact for up to 14 pairs, where all 2^n sign patterns are enumerated; for more pairs, `EXACT` patterns
+    are drawn with `seed`. Without pairs p is NaN. The smallest possible p for n pairs is 2 / 2^n.
 
     Source: Fisher's randomization test for paired samples, as `scipy.stats.permutation_test` carries it out.
     Raises: ValueError for a difference that is not finite.
@@ -63,17 +81,15 @@ def sign_flip_test(differences: ArrayLike, seed: int = 0) -> float:
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
-    """P-values adjusted for their number by Holm's step-down method, in the given order; NaN stays NaN and counts not.
+    """P-values adjusted by Holm's step-down method, in the given order; NaN stays NaN and is not counted as a test.
 
     Source: S. Holm, A simple sequentially rejective multiple test procedure, 1979.
     """
-    adjusted = [float("nan")] * len(p_values)
-    ascending = sorted((p, i) for i, p in enumerate(p_values) if p == p)
-    largest = 0.0
-    for rank, (p, i) in enumerate(ascending):
-        largest = max(largest, min(1.0, p * (len(ascending) - rank)))
-        adjusted[i] = largest
-    return adjusted
+    adjusted = np.array(p_values, dtype=np.float64)
+    valid = ~np.isnan(adjusted)
+    if valid.any():
+        adjusted[valid] = multipletests(adjusted[valid], method="holm")[1]
+    return [float(p) for p in adjusted]
 
 
 def _finite(values: ArrayLike) -> NDArray[np.float64]:

@@ -1,8 +1,8 @@
-"""The claims of the papers, judged by the rules that their rows in ``claims.yaml`` name by import path.
+"""Verdicts on the claims of the papers, by the rules whose import paths are in ``claims.yaml``.
 
-A rule is a function from studies to a verdict and the numbers it rests on. "Matches or is above" means here that the
-95 % interval of the paired difference does not lie wholly below 0, "beats" that it lies wholly above 0. The evidence
-prints the interval, since a wide one excludes little.
+A rule is a function from studies to a verdict and its evidence. "Matches or is above" means that the 95 % interval of
+the paired difference is not wholly below 0, "beats" that it is wholly above 0. The evidence includes the interval,
+because a wide one excludes little.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ from optrepro.catalogue import Claim
 def verdicts(*studies: StudyResults, folder: str) -> pd.DataFrame:
     """One row per claim: id, paper, statement, source, number, exhibit, criterion, verdict, evidence.
 
-    A claim without exhibit, or whose studies are absent or have missing runs, is "not run" and says why.
+    A claim is "not run", with the reason as evidence, if it has no exhibit or if its studies are absent or incomplete.
 
     Args:
-        studies: whatever has been run; a claim's ``settings.studies`` names those that its rule takes.
-        folder: the config folder, whose papers make the claims.
+        studies: all studies that have been run; a claim's ``settings.studies`` names the arguments of its rule.
+        folder: the config folder, which holds the papers' claims.
 
-    Raises: ConfigError for a file that is no list of claims, or for a rule that does not exist.
+    Raises: ConfigError if a file is not a list of claims or a rule does not exist.
     """
     at_hand = {study.facts.study: study for study in studies}
     rows = []
@@ -41,7 +41,7 @@ def verdicts(*studies: StudyResults, folder: str) -> pd.DataFrame:
 
 
 def judge(claim: Claim, studies: Mapping[str, StudyResults]) -> Verdict:
-    """The verdict on one claim. Raises: ConfigError for a rule that does not exist."""
+    """The verdict on one claim. Raises: ConfigError if its rule does not exist."""
     if claim.exhibit is None or claim.rule is None:
         return Verdict(NOT_RUN, "not built yet")
     rule = catalogue.named(claim.rule, f"claim {claim.id}: rule")
@@ -57,5 +57,5 @@ def judge(claim: Claim, studies: Mapping[str, StudyResults]) -> Verdict:
         verdict: Verdict = rule(*(studies[name] for name in needed), **settings)
         return verdict
     except KeyError as absent:
-        # the claim names an optimizer, toy or function that this scale's config leaves out
+        # the claim names an optimizer, toy loss or function that is not part of this scale
         return Verdict(NOT_RUN, f"{absent.args[0]} is not among the runs")

@@ -1,8 +1,7 @@
-"""Optimizers ranked over many problems: average ranks, Friedman's test, and all pairs by Wilcoxon's with Holm's.
+"""Rankings of optimizers over problems: average ranks, Friedman's test, and Wilcoxon's test with Holm's correction.
 
-Every function takes a table of values with one row per problem and one column per optimizer, lower is better, without
-missing values. Source of the procedure: J. Demsar, Statistical comparisons of classifiers over multiple data sets, JMLR
-7 (2006).
+Every function takes a table of values without missing entries, problems by optimizers, where lower is better. Source:
+J. Demsar, Statistical comparisons of classifiers over multiple data sets, JMLR 7 (2006).
 """
 
 from __future__ import annotations
@@ -14,11 +13,12 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
+from optrepro.analysis import columns
 from optrepro.analysis.intervals import holm
 
 
 class Friedman(NamedTuple):
-    """Friedman's chi-squared with its p-value, and the less conservative F of Iman and Davenport with its own."""
+    """Friedman's chi-squared and the less conservative F of Iman and Davenport, each with its p-value."""
 
     chi_squared: float
     p: float
@@ -27,14 +27,15 @@ class Friedman(NamedTuple):
 
 
 def average_ranks(values: pd.DataFrame) -> pd.Series:
-    """Mean over the problems of the rank within each, 1 is best; equal values share the mean of their ranks."""
+    """Mean rank over the problems, 1 is best; equal values have the mean of their ranks."""
     return values.rank(axis=1).mean()
 
 
 def friedman(values: pd.DataFrame) -> Friedman:
-    """Whether the ranks of N problems differ between k optimizers; NaN throughout for fewer than 3 or 2 of them.
+    """Friedman's test for k optimizers on N problems; all values are NaN if k < 3 or N < 2.
 
-    The statistic is corrected for ties. F = (N - 1) chi2 / (N (k - 1) - chi2), with k - 1 and (k - 1)(N - 1) degrees.
+    The statistic is corrected for ties. F = (N - 1) chi2 / (N (k - 1) - chi2) has k - 1 and (k - 1)(N - 1) degrees of
+    freedom.
     """
     n, k = values.shape
     if k < 3 or n < 2:
@@ -46,15 +47,18 @@ def friedman(values: pd.DataFrame) -> Friedman:
 
 
 def critical_difference(optimizers: int, problems: int, alpha: float = 0.05) -> float:
-    """Nemenyi's critical difference of average ranks: q sqrt(k (k + 1) / (6 N)), q a studentized range over sqrt(2)."""
+    """Nemenyi's critical difference of average ranks, q sqrt(k (k + 1) / (6 N)), for k optimizers on N problems.
+
+    q is the quantile of the studentized range divided by sqrt(2).
+    """
     q = stats.studentized_range.ppf(1 - alpha, optimizers, np.inf) / np.sqrt(2)
     return float(q * np.sqrt(optimizers * (optimizers + 1) / (6 * problems)))
 
 
 def summary(values: pd.DataFrame) -> pd.DataFrame:
-    """One row per optimizer: optimizer, rank (average), first (problems on which no other is better).
+    """One row per optimizer: optimizer, rank (average), first (number of problems on which no other is better).
 
-    And, the same in every row: problems, friedman, friedman_p, iman_davenport, iman_davenport_p, and
+    The other columns are equal in all rows: problems, friedman, friedman_p, iman_davenport, iman_davenport_p, and
     critical_difference (Nemenyi, 5 %).
     """
     test = friedman(values)
@@ -76,18 +80,15 @@ def summary(values: pd.DataFrame) -> pd.DataFrame:
 
 
 def pairwise(values: pd.DataFrame) -> pd.DataFrame:
-    """Every pair of optimizers: first, second, wins, ties, losses (of the first), statistic, p, p_holm.
+    """One row per pair of optimizers: first, second, wins, ties, losses (of the first), statistic, p, p_holm.
 
-    Wilcoxon's signed-rank test on the differences over problems, as `wilcoxon` has it; p_holm is Holm's over all pairs
-    of the table.
+    The test is `wilcoxon` on the differences over problems; p_holm is corrected for all pairs of the table.
     """
     rows = []
     for first, second in combinations(values.columns, 2):
         difference = values[first] - values[second]
         statistic, p = wilcoxon(difference)
-        wins, losses = int((difference < 0).sum()), int((difference > 0).sum())
-        ties = len(difference) - wins - losses
-        rows.append((first, second, wins, ties, losses, statistic, p))
+        rows.append((first, second, *columns.record(-difference).values(), statistic, p))
     table = pd.DataFrame(rows, columns=["first", "second", "wins", "ties", "losses", "statistic", "p"])
     return table.assign(p_holm=holm(table.p.tolist()))
 
@@ -95,9 +96,9 @@ def pairwise(values: pd.DataFrame) -> pd.DataFrame:
 def wilcoxon(difference: pd.Series) -> tuple[float, float]:
     """Statistic and two-sided p-value of Wilcoxon's signed-rank test on paired differences (n,).
 
-    The ranks of differences of zero are split evenly between both signs, as Demsar has it.
+    The ranks of zero differences are split evenly between both signs (Demsar 2006).
     """
     if not difference.any():
-        return len(difference) * (len(difference) + 1) / 4, 1.0  # half of all ranks; scipy divides by a spread of zero
+        return len(difference) * (len(difference) + 1) / 4, 1.0  # half of all ranks; scipy would divide by zero
     test = stats.wilcoxon(difference, zero_method="zsplit", method="auto")
     return float(test.statistic), float(test.pvalue)

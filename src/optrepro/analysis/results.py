@@ -1,4 +1,4 @@
-"""What the analysis reads: the tidy results of a study beside the facts that describe them."""
+"""The input of the analysis: the tidy results of a study and the facts that describe them."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ import pandas as pd
 
 @dataclass(frozen=True)
 class Facts:
-    """What a table or a caption must know of a study besides its runs.
+    """Facts about a study that tables and captions need besides its runs.
 
     Args:
         study: id of the study.
-        scale: scale it ran at.
-        settings: the study's config, as in its scale file (labels, groups, grids, repetitions, ...).
+        scale: scale of the study.
+        settings: resolved config of the study (labels, groups, grids, repetitions, ...).
         dataset: data set used, or None.
         data: one record per file that was read (name, sha256, examples, official), or empty.
-        expected_runs: number of runs that the run table holds, tuning included (0: the study has no run table).
-        missing: ids of runs that left no result.
+        expected_runs: number of runs in the run table, including tuning (0: the study has no run table).
+        missing: ids of runs without results.
         datasets: title of the data set of each workload, for studies with several.
-        criterion: what learning rates are tuned by, on validation data: the highest accuracy or the lowest loss.
+        criterion: criterion of tuning on validation data: the highest accuracy or the lowest loss.
     """
 
     study: str
@@ -57,11 +57,11 @@ class StudyResults:
 
 
 def read_facts(path: Path) -> Facts:
-    """Facts from the JSON file beside the tidy results."""
+    """Read facts from the JSON file beside the tidy results."""
     record = json.loads(path.read_text())
     return Facts(**{**record, "data": tuple(record["data"]), "missing": tuple(record["missing"])})
 
 
 def read_study(tidy: Path) -> StudyResults:
-    """A study from ``<study>.parquet`` and the ``<study>.json`` beside it."""
+    """Read a study from ``<study>.parquet`` and the ``<study>.json`` beside it."""
     return StudyResults(pd.read_parquet(tidy), read_facts(tidy.with_suffix(".json")))

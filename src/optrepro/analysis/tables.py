@@ -1,4 +1,4 @@
-"""A table of the catalogue, computed from the tidy results of its studies."""
+"""Tables of the catalogue, which are computed from the tidy results of their studies."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def compute(entry: TableEntry, tidy: Sequence[Path]) -> pd.DataFrame:
 
     Args:
         entry: the table's entry in the catalogue.
-        tidy: parquet files of its studies, in the entry's order; the facts lie beside them.
+        tidy: parquet files of its studies, in the entry's order; the facts are beside them.
     """
     function = named(entry.function, "table function")
     studies = [read_study(path) for path in tidy]

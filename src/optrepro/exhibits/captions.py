@@ -1,4 +1,4 @@
-"""Captions: an exhibit's own text, then what its studies say of their data, seeds and tuning, and what is missing."""
+"""Captions: the text of an exhibit, followed by the data, seeds and tuning of its studies, and missing runs."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from optrepro.studies.base import Study
 
 
 def caption(text: str, material: Material) -> str:
-    """The caption of an exhibit: its own text, then scale, data, seeds, tuning budget, and what diverged or is missing.
+    """The caption of an exhibit: its text, then scale, data, seeds, tuning budget, and diverged and missing runs.
 
-    Diverged runs are the sums of the columns ``diverged`` (test) and ``tuning_diverged`` over the exhibit's tables, so
-    of the tables of a study at most one may carry each.
+    The numbers of diverged runs are the sums of the columns ``diverged`` (test) and ``tuning_diverged`` over the
+    exhibit's tables, so at most one table of a study may have each column.
     """
     scales = " and ".join(dict.fromkeys(facts.scale for facts in material.facts.values()))
     sentences = [text.strip(), f"Scale: {scales}."]
@@ -26,14 +26,14 @@ def caption(text: str, material: Material) -> str:
 
 
 def _protocol(facts: Facts) -> str:
-    """Data, seeds and tuning of a study, in sentences."""
+    """Sentences on the data, seeds and tuning of a study."""
     study = kinds.study(facts.settings)
     sentences = (_data(study, facts), study.repetitions_in_words(), study.tuning_in_words(facts.datasets))
     return " ".join(sentence for sentence in sentences if sentence)
 
 
 def _data(study: Study, facts: Facts) -> str:
-    """Which examples, what is not as published about them, and what is trained on them."""
+    """A sentence on the data and on deviations from the published data, and one on the network."""
     if facts.dataset is None:
         return ""
     parts = [facts.dataset]
@@ -46,7 +46,7 @@ def _data(study: Study, facts: Facts) -> str:
 
 
 def _losses(material: Material) -> list[str]:
-    """What diverged and what is missing, in words."""
+    """Sentences on the numbers of diverged and missing runs."""
     sentences = []
     for column, kind in (("diverged", "test runs"), ("tuning_diverged", "tuning runs")):
         counts = [int(table[column].sum()) for table in material.tables.values() if column in table]

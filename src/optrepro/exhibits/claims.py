@@ -1,4 +1,4 @@
-"""Exhibit claims: what the papers claim, and how each claim stands here."""
+"""Exhibit claims: the claims of the papers, and the verdict on each."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from matplotlib.figure import Figure
 from optrepro.exhibits import style
 from optrepro.exhibits.material import Material
 
-OWN = "of this project"  # how the source of a claim ends that no paper makes
-# Colour and sign of each verdict, so that neither is needed alone.
+OWN = "of this project"  # end of the source of claims that no paper makes
+# Each verdict has both a colour and a sign, so that it can be read without colours.
 LOOKS = {
     "holds": ("#2678B8", "●"),
     "holds in part": ("#B87A00", "◐"),
@@ -23,12 +23,12 @@ LOOKS = {
 }
 LINE, GAP, HEADING, FONT = 2.4, 1.0, 5.2, 6.0  # mm, and points
 COLUMNS = {"statement": 20.0, "evidence": 98.5}  # left edges, mm
-WIDTHS = {"statement": 66, "evidence": 74}  # characters in a line
-MOST = {"evidence": 2}  # lines
+WIDTHS = {"statement": 66, "evidence": 74}  # number of characters in a line
+MOST = {"evidence": 2}  # largest number of lines
 
 
 def figure(material: Material) -> Figure:
-    """A table drawn line by line: verdict, claim, evidence in short; system by system, own controls apart."""
+    """A drawn table of verdict, claim and short evidence, by paper, with this project's own controls separate."""
     claims = material.tables["claims"]
     sections = dict(list(claims.groupby(_section(claims), sort=False)))
     height = sum(_height(claim) for claim in claims.to_dict("records")) + (HEADING + GAP) * len(sections) + GAP
@@ -62,7 +62,7 @@ def _section(claims: pd.DataFrame) -> pd.Series:
 
 
 def _lines(claim: Mapping[Any, Any], name: str) -> list[str]:
-    """The lines of a cell, with an ellipsis where there is more than may be shown."""
+    """The lines of a cell, with an ellipsis if the text is truncated."""
     return textwrap.wrap(
         claim[name], WIDTHS[name], max_lines=MOST.get(name), placeholder=" …", break_on_hyphens=False
     ) or [""]
@@ -73,7 +73,7 @@ def _height(claim: Mapping[Any, Any]) -> float:
 
 
 def _heading(axes: Axes, y: float, title: str, section: pd.DataFrame) -> None:
-    """The title of a section, and how many of its claims stand how."""
+    """The title of a section, and the number of its claims with each verdict."""
     axes.text(0, y + 1, title, fontsize=8, fontweight="bold", va="top")
     for number, (verdict, (color, sign)) in enumerate(LOOKS.items()):
         count = int((section.verdict == verdict).sum())

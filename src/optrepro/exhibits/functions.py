@@ -1,4 +1,4 @@
-"""Panels about functions that several exhibits share: contours in two dimensions, and regrets by function."""
+"""Panels on functions that several exhibits share: values in two dimensions, and regrets by function."""
 
 from __future__ import annotations
 
@@ -30,12 +30,12 @@ START: dict[str, Any] = {
 
 
 def surface_panel(axes: Axes, surface: pd.DataFrame) -> None:
-    """Values on a logarithmic scale above the smallest, light where they are low; stars at the minimizers."""
+    """Shades of the values above the smallest, on a logarithmic scale, low values light; stars at the minimizers."""
     grid, minimizers = surface[surface.kind == "grid"], surface[surface.kind == "minimizer"]
     size = round(len(grid) ** 0.5)
     above = grid.value.to_numpy().reshape(size, size) - grid.value.min()
     extent = (grid.x0.min(), grid.x0.max(), grid.x1.min(), grid.x1.max())
-    # the lowest twentieth of the box is where the scale turns from linear to logarithmic
+    # the scale is linear for the lowest twentieth of the values and logarithmic above
     shades = np.log10(1 + above / max(np.quantile(above, 0.05), 1e-12 * above.max()))
     axes.imshow(shades, "Greys", vmax=1.6 * shades.max(), interpolation="bilinear", origin="lower", extent=extent)
     axes.set_aspect("auto")
@@ -44,7 +44,7 @@ def surface_panel(axes: Axes, surface: pd.DataFrame) -> None:
 
 
 def heat_map(figure: SubFigure, scores: pd.DataFrame) -> None:
-    """Median normalized regret by function, in their groups, and optimizer, on a logarithmic scale."""
+    """Median normalized regret by function, grouped, and optimizer, on a logarithmic scale."""
     axes = figure.subplots()
     facts, labels = scores.drop_duplicates("function"), scores.drop_duplicates("optimizer").label
     values = scores.pivot(index="function", columns="optimizer", values="regret")

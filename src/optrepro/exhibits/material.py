@@ -1,4 +1,4 @@
-"""What an exhibit is handed: its tables and the facts of the studies behind them."""
+"""The input of an exhibit: its tables and the facts of their studies."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ class Material:
     """The tables of an exhibit by name, and the facts of its studies by id.
 
     An exhibit is a module with ``figure(material) -> matplotlib.figure.Figure`` and
-    ``table(material) -> pandas.DataFrame`` (the numbers behind the figure, as a reader wants to see them).
+    ``table(material) -> pandas.DataFrame``, the numbers in the figure as formatted text.
     """
 
     tables: Mapping[str, pd.DataFrame]
     facts: Mapping[str, Facts]
 
     def missing_runs(self) -> tuple[int, int]:
-        """How many runs of the studies left no result, of how many."""
+        """Number of missing runs of the studies, and number of expected ones."""
         facts = self.facts.values()
         return sum(len(each.missing) for each in facts), sum(each.expected_runs for each in facts)

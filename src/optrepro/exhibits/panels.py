@@ -1,4 +1,4 @@
-"""Panels that several exhibits share: dots with intervals, learning curves, shares of candidates, cells of tables."""
+"""Panels that several exhibits share: dots with intervals, learning curves, shares of candidates, table cells."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from optrepro.conventions import ALPHA
 from optrepro.exhibits import style
 from optrepro.exhibits.material import Material
 
-CD_HEIGHT = 3.0  # of the bar above the axis of ranks, in rows of its labels
-SHOWN_RULES = ("paper", "debiased", "raw")  # dynamic rules whose curves and choices are drawn
+CD_HEIGHT = 3.0  # height of the bar above the axis of ranks, in rows of labels
+SHOWN_RULES = ("paper", "debiased", "raw")  # dynamic rules with curves and choices in the figure
 SHOWN_CONTROLS = ("random-raw", "mean")
 # title of a panel, label of its axis, scale
 SCORES = {
@@ -28,7 +28,7 @@ DIFFERENCES = {"accuracy": ("percentage points", 100), "loss": ("nats saved", 1)
 
 
 def comparison_figure(material: Material, study: str) -> Figure:
-    """Scores of every optimizer of a study, curves of a few, and which candidate the dynamic rules chose when."""
+    """Scores of every optimizer of a study, selected curves, and the choices of the dynamic rules over time."""
     scores, curves = material.tables[f"{study}-scores"], material.tables[f"{study}-curves"]
     choices = material.tables[f"{study}-choices"]
     rows = 4.6 * len(scores) + 30
@@ -45,7 +45,7 @@ def comparison_figure(material: Material, study: str) -> Figure:
 
 
 def readable_scores(scores: pd.DataFrame) -> pd.DataFrame:
-    """Scores as text, a row per optimizer: accuracies in %, differences in points, 95 % intervals in brackets."""
+    """Scores as text, one row per optimizer: accuracies in %, differences in points, 95 % intervals in brackets."""
     names = row_labels(scores)
 
     def column(name: str, scale: float, digits: int) -> list[str]:
@@ -71,7 +71,7 @@ def readable_scores(scores: pd.DataFrame) -> pd.DataFrame:
 
 
 def row_labels(scores: pd.DataFrame) -> list[str]:
-    """Labels that say which row always takes the smallest candidate, and (†) whose tuned rate ends its grid."""
+    """Labels that mark the smallest fixed candidate, and with † rows whose tuned rate is an end of the grid."""
     rows: Any = scores.itertuples()
     smallest = scores.value.min()
     return [
@@ -81,9 +81,9 @@ def row_labels(scores: pd.DataFrame) -> list[str]:
 
 
 def score_panels(figure: Figure, scores: pd.DataFrame, loss: bool = True) -> None:
-    """Panels that share their rows: test accuracy, its paired difference to the best fixed candidate, and test loss.
+    """Panels with common rows: test accuracy, its paired difference to the best fixed candidate, and test loss.
 
-    The band is the interval of that candidate, the one that the manual sweep picks.
+    The band is the interval of the best fixed candidate, which the manual sweep picks.
     """
     panels = figure.subplots(1, 3 if loss else 2, sharey=True)
     fill_score_panels(panels, scores, ["test_accuracy", "difference", "test_loss"][: len(panels)])
@@ -93,7 +93,7 @@ def score_panels(figure: Figure, scores: pd.DataFrame, loss: bool = True) -> Non
 def fill_score_panels(
     panels: Sequence[Axes], scores: pd.DataFrame, columns: Sequence[str], criterion: str = "accuracy"
 ) -> None:
-    """Draw a column of the scores in each panel; differences are in the criterion, "accuracy" or "loss"."""
+    """Draw one column of the scores in each panel; differences are in the criterion, "accuracy" or "loss"."""
     y = row_positions(scores)
     best = scores.set_index("optimizer").loc[scores.reference.iloc[0]]
     color = style.look(str(best.name)).color
@@ -111,7 +111,7 @@ def fill_score_panels(
 
 
 def name_rows(axes: Axes, scores: pd.DataFrame, labels: Sequence[str], y: Sequence[float] | None = None) -> None:
-    """Label the rows to the left of a panel, under the headings of their groups; at `y`, or one after the other."""
+    """Label the rows of a panel under the headings of their groups, at `y` or at `row_positions`."""
     y = row_positions(scores) if y is None else y
     axes.set_yticks(y, labels)
     axes.set_ylim(max(y) + 0.7, min(y) - 1.4)
@@ -131,13 +131,13 @@ def name_rows(axes: Axes, scores: pd.DataFrame, labels: Sequence[str], y: Sequen
 
 
 def row_positions(scores: pd.DataFrame) -> list[float]:
-    """Rows from the top, with room for a heading above each group."""
+    """Vertical positions of rows from the top, with space for a heading above each group."""
     groups = (scores.group != scores.group.shift()).cumsum()
     return [float(i + group) for i, group in enumerate(groups)]
 
 
 def dots(axes: Axes, scores: pd.DataFrame, y: Sequence[float], column: str, scale: float) -> None:
-    """A dot and a 95 % interval for each row; a row far below or above the others is an arrow at the panel's edge."""
+    """A dot with a 95 % interval for each row; rows far from the others are arrows at the panel's edge."""
     low, high = _limits(scores, column)
     for position, row in zip(y, scores.to_dict("records"), strict=True):
         look, mean = style.look(row["optimizer"]), row[column]
@@ -150,14 +150,14 @@ def dots(axes: Axes, scores: pd.DataFrame, y: Sequence[float], column: str, scal
         ends = scale * np.array([[row[f"{column}_low"]], [row[f"{column}_high"]]])
         axes.plot(np.clip(ends, scale * low, scale * high), [position] * 2, color=look.color, linewidth=1.6)
         axes.plot(scale * mean, position, **look.point, zorder=3)
-    margin = 0.06 * (high - low) or 1e-3  # where all are equal
+    margin = 0.06 * (high - low) or 1e-3  # the second value if all rows are equal
     axes.set_xlim(scale * (low - margin), scale * (high + margin))
     style.grid(axes, "x")
     axes.tick_params(axis="y", length=0)
 
 
 def _limits(scores: pd.DataFrame, column: str) -> tuple[float, float]:
-    """The ends of all intervals (and 0 for differences), but for rows 15 quartile ranges away from the median."""
+    """Limits that contain all intervals (and 0 for differences), except rows 15 quartile ranges from the median."""
     means = scores[column].dropna()
     lower, middle, upper = means.quantile([0.25, 0.5, 0.75])
     reach = 15 * max(upper - lower, 1e-6)
@@ -170,9 +170,9 @@ def _limits(scores: pd.DataFrame, column: str) -> tuple[float, float]:
 def curve_panel(
     axes: Axes, curves: pd.DataFrame, scores: pd.DataFrame, optimizers: Sequence[str], metric: str = "test_accuracy"
 ) -> None:
-    """Mean accuracy or loss over training, with one standard deviation over the seeds shaded.
+    """Mean accuracy or loss over training; the band is one standard deviation over the seeds.
 
-    The axis covers what happens after the first third, where the curves can be told apart.
+    The axis covers the values after the first third of training, so that differences between curves are visible.
     """
     labels = scores.set_index("optimizer").label
     groups = scores.set_index("optimizer").group
@@ -181,7 +181,7 @@ def curve_panel(
     for key in (key for key in optimizers if key in set(shown.optimizer)):
         rows = shown[shown.optimizer == key].sort_values("step")
         look, spread = style.look(key), rows["std"].fillna(0)
-        # wide, so that a rule that always takes one candidate does not hide it
+        # fixed candidates have wide lines, which stay visible behind a rule that always chooses them
         width = 2.6 if groups[key] == "fixed" else 1.2
         mean, spread = scale * rows["mean"], scale * spread
         axes.plot(rows.step, mean, **look.line, linewidth=width, label=labels[key])
@@ -194,7 +194,7 @@ def curve_panel(
 
 
 def choice_panels(figure: Figure, choices: pd.DataFrame, scores: pd.DataFrame, optimizers: Sequence[str]) -> None:
-    """Stacked shares of the candidates over training, a panel for each rule, in the colours of the fixed candidates."""
+    """Stacked shares of the candidates over training, one panel per rule, in the colours of the fixed candidates."""
     labels = scores.set_index("optimizer").label
     names = sorted(set(choices.candidate), key=float)
     colors = {name: style.candidate_color(float(name)) for name in names}
@@ -204,7 +204,7 @@ def choice_panels(figure: Figure, choices: pd.DataFrame, scores: pd.DataFrame, o
         shares = choices[choices.optimizer == key].pivot_table(index="step", columns="candidate", values="share")
         shares = shares[sorted(shares.columns, key=lambda name: float(str(name)))]
         steps = [0, *shares.index]
-        # a share is that of the steps since the evaluation before
+        # each share covers the steps since the previous evaluation
         bottom = np.zeros(len(shares))
         for candidate in shares.columns:
             height = 100 * shares[candidate].to_numpy()
@@ -220,21 +220,21 @@ def choice_panels(figure: Figure, choices: pd.DataFrame, scores: pd.DataFrame, o
 
 
 def function_label(facts: Mapping[Any, Any]) -> str:
-    """A benchmark function's id as words, its dimension if it is not 2, and † if it has kinks along curves."""
+    """Label of a benchmark function: its id, its dimension if that is not 2, and † if it has kinks along curves."""
     dimension = "" if facts["dimension"] == 2 else f" ({facts['dimension']}-D)"
     return str(facts["function"]).replace("_", " ") + dimension + ("" if facts["smooth"] else " †")
 
 
 def critical_difference(axes: Axes, ranks: pd.DataFrame, tests: pd.DataFrame, bold: Collection[str] = ()) -> None:
-    """Critical-difference diagram: bars join optimizers that Wilcoxon's tests, Holm-corrected, do not part.
+    """Critical-difference diagram: bars join optimizers without significant difference (Wilcoxon, Holm-corrected).
 
     Args:
-        axes: to draw in.
+        axes: axes of the diagram.
         ranks: optimizer, label, rank, critical_difference.
         tests: first, second, p_holm of every pair.
-        bold: optimizers that stand out.
+        bold: optimizers with bold labels.
     """
-    import scikit_posthocs  # takes half a second, and only such a diagram needs it
+    import scikit_posthocs  # imported here because it takes half a second and only this diagram needs it
 
     labels = dict(zip(ranks.optimizer, ranks.label, strict=True))
     p = pd.DataFrame(1.0, index=ranks.label, columns=ranks.label)
@@ -257,7 +257,7 @@ def critical_difference(axes: Axes, ranks: pd.DataFrame, tests: pd.DataFrame, bo
         text_h_margin=0.2,
     )
     for lines in artists["crossbars"]:
-        for line in lines:  # drawn through a set of names, whose order is another in every process
+        for line in lines:  # the library iterates over a set of names, whose order differs between processes
             line.set_xdata(sorted(line.get_xdata()))
     strong = {labels[key] for key in bold if key in labels}
     for text in axes.texts:
@@ -269,7 +269,7 @@ def critical_difference(axes: Axes, ranks: pd.DataFrame, tests: pd.DataFrame, bo
 
 
 def cell(axes: Axes, x: float, y: float, text: str, shade: float, *, boxed: bool = False, bold: bool = False) -> None:
-    """A unit cell of a table at (x, y), shaded in the sequential map from 0 to 1; the best one of a table is boxed."""
+    """A unit cell of a drawn table at (x, y), with a shade from 0 to 1 of the sequential colour map."""
     color = colormaps[style.SEQUENTIAL](min(max(shade, 0), 1))
     axes.add_patch(Rectangle((x, y), 1, 1, facecolor=color, edgecolor="white", lw=0.8))
     if boxed:
@@ -279,6 +279,6 @@ def cell(axes: Axes, x: float, y: float, text: str, shade: float, *, boxed: bool
 
 
 def bare(axes: Axes) -> None:
-    """No frame and no ticks, for tables that are drawn."""
+    """Remove frame and ticks, for drawn tables."""
     axes.tick_params(length=0)
     axes.spines[:].set_visible(False)

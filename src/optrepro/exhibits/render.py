@@ -1,4 +1,4 @@
-"""From tables to an exhibit's files: figure (SVG, PNG), table (CSV, Markdown, LaTeX), and the sidecar."""
+"""Write the files of an exhibit: figure (SVG, PNG), table (CSV, Markdown, LaTeX), and sidecar."""
 
 from __future__ import annotations
 

@@ -44,7 +44,7 @@ summary { cursor: pointer; color: #555; }
 {% endfor %}
 <section id="fidelity">
 <h2>Choices and their sources</h2>
-<p>Every setting that a paper does not state, or that was not at hand, and why it has its value.</p>
+<p>Every setting whose value we could not find in a paper, with its value and the reason for it.</p>
 <div class="table">{{ ledger | safe }}</div>
 </section>
 </html>
@@ -57,7 +57,7 @@ def write(sidecars: Sequence[Path], choices: Sequence[Choice], out: Path) -> Non
     """Write the page.
 
     Args:
-        sidecars: JSON sidecars of the exhibits, in the order of the page; their other files lie beside them.
+        sidecars: JSON sidecars of the exhibits, in the order of the page; their other files are beside them.
         choices: the fidelity ledger.
         out: the HTML file.
     """

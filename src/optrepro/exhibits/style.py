@@ -1,7 +1,7 @@
-"""The one place for looks: page size, fonts, a colour and a marker for every optimizer, numbers, captions, files.
+"""The style of all exhibits: page size, fonts, colour and marker of every optimizer, number formats, files.
 
-Colours are colour-blind safe (after Okabe and Ito, and Paul Tol): one hue family for each group of a comparison, told
-apart within the family by lightness, marker and dashes, so that no message hangs on hue alone.
+Colours are colour-blind safe (after Okabe and Ito, and Paul Tol). Each group of a comparison has one family of hues;
+optimizers in it differ by lightness, marker and dashes, so that hue alone never carries information.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ from matplotlib.figure import Figure
 from optrepro.exhibits.material import Material
 
 PAGE_WIDTH = 180.0  # mm
-MARGIN = 0.009  # on every side, of the page
-SEQUENTIAL = "cividis"  # colour map of magnitudes, safe for every kind of colour vision
+MARGIN = 0.009  # margin on every side, as a share of the page
+SEQUENTIAL = "cividis"  # colour map of magnitudes, colour-blind safe
 INK, MUTED, FAINT = "#222222", "#666666", "#D9D9D9"
 WARNING = "#B2182B"
 GROUP_TITLES = {
@@ -33,10 +33,10 @@ GROUP_TITLES = {
     "derivative-free": "derivative-free references",
 }
 
-# At import, because matplotlib reads some of these when an artist is made and some when it is drawn.
+# Set at import, because matplotlib reads some of these when an artist is created and others when it is drawn.
 matplotlib.rcParams.update(
     {
-        "font.family": "DejaVu Sans",  # comes with matplotlib, so every machine draws the same letters
+        "font.family": "DejaVu Sans",  # part of matplotlib, so the font is the same on every machine
         "font.size": 8,
         "axes.labelsize": 8,
         "axes.titlesize": 8.5,
@@ -72,7 +72,7 @@ matplotlib.rcParams.update(
 
 @dataclass(frozen=True)
 class Look:
-    """How an optimizer is drawn everywhere."""
+    """The colour, marker and dashes of an optimizer in all figures."""
 
     color: str
     marker: str = "o"
@@ -101,7 +101,7 @@ _LOOKS = {
     "beta-50": Look("#74B3DC", "o"),
     "beta-90": Look("#2678B8", "o"),
     "beta-99": Look("#0B3C78", "o"),
-    # dynamic rules: orange to red; dashed and open where each tensor picks for itself
+    # dynamic rules: orange to red; dashed and open if each tensor has its own choice
     "paper": Look("#D55E00", "D"),
     "paper-each": Look("#D55E00", "D", _DASH, filled=False),
     "paper-literal": Look("#D55E00", "d", _DOT),
@@ -133,7 +133,7 @@ _LOOKS = {
     "polyak": Look("#8F8A2B", "*", _DASHDOT),
     "sgd": Look("#222222", "o"),
     "conjugate-gradient": Look("#A67C00", "D", _DASHDOT),
-    # learned policies: colours that nothing else has
+    # learned policies: hues that no other group has
     "pop": Look("#E6007E", "*"),
     "pop-trained": Look("#F58AC2", "p", _DASH),
     "psd": Look("#E6007E", "*"),
@@ -142,7 +142,7 @@ _LOOKS = {
     "imitation": Look("#7A5C61", "P", _DOT),
     "l2l": Look("#00A0D2", "X", _DASH),
     "l2l-trained": Look("#7CCBE8", "x", _DOT),
-    # derivative-free references: light, as they do not see gradients
+    # derivative-free references: light grey
     "random-search": Look("#B5B5B5", "o", _DOT),
     "differential-evolution": Look("#9A9A9A", "s", _DASH),
     "cma-es": Look("#858585", "^", _DASHDOT),
@@ -160,7 +160,7 @@ _SPARE_DASHES = ("-", _DASH, _DASHDOT)
 
 
 def look(optimizer: str) -> Look:
-    """The look of an optimizer's key. A key that is not listed here gets one from its hash: always the same."""
+    """The look of an optimizer, by key. A key that is not listed has a look that is derived from its hash."""
     if optimizer in _LOOKS:
         return _LOOKS[optimizer]
     digest = hashlib.sha256(optimizer.encode()).digest()
@@ -172,14 +172,14 @@ def look(optimizer: str) -> Look:
 
 
 def candidate_color(memory: float) -> str:
-    """The colour of a candidate in panels about choices: that of the fixed optimizer with this momentum or beta1."""
+    """The colour of a candidate in panels of choices: that of the fixed optimizer with this momentum or beta1."""
     return look(f"momentum-{round(100 * memory)}").color
 
 
 def page(material: Material, height: float, width: float = PAGE_WIDTH) -> Figure:
-    """An empty figure of `width` x `height` mm with constrained layout, marked in print if runs are missing."""
+    """An empty figure of `width` x `height` mm with constrained layout, with a warning if runs are missing."""
     figure = Figure(figsize=(width / 25.4, height / 25.4))
-    # The layout does not see the headings of rows, which stand a little farther out than the rows' names.
+    # The layout engine ignores the headings of rows, which extend slightly beyond the names of rows.
     figure.set_layout_engine("constrained", rect=(MARGIN, MARGIN, 1 - 2 * MARGIN, 1 - 2 * MARGIN))
     missing, expected = material.missing_runs()
     if missing:
@@ -194,14 +194,14 @@ def grid(axes: Axes, axis: str = "y") -> None:
 
 
 def save(figure: Figure, path: Path) -> None:
-    """Write ``path.svg`` and ``path.png``: the same figure gives the same bytes, since no date or version enters."""
+    """Write ``path.svg`` and ``path.png`` without date and version, so that equal figures give equal bytes."""
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path.with_suffix(".svg"), metadata={"Date": None, "Creator": None})
     figure.savefig(path.with_suffix(".png"), metadata={"Software": None})
 
 
 def percent(share: float, digits: int = 1) -> str:
-    """A share in percent, without the sign: 0.8512 -> "85.1"; a missing value is a dash."""
+    """A share in percent, without the percent sign: 0.8512 -> "85.1"; a missing value is a dash."""
     return "–" if share != share else f"{100 * share:.{digits}f}"
 
 
@@ -214,13 +214,13 @@ def interval(mean: float, low: float, high: float, digits: int = 3) -> str:
     """A mean with its interval, `digits` after the point: "0.851 [0.849, 0.853]"; a missing mean is a dash."""
     if mean != mean:
         return "–"
-    mean, low, high = (round(x, digits) + 0.0 for x in (mean, low, high))  # + 0.0 takes the sign off a zero
+    mean, low, high = (round(x, digits) + 0.0 for x in (mean, low, high))  # + 0.0 turns -0.0 into 0.0
     ends = f" [{low:.{digits}f}, {high:.{digits}f}]" if low == low and high == high else ""
     return f"{mean:.{digits}f}{ends}"
 
 
 def p_value(p: float) -> str:
-    """0.0123 -> "0.012", below a thousandth "< 0.001"; a missing value is a dash."""
+    """A p-value as text: 0.0123 -> "0.012", 0.0001 -> "< 0.001"; a missing value is a dash."""
     if p != p:
         return "–"
     return "< 0.001" if p < 0.001 else f"{p:.3f}"

@@ -1,4 +1,4 @@
-"""The picture of one run: its path on contours in two dimensions, and the regret over the evaluations."""
+"""The figure of one run: its path on contours, in two dimensions, and the regret over the evaluations."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ CASING = [patheffects.withStroke(linewidth=2.6, foreground="white")]
 
 
 def figure(path: pd.DataFrame, surface: pd.DataFrame | None, title: str, key: str) -> Figure:
-    """Path on contours, where there is a surface, beside the regret over the evaluations.
+    """The path on contours, if there is a surface, beside the regret over the evaluations.
 
     Args:
         path: step, value, best, regret, x0, x1, ... of each evaluation.
-        surface: kind, x0, x1, value of a square grid and of the minimizers; None in other dimensions than two.
-        title: what was run on what.
-        key: of the optimizer, for its colour.
+        surface: kind, x0, x1, value of a square grid and of the minimizers; None if the dimension is not two.
+        title: title that names the optimizer and the function.
+        key: key of the optimizer, which decides its colour.
     """
     page = style.page(Material({}, {}), HEIGHT, CURVE_WIDTH + (0 if surface is None else CONTOURS_WIDTH))
     panels = page.subplots(1, 1 if surface is None else 2, squeeze=False)[0]
@@ -36,12 +36,12 @@ def figure(path: pd.DataFrame, surface: pd.DataFrame | None, title: str, key: st
 
 
 def contour_panel(axes: Axes, path: pd.DataFrame, surface: pd.DataFrame, key: str) -> None:
-    """Contours at logarithmic distances above the lowest value, light where it is low, with every point evaluated."""
+    """Contours on a logarithmic scale above the lowest value, low values light, with all evaluated points."""
     grid, minimizers = surface[surface.kind == "grid"], surface[surface.kind == "minimizer"]
     size = round(len(grid) ** 0.5)
     x0, x1, values = (grid[column].to_numpy().reshape(size, size) for column in ("x0", "x1", "value"))
     above = values - values.min()
-    # the lowest twentieth of the box is where the scale turns from linear to logarithmic
+    # the scale is linear for the lowest twentieth of the values and logarithmic above
     shades = np.log10(1 + above / max(np.quantile(above, 0.05), 1e-12 * above.max()))
     axes.contourf(x0, x1, shades, LEVELS, cmap="Greys", vmax=1.6 * shades.max())
     axes.contour(x0, x1, shades, LEVELS, colors="white", linewidths=0.4)
@@ -57,10 +57,10 @@ def contour_panel(axes: Axes, path: pd.DataFrame, surface: pd.DataFrame, key: st
 
 
 def regret_panel(axes: Axes, path: pd.DataFrame, key: str) -> None:
-    """The regret of the best point so far as a line, and that of each point as a dot, on a logarithmic axis."""
+    """Regret of the best point so far as a line, and of each point as a dot, on a logarithmic axis."""
     look = style.look(key)
     lowest = path.best.iloc[-1] - path.regret.iloc[-1]
-    floor = max(1e-16, 1e-14 * float((path.value - lowest).max()))  # what rounding leaves
+    floor = max(1e-16, 1e-14 * float((path.value - lowest).max()))  # smaller regrets are rounding errors
     axes.plot(path.step, (path.value - lowest).clip(lower=floor), "o", color=style.MUTED, markersize=2.2, label="point")
     axes.plot(path.step, path.regret.clip(lower=floor), color=look.color, drawstyle="steps-post", label="best so far")
     axes.set(yscale="log", xlabel="evaluations of value and gradient", ylabel="value - minimum", title="Regret")

@@ -66,7 +66,7 @@ def run_batch(
     )
     written = [out]
     if study.trained_rows():
-        written.append(layout.policy_beside(out))
+        written.append(layout.weights_beside(out))
         context = replace(context, policy=written[-1])
         out.parent.mkdir(parents=True, exist_ok=True)
     if progress is not None:

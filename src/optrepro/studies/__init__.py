@@ -1,1 +1,1 @@
-"""The kinds of studies: each says what it may be told, which runs it has, which data it reads, and how to tell it."""
+"""The kinds of studies. Each kind defines its settings, its runs, the data that it reads, and texts for captions."""

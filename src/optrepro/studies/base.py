@@ -1,4 +1,4 @@
-"""What studies of every kind have in common: typed settings, runs packed into batches, and what a kind must say."""
+"""The interface of all studies: typed settings, runs grouped into batches, and the methods that a kind overrides."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ KIND = Field(description="The kind of the study, which decides what its other ke
 
 @dataclass(frozen=True)
 class Run:
-    """One row of the run table. `learning_rate` is None where the tuning runs of the optimizer decide it."""
+    """One row of the run table. `learning_rate` is None if the tuning runs of the optimizer decide it."""
 
     study: str
     workload: str
@@ -55,7 +55,7 @@ class Run:
 
     @property
     def id(self) -> str:
-        """Ten hexadecimal digits that name the run in results and logs."""
+        """Name of the run in results and logs: ten hexadecimal digits."""
         return fingerprint(asdict(self))
 
 
@@ -63,9 +63,9 @@ class Run:
 class Batch:
     """The runs that one job carries out in one process.
 
-    `optimizer` is None where the batch is the whole study. `needs` names the batches of the same study whose results
-    it reads: the tuning runs of its optimizer where those are jobs of their own, or the runs whose shares a control
-    repeats. `weights` is the batch (study, name) whose trained policy it uses.
+    `optimizer` is None if the batch is the whole study. `needs` names the batches of the same study whose results it
+    reads: the tuning runs of its optimizer if those are separate jobs, or the runs whose shares of candidates a control
+    repeats. `weights` is the batch (study, name) whose trained weights it uses.
     """
 
     study: str
@@ -78,7 +78,7 @@ class Batch:
 
     @property
     def address(self) -> tuple[str, str]:
-        """Study and name, which tell a batch from all others of the config."""
+        """Study and name, which together identify a batch in the config."""
         return self.study, self.name
 
 
@@ -89,11 +89,14 @@ class Reader(Protocol):
 
     @property
     def sources(self) -> tuple[str, ...]:
-        """Names of data sets; the first that is at hand is read."""
+        """Names of data sets; the first one that is available is read."""
 
 
 class Reading(NamedTuple):
-    """A data set that a study reads: for which workload ("" for all), and its key ("" for one of another study)."""
+    """A data set that a study reads.
+
+    `workload` is "" if all workloads share it; `key` is its key in the config, "" if it belongs to another study.
+    """
 
     workload: str
     key: str
@@ -101,32 +104,32 @@ class Reading(NamedTuple):
 
 
 class Scale(Protocol):
-    """What a study sees of the config that it stands in."""
+    """The part of the config that its studies can read."""
 
     @property
     def seed(self) -> int:
-        """Root of every derived seed."""
+        """The seed that all other seeds are derived from."""
 
     @property
     def download(self) -> bool:
-        """Whether data sets may be fetched."""
+        """Whether data sets may be downloaded."""
 
     @property
     def studies(self) -> Mapping[str, Study]:
-        """All studies of the config by name."""
+        """All studies of the config, by name."""
 
 
 class Study(Model):
-    """What the pipeline asks of a study, whatever its kind.
+    """The interface of a study, whatever its kind.
 
-    A kind is a subclass with a `kind` and a `runner`; what it does not override has the answer given here.
+    A kind is a subclass with a `kind` and a `runner`; the methods that it does not override have the defaults below.
 
     Class attributes:
-        runner: import path of the module that runs batches: ``run(study, batch, context)``. It may also have
-            ``attempts(study)``, pairs of a key and a function that raises if what stands there cannot be used;
-            ``attempt_learned(row)`` for rows that are learned; and ``load(study, reader, ...)`` for data of its own.
-        timed: whether runs measure time, so that nothing may run beside them.
-        uses: the kind of study whose trained weights the rows of the group policy may take, if any.
+        runner: import path of the module that runs batches by ``run(study, batch, context)``. It may also define
+            ``attempts(study)``, pairs of a key and a function that raises if the value of the key cannot be used;
+            ``attempt_learned(row)`` for learned rows; and ``load(study, reader, ...)`` for its own data.
+        timed: whether runs measure time, so that no other job may run at the same time.
+        uses: the kind of study whose trained weights the rows of the group policy may use, if any.
     """
 
     runner: ClassVar[str]
@@ -136,7 +139,7 @@ class Study(Model):
     kind: Annotated[str, KIND]
 
     def batches(self, study_id: str, scale: Scale) -> Iterable[Batch]:
-        """The jobs of the study, each after those that it needs. Without a run table: one job."""
+        """The jobs of the study, each after the jobs that it needs; a study without a run table is one job."""
         data = [dataset_of(reading.reader, scale) for reading in self.readings(scale)]
         settings = fingerprint([self.model_dump(mode="json"), scale.seed, data[0] if data else None])
         yield Batch(study_id, "all", None, (), (), settings)
@@ -146,7 +149,7 @@ class Study(Model):
         return ()
 
     def trained_rows(self) -> Sequence[str]:
-        """The rows whose batches leave trained weights."""
+        """The rows whose batches save trained weights."""
         return ()
 
     def training_of(self, row: str, study_id: str, scale: Scale) -> Batch:
@@ -158,49 +161,49 @@ class Study(Model):
         return ()
 
     def hub_models(self, batch: Batch, scale: Scale) -> dict[str, str]:
-        """The models of a hub that a batch loads, with their revisions."""
+        """The models of the Hugging Face hub that a batch loads, with their revisions."""
         return {}
 
-    def refuse_strangers(self, key: str, scale: Scale) -> None:
-        """Refuse what the study takes from others if it is not there.
+    def check_references(self, key: str, scale: Scale) -> None:
+        """Check that everything that the study refers to in other studies exists.
 
-        Raises: ValueError that begins with `key`, the study's own, and says what is allowed.
+        Raises: ValueError that begins with `key`, the key of this study, and says what is allowed.
         """
 
     def facts(self) -> dict[str, Any]:
-        """What the analysis must know beside the settings."""
+        """Facts for the analysis that are not among the settings."""
         return {}
 
     @property
     def wants_gpu(self) -> bool:
-        """Whether the jobs ask the cluster for a GPU."""
+        """Whether the jobs request a GPU from the cluster."""
         return bool(getattr(self, "gpu", False))
 
-    # What a caption says of the study.
+    # Texts for captions.
 
     def data_in_words(self, titles: Sequence[str], descriptions: Sequence[str]) -> str:
-        """The data sets of the study, of which titles and descriptions are given, each once."""
+        """The data sets of the study; `titles` and `descriptions` name each of them once."""
         return ", ".join(descriptions)
 
     def remarks_on_data(self, dataset: str) -> Sequence[str]:
-        """What to remark on the data beside their description."""
+        """Remarks on the data that are added to their description."""
         return ()
 
     def network_in_words(self) -> str:
-        """What is trained on the data and for how long; empty where nothing is."""
+        """The network and the length of its training; empty if nothing is trained."""
         return ""
 
     def repetitions_in_words(self) -> str:
-        """A sentence on seeds or starts, if there are any."""
+        """A sentence on the number of seeds or starts; empty if there are none."""
         return ""
 
     def tuning_in_words(self, datasets: Mapping[str, str]) -> str:
-        """A sentence on the tuning budget, if there is one; `datasets` are titles of data sets by workload."""
+        """A sentence on the tuning budget, or empty; `datasets` holds the titles of data sets by workload."""
         return ""
 
 
 def dataset_of(reader: Reader, scale: Scale) -> str:
-    """The data set that is read here: the first of the reader's that is at hand, or that may be downloaded.
+    """The data set that is read on this machine: the reader's first one that is available or may be downloaded.
 
     Raises: see `archives.first_at_hand`.
     """
@@ -208,7 +211,7 @@ def dataset_of(reader: Reader, scale: Scale) -> str:
 
 
 def datasets_of(study: Study, scale: Scale) -> dict[str, str]:
-    """The data set of each workload of a study ("" where all workloads have one)."""
+    """The data set of each workload of a study; the key is "" if all workloads share one."""
     return {reading.workload: dataset_of(reading.reader, scale) for reading in study.readings(scale)}
 
 
@@ -218,13 +221,13 @@ def data_of(study: Study, scale: Scale) -> list[str]:
 
 
 def training_of(address: str, scale: Scale) -> Batch:
-    """The batch that trains the weights `address`, given as study/row."""
+    """The batch that trains the weights at `address`, written as study/row."""
     study_id, row = address.split("/")
     return scale.studies[study_id].training_of(row, study_id, scale)
 
 
 def rows_trained_by(kind: type[Study], scale: Scale) -> list[str]:
-    """The rows, as study/row, whose weights studies of a kind leave."""
+    """The rows, as study/row, whose weights are saved by the studies of a kind."""
     studies = ((name, study) for name, study in scale.studies.items() if isinstance(study, kind))
     return sorted(f"{name}/{row}" for name, study in studies for row in study.trained_rows())
 

@@ -1,4 +1,4 @@
-"""Comparisons of optimizers: the rows, and one tuning budget for all of them."""
+"""Comparisons of optimizers: the rows of optimizers, and the tuning budget that they share."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ Schedule = Literal["cosine", "step", "constant"]
 
 def _distinct(grid: tuple[float, ...]) -> tuple[float, ...]:
     if len(set(grid)) < len(grid):
-        raise ValueError(f"{list(grid)} names a rate twice: every rate of a grid is a run of its own")
+        raise ValueError(f"{list(grid)} must not contain a learning rate twice")
     return grid
 
 
@@ -44,7 +44,7 @@ Settings = Annotated[dict[str, Any], AfterValidator(_without_rate)]
 
 
 class OptimizerConfig(Model):
-    """One optimizer of a comparison: a class, its settings, and how its learning rate is tuned."""
+    """One optimizer of a comparison: its class, its settings, and the tuning of its learning rate."""
 
     label: Annotated[Label, ELSEWHERE]
     group: Annotated[
@@ -99,12 +99,12 @@ class OptimizerConfig(Model):
 
     @property
     def learned(self) -> bool:
-        """Whether the row is an optimizer with weights of its own, so that there is nothing to tune."""
+        """Whether the optimizer is learned, so that its learning rate is not tuned."""
         return self.group == "policy"
 
 
 class Comparison(Study):
-    """A study that compares optimizers, all of them with the same tuning budget."""
+    """A study that compares optimizers with equal tuning budgets."""
 
     optimizers: Annotated[
         dict[Name, OptimizerConfig],
@@ -117,12 +117,12 @@ class Comparison(Study):
         ELSEWHERE,
     ]
     settings: Annotated[
-        Settings, Field(description="Keyword arguments for every optimizer, over which its own ones win."), ELSEWHERE
+        Settings, Field(description="Keyword arguments of every optimizer; its own settings override them."), ELSEWHERE
     ] = {}
 
     @model_validator(mode="after")
     def _equal_budgets(self) -> Self:
-        givers = sorted(name for name, optimizer in self.optimizers.items() if optimizer.shares_of is None)
+        sources = sorted(name for name, optimizer in self.optimizers.items() if optimizer.shares_of is None)
         for name, optimizer in self.optimizers.items():
             grid = optimizer.learning_rates
             if grid is not None and len(grid) != len(self.learning_rates):
@@ -130,12 +130,12 @@ class Comparison(Study):
                     f"optimizers.{name}.learning_rates has {len(grid)} values and the study's grid has "
                     f"{len(self.learning_rates)}: every optimizer gets the same tuning budget"
                 )
-            if optimizer.shares_of is not None and optimizer.shares_of not in givers:
-                raise ValueError(f"optimizers.{name}.shares_of = {optimizer.shares_of!r} is not one of {givers}")
+            if optimizer.shares_of is not None and optimizer.shares_of not in sources:
+                raise ValueError(f"optimizers.{name}.shares_of = {optimizer.shares_of!r} is not one of {sources}")
         return self
 
     def entry(self, optimizer: str) -> OptimizerConfig:
-        """The entry of `optimizer` with the settings that it shares with the others filled in."""
+        """The row of `optimizer`, with the settings of the study filled in."""
         own = self.optimizers[optimizer]
         return own.model_copy(update={"settings": {**self.settings, **own.settings}})
 
@@ -144,41 +144,44 @@ class Comparison(Study):
         return tuple(sorted(self.optimizers[optimizer].learning_rates or self.learning_rates))
 
     def settings_of(self, optimizer: str, *context: object) -> str:
-        """What determines a run besides its own row: neither labels nor the other rows of the comparison."""
+        """A hash of all settings that determine the runs of an optimizer; labels and other rows do not enter."""
         return fingerprint([determining(self), determining(self.entry(optimizer)), self.grid(optimizer), *context])
 
     def optimizer_classes(self, optimizer: str | None, scale: Scale) -> Iterable[str]:
-        """The classes of a row, or of all rows."""
+        """The class of a row, or the classes of all rows."""
         return [row.class_ for name, row in self.optimizers.items() if optimizer in (name, None)]
 
     def trainer_of(self, optimizer: str, scale: Scale) -> Batch | None:
-        """The batch whose weights a row takes, if it takes those of another study."""
+        """The batch of another study that trains a row's weights, or None if there is none."""
         row = self.optimizers.get(optimizer)
         return training_of(row.trained, scale) if row is not None and row.trained else None
 
-    def refuse_strangers(self, key: str, scale: Scale) -> None:
-        """Refuse weights that no study leaves, and weights for rows that take none."""
+    def check_references(self, key: str, scale: Scale) -> None:
+        """Check that trained weights exist, and that only learned rows have them."""
         for name, row in self.optimizers.items():
             if row.trained is None:
                 continue
             place = f"{key}.optimizers.{name}.trained = {row.trained!r}"
             if self.uses is None or not row.learned:
                 raise ValueError(
-                    f"{place} is not allowed: weights go to rows of the group policy in studies of the kinds "
-                    "transfer and objectives"
+                    f"{place} is not allowed: only rows of the group policy in studies of the kinds transfer and "
+                    "objectives have trained weights"
                 )
-            given = rows_trained_by(self.uses, scale)
-            if row.trained not in given:
-                raise ValueError(f"{place} is not one of {given}")
+            trained = rows_trained_by(self.uses, scale)
+            if row.trained not in trained:
+                raise ValueError(f"{place} is not one of {trained}")
 
 
 class ConstantRates(Comparison):
-    """What every study has that compares optimizers on functions: their learning rates stay as they are."""
+    """A comparison of optimizers on functions, where learning rates are constant."""
 
     @model_validator(mode="after")
     def _rows_hold_what_is_used(self) -> Self:
         for name, optimizer in self.optimizers.items():
             for key in ("schedule", "shares_of"):
                 if getattr(optimizer, key) is not None:
-                    raise ValueError(f"optimizers.{name}.{key} is for training studies: here rates stay constant")
+                    raise ValueError(
+                        f"optimizers.{name}.{key} = {getattr(optimizer, key)!r} is not allowed: only studies that "
+                        "train networks have it"
+                    )
         return self

@@ -1,4 +1,4 @@
-"""The kind concept: the gradient autocorrelation along one training run, and the scores of candidates from it."""
+"""The kind `concept`: the gradient autocorrelation along a training run, and the candidates' scores from it."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from optrepro.studies.fields import Blocks, Lags, Network, NetworkSettings, Wind
 
 
 class ConceptStudy(ImageStudy):
-    """The gradient autocorrelation along training runs by plain SGD, and the candidates' scores from it."""
+    """The gradient autocorrelation along training runs with plain SGD, and the candidates' scores from it."""
 
     runner: ClassVar[str] = "optrepro.experiments.probes.concept"
 
@@ -21,7 +21,7 @@ class ConceptStudy(ImageStudy):
     network_settings: NetworkSettings = {}
     batch_sizes: Annotated[
         tuple[Annotated[int, Field(ge=2, multiple_of=2)], ...],
-        Field(min_length=1, description="Batch sizes; with each of them there are runs of their own."),
+        Field(min_length=1, description="Batch sizes; each has its own runs."),
     ]
     learning_rate: Annotated[Positive, Field(description="Learning rate of plain SGD.")]
     steps: Annotated[
@@ -47,14 +47,16 @@ class ConceptStudy(ImageStudy):
             raise ValueError(
                 f"steps = {self.steps} must be at least 3 window + 2 lags = {3 * self.window + 2 * self.lags}"
             )
-        if self.window % self.blocks or self.probes > self.window:
-            raise ValueError(f"window = {self.window} must be a multiple of blocks = {self.blocks} and hold the probes")
+        if self.window % self.blocks:
+            raise ValueError(f"window = {self.window} must be a multiple of blocks = {self.blocks}")
+        if self.probes > self.window:
+            raise ValueError(f"probes = {self.probes} must be at most window = {self.window}")
         return self
 
     def network_in_words(self) -> str:
-        """The network alone: batch sizes differ."""
+        """The network; there are several batch sizes."""
         return self.network
 
     def repetitions_in_words(self) -> str:
-        """Seeds and steps."""
+        """Numbers of seeds and steps."""
         return f"{counted(self.repetitions, 'seed')}, {self.steps} steps each."

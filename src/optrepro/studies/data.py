@@ -1,4 +1,4 @@
-"""What studies read: images and text, of the first data set of a list that is at hand."""
+"""The data that studies read: images and text of the first data set in a list that is available."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ FirstAtHand = Annotated[
     tuple[str, ...],
     Field(
         min_length=1,
-        description="Names of data sets in order of preference: the first one that is at hand is used, or the very "
-        "first one where `download` is set.",
+        description="Names of data sets in order of preference. The first one that is available is used; with "
+        "`download`, the first one of the list.",
     ),
     ELSEWHERE,
 ]
@@ -54,7 +54,7 @@ class ImageData(Model):
         return self.dataset
 
     def remarks(self, dataset: str) -> list[str]:
-        """What to remark on the data set of this description."""
+        """Remarks on a data set, given by its description."""
         coarse = self.labels == "coarse" and dataset.startswith("CIFAR-100")
         return ["coarse labels, 20 classes in all"] if coarse else []
 
@@ -89,7 +89,7 @@ class LanguageTask(Model):
 
 
 class VisionTask(ImageData):
-    """Images to classify, of all classes or of half of them."""
+    """Image classification, with all classes or half of them."""
 
     modality: Annotated[Literal["vision"], MODALITY] = "vision"
     classes: Annotated[
@@ -108,7 +108,7 @@ class ImageStudy(Study, ImageData):
     """A study that reads one set of images."""
 
     def readings(self, scale: Scale) -> Sequence[Reading]:
-        """The images of the study, the same for all workloads."""
+        """The images of the study, which all workloads share."""
         return [Reading("", "dataset", self)]
 
     def remarks_on_data(self, dataset: str) -> Sequence[str]:

@@ -1,4 +1,4 @@
-"""The kind diagnostics: the statistics of the gradients along training, and what the rules make of them."""
+"""The kind `diagnostics`: second-order statistics of gradients along training, and the choices of the rules."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ class DiagnosticsStudy(Study):
         return self
 
     def batches(self, study_id: str, scale: Scale) -> Iterator[Batch]:
-        """A job for each workload: the row that is followed first, then those whose choices are recorded."""
+        """One job for each workload: first the row whose gradients are measured, then the rules."""
         window = determining(self)
         for name, workload in self.workloads.items():
             source = self._source(name, scale)
@@ -80,7 +80,7 @@ class DiagnosticsStudy(Study):
             yield Batch(study_id, name, None, tuple(runs), (), settings, backbone.address if backbone else None)
 
     def readings(self, scale: Scale) -> Sequence[Reading]:
-        """What the studies read that are followed."""
+        """The data of the studies that the workloads belong to."""
         return [
             reading._replace(workload=name, key="")
             for name in self.workloads
@@ -88,7 +88,7 @@ class DiagnosticsStudy(Study):
         ]
 
     def optimizer_classes(self, optimizer: str | None, scale: Scale) -> Iterable[str]:
-        """The classes of the rows that are followed or recorded."""
+        """The classes of all rows of the workloads."""
         for name, workload in self.workloads.items():
             rows = self._source(name, scale).optimizers
             yield from (rows[row].class_ for row in (workload.follow, *workload.rules))
@@ -97,19 +97,19 @@ class DiagnosticsStudy(Study):
         """The model that the workload fine-tunes, if any."""
         return self._source(batch.name, scale).hub_models(batch, scale)
 
-    def refuse_strangers(self, key: str, scale: Scale) -> None:
-        """Refuse workloads of studies that train nothing, and rows that they do not have."""
+    def check_references(self, key: str, scale: Scale) -> None:
+        """Check that each workload's study trains networks and has the rows of the workload."""
         for name, workload in self.workloads.items():
             place, source = f"{key}.workloads.{name}", scale.studies.get(workload.study)
             if not isinstance(source, Recipe):
-                given = sorted(other for other, study in scale.studies.items() if isinstance(study, Recipe))
-                raise ValueError(f"{place}.study = {workload.study!r} is not one of {given}")
+                training = sorted(other for other, study in scale.studies.items() if isinstance(study, Recipe))
+                raise ValueError(f"{place}.study = {workload.study!r} is not one of {training}")
             for row in (workload.follow, *workload.rules):
                 if row not in source.optimizers:
                     raise ValueError(f"{place}: {row!r} is not one of {sorted(source.optimizers)}")
 
     def repetitions_in_words(self) -> str:
-        """Seeds of each workload."""
+        """Number of seeds of each workload."""
         return f"{counted(self.repetitions, 'seed')} on each workload."
 
     def _source(self, workload: str, scale: Scale) -> Recipe:
@@ -120,6 +120,6 @@ class DiagnosticsStudy(Study):
     def _runs(self, study_id: str, scale: Scale, name: str, row: str, settings: str) -> Iterator[Run]:
         rate = self.workloads[name].learning_rate
         for i in range(self.repetitions if row == self.workloads[name].follow else 1):
-            # The row is not in the seed: all rows of a workload see the same batches.
+            # The seed does not depend on the row, so all rows of a workload have the same batches.
             seed = derive_seed(scale.seed, self.kind, name, i)
             yield Run(study_id, name, row, "test", rate, i, seed, settings)

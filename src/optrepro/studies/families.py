@@ -1,4 +1,4 @@
-"""The kind families: toy losses under the optimal operators of the static families."""
+"""The kind `families`: toy losses minimized with the optimal operators of the static families."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from optrepro.studies.base import KIND, Count, Positive, Study, counted
 
 
 class FamiliesStudy(Study):
-    """Toy losses under the optimal operators of GAP's static families."""
+    """Toy losses minimized with the optimal operators of GAP's static families."""
 
     runner: ClassVar[str] = "optrepro.experiments.probes.families"
 
@@ -40,6 +40,6 @@ class FamiliesStudy(Study):
     points: Annotated[int, Field(ge=2, description="Number of steps at which the curves are recorded.")]
 
     def repetitions_in_words(self) -> str:
-        """Starts and steps."""
+        """Numbers of starts and steps."""
         others = counted(self.tuning_starts, "other")
         return f"{counted(self.starts, 'start')}, and {others} to tune on; {self.steps} steps each."

@@ -1,4 +1,4 @@
-"""The kind finetuning: backbones that are pretrained here or come from a hub, adapted by LoRA."""
+"""The kind `finetuning`: LoRA fine-tuning of backbones that are pretrained here or come from the hub."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ class LoraConfig(Model):
 
 
 class FineTuningStudy(Recipe):
-    """Fine-tuning by low-rank adapters. The backbone is frozen; a classifier of images is new and trained too."""
+    """Fine-tuning by low-rank adapters. The backbone is frozen; an image classifier also trains a new head."""
 
     runner: ClassVar[str] = "optrepro.experiments.training.finetuning"
 
@@ -81,7 +81,7 @@ class FineTuningStudy(Recipe):
     @field_validator("optimizers")
     @classmethod
     def _grouped(cls, rows: dict[Name, OptimizerConfig]) -> dict[Name, OptimizerConfig]:
-        """Rows of a group one after the other: those that a scale adds to the ones it inherits come last."""
+        """Sort the rows by group, so that rows that a scale adds stand beside the inherited rows of their group."""
         groups = list(dict.fromkeys(row.group for row in rows.values()))
         return dict(sorted(rows.items(), key=lambda item: groups.index(item[1].group)))
 
@@ -113,12 +113,12 @@ class FineTuningStudy(Recipe):
 
     @property
     def criterion(self) -> Literal["accuracy", "loss"]:
-        """See `Recipe`; a language model is judged by its loss."""
+        """See `Recipe`; the criterion of a language model is its loss."""
         return "loss" if isinstance(self.task, LanguageTask) else "accuracy"
 
     @property
     def model(self) -> str:
-        """Name of the backbone in workloads: the row's, or the hub's without its owner."""
+        """Name of the backbone in workloads: that of its row, or of the hub's model without its owner."""
         name = self.backbone or self.hub
         assert name is not None
         return name.rpartition("/")[2]
@@ -128,37 +128,37 @@ class FineTuningStudy(Recipe):
         return [Reading("", "task", self.task)]
 
     def backbone_of(self, scale: Scale) -> Batch | None:
-        """The batch that pretrains the backbone, if it comes from no hub."""
+        """The batch that pretrains the backbone, or None if it comes from the hub."""
         return training_of(self.backbone, scale) if self.backbone else None
 
     def hub_models(self, batch: Batch, scale: Scale) -> dict[str, str]:
-        """The model that is fine-tuned, where it is the hub's."""
+        """The model that is fine-tuned, if it comes from the hub."""
         return {self.hub: self.revision} if self.hub and self.revision else {}
 
-    def refuse_strangers(self, key: str, scale: Scale) -> None:
-        """Refuse a backbone that no pretraining study has, or one for the other modality."""
-        super().refuse_strangers(key, scale)
+    def check_references(self, key: str, scale: Scale) -> None:
+        """Check also that a pretraining study has the backbone, for the same modality."""
+        super().check_references(key, scale)
         if self.backbone is None:
             return
-        given = sorted(
+        available = sorted(
             f"{name}/{row}"
             for name, study in scale.studies.items()
             if isinstance(study, PretrainingStudy)
             for row, backbone in study.backbones.items()
             if backbone.task.modality == self.task.modality
         )
-        if self.backbone not in given:
-            raise ValueError(f"{key}.backbone = {self.backbone!r} is not one of {given}")
+        if self.backbone not in available:
+            raise ValueError(f"{key}.backbone = {self.backbone!r} is not one of {available}")
 
     def remarks_on_data(self, dataset: str) -> Sequence[str]:
-        """How text becomes tokens, or whether labels are coarse."""
+        """Remarks on the tokens of text, or on the labels of images."""
         if not isinstance(self.task, LanguageTask):
             return self.task.remarks(dataset)
         hub = "of questions, only the answers are scored"
         return [hub if self.hub else "tokens are bytes, all scored, those of questions too"]
 
     def network_in_words(self) -> str:
-        """The backbone by name, and its adapters."""
+        """The backbone, the rank of its adapters, and the length of the training."""
         study, _, network = (self.backbone or "").partition("/")
         name = self.hub or f"{network}, pretrained by {study},"
         return f"{name} with LoRA of rank {self.lora.rank}, {self.steps} steps of {self.batch_size} examples"

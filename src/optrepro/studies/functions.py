@@ -1,4 +1,4 @@
-"""The kind functions: the benchmark functions, each optimizer tuned for each of them."""
+"""The kind `functions`: the benchmark functions, with each optimizer tuned for each function."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from optrepro.studies.comparison import ConstantRates
 
 
 class FunctionsStudy(ConstantRates):
-    """The benchmark functions in box coordinates. Each optimizer is tuned for each function, on starts of its own."""
+    """The benchmark functions in box coordinates. Each optimizer is tuned for each function, on separate starts."""
 
     runner: ClassVar[str] = "optrepro.experiments.descent.benchmark"
 
@@ -31,7 +31,7 @@ class FunctionsStudy(ConstantRates):
     starts: Annotated[Count, Field(description="Number of starts of the test runs.")]
 
     def batches(self, study_id: str, scale: Scale) -> Iterator[Batch]:
-        """A job for each optimizer: all functions, tuning before tests."""
+        """One job for each optimizer: all functions, tuning before tests."""
         for optimizer in self.optimizers:
             settings = self.settings_of(optimizer, scale.seed)
             roles: Sequence[tuple[Role, tuple[float | None, ...]]] = (("tune", self.grid(optimizer)), ("test", (None,)))
@@ -44,10 +44,10 @@ class FunctionsStudy(ConstantRates):
             yield Batch(study_id, optimizer, optimizer, runs, (), settings)
 
     def repetitions_in_words(self) -> str:
-        """Starts and evaluations."""
+        """Numbers of starts and evaluations."""
         return f"{counted(self.starts, 'test start')} for each function, {self.budget} evaluations each."
 
     def tuning_in_words(self, datasets: Mapping[str, str]) -> str:
-        """The tuning for each function, on starts of its own."""
+        """The tuning for each function, on separate starts."""
         rates, starts = len(self.learning_rates), counted(self.tuning_starts, "other start")
         return f"Each optimizer's learning rate is tuned per function, over {rates} values with {starts}."

@@ -1,4 +1,4 @@
-"""The kinds of studies by name; a kind from elsewhere is named by its import path."""
+"""The kinds of studies by name; a kind outside this package is named by its import path."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ KINDS: Mapping[str, type[Study]] = {
 
 
 def kind(name: str) -> type[Study]:
-    """The kind of this name: one of `KINDS`, or the import path of a subclass of `Study` from elsewhere.
+    """The kind called `name`: one of `KINDS`, or the subclass of `Study` at this import path.
 
     Raises: ValueError that says what is allowed.
     """
@@ -65,5 +65,5 @@ def kind(name: str) -> type[Study]:
 
 
 def study(settings: Mapping[str, Any]) -> Study:
-    """The study of these settings, as its facts hold them."""
+    """The study with these settings, which are those in its facts."""
     return kind(settings["kind"]).model_validate(settings)

@@ -1,4 +1,4 @@
-"""The kind learner: step rules learned on perceptrons, each iteration on new ones."""
+"""The kind `learner`: step rules that are learned on perceptrons, on new ones in each iteration."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class ObjectiveConfig(Model):
 
 
 class MetaObjective(ObjectiveConfig):
-    """The objectives that rules are learned on; their `steps` are the length of the rollouts of every method."""
+    """The objectives that rules are learned on. Their `steps` are the length of rollouts, whatever the method."""
 
     examples: Annotated[
         Count, Field(description="Size of the random subset of the images that an objective is the mean over.")
@@ -47,25 +47,25 @@ class StepPolicyConfig(Model):
     output: Annotated[
         Literal["step", "normalized"],
         Field(
-            description="What the LSTM's numbers are multiples of: a length (`step`), or the gradient and its mean "
-            "over the root of the sum of squared gradients (`normalized`)."
+            description="The unit of the LSTM's outputs: a length (`step`), or the gradient and its mean, each divided "
+            "by the root of the sum of squared gradients (`normalized`)."
         ),
     ] = "step"
-    scale: Annotated[Positive, Field(description="The multiple that an output of 1 stands for.")] = 0.01
+    scale: Annotated[Positive, Field(description="Factor on the LSTM's outputs.")] = 0.01
 
 
 class L2LConfig(Model):
-    """The rule learned by gradient descent, which the method `unrolled` learns."""
+    """The rule that the method `unrolled` learns (learning to learn by gradient descent, L2L)."""
 
     cells: Annotated[Count, Field(description="Number of cells of each of the two LSTM layers.")] = 20
     preprocessing: Annotated[
-        Positive, Field(description="Number of decades of the gradient that are told apart by their logarithm.")
+        Positive, Field(description="Number of decades of the gradient whose logarithm is an input of the rule.")
     ] = 10.0
     scale: Annotated[Positive, Field(description="Factor on the output.")] = 0.1
 
 
 class LearnerRow(Model):
-    """One learned rule: its method, and the settings in which it differs from the study's."""
+    """One learned rule: its method, and the settings in which it differs from the study."""
 
     label: Label
     group: Annotated[str, Field(description="What the row varies; exhibits sort rows by it.")] = "standard"
@@ -80,7 +80,7 @@ class LearnerRow(Model):
     start: Annotated[
         Name | None,
         Field(
-            description="Earlier row, of the same form, whose weights the learning begins with; null: fresh weights."
+            description="Earlier row of the same architecture whose weights are the initial ones; null: new weights."
         ),
     ] = None
     validate_every: Annotated[
@@ -89,9 +89,9 @@ class LearnerRow(Model):
 
 
 class LearnerRecipe(NamedTuple):
-    """How one rule is learned: the study's settings with the row's own over them.
+    """The complete settings of one learned rule: those of the study, overridden by those of the row.
 
-    A method's settings are under its name; their horizon is the objective's steps.
+    The settings of a method are in the field of its name; its horizon is the objective's number of steps.
     """
 
     objective: MetaObjective
@@ -103,7 +103,7 @@ class LearnerRecipe(NamedTuple):
     unrolled: UnrolledSettings
 
     def used(self, method: Method) -> dict[str, Any]:
-        """What a method uses, as plain values."""
+        """The settings that a method uses, as JSON values."""
         rule = "l2l" if method == "unrolled" else "policy"
         return {part: getattr(self, part).model_dump(mode="json") for part in ("objective", rule, method)}
 
@@ -113,9 +113,9 @@ def _form(recipe: LearnerRecipe) -> tuple[StepPolicyConfig, L2LConfig]:
 
 
 class LearnerStudy(ImageStudy):
-    """Meta-training: step rules learned on the training of perceptrons, on new objectives in each iteration.
+    """Meta-training: step rules are learned on the training of perceptrons, on new objectives in each iteration.
 
-    The learning is watched on fixed objectives of other images. The weights with the lowest mean objective along the
+    The rules are validated on fixed objectives with other images. The weights with the lowest mean objective along the
     trajectory are kept, beside the results.
     """
 
@@ -124,11 +124,9 @@ class LearnerStudy(ImageStudy):
     kind: Annotated[Literal["learner"], KIND] = "learner"
     objective: Annotated[
         MetaObjective,
-        Field(description="The objectives of meta-training; the validation problems are of this kind for every row."),
+        Field(description="The objectives of meta-training; every row is validated on objectives of this kind."),
     ]
-    validation_problems: Annotated[
-        Count, Field(description="Number of fixed objectives that the learning is watched on.")
-    ]
+    validation_problems: Annotated[Count, Field(description="Number of fixed objectives that rules are validated on.")]
     validate_every: Annotated[Count, Field(description="Number of iterations between validations.")]
     patience: Annotated[
         Count, Field(description="Number of validations without a better score after which the learning stops.")
@@ -144,19 +142,19 @@ class LearnerStudy(ImageStudy):
 
     @model_validator(mode="after")
     def _rows_are_valid(self) -> Self:
-        earlier: dict[str, list[str]] = {}  # rows that learn the same kind of rule
+        earlier: dict[str, list[str]] = {}  # earlier rows by the architecture of their rules
         for name, row in self.learners.items():
-            self.recipe(name)  # raises for what is not allowed
+            self.recipe(name)  # raises an error if the row is invalid
             alike = earlier.setdefault("l2l" if row.method == "unrolled" else "policy", [])
             if row.start is not None and row.start not in alike:
                 raise ValueError(f"learners.{name}.start = {row.start!r} is not one of the earlier rows {alike}")
             if row.start is not None and _form(self.recipe(row.start)) != _form(self.recipe(name)):
-                raise ValueError(f"learners.{name}.start = {row.start!r} has another policy or l2l, so other weights")
+                raise ValueError(f"learners.{name}.start = {row.start!r} is not allowed: its policy or l2l differs")
             alike.append(name)
         return self
 
     def recipe(self, learner: str) -> LearnerRecipe:
-        """The settings of a row, complete."""
+        """The complete settings of a row."""
         row = self.learners[learner]
         parts = {
             part: overridden(getattr(self, part), getattr(row, part), f"learners.{learner}.{part}")
@@ -165,7 +163,7 @@ class LearnerStudy(ImageStudy):
         return LearnerRecipe(**parts)
 
     def batches(self, study_id: str, scale: Scale) -> Iterator[Batch]:
-        """A job for each rule."""
+        """One job for each rule."""
         return (self.training_of(name, study_id, scale) for name in self.learners)
 
     def trained_rows(self) -> Sequence[str]:
@@ -173,14 +171,14 @@ class LearnerStudy(ImageStudy):
         return list(self.learners)
 
     def training_of(self, row: str, study_id: str, scale: Scale) -> Batch:
-        """The batch that learns a rule, after the one whose weights it begins with."""
-        watched = {"objective", "validation_problems", "validate_every", "patience", "labels"}
-        data = self.model_dump(mode="json", include={*watched, "train_examples", "validation_examples"})
+        """The batch that learns a rule, starting from the weights of another batch if `start` is set."""
+        validation = {"objective", "validation_problems", "validate_every", "patience", "labels"}
+        data = self.model_dump(mode="json", include={*validation, "train_examples", "validation_examples"})
         learner = self.learners[row]
         own = [learner.method, learner.validate_every, self.recipe(row).used(learner.method)]
         earlier = self.training_of(learner.start, study_id, scale).settings if learner.start else None
         settings = fingerprint([data, own, earlier, dataset_of(self, scale), scale.seed])
-        # The row is not in the seed: rules are learned on the same objectives.
+        # The seed does not depend on the row, so all rules are learned on the same objectives.
         seed = derive_seed(scale.seed, study_id, 0)
         run = Run(study_id, "meta-validation", row, "tune", None, 0, seed, settings)
         weights = (study_id, learner.start) if learner.start else None

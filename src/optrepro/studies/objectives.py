@@ -1,4 +1,4 @@
-"""The kind objectives: optimizers tuned once, on one objective, and then run on the objectives of panels."""
+"""The kind `objectives`: optimizers are tuned once, on one objective, and then run on the objectives of panels."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ class Panel(ObjectiveConfig):
 
 
 class ObjectivesStudy(ConstantRates):
-    """Optimizers tuned once, on the objective of meta-training, and then run on panels, beside learned ones."""
+    """Optimizers are tuned once, on the objective of meta-training, and run on panels beside learned optimizers."""
 
     runner: ClassVar[str] = "optrepro.experiments.descent.perceptrons"
     uses: ClassVar[type[Study] | None] = LearnerStudy
@@ -77,16 +77,16 @@ class ObjectivesStudy(ConstantRates):
     @model_validator(mode="after")
     def _names_tell_workloads_apart(self) -> Self:
         if "tuning" in self.panels:
-            raise ValueError("panels.tuning is not allowed: it is the name of what learning rates are tuned on")
+            raise ValueError("panels.tuning is not allowed: this name is reserved for the tuning objective")
         return self
 
     @property
     def workloads(self) -> dict[str, Panel]:
-        """What runs are made on, by name: the tuning and the panels."""
+        """The objectives of runs, by name: the tuning objective and the panels."""
         return {"tuning": self.tuning, **self.panels}
 
     def batches(self, study_id: str, scale: Scale) -> Iterator[Batch]:
-        """A job for each optimizer: all its runs, the tuning first."""
+        """One job for each optimizer: all its runs, tuning first."""
         datasets = datasets_of(self, scale)
         for optimizer in self.optimizers:
             trainer = self.trainer_of(optimizer, scale)
@@ -100,18 +100,18 @@ class ObjectivesStudy(ConstantRates):
         return [Reading(name, keys[name], panel) for name, panel in self.workloads.items()]
 
     def data_in_words(self, titles: Sequence[str], descriptions: Sequence[str]) -> str:
-        """The data sets by title, as the subsets differ from run to run."""
+        """The titles of the data sets; the subsets differ between runs."""
         return f"{', '.join(titles)} (at most {self.examples:,} random training images in a run)"
 
     def repetitions_in_words(self) -> str:
-        """Paired repetitions on each panel."""
+        """Number of paired repetitions on each panel."""
         return f"{counted(self.repetitions, 'paired repetition')} on each panel."
 
     def tuning_in_words(self, datasets: Mapping[str, str]) -> str:
         """The one tuning on the objective of meta-training."""
         rates = len(self.learning_rates)
         return (
-            f"Learning rates of what is not learned are tuned once, on the objective of meta-training "
+            f"Learning rates of optimizers that are not learned are tuned once, on the objective of meta-training "
             f"({datasets['tuning']}), over {rates} values with "
             f"{counted(self.tuning_repetitions, 'other repetition')} ({rates * self.tuning_repetitions} runs)."
         )
@@ -119,7 +119,7 @@ class ObjectivesStudy(ConstantRates):
     def _runs(
         self, study_id: str, scale: Scale, optimizer: str, datasets: Mapping[str, str], weights: str | None
     ) -> Iterator[Run]:
-        """The runs of an optimizer. A run's settings are its own panel's, and the tuning's if there is one."""
+        """The runs of an optimizer. The settings of a run are those of its panel and, if it is tuned, of the tuning."""
         row = self.entry(optimizer)
         common: list[Any] = [determining(row), self.examples, self.evaluations, scale.seed, weights]
 
@@ -130,7 +130,7 @@ class ObjectivesStudy(ConstantRates):
             common.append([place("tuning"), self.tuning_repetitions, self.grid(optimizer)])
 
         def run(workload: str, role: Role, rate: float | None, repetition: int) -> Run:
-            # Tuning is the same in all studies; of equal seeds for all optimizers.
+            # All studies share the tuning runs, and all optimizers have the same seeds.
             name = self.kind if role == "tune" else f"{study_id}/{workload}"
             seed = derive_seed(scale.seed, name, repetition, role)
             settings = fingerprint([place(workload), *common])

@@ -1,4 +1,4 @@
-"""The kind overhead: step time and memory of every optimizer, as ratios to torch's."""
+"""The kind `overhead`: step time and memory of every optimizer, as ratios to those of an optimizer of PyTorch."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from optrepro.studies.fields import Gpu, Label
 
 
 class TimedFamily(Model):
-    """Optimizers whose steps are compared with those of one class of torch."""
+    """Optimizers that are compared with one class of PyTorch."""
 
     reference: Annotated[
-        DottedPath, Field(description="Import path of a class of torch with the settings `foreach` and `fused`.")
+        DottedPath, Field(description="Import path of a class of PyTorch with the settings `foreach` and `fused`.")
     ]
     settings: Annotated[dict[str, Any], Field(description="Keyword arguments of the reference.")] = {}
     optimizers: Annotated[
@@ -30,7 +30,7 @@ class TimedFamily(Model):
 
 
 class TimedNetwork(Model):
-    """A network for whose parameters steps are timed."""
+    """A network whose parameters the timed steps update."""
 
     label: Label
     network: Annotated[Name, Field(description="`gpt`, or a network for 100 classes of images of 3 x 32 x 32.")]
@@ -41,15 +41,16 @@ class TimedNetwork(Model):
         ),
     ] = {}
     lora_rank: Annotated[
-        Count | None, Field(description="Rank of adapters, whose parameters alone are timed; null: all parameters are.")
+        Count | None,
+        Field(description="Rank of adapters, the only parameters that are updated; null: all parameters are."),
     ] = None
 
 
 class OverheadStudy(Study):
-    """Step time and memory of optimizers, as ratios to torch's.
+    """Step time and memory of optimizers, as ratios to those of an optimizer of PyTorch.
 
-    The job takes all cores of a run, so that nothing else runs meanwhile. Times never come out equal twice, and so
-    neither do the bytes of its results.
+    The job takes all cores of a run, so that no other job runs at the same time. Times differ from run to run, so its
+    results are not reproducible bit for bit.
     """
 
     runner: ClassVar[str] = "optrepro.experiments.probes.overhead"
@@ -64,14 +65,14 @@ class OverheadStudy(Study):
     ]
     networks: Annotated[
         dict[Name, TimedNetwork],
-        Field(min_length=1, description="Networks for whose parameters steps are taken, by name."),
+        Field(min_length=1, description="Networks whose parameters the timed steps update, by name."),
     ]
-    seconds: Annotated[Positive, Field(description="About how long an optimizer is timed on a network.")]
+    seconds: Annotated[Positive, Field(description="Approximate time for which an optimizer is timed on a network.")]
     turns: Annotated[
         Count, Field(description="Smallest number of turns of an optimizer and its references; there are at most 40.")
     ]
     gpu: Gpu = False
 
     def optimizer_classes(self, optimizer: str | None, scale: Scale) -> Iterable[str]:
-        """The classes of all rows: they are timed in one job."""
+        """The classes of all rows, which are timed in one job."""
         return [row.class_ for family in self.families.values() for row in family.optimizers.values()]

@@ -1,4 +1,4 @@
-"""The kind policy: meta-training of POP's policy by reinforcement learning on functions streamed from the prior."""
+"""The kind `policy`: meta-training of POP's policy by reinforcement learning on functions sampled from the prior."""
 
 from __future__ import annotations
 
@@ -31,11 +31,11 @@ from optrepro.studies.fields import Gpu, Label
 
 
 class NetworkConfig(Model):
-    """The policy: what looks back over the trajectory and chooses the learning rate of each coordinate."""
+    """The policy's network, which reads the trajectory and chooses the learning rate of each coordinate."""
 
-    backbone: Annotated[
-        Literal["transformer", "gru"], Field(description="Architecture that looks back over the trajectory.")
-    ] = "transformer"
+    backbone: Annotated[Literal["transformer", "gru"], Field(description="Architecture that reads the trajectory.")] = (
+        "transformer"
+    )
     width: Annotated[Count, Field(description="Width of the backbone.")] = 32
     layers: Annotated[Count, Field(description="Number of layers of the backbone.")] = 2
     heads: Annotated[
@@ -48,8 +48,8 @@ class NetworkConfig(Model):
     scaling: Annotated[
         Literal["coordinate", "norm", "maximum", "none"],
         Field(
-            description="What the gradient is divided by: its own absolute value (`coordinate`), its root mean square "
-            "over the coordinates (`norm`), the largest of these so far (`maximum`), or nothing."
+            description="Divisor of the gradient: its absolute value (`coordinate`), its root mean square over the "
+            "coordinates (`norm`), the largest of these so far (`maximum`), or none."
         ),
     ] = "coordinate"
     smallest: Annotated[Positive, Field(description="Smallest learning rate, in units of the box.")] = 1e-8
@@ -62,7 +62,7 @@ class NetworkConfig(Model):
         LATER,
     ] = None
     resolved: Annotated[
-        float, Field(gt=0, lt=1, description="Relative size below which features do not tell sizes apart."), LATER
+        float, Field(gt=0, lt=1, description="Relative size below which features treat all sizes as equal."), LATER
     ] = 1e-10
     least_log_std: Annotated[
         float, Field(lt=-1, description="Lower bound of the logarithm of the standard deviation of actions."), LATER
@@ -83,8 +83,8 @@ class NetworkConfig(Model):
     second: Annotated[
         Literal["none", "momentum", "best"],
         Field(
-            description="What the policy adds a chosen share of to its steps, beyond the paper: the last step "
-            "(`momentum`), the way back to the best point so far (`best`), or nothing."
+            description="Second term of a step, of which the policy adds a share; not in the paper: the last step "
+            "(`momentum`), the difference to the best point so far (`best`), or none."
         ),
         LATER,
     ] = "none"
@@ -101,7 +101,7 @@ class NetworkConfig(Model):
 
 
 class PolicyRow(Model):
-    """One trained policy, by the settings in which it differs from the study's."""
+    """One trained policy, given by the settings in which it differs from the study."""
 
     label: Label
     group: Annotated[str, Field(description="What the row varies; exhibits sort rows by it.")] = "standard"
@@ -109,15 +109,15 @@ class PolicyRow(Model):
     network: Annotated[dict[str, Any], Field(description="Changes of the study's `network`.")] = {}
     ppo: Annotated[dict[str, Any], Field(description="Changes of the study's `ppo`.")] = {}
     start: Annotated[
-        Name | None, Field(description="Row of the study whose weights the training begins with; null: fresh weights.")
+        Name | None, Field(description="Row of the study whose weights are the initial ones; null: new weights.")
     ] = None
     seed: Annotated[
-        int, Field(ge=0, description="Number of the first training seed, from which the repetitions count on.")
+        int, Field(ge=0, description="Number of the first training seed; repetitions use the following ones.")
     ] = 0
 
 
 class PolicyStudy(Study):
-    """Meta-training: policies that choose learning rates, trained by PPO on functions streamed from the prior.
+    """Meta-training: policies that choose learning rates are trained by PPO on functions sampled from the prior.
 
     The weights with the best score on the validation functions are kept, beside the results.
     """
@@ -133,7 +133,7 @@ class PolicyStudy(Study):
     network: Annotated[NetworkConfig, Field(description="The policy's network."), ELSEWHERE] = NetworkConfig()
     ppo: Annotated[PPOSettings, Field(description="How policies are trained."), ELSEWHERE]
     validation_functions: Annotated[
-        Count, Field(description="Number of fixed functions that the training is watched on.")
+        Count, Field(description="Number of fixed functions that policies are validated on.")
     ]
     test_functions: Annotated[Count, Field(description="Number of fixed functions for the test at the end.")]
     validate_every: Annotated[Count, Field(description="Number of iterations between validations.")]
@@ -162,7 +162,7 @@ class PolicyStudy(Study):
         return self
 
     def entry(self, policy: str) -> tuple[PriorSettings, NetworkConfig, PPOSettings]:
-        """Prior, network and PPO of a row, complete."""
+        """The complete settings of a row: prior, network and PPO."""
         row, key = self.policies[policy], f"policies.{policy}"
         return (
             overridden(self.prior, row.prior, f"{key}.prior"),
@@ -171,12 +171,12 @@ class PolicyStudy(Study):
         )
 
     def stage(self, policy: str) -> int:
-        """Number of trainings whose weights a row goes on from, one after the other."""
+        """Number of consecutive trainings before that of a row, following `start`."""
         start = self.policies[policy].start
         return 0 if start is None else 1 + self.stage(start)
 
     def batches(self, study_id: str, scale: Scale) -> Iterator[Batch]:
-        """A job for each policy."""
+        """One job for each policy."""
         return (self.training_of(name, study_id, scale) for name in self.policies)
 
     def trained_rows(self) -> Sequence[str]:
@@ -184,14 +184,14 @@ class PolicyStudy(Study):
         return list(self.policies)
 
     def training_of(self, row: str, study_id: str, scale: Scale) -> Batch:
-        """The batch that trains a policy, after the one whose weights it begins with."""
+        """The batch that trains a policy, starting from the weights of another batch if `start` is set."""
         number, start = self.policies[row].seed, self.policies[row].start
-        # What every row is tested on, and what its validation score weighs.
+        # The settings of tests and of the validation score, which are the same for all rows.
         standard = [self.prior.model_dump(mode="json"), self.network.horizon, self.ppo.log_regret]
         own = [determining(part) for part in self.entry(row)]
         earlier = self.training_of(start, study_id, scale).settings if start else None
         settings = fingerprint([determining(self), standard, own, earlier, scale.seed, *([number] if number else [])])
-        # The row is not in the seed: policies of equal numbers begin with equal weights and see equal functions.
+        # The seed does not depend on the row, so policies have the same initial weights and functions.
         seeds = [derive_seed(scale.seed, study_id, i) for i in range(number, number + self.repetitions)]
         tests = ["prior-test", *(f"vlse/{name}" for name in self.functions)]
         workloads: list[tuple[str, Role]] = [("prior-validation", "tune"), *((name, "test") for name in tests)]

@@ -1,4 +1,4 @@
-"""The kind pretraining: backbones for fine-tuning where no hub is at hand."""
+"""The kind `pretraining`: backbones for fine-tuning without the Hugging Face hub."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from optrepro.studies.data import TASK, Task
 from optrepro.studies.fields import Gpu, Label
 from optrepro.studies.recipe import Recipe
 
-POINTS = 10  # of the learning curve
+POINTS = 10  # number of points of the learning curve
 
 
 class Architecture(Model):
@@ -47,7 +47,7 @@ class Architecture(Model):
 
 
 class Backbone(Model):
-    """A small transformer, and how it is pretrained."""
+    """A small transformer and its pretraining."""
 
     label: Annotated[Label, ELSEWHERE]
     task: Annotated[Task, TASK]
@@ -68,7 +68,7 @@ class Backbone(Model):
 
 
 class PretrainingRecipe(Recipe):
-    """How one backbone is trained, as the one row of a comparison."""
+    """The training of one backbone, as a comparison with one row."""
 
     kind: Annotated[Literal["pretraining"], KIND] = "pretraining"
     network: Annotated[str, Field(description="Name of the backbone.")]
@@ -80,9 +80,9 @@ class PretrainingRecipe(Recipe):
 
 
 class PretrainingStudy(Study):
-    """Small transformers that fine-tuning starts from where no hub is at hand.
+    """Small transformers, which are backbones for fine-tuning without the Hugging Face hub.
 
-    Each is trained once, by AdamW with a cosine schedule, and leaves its weights.
+    Each is trained once, by AdamW with a cosine schedule, and its weights are saved.
     """
 
     runner: ClassVar[str] = "optrepro.experiments.training.pretraining"
@@ -102,7 +102,7 @@ class PretrainingStudy(Study):
         return [Reading(name, f"backbones.{name}.task", row.task) for name, row in self.backbones.items()]
 
     def recipe(self, row: str) -> Recipe:
-        """How a backbone is trained: AdamW with the usual betas, and a cosine schedule (chosen)."""
+        """The training of a backbone: AdamW with its default betas, and a cosine schedule (chosen)."""
         backbone = self.backbones[row]
         settings = {"betas": (0.9, 0.999), "weight_decay": 0.01}
         return PretrainingRecipe(

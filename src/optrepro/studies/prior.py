@@ -1,4 +1,4 @@
-"""The kind prior: samples of the synthetic prior, and its statistics beside those of the benchmark."""
+"""The kind `prior`: samples from the synthetic prior, and its statistics beside those of the benchmark."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from optrepro.studies.base import KIND, Count, Study
 
 
 class PriorStudy(Study):
-    """The prior's fixed sets, samples of it for the gallery, and its statistics beside those of other collections."""
+    """The prior's fixed sets, samples for the gallery, and its statistics beside those of other collections."""
 
     runner: ClassVar[str] = "optrepro.experiments.descent.prior_portrait"
 
@@ -20,12 +20,15 @@ class PriorStudy(Study):
     dim: Annotated[Count, Field(description="Dimension of the functions.")] = 2
     validation_functions: Annotated[Count, Field(description="Size of the validation set.")]
     test_functions: Annotated[Count, Field(description="Size of the test set.")]
-    described: Annotated[Count, Field(description="Number of functions of each collection whose statistics are taken.")]
+    described: Annotated[
+        Count, Field(description="Number of functions of each collection whose statistics are computed.")
+    ]
     functions: Annotated[
         tuple[str, ...],
         Field(
             min_length=1,
-            description="Benchmark functions that are described too; those of more variables than `dim` are left out.",
+            description="Benchmark functions whose statistics are computed too, except those of more than `dim` "
+            "variables.",
         ),
     ]
     gallery: Annotated[Count, Field(description="Number of test functions that are drawn.")]

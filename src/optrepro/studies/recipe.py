@@ -1,4 +1,4 @@
-"""How networks are trained: every optimizer from the same weights, on the same batches."""
+"""Settings of studies that train networks: every optimizer starts from the same weights and has the same batches."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from optrepro.studies.fields import Gpu
 
 
 class Recipe(Comparison):
-    """A study whose optimizers train networks, each from the same weights and on the same batches.
+    """A study whose optimizers train networks, all from the same weights and on the same batches.
 
-    An optimizer is tuned on validation data over the grid, then tested at the tuned rate with seeds that tuning has
-    not seen. The tuned rate has the highest accuracy, or for language models the lowest loss.
+    An optimizer is tuned on validation data over the grid, then tested at the tuned rate with new seeds. The tuned rate
+    is the one with the highest accuracy, or for language models the lowest loss.
     """
 
     batch_size: Annotated[
@@ -45,8 +45,8 @@ class Recipe(Comparison):
     runs_per_job: Annotated[
         Count | Literal["optimizer", "study"],
         Field(
-            description="Number of runs that one job carries out, or all of an `optimizer`, or all of the `study`; "
-            "small networks are trained side by side."
+            description="Number of runs in a job, or all runs of an `optimizer`, or all of the `study`; small networks "
+            "are trained side by side."
         ),
         ELSEWHERE,
     ] = "optimizer"
@@ -54,31 +54,31 @@ class Recipe(Comparison):
 
     @property
     def criterion(self) -> Literal["accuracy", "loss"]:
-        """What learning rates are tuned by, on validation data: the highest accuracy or the lowest loss."""
+        """Criterion of tuning on validation data: the highest accuracy or the lowest loss."""
         return "accuracy"
 
     @property
     def model(self) -> str:
-        """Name of what is trained, as it stands in workloads."""
+        """Name of the network or backbone in workloads."""
         raise NotImplementedError
 
     def backbone_of(self, scale: Scale) -> Batch | None:
-        """The batch that pretrains what the study fine-tunes, if it does."""
+        """The batch that pretrains the backbone, or None if no study does."""
         return None
 
     def workload(self, scale: Scale) -> str:
-        """Data set and network, as in fashion-mnist/perceptron."""
+        """Data set and network, such as fashion-mnist/perceptron."""
         return f"{self._dataset(scale)}/{self.model}"
 
     def determinants_of(self, optimizer: str, scale: Scale) -> str:
-        """What determines a training run of an optimizer, its backbone included."""
+        """A hash of everything that determines the training runs of an optimizer, including its backbone."""
         pretrained = self.backbone_of(scale)
         return self.settings_of(
             optimizer, self._dataset(scale), scale.seed, *([pretrained.settings] if pretrained else [])
         )
 
     def batches(self, study_id: str, scale: Scale) -> Iterator[Batch]:
-        """Jobs of the size that `runs_per_job` asks for; rows that repeat the shares of others come after those."""
+        """Jobs of the size `runs_per_job`; a row with `shares_of` comes after the row that it names."""
         order = sorted(self.optimizers, key=lambda name: self.optimizers[name].shares_of is not None)
         rows = {name: self._runs(study_id, scale, name) for name in order}
         size, backbone = self.runs_per_job, self.backbone_of(scale)
@@ -88,27 +88,27 @@ class Recipe(Comparison):
             yield Batch(study_id, "all", None, runs, (), fingerprint([run.settings for run in runs]), weights)
             return
         for name, (tune, test) in rows.items():
-            giver, settings = self.optimizers[name].shares_of, test[0].settings
+            source, settings = self.optimizers[name].shares_of, test[0].settings
             if size == "optimizer":
-                yield Batch(study_id, name, name, (*tune, *test), (giver,) if giver else (), settings, weights)
+                yield Batch(study_id, name, name, (*tune, *test), (source,) if source else (), settings, weights)
                 continue
-            given = tuple(_parts(giver, "test", rows[giver][1], size)) if giver else ()
+            shares = tuple(_parts(source, "test", rows[source][1], size)) if source else ()
             tuning = _parts(name, "tune", tune, size)
             for part, runs in tuning.items():
-                yield Batch(study_id, part, name, runs, given, settings, weights)
+                yield Batch(study_id, part, name, runs, shares, settings, weights)
             for part, runs in _parts(name, "test", test, size).items():
-                yield Batch(study_id, part, name, runs, (*tuning, *given), settings, weights)
+                yield Batch(study_id, part, name, runs, (*tuning, *shares), settings, weights)
 
     def facts(self) -> dict[str, Any]:
-        """How learning rates are tuned."""
+        """The criterion that learning rates are tuned by."""
         return {"criterion": self.criterion}
 
     def repetitions_in_words(self) -> str:
-        """The number of paired test seeds."""
+        """Number of paired test seeds."""
         return f"{counted(self.test_repetitions, 'paired test seed')}."
 
     def tuning_in_words(self, datasets: Mapping[str, str]) -> str:
-        """The tuning on validation data, which is the same for every optimizer."""
+        """The tuning on validation data, with the same budget for every optimizer."""
         rates = len(self.learning_rates)
         return (
             f"Each optimizer's learning rate is tuned on validation data, over {rates} values with "
@@ -116,7 +116,7 @@ class Recipe(Comparison):
         )
 
     def network_in_words(self) -> str:
-        """What is trained, for how many steps."""
+        """The network or backbone, and the length of its training."""
         return f"{self.model}, {self.steps} steps of {self.batch_size} examples"
 
     def _dataset(self, scale: Scale) -> str:
@@ -126,8 +126,8 @@ class Recipe(Comparison):
         """The tuning runs and the test runs of an optimizer."""
         workload = self.workload(scale)
         settings = self.determinants_of(optimizer, scale)
-        if giver := self.optimizers[optimizer].shares_of:  # its test runs decide the shares
-            settings = fingerprint([settings, self.determinants_of(giver, scale), self.test_repetitions])
+        if source := self.optimizers[optimizer].shares_of:  # the test runs of this row decide the shares
+            settings = fingerprint([settings, self.determinants_of(source, scale), self.test_repetitions])
 
         def run(role: Role, rate: float | None, repetition: int) -> Run:
             seed = derive_seed(scale.seed, workload, repetition, role)
@@ -138,6 +138,6 @@ class Recipe(Comparison):
 
 
 def _parts(optimizer: str, role: Role, runs: Sequence[Run], size: int) -> dict[str, tuple[Run, ...]]:
-    """Parts of at most `size` runs, by the names of their batches."""
+    """Batches of at most `size` runs, by name."""
     starts = range(0, len(runs), size)
     return {f"{optimizer}.{role}{i}": tuple(runs[start : start + size]) for i, start in enumerate(starts)}

@@ -1,4 +1,4 @@
-"""The kind surfaces: values of the benchmark functions of two variables on a grid."""
+"""The kind `surfaces`: values of two-dimensional benchmark functions on a grid."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ class SurfacesStudy(Study):
         tuple[str, ...],
         Field(
             min_length=1,
-            description="Ids of benchmark functions in `optrepro.problems.functions.vlse`; those of other "
-            "than two variables are left out.",
+            description="Ids of benchmark functions in `optrepro.problems.functions.vlse`; only those of two variables "
+            "are used.",
         ),
     ]
     resolution: Annotated[int, Field(ge=8, description="Number of grid points along each axis.")]

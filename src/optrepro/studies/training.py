@@ -1,4 +1,4 @@
-"""The kind training: image classification, every optimizer on the same networks and batches."""
+"""The kind `training`: image classification, with every optimizer on the same networks and batches."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The kind transfer: optimizers tuned once, on the prior, and then run everywhere, beside learned ones."""
+"""The kind `transfer`: optimizers are tuned once, on the prior, and run on all collections beside learned ones."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from optrepro.studies.policy import PolicyStudy
 
 
 class Collection(Model):
-    """Problems that the optimizers run on."""
+    """A collection of problems that the optimizers run on."""
 
     source: Annotated[
         Literal["prior", "vlse", "heavy-tailed", "ill-conditioned", "plateaus", "noisy-gradients", "ridges"],
@@ -27,18 +27,18 @@ class Collection(Model):
     ]
     dim: Annotated[
         Count,
-        Field(description="Dimension; on the benchmark, that of the functions that are defined in any dimension."),
+        Field(description="Dimension; on the benchmark, only of the functions that are defined in any dimension."),
     ] = 2
     count: Annotated[
         Count,
-        Field(description="Number of functions, with one start on each; on the benchmark, of starts on each function."),
+        Field(description="Number of functions, with one start each; on the benchmark, number of starts per function."),
     ]
     budget: Annotated[Count, Field(description="Number of evaluations of value and gradient in a run.")]
     each: Annotated[
         Count | None,
         Field(
-            description="Number of other starts on which optimizers are tuned for each benchmark function too; null: "
-            "they are not."
+            description="Number of other starts on which optimizers are also tuned for each benchmark function; null: "
+            "no such tuning."
         ),
     ] = None
 
@@ -54,8 +54,8 @@ class Reference(Model):
 
 
 class TransferStudy(ConstantRates):
-    """Optimizers tuned once, on the prior's validation functions, and then run everywhere, beside learned policies and
-    derivative-free references.
+    """Optimizers are tuned once, on the prior's validation functions, and run on all collections, beside learned
+    policies and derivative-free references.
     """
 
     runner: ClassVar[str] = "optrepro.experiments.descent.transfer"
@@ -66,12 +66,14 @@ class TransferStudy(ConstantRates):
     validation_functions: Annotated[
         Count,
         Field(
-            description="Number of functions that learning rates are tuned on: the first ones of the validation set."
+            description="Number of functions, the first ones of the validation set, that learning rates are tuned on."
         ),
     ]
     budget: Annotated[
         Count,
-        Field(description="Number of evaluations of value and gradient in a tuning run, and at most in a reference's."),
+        Field(
+            description="Number of evaluations of value and gradient in a tuning run; also the limit of a reference."
+        ),
     ]
     log_regret: Annotated[
         float, Field(ge=0, description="Weight of the log regret in the tuning score, as in the reward of PPO.")
@@ -86,7 +88,7 @@ class TransferStudy(ConstantRates):
     references: Annotated[dict[Name, Reference], Field(description="Derivative-free methods, by name."), ELSEWHERE] = {}
     reference_count: Annotated[
         Count,
-        Field(description="Largest number of functions of a collection that references run on: the first ones."),
+        Field(description="Largest number of functions, the first ones of a collection, that references run on."),
         ELSEWHERE,
     ]
     reference_starts: Annotated[
@@ -98,11 +100,11 @@ class TransferStudy(ConstantRates):
     @model_validator(mode="after")
     def _names_tell_rows_apart(self) -> Self:
         if both := sorted({*self.references} & {*self.optimizers}):
-            raise ValueError(f"references.{both[0]} has the name of an optimizer: names must tell all rows apart")
+            raise ValueError(f"references.{both[0]} is not allowed: an optimizer has the same name")
         return self
 
     def batches(self, study_id: str, scale: Scale) -> Iterator[Batch]:
-        """A job for each optimizer and each reference: all collections, tuning first."""
+        """One job for each optimizer and each reference: all collections, tuning first."""
         names = {name: self.settings_of(name, scale.seed) for name in self.optimizers}
         counts = [self.reference_count, self.reference_starts]
         for name, reference in self.references.items():
@@ -115,18 +117,21 @@ class TransferStudy(ConstantRates):
             yield Batch(study_id, name, name, runs, (), settings, weights=trainer.address if trainer else None)
 
     def repetitions_in_words(self) -> str:
-        """The starts on each collection."""
-        counts = ", ".join(f"{name} {collection.count}" for name, collection in self.collections.items())
-        return f"Starts, one on each function and on the benchmark (vlse) so many on each: {counts}."
+        """Numbers of functions and starts of each collection."""
+        counts = ", ".join(
+            f"{name} {collection.count:,} {'starts per function' if collection.source == 'vlse' else 'functions'}"
+            for name, collection in self.collections.items()
+        )
+        return f"Collections, with one start per function unless stated otherwise: {counts}."
 
     def tuning_in_words(self, datasets: Mapping[str, str]) -> str:
-        """The one tuning on the prior."""
+        """The tuning, which is done once, on the prior."""
         rates = len(self.learning_rates)
         return f"Each optimizer's learning rate is tuned once, over {rates} values on the prior's validation functions."
 
     def _runs(self, study_id: str, scale: Scale, name: str, settings: str) -> Iterator[Run]:
         def run(workload: str, role: Role, rate: float | None) -> Run:
-            # Of equal seeds for all optimizers, and for tests with either tuning: all start from the same points.
+            # The seed depends neither on the optimizer nor, in tests, on the tuning: all start from the same points.
             seed = derive_seed(
                 scale.seed, study_id, workload if role == "tune" else workload.replace("-each/", "/"), role
             )

@@ -53,7 +53,7 @@ def test_a_variant_is_compared_with_its_own_score_alone(study):
 
 def test_a_row_that_varies_two_things_is_an_error(study):
     two = _with_settings(study, validation={"score": "raw", "score_ema": 0.9, "hysteresis": 1.0})
-    with pytest.raises(ValueError, match="varies smoothing of the score and hysteresis: a row of an ablation"):
+    with pytest.raises(ValueError, match="varies smoothing of the score and hysteresis; a row of an ablation"):
         ablation.variants(two)
 
 

@@ -134,7 +134,7 @@ def test_the_rank_table_names_those_that_an_optimizer_is_not_told_apart_from(mat
     table = vlse_cd.table(material)
     assert len(table) == len(material.tables["pop-vlse-ranks"]) == 2 * 2 * 4
     # six functions are too few for Holm's correction over six pairs
-    assert table["not told apart from (Holm, 5 %)"].iloc[0] == "Rprop, L-BFGS, POP"
+    assert table["not different from (Holm, 5 %)"].iloc[0] == "Rprop, L-BFGS, POP"
 
 
 def test_policies_stand_out_in_the_rank_diagram(material):

@@ -1,4 +1,4 @@
-"""What each part of the greedy rule does: its rows one change away from a score, and the same rows by batch size."""
+"""Ablation of the greedy rule: rows that differ from a score in one setting, and rows by batch size."""
 
 from __future__ import annotations
 
@@ -7,12 +7,11 @@ from typing import Any
 
 import pandas as pd
 
-from optrepro.analysis import comparison
-from optrepro.analysis.intervals import mean_interval
+from optrepro.analysis import columns, comparison
 from optrepro.analysis.results import StudyResults
 
-SCORE = ("score", "self_term", "candidates")  # make a rule with its class; another setting of a row is what it varies
-GLOBAL = ("select", "global")  # varies nothing: one choice for all tensors is the default of most rules
+SCORE = ("score", "self_term", "candidates")  # settings that define a score; any other setting is a variation of it
+GLOBAL = ("select", "global")  # no variation: one choice for all tensors is the default of most rules
 VARIED = {
     "select": "one choice per tensor",
     "momentum": "number of candidates",
@@ -24,17 +23,17 @@ VARIED = {
 
 
 def variants(*studies: StudyResults) -> pd.DataFrame:
-    """A row per study and optimizer: `comparison.scores` and what is varied.
+    """One row per study and optimizer: the columns of `comparison.scores`, and the variation.
 
-    Columns besides: study; varied ("score", a value of VARIED, or the group of a row that follows no score); base
-    (the row with the same score and nothing varied, or "") and base_difference, _low, _high (paired over the test
-    seeds, NaN for the base itself).
+    Further columns: study; varied ("score", a value of VARIED, or the group of a row without a score); base (the row
+    with the same score and no variation, or "") and base_difference, _low, _high (paired over the test seeds, NaN for
+    the base itself).
     """
     return pd.concat([_variants(study) for study in studies], ignore_index=True)
 
 
 def batch_sizes(*studies: StudyResults) -> pd.DataFrame:
-    """A row per study and optimizer: `comparison.scores`, with study and batch_size."""
+    """One row per study and optimizer: the columns of `comparison.scores`, study and batch_size."""
     parts = []
     for study in studies:
         size = int(study.facts.settings["batch_size"])
@@ -43,9 +42,9 @@ def batch_sizes(*studies: StudyResults) -> pd.DataFrame:
 
 
 def varied(entry: Mapping[str, Any]) -> str:
-    """What a row of the config varies.
+    """The variation of a row of the config: see `variants`.
 
-    Raises: ValueError for a dynamic row that changes two things at once, since its effect has no one cause.
+    Raises: ValueError for a dynamic row with two variations, whose effects cannot be separated.
     """
     if entry["group"] != "dynamic":
         return str(entry["group"])
@@ -55,7 +54,7 @@ def varied(entry: Mapping[str, Any]) -> str:
         if name not in SCORE and (name, value) != GLOBAL
     ]
     if len(changes) > 1:
-        raise ValueError(f"{entry['label']} varies {' and '.join(changes)}: a row of an ablation varies one thing")
+        raise ValueError(f"{entry['label']} varies {' and '.join(changes)}; a row of an ablation must vary one of them")
     return changes[0] if changes else "score"
 
 
@@ -67,12 +66,12 @@ def _variants(study: StudyResults) -> pd.DataFrame:
     scores = comparison.scores(study)
     for key in scores.optimizer:
         base = bases.get(_score(optimizers[key]), "") if optimizers[key]["group"] == "dynamic" else ""
-        difference = mean_interval(comparison.paired_difference(results, key, base if base in results else None))
-        names = ("base_difference", "base_difference_low", "base_difference_high")
-        rows.append({"varied": varied(optimizers[key]), "base": base, **dict(zip(names, difference, strict=True))})
+        difference = comparison.paired_difference(results, key, base if base in results else None)
+        own = {"varied": varied(optimizers[key]), "base": base, **columns.interval("base_difference", difference)}
+        rows.append(own)
     return pd.concat([scores, pd.DataFrame(rows)], axis=1).assign(study=study.facts.study)
 
 
 def _score(entry: Mapping[str, Any]) -> tuple[Any, ...]:
-    """What two rows must share to differ in one thing only: the class and the score."""
+    """The class and the score of a row, which a variation has in common with its base."""
     return (entry["class"], *(entry["settings"].get(name) for name in SCORE))

@@ -1,4 +1,4 @@
-"""Rules for the claims about trainings with GAP: dynamic rules beside fixed candidates and controls."""
+"""Rules for the claims about training with GAP: dynamic rules compared with fixed candidates and controls."""
 
 from __future__ import annotations
 
@@ -31,8 +31,8 @@ COUNTS = ["rates", "inside", "held", "above", "telling", "told"]
 def matches_best_fixed(study: StudyResults, *, optimizers: Sequence[str]) -> Verdict:
     """Holds if every optimizer matches or is above the fixed candidate that the sweep picks; in part if some do.
 
-    Where the loss is compared, an optimizer of which a test run diverged does not match. The evidence adds how often
-    the smallest candidate was taken, and the difference to the fixed candidate that is best on test data.
+    If the criterion is loss, an optimizer with a diverged test run does not match. The evidence also states how often
+    the smallest candidate was chosen, and the difference to the fixed candidate that is best on test data.
     """
     if alone := _one_seed("test", study):
         return alone
@@ -55,7 +55,8 @@ def matches_best_fixed(study: StudyResults, *, optimizers: Sequence[str]) -> Ver
 def matches_at_every_rate(*studies: StudyResults, optimizer: str) -> Verdict:
     """Holds if, at each learning rate of the sweep, the optimizer matches the candidate that is best at that rate.
 
-    Both on validation data over the tuning seeds; in part if at more than half of the rates.
+    They are compared on validation data over the tuning seeds. The claim holds in part if the optimizer matches at more
+    than half of the rates.
     """
     if alone := _one_seed("tune", *studies):
         return alone
@@ -77,13 +78,12 @@ def matches_at_every_rate(*studies: StudyResults, optimizer: str) -> Verdict:
 
 
 def one_rule_at_every_rate(*studies: StudyResults, optimizers: Sequence[str] = (), group: str = "dynamic") -> Verdict:
-    """Holds if one rule matches the best fixed candidate in every study, wherever that candidate trains at all.
+    """Holds if one rule matches the reference of `comparison.rates` at every rate where it trains, in every study.
 
-    It matches where its mean lies in that candidate's 95 % interval or is better, on validation data over the tuning
-    seeds, and every learning rate of the sweep counts at which `comparison.rates` says that the candidate trains. In
-    part if the rule that does so most often does at more than half of these rates, else it fails. Rules are the
-    optimizers named, or all of the group that every study has. The evidence adds the paired differences, and how often
-    this is more than the controls that look at nothing (`comparison.BLIND`) can do.
+    A rule matches if it is `inside` there, on validation data over the tuning seeds. The rule that matches most often
+    decides: the claim holds in part if it matches at more than half of these rates, else it fails. Rules are the given
+    optimizers, or all of the group that every study has. The evidence also states the paired differences, and the
+    counts at the rates where a control of `comparison.BLIND` does not match.
     """
     if alone := _one_seed("tune", *studies):
         return alone
@@ -111,7 +111,7 @@ def one_rule_at_every_rate(*studies: StudyResults, optimizers: Sequence[str] = (
 
 
 def highest_accuracy(study: StudyResults, *, optimizer: str, among: Sequence[str]) -> Verdict:
-    """Holds if the optimizer beats the best of the others; in part if it matches or is above it; else fails."""
+    """Holds if the optimizer beats the best of the others; in part if it matches it or is above it."""
     if alone := _one_seed("test", study):
         return alone
     accuracy = comparison.final(study, "test_accuracy")
@@ -134,7 +134,8 @@ def beats_controls(study: StudyResults, *, pairs: Mapping[str, Sequence[str]]) -
 def beats_controls_everywhere(*studies: StudyResults, pairs: Mapping[str, Sequence[str]], at: str = "tuned") -> Verdict:
     """Holds if in every study every optimizer beats each of its controls; in part if at least one does in one.
 
-    `at`: "tuned", in the test runs; "every rate", on average over the learning rates of the sweep, on validation data.
+    With `at` "tuned" they are compared in the test runs, with "every rate" by the mean over the learning rates of the
+    sweep, on validation data.
     """
     if alone := _one_seed("test" if at == "tuned" else "tune", *studies):
         return alone
@@ -148,9 +149,9 @@ def beats_controls_everywhere(*studies: StudyResults, pairs: Mapping[str, Sequen
 
 
 def switches(*studies: StudyResults, optimizer: str, most: float, compared: bool = False) -> Verdict:
-    """Holds if the smallest candidate gets a smaller share of choices than `most` in every study; in part in some.
+    """Holds if the share of the smallest candidate among the choices is below `most` in every study; in part in some.
 
-    `compared`: the evidence also says how far the rule is from that fixed candidate in the test runs.
+    With `compared`, the evidence also states the difference of the rule to that fixed candidate in the test runs.
     """
     switched, evidence = [], []
     for study in studies:
@@ -163,7 +164,7 @@ def switches(*studies: StudyResults, optimizer: str, most: float, compared: bool
 
 
 def adapts_after_shift(*studies: StudyResults, optimizer: str) -> Verdict:
-    """Holds if after each shift the optimizer beats the fixed candidate best there in tuning; in part if after some."""
+    """Holds if the optimizer beats the best fixed candidate of tuning after every shift; in part after some."""
     if alone := _one_seed("test", *studies):
         return alone
     table = shift.scores(*studies)
@@ -176,7 +177,7 @@ def adapts_after_shift(*studies: StudyResults, optimizer: str) -> Verdict:
 
 
 def _one_seed(role: str, *studies: StudyResults) -> Verdict | None:
-    """The verdict if a study has only one seed for this role ("test" or "tune"), which gives no interval."""
+    """The verdict "not run" if a study has one seed for this role ("test" or "tune"), and so no interval."""
     for study in studies:
         if study.runs[study.runs.role == role].seed.nunique() < 2:
             words = {"test": "test", "tune": "tuning"}[role]
@@ -187,7 +188,7 @@ def _one_seed(role: str, *studies: StudyResults) -> Verdict | None:
 def _against_controls(
     study: StudyResults, scores: pd.DataFrame, pairs: Mapping[str, Sequence[str]]
 ) -> tuple[list[bool], list[str]]:
-    """Whether each optimizer beats all of its controls by these scores, seeds by optimizers, and by how much."""
+    """Whether each optimizer beats all its controls, and the evidence; `scores` are seeds by optimizers."""
     beaten, evidence = [], []
     for optimizer, controls in pairs.items():
         differences = {key: mean_interval(comparison.paired_difference(scores, optimizer, key)) for key in controls}
@@ -199,14 +200,14 @@ def _against_controls(
 
 
 def _beside_blind(held: pd.DataFrame, own: pd.Series) -> str:
-    """What the controls that look at nothing reach, and the count of a rule where one of them falls short, in words."""
+    """The counts of the controls of `BLIND`, and that of a rule at the rates where one of them does not match."""
     blind = held[held.rule.isin(comparison.BLIND)].groupby("label", sort=False)[COUNTS].sum()
     reached = [f"{label} at {row.inside}" for label, row in blind.iterrows()]
     return f"{', '.join(reached)}; at {own.told} of the {own.telling} where one of these is not"
 
 
 def _smallest_taken(study: StudyResults, optimizer: str) -> list[str]:
-    """How often the optimizer took its smallest candidate, in words; none for one without choices."""
+    """How often the optimizer chose its smallest candidate, in words; empty without recorded choices."""
     try:
         shares = comparison.overall_shares(study, optimizer)
     except KeyError:
@@ -217,7 +218,7 @@ def _smallest_taken(study: StudyResults, optimizer: str) -> list[str]:
 
 
 def _beside_fixed(study: StudyResults, optimizer: str, memory: float) -> str:
-    """The difference of the optimizer to the fixed candidate of this memory, in words; "" without such a candidate."""
+    """The difference to the fixed candidate of this memory, in words; "" without such a candidate."""
     fixed = [key for key in _of_group(study, "fixed") if comparison.candidate_of(study.facts.optimizers[key]) == memory]
     if not fixed:
         return ""
@@ -230,17 +231,17 @@ def _of_group(study: StudyResults, group: str) -> list[str]:
 
 
 def _unit(study: StudyResults) -> str:
-    """Of differences in the study's criterion."""
+    """Unit of differences in the study's criterion."""
     return "points" if study.facts.criterion == "accuracy" else "nats"
 
 
 def _ahead_of(study: StudyResults) -> str:
-    """The direction in which a difference above 0 is better."""
+    """The direction of positive differences, which are better."""
     return "points above" if study.facts.criterion == "accuracy" else "nats below"
 
 
 def _gain(study: StudyResults, interval: Interval) -> str:
-    """A difference in the study's criterion, above 0 where it is better: points of accuracy, or nats of loss."""
+    """A difference in the study's criterion, positive if better: points of accuracy, or nats of loss."""
     if study.facts.criterion == "accuracy" or interval.low == interval.high == 0:
         return points(interval)
     return signed(interval)

@@ -1,4 +1,4 @@
-"""The principle measured: gradient autocorrelation, candidate filters and their scores, averaged over runs."""
+"""Measured gradient autocorrelation, the candidates' filters and their scores, averaged over runs."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from optrepro.analysis.results import StudyResults
 
 
 def scores(study: StudyResults) -> pd.DataFrame:
-    """Everything measured in a window, averaged over the runs: one row per value.
+    """All measurements in a window, averaged over the runs: one row per value.
 
     Columns: phase (early, middle, late; "" for filters), batch_size (0 for filters), metric (of
-    `optrepro.experiments.probes.concept.measure`), candidate (NaN where there is none), lag, value, error (standard
-    error from the blocks of the windows; NaN for filters), best (whether a score is the largest of its candidates).
+    `optrepro.experiments.probes.concept.measure`), candidate (NaN without one), lag, value, error (standard error from
+    the blocks of the windows; NaN for filters), best (whether a score is the largest among the candidates).
     """
     keys = ["workload", "optimizer", "metric", "step"]
     runs = study.runs.assign(metric=study.runs.metric.str.removesuffix("_error"))
@@ -31,7 +31,7 @@ def scores(study: StudyResults) -> pd.DataFrame:
 
 
 def best_candidates(study: StudyResults) -> pd.DataFrame:
-    """The candidate of the largest score: rows by (phase, batch_size), a column for each kind of score."""
+    """The candidate with the largest score, by (phase, batch_size); one column for each kind of score."""
     best = scores(study)
     best = best[best.best]
     kinds = best.metric.str.removeprefix("score_")
@@ -41,9 +41,10 @@ def best_candidates(study: StudyResults) -> pd.DataFrame:
 
 
 def decay_rates(study: StudyResults) -> pd.Series:
-    """The rho in [-1, 1] of R_k = R_0 rho^k that fits best, by (phase, batch_size), with R_0 free of mini-batch noise.
+    """The rho in [-1, 1] of the best fit R_k = R_0 rho^k, by (phase, batch_size).
 
-    Least squares of each R_k on the one before it, R_0 from the halves of the batch.
+    rho is the least-squares coefficient of each R_k on R_(k-1), with R_0 from the halves of the batch, which is free of
+    mini-batch noise.
     """
     table = scores(study)
     rates = {}
@@ -56,9 +57,9 @@ def decay_rates(study: StudyResults) -> pd.Series:
 
 
 def geometric_score(momentum: ArrayLike, rho: float) -> NDArray[np.float64]:
-    """The score of a momentum against R_k = rho^k: sqrt(1 - m^2) / (1 - m rho), the largest at m = rho.
+    """The score of a momentum m for R_k = rho^k: sqrt(1 - m^2) / (1 - m rho), which is largest at m = rho.
 
-    Source: the sum over k of m^k rho^k, over the norm of m^k (derived from arXiv 2512.06370's score).
+    It is the sum over k of m^k rho^k, divided by the norm of m^k. Source: derived from the score of arXiv 2512.06370.
     """
     m = np.asarray(momentum, dtype=np.float64)
     return np.sqrt(1 - m**2) / (1 - m * rho)

@@ -1,7 +1,7 @@
-"""Gradient statistics along training: their autocorrelation, whether it is stationary, how fast it drifts; choices.
+"""Gradient statistics along training: the autocorrelation, its stationarity and its drift.
 
-What the tidy results of `optrepro.experiments.training.diagnostics` hold is taken apart here into tables by workload.
-Where a row of Adam was followed, the statistics of a workload are those that weigh coordinates as Adam's score does.
+The tables are computed from the tidy results of `optrepro.experiments.training.diagnostics`. If the measured optimizer
+of a workload is Adam, its statistics weight coordinates as in Adam's score ("preconditioned").
 """
 
 from __future__ import annotations
@@ -19,20 +19,20 @@ from optrepro.analysis.results import StudyResults
 LEVEL = 0.05  # false discovery rate of the tests of stationarity
 SUMS = ("all", "preconditioned")
 SERIES = {"kpss_square": "|g_n|^2", "kpss_lag1": "<g_n, g_(n-1)>"}
-RESOLVED = 2.0  # standard errors that R_0 without noise must lie above 0 for a coefficient over it
-SHORT = 2  # blocks of a short window: with fewer there is no sampling error
-GIVEN = 0.9  # share of the pairs of short windows whose R must be above its sampling error
+RESOLVED = 2.0  # noise-free R_0 is a denominator only if it is at least this many standard errors above 0
+SHORT = 2  # blocks of a short window; the sampling error needs at least two
+VALID = 0.9  # required share of pairs of short windows in which both R are above their sampling errors
 
 Array = NDArray[np.float64]
 
 
 def lag_one(study: StudyResults) -> pd.DataFrame:
-    """The lag-1 coefficient in windows that slide by a block, of each tensor and of the sums.
+    """The lag-1 coefficient of each tensor and of the sums, in windows that move by one block.
 
-    Columns: workload, layer (a tensor's name, all, preconditioned), step (last one of the window); coefficient,
-    R_1 / R_0; signal, R_0 without mini-batch noise over R_0; noiseless, R_1 over R_0 without noise (NaN where that is
-    less than two standard errors, of the blocks and runs, above 0); excess, R_1 less R_0 without noise in standard
-    errors, where there is a noiseless one. Means over the runs are taken before the ratios.
+    Columns: workload, layer (a tensor's name, all, preconditioned), step (the last one of the window); coefficient,
+    R_1 / R_0; signal, noise-free R_0 over R_0; noiseless, R_1 over noise-free R_0 (NaN if the denominator is less than
+    two standard errors above 0, by blocks and runs); excess, the difference of R_1 and noise-free R_0 in standard
+    errors (NaN like noiseless). R is averaged over the runs before ratios are computed.
     """
     blocks = int(study.facts.settings["blocks"])
     tables = []
@@ -58,10 +58,10 @@ def lag_one(study: StudyResults) -> pd.DataFrame:
 
 
 def stationarity(study: StudyResults) -> pd.DataFrame:
-    """KPSS tests within windows, over all tensors of a workload and all its runs: one row per length and series.
+    """KPSS tests within windows, for all tensors and runs of a workload: one row per workload, length and series.
 
-    Columns: workload, length (steps of a window), series, tests, rejected (share at a false discovery rate of 5 %,
-    Benjamini and Hochberg over the tests of the row), uncorrected (share below the level by itself), smallest (p).
+    Columns: workload, length (steps of a window), series, tests (their number), rejected (share at a false discovery
+    rate of 5 %, Benjamini and Hochberg over the tests of the row), uncorrected (share with p below 5 %), smallest (p).
     """
     tests = _tests(study)
     tests = tests[~tests.layer.isin(SUMS)]
@@ -85,7 +85,7 @@ def stationarity(study: StudyResults) -> pd.DataFrame:
 def rejections(study: StudyResults) -> pd.DataFrame:
     """Share of the shortest windows in which stationarity is rejected, by workload, layer and series.
 
-    Corrected over all tensors and windows of a workload as in `stationarity`, the sums by themselves.
+    As in `stationarity`, tests are corrected over all tensors and windows of a workload; those of sums separately.
     """
     tests = _tests(study)
     tests = tests[tests.length == tests.length.min()]
@@ -98,10 +98,10 @@ def rejections(study: StudyResults) -> pd.DataFrame:
 
 
 def kpss_p(statistic: ArrayLike) -> Array:
-    """P-values of KPSS statistics of level stationarity, from their limit law.
+    """P-values of KPSS statistics of level stationarity, from their limit distribution.
 
-    The limit is the integral of a squared Brownian bridge, the law of Cramér and von Mises, whose series Anderson and
-    Darling (1952) give. Tabulated p-values end at 0.01, where no correction for many tests can begin.
+    The limit is the integral of a squared Brownian bridge, which has the Cramér-von Mises distribution; its series is
+    by Anderson and Darling (1952). Tabulated p-values end at 0.01, too large to correct for many tests.
     """
     x = np.asarray(statistic, dtype=np.float64)[..., None]
     j = np.arange(10)
@@ -113,17 +113,17 @@ def kpss_p(statistic: ArrayLike) -> Array:
 
 
 def drift(study: StudyResults) -> pd.DataFrame:
-    """How far the autocorrelation moves with the distance of two windows, in steps between their starts.
+    """Change of the autocorrelation R between two windows, by their distance (steps between their starts).
 
-    Columns: workload, part (``R``: all lags; ``memory``: without R_0, which no choice by `raw` depends on), window
-    (steps), distance, and over all pairs of windows at that distance, in all runs: change, the median of
-    ||R^w - R^(w + d)|| / ||R^w||, with its quartiles low and high; shape, the median of what a common factor cannot
-    undo (the sine of the angle between both): a rule that compares scores does not see a factor; pairs, their number.
-    Squared norms are free of the windows' sampling errors, which are estimated from their blocks; a negative rest
-    counts as 0, and a pair with an R of norm 0 is left out.
+    Columns: workload, part (``R``: all lags; ``memory``: without R_0, on which choices by `raw` do not depend), window
+    (steps), distance; and over all pairs of windows at that distance, in all runs: change, the median of
+    ||R^w - R^(w + d)|| / ||R^w||, with quartiles low and high; shape, the median sine of the angle between the two
+    (a common factor does not change a comparison of scores); pairs, their number. Sampling errors of the windows,
+    estimated from their blocks, are subtracted from squared norms; a negative difference of R counts as 0, and pairs
+    with a norm of R that is not above 0 are left out.
 
-    At distances at which the study's windows would overlap, windows of two blocks stand in. Values there are NaN if
-    more than a tenth of the pairs had to be left out: the others are those that sampling errors made large.
+    At distances where the study's windows would overlap, windows of two blocks are used. Values there are NaN if more
+    than a tenth of the pairs are left out, because then the remaining norms are biased upwards.
     """
     blocks, length = int(study.facts.settings["blocks"]), block_length(study)
     tables = []
@@ -133,7 +133,7 @@ def drift(study: StudyResults) -> pd.DataFrame:
             runs = [run[:, first:] for run in lags]
             short, whole = _moves(runs, SHORT), _moves(runs, blocks)
             short = short[short.distance < blocks]
-            short.loc[short.given < GIVEN, ["change", "low", "high", "shape"]] = np.nan
+            short.loc[short.valid < VALID, ["change", "low", "high", "shape"]] = np.nan
             table = pd.concat([short.assign(window=SHORT), whole[whole.pairs > 0].assign(window=blocks)])
             tables.append(table.assign(workload=str(workload), part=part))
     table = pd.concat(tables, ignore_index=True)
@@ -142,7 +142,7 @@ def drift(study: StudyResults) -> pd.DataFrame:
 
 
 def half_distances(study: StudyResults) -> pd.DataFrame:
-    """`half_distance` of the drift of each workload, in the study's windows: columns workload, part, distance."""
+    """`half_distance` of each workload, measured in the study's windows: columns workload, part, distance."""
     drifts = drift(study)
     drifts = drifts[drifts.window == drifts.window.max()].groupby(["workload", "part"], sort=False)
     rows = [[workload, part, half_distance(rows)] for (workload, part), rows in drifts]
@@ -150,10 +150,10 @@ def half_distances(study: StudyResults) -> pd.DataFrame:
 
 
 def half_distance(drifts: pd.DataFrame) -> float:
-    """The first distance, in steps, at which the median change reaches one half.
+    """The smallest distance, in steps, at which the median change reaches one half.
 
-    Between two distances it is interpolated; infinite where the change stays below one half within the training, and
-    the first distance where it already is above.
+    The change is interpolated between distances. The result is infinite if the change never reaches one half, and the
+    first distance if the change is above one half there.
     """
     reached = np.flatnonzero(drifts.change.to_numpy() >= 0.5)
     if not len(reached):
@@ -163,11 +163,11 @@ def half_distance(drifts: pd.DataFrame) -> float:
 
 
 def complete_blocks(study: StudyResults, self_term: str) -> dict[str, list[Array]]:
-    """R_0 ... R_lags of every block that has all lags, (blocks, lags + 1): a list of runs for each workload.
+    """R_0 ... R_lags of every block that has all lags, (blocks, lags + 1): for each workload, one array per run.
 
     Args:
-        study: of the kind diagnostics.
-        self_term: R_0 as measured ("R0"), or from the halves of the batches ("halves").
+        study: a study of the kind `diagnostics`.
+        self_term: "R0" for R_0 as measured, "halves" for the noise-free R_0 from the halves of batches.
     """
     scored = _scored(study).groupby("workload", sort=False)
     return {
@@ -176,13 +176,13 @@ def complete_blocks(study: StudyResults, self_term: str) -> dict[str, list[Array
 
 
 def block_length(study: StudyResults) -> int:
-    """Steps of a block."""
+    """Number of steps of a block."""
     settings = study.facts.settings
     return int(settings["window"]) // int(settings["blocks"])
 
 
 def _blocks(study: StudyResults) -> pd.DataFrame:
-    """R0, R1 ... and halves by (workload, layer, seed, step): a column each."""
+    """Columns R0, R1, ... and halves, with workload, layer, seed, and step as index."""
     runs = study.runs
     parts = runs.metric.str.extract(r"^(?:(?P<lag>R\[\d+\])|(?P<halves>halves))@(?P<layer>.+)$")
     kept = parts.layer.notna()
@@ -199,7 +199,7 @@ def _runs(rows: pd.DataFrame) -> Iterator[tuple[object, pd.DataFrame]]:
 
 
 def _scored(study: StudyResults) -> pd.DataFrame:
-    """The rows of `_blocks` that hold what the score of each workload's optimizer sees."""
+    """The rows of `_blocks` for the inner product that the score of each workload's optimizer uses."""
     table = _blocks(study)
     weighted = set(table[table.layer == "preconditioned"].workload)
     wanted = table.workload.map(lambda workload: "preconditioned" if workload in weighted else "all")
@@ -207,15 +207,15 @@ def _scored(study: StudyResults) -> pd.DataFrame:
 
 
 def _lags(run: pd.DataFrame) -> Array:
-    """R_0 ... R_lags of the blocks of a run that have all lags, in the order of time: (blocks, lags + 1)."""
+    """R_0 ... R_lags of the blocks of a run that have all lags, ascending in time: (blocks, lags + 1)."""
     names = sorted((name for name in run.columns if name.startswith("R")), key=lambda name: int(name[1:]))
     return run.sort_index()[names].dropna().to_numpy(dtype=np.float64)
 
 
 def _moves(runs: list[Array], size: int) -> pd.DataFrame:
-    """`_pairs` of all runs in brief, a row for each distance in blocks: columns of `drift`, and given.
+    """Summary of `_pairs` over all runs, by distance in blocks: the columns of `drift`, and valid.
 
-    Given is the share of the pairs whose R are both above their sampling errors.
+    `valid` is the share of pairs in which both R are above their sampling errors.
     """
     pairs = [pair for run in runs for pair in _pairs(run, size)]
     table = pd.DataFrame(pairs, columns=["distance", "change", "shape"])
@@ -227,7 +227,7 @@ def _moves(runs: list[Array], size: int) -> pd.DataFrame:
             high=("change", lambda changes: changes.quantile(0.75)),
             shape=("shape", "median"),
             pairs=("change", "count"),
-            given=("change", lambda changes: changes.notna().mean()),
+            valid=("change", lambda changes: changes.notna().mean()),
         )
         .reset_index()
     )
@@ -236,7 +236,7 @@ def _moves(runs: list[Array], size: int) -> pd.DataFrame:
 def _pairs(lags: Array, size: int) -> Iterator[tuple[int, float, float]]:
     """Distance in blocks, change and shape (see `drift`) of all pairs of windows of `size` blocks without overlap.
 
-    Change and shape are NaN where a squared norm is not above 0.
+    Change and shape are NaN if a squared norm is not above 0.
     """
     windows = np.lib.stride_tricks.sliding_window_view(lags, size, axis=0)
     means, errors = windows.mean(-1), windows.var(-1, ddof=1).sum(1) / size

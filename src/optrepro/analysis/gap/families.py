@@ -1,4 +1,4 @@
-"""The static families on toy losses: convergence curves, and who wins where."""
+"""The static families on toy losses: convergence curves and final gaps."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ def curves(study: StudyResults) -> pd.DataFrame:
     """The gap to the minimum along the runs: one row per panel, optimizer, power and step.
 
     Columns: kind (members or families), toy, optimizer, power, step; median, lower, upper (quartiles of the gap over
-    starts); ahead (of the random members: the share whose median is below that of frobenius); diverged_share (of the
+    starts); ahead (share of the random members whose median is below that of frobenius); diverged_share (share of the
     runs); shown (whether the figure draws this power, see `shown_powers`).
     """
     runs = study.runs[study.runs.role == "test"]
@@ -34,10 +34,10 @@ def curves(study: StudyResults) -> pd.DataFrame:
 
 
 def shown_powers(study: StudyResults) -> dict[tuple[str, str], float]:
-    """The power that is drawn, by (workload, optimizer).
+    """The power that the figure draws, by (workload, optimizer).
 
-    Families: each its own, the one with the smallest final median gap on the tuning starts. Members share one budget:
-    the one that suits the random members best, which is the choice that favours the optimal member least.
+    Each family has its own power, with the smallest final median gap on the tuning starts. Members share the power that
+    is best for the random members, which favours the optimal member least.
     """
     final = _final_medians(study)
     shown: dict[tuple[str, str], float] = {}
@@ -50,7 +50,7 @@ def shown_powers(study: StudyResults) -> dict[tuple[str, str], float]:
 
 
 def final_gaps(study: StudyResults, workload: str) -> pd.DataFrame:
-    """Gap at the last step of each start under the powers of `shown_powers`: starts by optimizers."""
+    """Gap at the last step at the powers of `shown_powers`: starts by optimizers."""
     shown = shown_powers(study)
     runs = study.runs[(study.runs.metric == "final_gap") & (study.runs.workload == workload)]
     keep = [shown[workload, o] == p for o, p in zip(runs.optimizer, runs.learning_rate, strict=True)]
@@ -58,7 +58,7 @@ def final_gaps(study: StudyResults, workload: str) -> pd.DataFrame:
 
 
 def sign_test(gaps: pd.DataFrame, first: str, second: str) -> tuple[float, float]:
-    """Share of the starts at which `first` ends lower than `second`, and its two-sided p-value; ties are left out."""
+    """Share of starts at which `first` ends below `second`, and its two-sided p-value; ties are left out."""
     lower, higher = (gaps[first] < gaps[second]).sum(), (gaps[first] > gaps[second]).sum()
     if lower + higher == 0:
         return 0.5, 1.0
@@ -66,7 +66,7 @@ def sign_test(gaps: pd.DataFrame, first: str, second: str) -> tuple[float, float
 
 
 def _final_medians(study: StudyResults) -> pd.DataFrame:
-    """Median gap at the last step by workload, optimizer and power: of the tuning starts where there are any."""
+    """Median gap at the last step by workload, optimizer and power; on the tuning starts if there are any."""
     runs = study.runs[study.runs.metric == "gap_median"]
     tuned = runs[runs.role == "tune"].workload.unique()
     runs = runs[(runs.role == "tune") | ~runs.workload.isin(tuned)].sort_values("step")

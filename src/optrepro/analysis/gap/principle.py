@@ -11,9 +11,9 @@ from optrepro.conventions import ALPHA
 
 
 def fastest_member(study: StudyResults) -> Verdict:
-    """Holds if on no toy an equal-power member ends lower than the optimal one; in part if fewer than half do on each.
+    """Holds if no member of equal power ends below the optimal one on any toy; in part if fewer than half do on each.
 
-    Members are the random ones, at the power that suits them best, and the identity at the same power.
+    Members are the random ones, at the power that is best for them, and the identity at the same power.
     """
     table = families.curves(study)
     last = table[(table.kind == "members") & table.shown & (table.step == table.step.max())]
@@ -31,30 +31,30 @@ def fastest_member(study: StudyResults) -> Verdict:
 
 
 def no_family_wins_everywhere(study: StudyResults) -> Verdict:
-    """Holds if two different families win clearly, each on some toy; in part if winners differ less clearly.
+    """Holds if two different families win significantly, each on some toy; in part if winners differ otherwise.
 
-    The winner has the lowest median gap at the end; it is clear if it ends lower than the runner-up from so many
-    starts that the sign test's p is below 0.05.
+    The winner has the lowest median gap at the end; it is significant if the p-value of the sign test against the
+    runner-up, over the starts, is below 0.05.
     """
-    winners, clear, evidence = [], set(), []
+    winners, significant, evidence = [], set(), []
     for toy, (winner, runner_up, p) in _winners(study).items():
         winners.append(winner)
-        clear |= {winner} if p < ALPHA else set()
+        significant |= {winner} if p < ALPHA else set()
         evidence.append(f"{toy}: {winner} before {runner_up} ({p_value(p)})")
     if len(set(winners)) == 1:
         return Verdict(FAILS, "; ".join(evidence))
-    return Verdict(HOLDS if len(clear) > 1 else IN_PART, "; ".join(evidence))
+    return Verdict(HOLDS if len(significant) > 1 else IN_PART, "; ".join(evidence))
 
 
 def expected_families_win(study: StudyResults, *, expected: Mapping[str, Sequence[str]]) -> Verdict:
-    """Holds if on every toy one of the expected families has the lowest median gap at the end; in part on some."""
+    """Holds if one of the expected families has the lowest final median gap on every toy; in part on some."""
     winners = _winners(study)
     won = [winners[toy][0] in names for toy, names in expected.items()]
     return all_or_some(won, "; ".join(f"{toy}: {winners[toy][0]}" for toy in expected))
 
 
 def decay_rate_predicts_choice(study: StudyResults) -> Verdict:
-    """Holds if the candidate that is best for rho^k is the best one in every window; in part if in more than half."""
+    """Holds if the best candidate for rho^k is the best one in every window; in part in more than half of them."""
     measured, rates = concept.best_candidates(study).debiased, concept.decay_rates(study)
     candidates = sorted(concept.scores(study).candidate.dropna().unique())
     predicted = {key: candidates[int(concept.geometric_score(candidates, rho).argmax())] for key, rho in rates.items()}
@@ -67,12 +67,13 @@ def decay_rate_predicts_choice(study: StudyResults) -> Verdict:
 
 
 def stationary_over_memories(concepts: StudyResults, followed: StudyResults) -> Verdict:
-    """Holds if the choice persists and gradients stand still over the memory of every candidate; else in part or fails.
+    """Holds if the choice persists and gradients are stationary over the memory of every candidate.
 
-    The choice persists if the candidate of the largest noise-free score never changes during training, at each batch
-    size of `concepts`. Gradients of `followed` stand still over a memory 1 / (1 - m) if in every workload R without R_0
-    takes longer than that to change by half, and the KPSS tests, corrected, reject no window of that length, or of the
-    next longer one tested. In part if some of this is so, for some batch size, candidate or workload.
+    The choice persists if the candidate with the largest noise-free score is the same throughout training, at each
+    batch size of `concepts`. Gradients of `followed` are stationary over a memory 1 / (1 - m) if in every workload R
+    without R_0 takes longer than the memory to change by half, and the corrected KPSS tests reject no window of that
+    length, or of the next longer one tested. The claim holds in part if some of these conditions are met, for some
+    batch size, candidate or workload.
     """
     memories = {m: 1 / (1 - m) for m in sorted(concept.scores(concepts).candidate.dropna().unique())}
     persists, choices = _persistence(concepts)
@@ -83,7 +84,10 @@ def stationary_over_memories(concepts: StudyResults, followed: StudyResults) -> 
 
 
 def self_term_lowers_choice(study: StudyResults) -> Verdict:
-    """Holds if noise in R_0 lowers the choice in half of the windows or more and raises it in none; in part in less."""
+    """Holds if noise in R_0 lowers the choice in at least half of the windows and raises it in none.
+
+    The claim holds in part if the noise lowers the choice in fewer windows, and fails if it raises it in one.
+    """
     best = concept.best_candidates(study)
     lower, higher = int((best.paper < best.debiased).sum()), int((best.paper > best.debiased).sum())
     smallest = int((best.paper == best.paper.min()).sum())
@@ -97,9 +101,9 @@ def self_term_lowers_choice(study: StudyResults) -> Verdict:
 
 
 def _winners(study: StudyResults) -> dict[str, tuple[str, str, float]]:
-    """By toy: the family with the lowest median final gap, the runner-up, and the sign test's p between them.
+    """By toy, the family with the lowest median final gap, the runner-up, and the p-value of the sign test.
 
-    The identity, plain gradient descent, is no family and does not compete.
+    The identity, which is plain gradient descent, is not a family and is left out.
     """
     winners = {}
     for workload in study.runs.workload.unique():
@@ -112,7 +116,7 @@ def _winners(study: StudyResults) -> dict[str, tuple[str, str, float]]:
 
 
 def _persistence(study: StudyResults) -> tuple[list[bool], str]:
-    """Whether the candidate of the largest noise-free score is the same in all phases, by batch size; which it is."""
+    """Whether the candidate with the largest noise-free score is the same in all phases, by batch size; evidence."""
     chosen = concept.best_candidates(study).debiased.unstack("phase", sort=False)
     evidence = [
         f"batch {size}: {', '.join(f'{c:g}' for c in row)}"
@@ -122,10 +126,10 @@ def _persistence(study: StudyResults) -> tuple[list[bool], str]:
 
 
 def _slower_than_memories(study: StudyResults, memories: Mapping[float, float]) -> tuple[list[bool], str]:
-    """Whether R without R_0 takes longer than each memory to change by half, by candidate and workload; in words.
+    """Whether R without R_0 takes longer than each memory to change by half, by candidate and workload; evidence.
 
-    Windows do not overlap, so the first distance measured is their length. A half distance no larger than that is an
-    upper bound: whether it exceeds a shorter memory is not resolved, and does not count.
+    Windows do not overlap, so the smallest distance is their length. A half distance that is not larger is only an
+    upper bound; whether it exceeds a shorter memory is not resolved, and counts as False.
     """
     table = diagnostics.half_distances(study)
     halves = table[table.part == "memory"].set_index("workload").distance
@@ -142,7 +146,7 @@ def _slower_than_memories(study: StudyResults, memories: Mapping[float, float]) 
 
 
 def _calm_over_memories(study: StudyResults, memories: Mapping[float, float]) -> tuple[list[bool], str]:
-    """Whether no window that is as long as the memory is rejected, by candidate and workload; the shares, in words."""
+    """Whether no window as long as the memory is rejected, by candidate and workload; evidence."""
     tests = diagnostics.stationarity(study)
     calm, evidence = [], {}
     for memory in memories.values():

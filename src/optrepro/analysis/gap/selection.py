@@ -1,4 +1,4 @@
-"""Which candidate each rule takes, when, and for which tensor; and whether it ever takes another one."""
+"""The choices of each rule: candidates by time and tensor, and whether the choice is constant."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ import pandas as pd
 
 from optrepro.analysis.results import StudyResults
 
-ROW = ["workload", "optimizer", "layer"]  # what a row of a summary stands for
-NEARLY = 0.99  # share of the choices from which on a rule counts as constant but for a few
+ROW = ["workload", "optimizer", "layer"]  # keys of a row of the summary
+NEARLY = 0.99  # share of the choices from which on a rule counts as almost constant
 
 
 def choices(study: StudyResults) -> pd.DataFrame:
-    """Counts of choices, over all runs: workload, optimizer, layer, candidate, step, count (since the point before).
+    """Counts of choices over all runs: workload, optimizer, layer, candidate, step, count (since the previous point).
 
-    The layer is a tensor's name, or all where one choice serves all; the candidate is a momentum or beta1.
+    The layer is a tensor's name, or "all" if all tensors have the same choice; the candidate is a momentum or beta1.
     """
     runs = study.runs
     parts = runs.metric.str.extract(r"^(?P<kind>chosen|candidate)\[(?P<k>\d+)\](?:@(?P<layer>.+))?$")
@@ -29,16 +29,17 @@ def choices(study: StudyResults) -> pd.DataFrame:
 def shares(study: StudyResults) -> pd.DataFrame:
     """Shares over the whole training: workload, optimizer, layer, candidate, share.
 
-    The layer is all, for all choices of a rule, and after these a tensor's name, where a rule chooses for each.
+    The layer is "all" for all choices of a rule; further rows are for single tensors if each has its own choice.
     """
     counts = _with_all(choices(study)).groupby([*ROW, "candidate"], sort=False)["count"].sum()
     return (counts / counts.groupby(ROW).transform("sum")).rename("share").reset_index()
 
 
 def summary(study: StudyResults) -> pd.DataFrame:
-    """The choices of the whole training in brief: workload, optimizer, layer (as in `shares`), memory and constant.
+    """Summary of the choices of the whole training: workload, optimizer, layer (as in `shares`), memory, constant.
 
-    memory: geometric mean of the memory 1 / (1 - candidate) of the choices, in steps. constant: see `statement`.
+    memory is the geometric mean of the memory 1 / (1 - candidate) over the choices, in steps; constant is the text of
+    `statement`.
     """
     memory = _memory(_with_all(choices(study)), ROW)
     constant = shares(study).set_index("candidate").groupby(ROW, sort=False).share.agg(statement).rename("constant")
@@ -46,14 +47,14 @@ def summary(study: StudyResults) -> pd.DataFrame:
 
 
 def course(study: StudyResults) -> pd.DataFrame:
-    """The mean memory of the choices since the point before, as in `summary`: workload, optimizer, step, memory."""
+    """Mean memory, as in `summary`, of the choices since the previous point: workload, optimizer, step, memory."""
     return _memory(choices(study), ["workload", "optimizer", "step"]).reset_index()
 
 
 def statement(shares: pd.Series) -> str:
-    """In words whether one candidate (the index) has all of the choices, or all but a few.
+    """A text that says whether one candidate (the index) has all choices or almost all.
 
-    Always 0.5: "always 0.5"; almost always: "0.5, but for 0.3 %"; else: "no".
+    It is "always 0.5", or "0.5, but for 0.3 %" for at least `NEARLY` of the choices, else "no".
     """
     top, most = shares.idxmax(), shares.max()
     if most == 1:
@@ -62,12 +63,12 @@ def statement(shares: pd.Series) -> str:
 
 
 def _with_all(table: pd.DataFrame) -> pd.DataFrame:
-    """`choices`, once for the layer all, then of each tensor."""
+    """`choices` for the layer "all", then for each tensor."""
     return pd.concat([table.assign(layer="all"), table[table.layer != "all"]], ignore_index=True)
 
 
 def _memory(table: pd.DataFrame, by: list[str]) -> pd.Series:
-    """Geometric mean of the memory 1 / (1 - candidate) of the choices, in steps."""
+    """Geometric mean of the memory 1 / (1 - candidate) over the choices, in steps."""
     logs = pd.Series(-np.log(1 - table.candidate.to_numpy(dtype=np.float64)), index=table.index)
     weights = table["count"]
     keys = [table[name] for name in by]

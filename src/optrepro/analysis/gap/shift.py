@@ -1,12 +1,12 @@
-"""The settling test: training in which something changes sharply after half of the steps, before and after.
+"""Training with an abrupt shift after half of the steps: accuracy before and after it, and recovery.
 
-Accuracies are those of the test data in force. A run that diverged counts with accuracy 0 from then on. Each optimizer
-keeps the learning rate that it was tuned to, by validation accuracy at the end of training through the same shift: the
-question is how well it learns what comes after. Before the shift another rate may be better.
+Accuracies are on the test data of the current phase. A diverged run counts with accuracy 0 from its divergence on. Each
+optimizer has one learning rate, tuned by validation accuracy at the end of training with the same shift, since the
+question is how well it learns after the shift; before it, another rate may be better.
 
-The best fixed candidate of a phase is the one with the highest mean validation accuracy in that phase, in the tuning
-runs at its tuned rate. It may be another one before than after: a sweep that knew of the shift, which favours the fixed
-ones. As tuning seeds are few, the one that the same rule picks in the runs that are reported stands beside it.
+The best fixed candidate of a phase has the highest mean validation accuracy in that phase, in the tuning runs at its
+tuned rate. It may differ between phases, which favours the fixed candidates, because a practitioner does not know the
+shift. As there are few tuning seeds, the candidate that is best in the test runs is reported too.
 """
 
 from __future__ import annotations
@@ -16,34 +16,34 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from optrepro.analysis import comparison
-from optrepro.analysis.intervals import mean_interval
+from optrepro.analysis import columns, comparison
 from optrepro.analysis.results import StudyResults
 
-PHASES = ("before", "after", "overall")  # accuracy at the half, at the end, and the mean over the curve
+PHASES = ("before", "after", "overall")  # accuracy before the shift, at the end, and the mean over the curve
 
 
 def scores(*studies: StudyResults) -> pd.DataFrame:
     """One row per study and optimizer, in the order of the config.
 
     Columns: study, shift (in words), optimizer, label, group, value (momentum of a fixed candidate), learning_rate,
-    on_boundary; for each of PHASES the accuracy (``before``, ...) and its ``_difference``, paired over the seeds, to
-    ``_reference`` (NaN for itself), both with ``_low`` and ``_high`` (Student's t, 95 %); ``_reference``, the best
-    fixed candidate of that phase in the tuning runs, and ``_hindsight``, the one in the test runs, both on validation
-    data; recovery, the median number of steps after the shift until a run reaches the accuracy again that the reference
-    had with that seed before the shift (infinite if half of the runs do not), recovered, the share of the runs that do,
-    and remaining, the steps there are; seeds, diverged, tuning_diverged.
+    on_boundary; for each of PHASES the accuracy (``before``, ...) and its ``_difference`` to ``_reference``, paired
+    over the seeds (NaN for the reference itself), both with ``_low`` and ``_high`` (Student's t, 95 %);
+    ``_reference``, the best fixed candidate of that phase in the tuning runs, and ``_hindsight``, that in the test
+    runs, both on validation data; recovery, the median number of steps after the shift until a run reaches the
+    accuracy that the reference had with the same seed before the shift (infinite if half of the runs do not reach it),
+    recovered, the share of runs that reach it, and remaining, the number of steps after the shift; seeds, diverged,
+    tuning_diverged.
     """
     return pd.concat([_scores(study) for study in studies], ignore_index=True)
 
 
 def curves(*studies: StudyResults) -> pd.DataFrame:
-    """`comparison.curves` of every study, and a column with its id."""
+    """The columns of `comparison.curves` for every study, and study."""
     return pd.concat([comparison.curves(study).assign(study=study.facts.study) for study in studies], ignore_index=True)
 
 
 def choices(*studies: StudyResults) -> pd.DataFrame:
-    """The share of choices that each candidate got: study, optimizer, candidate, before and after the shift."""
+    """Share of each candidate among the choices: study, optimizer, candidate, before and after (the shift)."""
     return pd.concat([_choices(study) for study in studies], ignore_index=True)
 
 
@@ -55,11 +55,12 @@ def _scores(study: StudyResults) -> pd.DataFrame:
     rows = []
     for key in tuned.index:
         row: dict[str, Any] = {"study": study.facts.study, "shift": in_words(study.facts.settings)}
-        row |= {"optimizer": key, **_facts(study, key), **tuned.loc[key, ["learning_rate", "on_boundary"]]}
+        row |= {**comparison.names(study, key), **tuned.loc[key, ["learning_rate", "on_boundary"]]}
         for phase in PHASES:
             values = test[phase]
             difference = comparison.paired_difference(values, key, references.get(phase))
-            row |= _interval(phase, values[key].dropna()) | _interval(f"{phase}_difference", difference)
+            row |= columns.interval(phase, values[key].dropna())
+            row |= columns.interval(f"{phase}_difference", difference)
             row |= {f"{phase}_reference": references.get(phase), f"{phase}_hindsight": hindsight.get(phase)}
         rows.append(row | reached[key] | {"seeds": int(test["after"][key].count())})
     table = pd.DataFrame(rows)
@@ -70,7 +71,7 @@ def _scores(study: StudyResults) -> pd.DataFrame:
 
 
 def in_words(settings: Any) -> str:
-    """What changes in a study, from its config."""
+    """The shift in words, from a study's config."""
     words = {
         "classes": "labels moved on by one class",
         "inputs": "pixels permuted",
@@ -81,7 +82,7 @@ def in_words(settings: Any) -> str:
 
 
 def _best_fixed(study: StudyResults, role: str) -> dict[str, str]:
-    """By phase: the fixed candidate with the highest mean validation accuracy in the runs of a role; empty if none."""
+    """By phase, the fixed candidate with the highest mean validation accuracy in the runs of a role, if any."""
     fixed = [key for key, entry in study.facts.optimizers.items() if entry["group"] == "fixed"]
     phases = _phases(study, role, "validation_accuracy").items()
     means = {phase: values.mean().reindex(fixed).dropna() for phase, values in phases}
@@ -89,15 +90,15 @@ def _best_fixed(study: StudyResults, role: str) -> dict[str, str]:
 
 
 def _phases(study: StudyResults, role: str, metric: str) -> dict[str, pd.DataFrame]:
-    """By phase: an accuracy of the runs of a role, seeds by optimizers."""
+    """By phase, an accuracy of the runs of a role: seeds by optimizers."""
     curve = _curve(study, role, metric)
     half = _half(study)
-    columns = {"before": curve[half], "after": curve[curve.columns.max()], "overall": curve.mean(axis=1)}
-    return {phase: values.unstack("optimizer") for phase, values in columns.items()}
+    phases = {"before": curve[half], "after": curve[curve.columns.max()], "overall": curve.mean(axis=1)}
+    return {phase: values.unstack("optimizer") for phase, values in phases.items()}
 
 
 def _curve(study: StudyResults, role: str, metric: str) -> pd.DataFrame:
-    """An accuracy of the runs of a role at the tuned rates, (optimizer, seed) by step; 0 from where a run diverged."""
+    """An accuracy in the runs of a role at the tuned rates, (optimizer, seed) by step; 0 after a run diverged."""
     tuned = study.runs[study.runs.role == "test"].groupby("optimizer").learning_rate.first()
     runs = study.runs[(study.runs.role == role) & (study.runs.learning_rate == study.runs.optimizer.map(tuned))]
     curve = runs[runs.metric == metric].pivot_table(index=["optimizer", "seed"], columns="step", values="value")
@@ -108,12 +109,12 @@ def _curve(study: StudyResults, role: str, metric: str) -> pd.DataFrame:
 
 
 def _half(study: StudyResults) -> int:
-    """The step of the shift: the last one of the first phase."""
+    """The last step before the shift."""
     return int(study.facts.settings["steps"]) // 2
 
 
 def _recovery(study: StudyResults, level: pd.Series | None) -> dict[str, dict[str, float]]:
-    """By optimizer: recovery, recovered and remaining, see `scores`; `level` is the accuracy to reach, by seed."""
+    """By optimizer, the columns recovery, recovered and remaining of `scores`; `level` is the target, by seed."""
     half, steps = _half(study), int(study.facts.settings["steps"])
     curve = _curve(study, "test", "test_accuracy")
     later = curve[[step for step in curve.columns.astype(int) if step > half]]
@@ -125,7 +126,7 @@ def _recovery(study: StudyResults, level: pd.Series | None) -> dict[str, dict[st
             reached = values.index[values >= wanted]
             if wanted == wanted:
                 steps_taken.append(float(reached[0] - half) if len(reached) else np.inf)
-        # of an even number of runs the later one in the middle, since infinite steps have no mean
+        # for an even number of runs the upper median, since infinite values cannot be averaged
         median = float(np.quantile(steps_taken, 0.5, method="higher")) if steps_taken else np.nan
         share = float(np.isfinite(steps_taken).mean()) if steps_taken else np.nan
         found[str(key)] = {"recovery": median, "recovered": share, "remaining": steps - half}
@@ -133,7 +134,7 @@ def _recovery(study: StudyResults, level: pd.Series | None) -> dict[str, dict[st
 
 
 def _choices(study: StudyResults) -> pd.DataFrame:
-    table = comparison.choices(study).dropna(subset="share")  # what averages its candidates has counts of 0
+    table = comparison.choices(study).dropna(subset="share")  # rules that average their candidates have counts of 0
     table = table.sort_values(["optimizer", "candidate", "step"], kind="stable")
     steps = table.groupby(["optimizer", "candidate"], sort=False).step
     lengths = table.step - steps.shift().fillna(0)
@@ -142,12 +143,3 @@ def _choices(study: StudyResults) -> pd.DataFrame:
     sums = weighted.groupby(["optimizer", "candidate", "phase"], sort=False)[["taken", "lengths"]].sum()
     shares = (sums.taken / sums.lengths).unstack("phase").reindex(columns=["before", "after"])
     return shares.reset_index().rename_axis(columns=None).assign(study=study.facts.study)
-
-
-def _facts(study: StudyResults, key: str) -> dict[str, Any]:
-    entry = study.facts.optimizers[key]
-    return {"label": entry["label"], "group": entry["group"], "value": comparison.candidate_of(entry)}
-
-
-def _interval(name: str, values: Any) -> dict[str, float]:
-    return dict(zip((name, f"{name}_low", f"{name}_high"), mean_interval(values), strict=True))

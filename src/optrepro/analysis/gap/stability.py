@@ -1,8 +1,8 @@
-"""What perturbed statistics cost: the loss of alignment of a choice made by R' where R holds, beside its bound.
+"""Loss of alignment of a choice that is made by perturbed statistics R' instead of R, with its bound.
 
-The filter chosen by R' loses against the best one for R at most 2 sup_q |<q, R - R'>|, and at unit norm at most
-2 ||R - R'||. As the loss is <q - q', R> <= <q - q', R - R'>, no more than D ||R - R'|| is lost in a family whose
-filters are at most D apart, D <= 2.
+Compared with the best filter for R, the filter chosen by R' loses at most 2 sup_q |<q, R - R'>|, and for filters of
+unit norm at most 2 ||R - R'||. As the loss is <q - q', R> <= <q - q', R - R'>, it is at most D ||R - R'|| in a family
+whose filters have distances of at most D <= 2.
 
 Source: the standard argument, see arXiv 2512.06370 (whose constant is open); sizes and numbers are chosen.
 """
@@ -21,30 +21,30 @@ from optrepro.analysis.results import StudyResults
 
 FAMILIES = {
     "candidates": np.array([0.5, 0.9, 0.99]),
-    "interval": np.linspace(0, 0.99, 100),  # its members are candidates themselves, so the bound is that of the grid
+    "interval": np.linspace(0, 0.99, 100),  # a grid of candidates, to which the bound applies exactly
 }
-SELF_TERMS = {"paper": "R0", "debiased": "halves"}  # what the scores take for R_0
-SIZES = (0.03, 0.1, 0.3, 1.0)  # norms of perturbations, over that of R
-DIRECTIONS = 16  # random ones for each R and size
-PHASES = 3  # equal parts of a training, whose R is estimated from shorter windows
+SELF_TERMS = {"paper": "R0", "debiased": "halves"}  # estimate of R_0 in each score
+SIZES = (0.03, 0.1, 0.3, 1.0)  # norms of perturbations, relative to the norm of R
+DIRECTIONS = 16  # number of random directions for each R and size
+PHASES = 3  # number of equal parts of a training in which R is estimated from shorter windows
 
 Array = NDArray[np.float64]
 
 
 def filters(momenta: Array, lags: int) -> Array:
-    """The unit-norm filters of heavy-ball momentum, cut after `lags`: (candidates, lags + 1)."""
+    """The unit-norm filters of heavy-ball momentum, truncated after `lags`: (candidates, lags + 1)."""
     powers = momenta[:, None] ** np.arange(lags + 1)
     unit: Array = powers / np.linalg.norm(powers, axis=1, keepdims=True)
     return unit
 
 
 def loss(family: Array, true: Array, believed: Array) -> tuple[Array, NDArray[np.bool_]]:
-    """Loss of alignment max_q <q, R> - <q(R'), R> (...), and whether R' takes another filter than R.
+    """Loss of alignment max_q <q, R> - <q(R'), R>, (...), and whether R' chooses another filter than R.
 
     Args:
         family: filters (candidates, lags + 1).
         true: R, (..., lags + 1).
-        believed: R', like R.
+        believed: R', (..., lags + 1).
     """
     scores, chosen = true @ family.T, (believed @ family.T).argmax(-1)
     taken = np.take_along_axis(scores, chosen[..., None], -1)[..., 0]
@@ -52,11 +52,11 @@ def loss(family: Array, true: Array, believed: Array) -> tuple[Array, NDArray[np
 
 
 def perturbations(study: StudyResults) -> pd.DataFrame:
-    """Every measured R of a window, perturbed in random directions: one row per perturbation and family.
+    """Random perturbations of the R of every window: one row per perturbation and family.
 
-    Columns: workload, score (paper, debiased: how R_0 is measured), family, size (||R' - R|| over ||R||), loss and
-    bound (2 ||R' - R||), both over ||R||, changed (whether another filter is taken). Directions are
-    uniform on the sphere, and the same in every call.
+    Columns: workload, score (paper or debiased, which differ in R_0), family, size (||R' - R|| / ||R||), loss and bound
+    (2 ||R' - R||), both divided by ||R||, changed (whether another filter is chosen). Directions are uniform on the
+    sphere, and the same in every call.
     """
     blocks = int(study.facts.settings["blocks"])
     generator = np.random.default_rng(0)
@@ -74,9 +74,10 @@ def perturbations(study: StudyResults) -> pd.DataFrame:
 
 
 def windows(study: StudyResults) -> pd.DataFrame:
-    """The choice by R of a short window, where R of its third of the training holds: one row per window and family.
+    """Choices by the R' of a short window instead of the R of its third of the training: a row per window and family.
 
-    Columns: workload, score, family, steps (of the window), loss and bound (2 ||R' - R||), both over ||R||, changed.
+    Columns: workload, score, family, steps (of the window), loss and bound (2 ||R' - R||), both divided by ||R||,
+    changed.
     """
     length = block_length(study)
     tables = []
@@ -91,16 +92,16 @@ def windows(study: StudyResults) -> pd.DataFrame:
 
 
 def diameters(study: StudyResults) -> dict[str, float]:
-    """The largest distance of two filters of each family, cut after the study's lags."""
+    """The largest distance between two filters of each family, truncated after the study's lags."""
     lags = int(study.facts.settings["lags"])
     return {name: float(pdist(filters(momenta, lags)).max()) for name, momenta in FAMILIES.items()}
 
 
 def summary(study: StudyResults) -> pd.DataFrame:
-    """`perturbations`, then `windows`, in brief: one row per workload, score, family and amount.
+    """Summary of `perturbations` and `windows`: one row per workload, score, family and amount.
 
-    Columns: source (perturbations, windows), workload, score, family, amount (the size, or the steps); points, changed
-    (share), loss and bound (medians), median and largest (loss over bound).
+    Columns: source (perturbations, windows), workload, score, family, amount (the size, or the steps); points (their
+    number), changed (share), loss and bound (medians), median and largest (of loss / bound).
     """
     sources = {
         "perturbations": perturbations(study).rename(columns={"size": "amount"}),
@@ -123,14 +124,14 @@ def summary(study: StudyResults) -> pd.DataFrame:
 
 
 def _windows(run: Array, size: int) -> Array:
-    """Means of consecutive groups of `size` blocks; a rest is left out."""
+    """Means of consecutive groups of `size` blocks; remaining blocks are left out."""
     count = len(run) // size
     means: Array = run[: count * size].reshape(count, size, -1).mean(1)
     return means
 
 
 def _compare(true: Array, believed: Array) -> pd.DataFrame:
-    """Loss, bound and change of the choice for all pairs (..., lags + 1), in every family."""
+    """Loss, bound and change of the choice for all pairs of R and R', (..., lags + 1), in every family."""
     norm = np.linalg.norm(true, axis=-1)
     bound = 2 * np.linalg.norm(believed - true, axis=-1) / norm
 

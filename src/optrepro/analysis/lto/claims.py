@@ -1,4 +1,4 @@
-"""Rules for the claims about Predicted Step Descent: areas under the objective, and progress beyond the horizon."""
+"""Rules for the claims about Predicted Step Descent: mean objectives (areas), and progress beyond the horizon."""
 
 from __future__ import annotations
 
@@ -11,15 +11,18 @@ from optrepro.analysis.verdict import FAILS, HOLDS, IN_PART, NBSP, Verdict, all_
 
 
 def descends_fastest(study: StudyResults, *, optimizer: str, figure: str) -> Verdict:
-    """Holds if in every panel of the figure the area is smaller than that of every other optimizer; in part in some.
+    """Holds if the area is smaller than that of every other optimizer in every panel of the figure; in part in some.
 
-    "Smaller" is a 95 % interval of the paired difference that lies wholly below 0. Variants do not compete.
+    It is smaller if the 95 % interval of the paired difference is wholly below 0. Variants are not compared.
     """
     return all_or_some(*_fastest(study, optimizer, figure))
 
 
 def descends_fastest_where_other_diverges(study: StudyResults, *, optimizer: str, figure: str, other: str) -> Verdict:
-    """As `descends_fastest`, and holds only if in every panel the other ends above its start, or most runs diverge."""
+    """`descends_fastest`, with the further condition that the other optimizer fails in every panel.
+
+    It fails if its mean objective ends above its start, or if most of its runs diverge.
+    """
     ahead, evidence = _fastest(study, optimizer, figure)
     curves = panels.curves(study)
     own = curves[(curves.figure == figure) & (curves.optimizer == other)]
@@ -39,9 +42,9 @@ def descends_fastest_where_other_diverges(study: StudyResults, *, optimizer: str
 
 
 def descends_fastest_and_longer(study: StudyResults, *, optimizer: str, figure: str) -> Verdict:
-    """As `descends_fastest`, and holds only if beyond the trained horizon the objective falls in every panel.
+    """`descends_fastest`, with the further condition that the objective falls in every panel beyond the horizon.
 
-    It falls where the 95 % interval of the paired difference lies wholly above 0; fails if it falls in none.
+    It falls if the 95 % interval of the paired difference is wholly above 0. The claim fails if it falls in no panel.
     """
     ahead, evidence = _fastest(study, optimizer, figure)
     beyond = panels.progress(study)
@@ -57,7 +60,7 @@ def descends_fastest_and_longer(study: StudyResults, *, optimizer: str, figure: 
 
 
 def _fastest(study: StudyResults, optimizer: str, figure: str) -> tuple[list[bool], str]:
-    """Panels of a figure in which the optimizer's area is smaller than every other's; the hardest other, in words.
+    """Whether the optimizer's area is smaller than every other's, by panel of a figure, and the evidence.
 
     Raises: KeyError if the figure or the optimizer has no results.
     """

@@ -1,37 +1,37 @@
-"""Optimizers that were learned or tuned on one objective, on the objectives of other panels; and how the learning went.
+"""Optimizers that were learned or tuned on one objective, compared on panels of other objectives, and meta-training.
 
-A panel is an objective with its data set; ``fig1-cifar10`` belongs to figure 1. In a panel every optimizer runs from
-the same initial points on the same minibatches, so comparisons are paired over the repetitions. What is compared:
+A panel is an objective with its data set; ``fig1-cifar10`` belongs to figure 1. In a panel all optimizers have the same
+initial points and minibatches, so comparisons are paired over the repetitions. There are two measures, lower is better:
 
 - the area: the mean of the true objective over the iterations, by the trapezoid rule over the recorded ones;
 - the final objective.
 
-Lower is better. An objective counts at most twice its initial value, as one that is larger, or not finite, has
-diverged; so every run has an area, and a diverged one a bad one. A variant, which is a learned optimizer trained in
-another way, competes in the place of the one that ships.
+Objectives are limited to twice the initial value, above which a run counts as diverged, as it does if a value is not
+finite; so diverged runs have an area too. A variant is a learned optimizer trained in another way. It is ranked in
+place of the shipped optimizer.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Mapping
-from typing import Any, NamedTuple
+from collections.abc import Iterator, Mapping
+from typing import Any
 
 import numpy as np
 import pandas as pd
-from numpy.typing import ArrayLike
 from scipy import integrate
 
-from optrepro.analysis import rankings
-from optrepro.analysis.intervals import holm, mean_interval, sign_flip_test
+from optrepro.analysis import columns, rankings
+from optrepro.analysis.columns import Target
+from optrepro.analysis.intervals import holm, sign_flip_test
 from optrepro.analysis.results import StudyResults
 from optrepro.conventions import ALPHA, PSD
 
 VARIANTS = {"psd-trained": PSD, "psd-bregman": PSD, "imitation": PSD, "l2l-trained": "l2l"}
-CLASSIC = ("first-order", "quasi-newton")  # groups that are tuned, not learned
+CLASSIC = ("first-order", "quasi-newton")  # groups of optimizers that are tuned, not learned
 MEASURES = ("area", "final")
-DIVERGED = 2.0  # of the initial objective; as the runs have it
-SHARE = 12 / 15  # of the panels in which the policy is to be best or tied (issue of the project)
+DIVERGED = 2.0  # multiple of the initial objective above which a run counts as diverged, as in the runs
+SHARE = 12 / 15  # target for the share of panels in which the policy is best or tied (this project's)
 TUNING, VALIDATION = "tuning", "meta-validation"
 LOGGED = ("area", "final", "guiding", "policy", "mismatch", "kl", "loss")
 
@@ -40,11 +40,11 @@ LOGGED = ("area", "final", "guiding", "policy", "mismatch", "kl", "loss")
 
 
 def curves(study: StudyResults) -> pd.DataFrame:
-    """True objective along the runs: one row per panel, optimizer and recorded iteration.
+    """True objective during the runs: one row per panel, optimizer and recorded iteration.
 
     Columns: panel, figure, dataset, optimizer, label, group, step; mean with ``_low`` and ``_high`` (95 %) and std,
-    over the repetitions without those that diverge at some point (if all do, over all); repetitions (their number), and
-    diverged_share, the share of them that has diverged by this iteration.
+    over the repetitions that do not diverge (over all if all diverge); repetitions (their number), and diverged_share,
+    the share of repetitions that have diverged by this iteration.
     """
     runs = _objectives(study, "test")
     ends = _diverged(study, "test").set_index(["workload", "optimizer", "seed"]).step.sort_index()
@@ -55,38 +55,39 @@ def curves(study: StudyResults) -> pd.DataFrame:
         whole = own.drop(columns=diverged.index) if len(diverged) < own.shape[1] else own
         for step, values in whole.iterrows():
             share = (diverged <= step).sum() / own.shape[1]
-            head = {**_panel(study, panel), **_names(study, key), "step": step}
+            head = {**_panel(study, panel), **columns.names(study, key), "step": step}
             spread = {"std": values.std(), "repetitions": own.shape[1], "diverged_share": share}
-            rows.append({**head, **_mean("mean", values.dropna()), **spread})
+            rows.append({**head, **columns.interval("mean", values.dropna()), **spread})
     return pd.DataFrame(rows)
 
 
 def scores(study: StudyResults, figure: str | None = None) -> pd.DataFrame:
-    """One row per panel and optimizer, both in the order of the config; of one figure or of all.
+    """One row per panel and optimizer, both in the order of the config, for one figure or all (None).
 
-    Columns: panel, figure, dataset, optimizer, label, group, learning_rate (NaN: there is none), repetitions, diverged
-    (count of runs), and for both measures, ``area`` and ``final``:
+    Columns: panel, figure, dataset, optimizer, label, group, learning_rate (NaN without one), repetitions, diverged
+    (number of runs), and for both measures, ``area`` and ``final``:
 
-    - the mean over the repetitions with ``_low`` and ``_high`` (95 %), and ``_relative``: over that of the classic
-      optimizer with the lowest mean in the panel;
-    - ``_rank`` (1 is best) among the optimizers of the config, a variant in the place of what it varies;
-    - ``_rival``, that with the lowest mean of all others: as it is picked by what is compared, it is favoured;
-    - ``_difference`` to it, paired, with ``_low`` and ``_high``; ``_p`` of the sign-flip test, ``_p_holm`` adjusted
-      for the panels of all figures, and ``_verdict``: "best" or "worse" where that is below 0.05, else "tied".
+    - the mean over the repetitions with ``_low`` and ``_high`` (95 %), and ``_relative``: divided by that of the
+      classic optimizer with the lowest mean in the panel;
+    - ``_rank`` (1 is best) among the optimizers of the config, with a variant in place of the optimizer it varies;
+    - ``_rival``: the other optimizer with the lowest mean, a choice by the compared values that favours it;
+    - ``_difference`` to the rival, paired, with ``_low`` and ``_high``; ``_p`` of the sign-flip test, ``_p_holm``
+      adjusted for the panels of all figures, and ``_verdict``: "best" or "worse" if ``_p_holm`` is below 0.05, else
+      "tied".
     """
     table = _compared(study)
     return table if figure is None else table[table.figure == figure].reset_index(drop=True)
 
 
 def areas(study: StudyResults) -> pd.DataFrame:
-    """Area of each test run: panels and repetitions by optimizers."""
+    """Area of each test run: rows are panels and repetitions, columns optimizers."""
     return _areas(_objectives(study, "test")).unstack("optimizer")
 
 
 def panels(study: StudyResults) -> dict[str, str]:
     """The panels that have results, in the order of the config, with the titles of their data sets."""
-    there = set(study.runs.workload[study.runs.role == "test"])
-    return {panel: _panel(study, panel)["dataset"] for panel in study.facts.settings["panels"] if panel in there}
+    present = columns.in_order(study.facts.settings["panels"], study.runs.workload[study.runs.role == "test"])
+    return {panel: _panel(study, panel)["dataset"] for panel in present}
 
 
 def summary(study: StudyResults) -> pd.DataFrame:
@@ -94,16 +95,16 @@ def summary(study: StudyResults) -> pd.DataFrame:
 
     Columns: optimizer, label, group, panels, lost (diverged runs), and for both measures: ``_rank`` (average),
     ``_best``, ``_tied`` and ``_worse`` (panels by verdict), ``_behind`` (panels in which it is worse without
-    correction), ``_relative`` (geometric mean over the panels); and, against the policy, ``_wins``, ``_ties``,
-    ``_losses`` (panels that the policy wins, ties, loses by the mean) with Wilcoxon's ``_p`` on log10 of the means over
-    the panels, Holm-corrected over the others. Friedman's ``friedman_p`` over the ranks of all but variants, by area.
+    correction), ``_relative`` (geometric mean over the panels), ``_wins``, ``_ties``, ``_losses`` (panels in which the
+    policy's mean is lower, equal, higher), and ``_p`` of Wilcoxon's test against the policy on log10 of the means over
+    the panels, Holm-corrected over the optimizers. friedman_p is that of Friedman's test on areas, without variants.
     """
     table = scores(study)
     means = {measure: table.pivot(index="panel", columns="optimizer", values=measure) for measure in MEASURES}
     rows = []
     for key in table.optimizer.unique():
         own = table[table.optimizer == key]
-        row: dict[str, Any] = {**_names(study, key), "panels": len(own), "lost": own.diverged.sum()}
+        row: dict[str, Any] = {**columns.names(study, key), "panels": len(own), "lost": own.diverged.sum()}
         for measure in MEASURES:
             verdicts = own[f"{measure}_verdict"]
             behind = (own[f"{measure}_difference"] > 0) & (own[f"{measure}_p"] < ALPHA)
@@ -120,17 +121,17 @@ def summary(study: StudyResults) -> pd.DataFrame:
 
 
 def tuned(study: StudyResults) -> pd.DataFrame:
-    """What each optimizer was tuned to on the meta-training objective, in the order of the config.
+    """Result of tuning each optimizer on the meta-training objective, in the order of the config.
 
-    Columns: optimizer, label, group, learning_rate (NaN: there is none to tune), lowest and highest (ends of the
-    grid), interior (whether the rate is neither of them), area (mean over the tuning runs at that rate), rates,
+    Columns: optimizer, label, group, learning_rate (NaN if it is not tuned), lowest and highest (ends of the grid),
+    interior (whether the rate is neither of them), area (mean over the tuning runs at that rate), rates (their number),
     tuning_diverged (runs, at any rate).
     """
     rates = study.runs[study.runs.role == "test"].groupby("optimizer").learning_rate.first()
     area = _areas(_objectives(study, "tune")).groupby(["optimizer", "learning_rate"], dropna=False).mean()
     diverged = _diverged(study, "tune").groupby("optimizer").size()
     rows = []
-    for key in _keys(study, rates.index):
+    for key in columns.in_order(study.facts.optimizers, rates.index):
         own = (
             area.loc[[key]].droplevel("optimizer") if key in area.index.unique("optimizer") else pd.Series(dtype=float)
         )
@@ -138,7 +139,7 @@ def tuned(study: StudyResults) -> pd.DataFrame:
         found = own[grid == rate] if len(grid) else own
         rows.append(
             {
-                **_names(study, key),
+                **columns.names(study, key),
                 "learning_rate": rate,
                 "lowest": grid.min() if len(grid) else np.nan,
                 "highest": grid.max() if len(grid) else np.nan,
@@ -152,10 +153,10 @@ def tuned(study: StudyResults) -> pd.DataFrame:
 
 
 def progress(study: StudyResults) -> pd.DataFrame:
-    """By how much the objective falls beyond the trained horizon, in the panels that go on for longer.
+    """Decrease of the objective beyond the trained horizon, in panels with more iterations than that.
 
     Columns: panel, figure, dataset, optimizer, label, group, trained and end (iterations), at_trained and at_end (mean
-    objective), and their paired difference `progress` with ``_low`` and ``_high``, above 0 where it still falls.
+    objectives), and their paired difference `progress` with ``_low`` and ``_high``, positive if the objective falls.
     """
     runs, horizon = _objectives(study, "test"), study.facts.settings["tuning"]["steps"]
     rows = []
@@ -164,23 +165,14 @@ def progress(study: StudyResults) -> pd.DataFrame:
         trained, end = own.index[own.index >= horizon].min(), own.index.max()
         if end <= horizon:
             continue
-        head = {**_panel(study, panel), **_names(study, key), "trained": trained, "end": end}
+        head = {**_panel(study, panel), **columns.names(study, key), "trained": trained, "end": end}
         means = {"at_trained": own.loc[trained].mean(), "at_end": own.loc[end].mean()}
-        rows.append({**head, **means, **_mean("progress", (own.loc[trained] - own.loc[end]).dropna())})
+        rows.append({**head, **means, **columns.interval("progress", (own.loc[trained] - own.loc[end]).dropna())})
     return pd.DataFrame(rows)
 
 
-class Target(NamedTuple):
-    """A row of `targets`."""
-
-    criterion: str
-    asked: str
-    measured: str
-    reached: bool
-
-
 def targets(study: StudyResults) -> pd.DataFrame:
-    """What the policy is to reach, one row each: criterion, asked, measured, reached; none without the policy."""
+    """The targets for the policy, one row each: criterion, asked, measured, reached; empty without the policy."""
     found = list(_targets(study)) if PSD in set(scores(study).optimizer) else []
     return pd.DataFrame(found, columns=Target._fields)
 
@@ -219,13 +211,13 @@ def _targets(study: StudyResults) -> Iterator[Target]:
 
 
 def robustness(study: StudyResults) -> pd.DataFrame:
-    """Areas as one thing about the trained objective changes: its batch size, its width, or the horizon.
+    """Areas for other values of one property of the trained objective: batch size, width, or horizon.
 
-    Panels are named by what changes and its value: ``batch-10``. Horizons are read off one long run: the area up to
-    each multiple of the trained one. Columns: varied ("batch", "width", "horizon"), value, trained (the value of the
-    tuning), optimizer, label, group, repetitions, diverged (by then); area with ``_low`` and ``_high``; reference,
-    the classic optimizer with the lowest mean area there, and `relative`: area over that of the reference, mean of
-    the paired ratios, with ``_low`` and ``_high``.
+    Panels are named by the property and its value: ``batch-10``. Different horizons come from one long run, by its area
+    up to each multiple of the trained horizon. Columns: varied ("batch", "width", "horizon"), value, trained (the value
+    of the tuning objective), optimizer, label, group, repetitions, diverged (up to the horizon); area with ``_low`` and
+    ``_high``; reference, the classic optimizer with the lowest mean area for the value, and `relative`, the mean of the
+    paired ratios of the area to that of the reference, with ``_low`` and ``_high``.
     """
     runs, settings = _objectives(study, "test"), study.facts.settings["tuning"]
     trained = {"batch": settings["batch_size"], "width": settings["hidden"], "horizon": settings["steps"]}
@@ -243,7 +235,7 @@ def robustness(study: StudyResults) -> pd.DataFrame:
 
 
 def _relative(study: StudyResults, runs: pd.Series, panel: str, until: int | None) -> pd.DataFrame:
-    """The rows of `robustness` of one panel, up to an iteration (None: all)."""
+    """The rows of `robustness` for one panel, up to an iteration (None: all)."""
     own = runs.xs(panel, level="workload", drop_level=False)
     areas = _areas(own, until).unstack("optimizer")
     diverged = _diverged(study, "test")
@@ -252,10 +244,17 @@ def _relative(study: StudyResults, runs: pd.Series, panel: str, until: int | Non
     classic = [key for key in areas if study.facts.optimizers[str(key)]["group"] in CLASSIC]
     reference = areas[classic].mean().idxmin() if classic else None
     rows = []
-    for key in _keys(study, areas):
+    for key in columns.in_order(study.facts.optimizers, areas):
         ratio = (areas[key] / areas[reference]).dropna() if reference else pd.Series(dtype=float)
         counts = {"repetitions": areas[key].count(), "diverged": int(ends.get(key, 0)), "reference": reference}
-        rows.append({**_names(study, key), **counts, **_mean("area", areas[key].dropna()), **_mean("relative", ratio)})
+        rows.append(
+            {
+                **columns.names(study, key),
+                **counts,
+                **columns.interval("area", areas[key].dropna()),
+                **columns.interval("relative", ratio),
+            }
+        )
     return pd.DataFrame(rows)
 
 
@@ -263,7 +262,7 @@ def _relative(study: StudyResults, runs: pd.Series, panel: str, until: int | Non
 
 
 def metatraining(*studies: StudyResults) -> pd.DataFrame:
-    """What meta-training logged: study, optimizer, label, group, method, seed, metric (one of `LOGGED`), step, value.
+    """Records of meta-training: study, optimizer, label, group, method, seed, metric (one of `LOGGED`), step, value.
 
     `step` is the iteration of the training; `area` and `final` are those of the validation problems.
     """
@@ -276,19 +275,19 @@ def metatraining(*studies: StudyResults) -> pd.DataFrame:
             entry = learners[key]
             words = {"study": study.facts.study, "label": entry["label"], "group": entry.get("group", "")}
             tables.append(own.assign(**words, method=entry["method"]))
-    columns = ["study", "optimizer", "label", "group", "method", "seed", "metric", "step", "value"]
-    table = pd.concat(tables, ignore_index=True) if tables else pd.DataFrame(columns=columns)
-    return table[columns]
+    order = ["study", "optimizer", "label", "group", "method", "seed", "metric", "step", "value"]
+    table = pd.concat(tables, ignore_index=True) if tables else pd.DataFrame(columns=order)
+    return table[order]
 
 
 def ablation(*studies: StudyResults) -> pd.DataFrame:
-    """Each learner on the validation problems: before its training, with the weights kept, and at the end.
+    """Each learner on the validation problems: before its training, with the weights that are kept, and at the end.
 
-    Columns: problem (of the validation, which is the study's: areas of two studies are on two scales), study,
-    optimizer, label, group, method, seeds, iterations, kept (iteration of the lowest area, mean over
-    the seeds); area (there, mean over the seeds) with ``_low`` and ``_high`` (95 % over the seeds, NaN for one), first
-    and last (area at the first and the last validation), final (objective at the end of the horizon, there).
-    A validation whose area is not finite counts as the worst finite one of its run.
+    Columns: problem (the validation objective, which differs between studies), study, optimizer, label, group, method,
+    seeds, iterations; kept (iteration with the lowest area, whose weights are kept); area (at that iteration) with
+    ``_low`` and ``_high`` (95 % over the seeds, NaN for one), first and last (area at the first and the last
+    validation), final (objective at the end of the horizon, at the kept iteration). All are means over the seeds. An
+    area that is not finite is replaced by the worst finite one of its run.
     """
     problems = {study.facts.study: _problem(study.facts.settings["objective"]) for study in studies}
     logged = metatraining(*studies)
@@ -300,17 +299,17 @@ def ablation(*studies: StudyResults) -> pd.DataFrame:
         head |= {"seeds": len(kept)} | {
             name: kept[name].mean() for name in ("iterations", "kept", "first", "last", "final")
         }
-        rows.append({**head, **_mean("area", kept.area)})
+        rows.append({**head, **columns.interval("area", kept.area)})
     return pd.DataFrame(rows)
 
 
 def _problem(objective: Mapping[str, Any]) -> str:
-    """An objective in words."""
+    """The description of an objective."""
     return f"{objective['inputs']} inputs, {objective['hidden']} hidden units, {objective['steps']} iterations"
 
 
 def _kept(logged: pd.DataFrame) -> dict[str, float]:
-    """What one training run reached: its lowest area and where, its first and last one, and the final objective."""
+    """The columns of `ablation` for one training run."""
     values = logged[logged.metric.isin(MEASURES)].pivot(index="step", columns="metric", values="value")
     area = values.area.where(np.isfinite(values.area))
     area = area.fillna(area.max())
@@ -331,7 +330,7 @@ def _kept(logged: pd.DataFrame) -> dict[str, float]:
 def _objectives(study: StudyResults, role: str) -> pd.Series:
     """The objective, at most `DIVERGED` times its initial value, by workload, optimizer, learning rate, seed, step.
 
-    The learning rate is an index of tuning runs only: a test has one.
+    The learning rate is a level of the index only for tuning runs.
     """
     rows = study.runs[(study.runs.role == role) & (study.runs.metric == "objective")]
     rate = ["learning_rate"] if role == "tune" else []
@@ -342,13 +341,13 @@ def _objectives(study: StudyResults, role: str) -> pd.Series:
 
 
 def _areas(objectives: pd.Series, until: int | None = None) -> pd.Series:
-    """Mean of each curve over its iterations, up to one of them or all; indexed as the curves, without step."""
+    """Mean of each curve over its iterations, up to `until` (None: all); indexed like the curves, without step."""
     by = [name for name in objectives.index.names if name != "step"]
     return objectives.groupby(by, observed=True, dropna=False).agg(_area, until=until)
 
 
 def _area(curve: pd.Series, until: int | None) -> float:
-    """Mean over the iterations by the trapezoid rule; between recorded ones a curve is a straight line."""
+    """Mean over the iterations by the trapezoid rule, with linear interpolation between recorded iterations."""
     steps, values = curve.index.get_level_values("step").to_numpy(), curve.to_numpy()
     if until is not None:
         values = np.append(values[steps < until], np.interp(until, steps, values))
@@ -363,31 +362,20 @@ def _finals(objectives: pd.Series) -> pd.Series:
 
 
 def _diverged(study: StudyResults, role: str) -> pd.DataFrame:
-    """One row per diverged run, with the iteration at which it did."""
+    """One row per diverged run, with the iteration at which it diverged."""
     return study.runs[(study.runs.role == role) & (study.runs.metric == "diverged")]
 
 
 def _cells(study: StudyResults, runs: pd.Series) -> list[tuple[str, str]]:
-    """Panels with their optimizers, in the order of the config, that have results."""
+    """Pairs of a panel and an optimizer that have results, in the order of the config."""
     there = set(zip(runs.index.get_level_values("workload"), runs.index.get_level_values("optimizer"), strict=True))
     return [(p, k) for p in study.facts.settings["panels"] for k in study.facts.optimizers if (p, k) in there]
 
 
-def _keys(study: StudyResults, present: Iterable[Any]) -> list[str]:
-    """The optimizers of the config, in its order, that have results."""
-    there = set(present)
-    return [key for key in study.facts.optimizers if key in there]
-
-
 def _panel(study: StudyResults, panel: str) -> dict[str, str]:
-    """The figure that a panel belongs to, and the title of its data set."""
+    """Columns that describe a panel: panel, figure, dataset (title)."""
     figure, _, name = panel.partition("-")
     return {"panel": panel, "figure": figure, "dataset": study.facts.datasets.get(panel, name)}
-
-
-def _names(study: StudyResults, key: str) -> dict[str, str]:
-    entry = study.facts.optimizers[key]
-    return {"optimizer": key, "label": str(entry["label"]), "group": str(entry["group"])}
 
 
 # --- Statistics ------------------------------------------------------------------------------------------------------
@@ -401,7 +389,7 @@ def _compared(study: StudyResults) -> pd.DataFrame:
     rows = []
     wide: dict[str, Any] = {measure: table.unstack("optimizer") for measure, table in values.items()}
     for panel, key in _cells(study, runs):
-        row: dict[str, Any] = {**_panel(study, panel), **_names(study, key), "learning_rate": rates[key]}
+        row: dict[str, Any] = {**_panel(study, panel), **columns.names(study, key), "learning_rate": rates[key]}
         row |= {"repetitions": wide["area"].xs(panel)[key].count(), "diverged": diverged.get((panel, key), 0)}
         for measure, table in wide.items():
             row |= _against_rivals(study, table.xs(panel).dropna(axis=1, how="all"), key, measure)
@@ -416,33 +404,31 @@ def _compared(study: StudyResults) -> pd.DataFrame:
 
 
 def _against_rivals(study: StudyResults, values: pd.DataFrame, key: str, measure: str) -> dict[str, Any]:
-    """The columns of `scores` of one measure in one panel; `values` are seeds by optimizers."""
+    """The columns of `scores` for one measure and panel; `values` are seeds by optimizers."""
     means = values.mean()
     rivals = means[[other for other in means.index if other not in VARIANTS and other != VARIANTS.get(key, key)]]
     classic = means[[k for k in means.index if study.facts.optimizers[k]["group"] in CLASSIC]]
     rival = str(rivals.idxmin()) if len(rivals) else None
     difference = (values[key] - values[rival]).dropna() if rival else pd.Series(dtype=float)
     return {
-        **_mean(measure, values[key].dropna()),
+        **columns.interval(measure, values[key].dropna()),
         f"{measure}_relative": means[key] / classic.min(),
         f"{measure}_rank": 1 + (rivals < means[key]).sum(),
         f"{measure}_rival": rival,
-        **_mean(f"{measure}_difference", difference),
+        **columns.interval(f"{measure}_difference", difference),
         f"{measure}_p": sign_flip_test(difference),
     }
 
 
 def _record(means: pd.DataFrame, key: str, measure: str) -> dict[str, Any]:
-    """Panels that the policy wins, ties and loses against an optimizer, and Wilcoxon's p; NaN against itself."""
+    """Panels in which the policy is better than, equal to and worse than an optimizer, and Wilcoxon's p.
+
+    All values are NaN for the policy itself.
+    """
     names = [f"{measure}_{name}" for name in ("wins", "ties", "losses", "p")]
     if key == PSD or PSD not in means:
         return dict.fromkeys(names, np.nan)
     both = np.log10(means[[key, PSD]].dropna())
     difference = both[key] - both[PSD]
-    wins, losses = int((difference > 0).sum()), int((difference < 0).sum())
     p = rankings.wilcoxon(difference)[1] if len(both) else np.nan
-    return dict(zip(names, (wins, len(both) - wins - losses, losses, p), strict=True))
-
-
-def _mean(name: str, values: ArrayLike) -> dict[str, float]:
-    return dict(zip((name, f"{name}_low", f"{name}_high"), mean_interval(values), strict=True))
+    return dict(zip(names, (*columns.record(difference).values(), p), strict=True))

@@ -1,4 +1,4 @@
-"""Rules for the claims about POP: the policy beside tuned optimizers."""
+"""Rules for the claims about POP: the policy compared with tuned optimizers."""
 
 from __future__ import annotations
 
@@ -14,9 +14,10 @@ from optrepro.conventions import ALPHA, POP
 
 
 def policy_outperforms(study: StudyResults, *, collection: str, groups: Sequence[str]) -> Verdict:
-    """Holds if the policy's improvement beats every optimizer of the groups at the trained horizon; in part some.
+    """Holds if the policy beats every optimizer of the groups at the trained horizon; in part if it beats some.
 
-    "Beats" is here a positive mean difference over the functions, and Wilcoxon's p below 0.05 after Holm's correction.
+    The policy beats an optimizer if its mean improvement over the functions is larger and the p-value of Wilcoxon's
+    test, after Holm's correction, is below 0.05.
     """
     compared = generalization.compare(study, [_run(study, collection)], [study.facts.settings["budget"]])
     return all_or_some(*_against(compared, groups))
@@ -27,7 +28,7 @@ def policy_outperforms_beyond_horizon(
 ) -> Verdict:
     """Holds if at every multiple of the horizon the policy beats every optimizer of the groups; in part if at some.
 
-    As in `policy_outperforms`, on the prior's test functions.
+    The comparison is that of `policy_outperforms`, on the prior's test functions.
     """
     table = generalization.budgets(study)
     table = table[table.collection == generalization.PRIOR]
@@ -39,16 +40,17 @@ def policy_outperforms_in_dimensions(
 ) -> Verdict:
     """Holds if in every dimension the policy beats every optimizer of the groups; in part if in some.
 
-    As in `policy_outperforms`, on functions of the prior, with the policy that is named.
+    The comparison is that of `policy_outperforms`, on functions of the prior, for the given policy.
     """
     table = generalization.dimensions(study, policy)
     return _in_every_case({f"{d} dimensions": table[table.dimension == d] for d in dimensions}, groups, policy)
 
 
 def ablation_is_worse(study: StudyResults, *, policy: str) -> Verdict:
-    """Holds if the policy is worse than the standard one on the benchmark by improvement and digits; in part by one.
+    """Holds if the policy is worse than the standard one on the benchmark by both measures; in part by one of them.
 
-    "Worse" is a negative mean paired difference over the functions, and Wilcoxon's p below 0.05.
+    It is worse if the mean paired difference over the functions is negative and Wilcoxon's p is below 0.05. The
+    measures are improvement and digits.
     """
     row: Any = generalization.ablation(study).set_index("optimizer").loc[policy]
     worse, evidence = [], []
@@ -73,7 +75,7 @@ def _in_every_case(cases: Mapping[str, pd.DataFrame], groups: Sequence[str], pol
 
 
 def _against(compared: pd.DataFrame, groups: Sequence[str], policy: str = POP) -> tuple[list[bool], str]:
-    """Which optimizers of the groups the policy beats by improvement, and in words: how many, and the hardest of them.
+    """Whether the policy beats each optimizer of the groups, and the evidence: the count and the strongest optimizer.
 
     Raises: KeyError if the policy or all of the groups have no results.
     """
@@ -91,7 +93,7 @@ def _against(compared: pd.DataFrame, groups: Sequence[str], policy: str = POP) -
 
 
 def _run(study: StudyResults, collection: str) -> str:
-    """The collection. Raises: KeyError if it is not in the study's config."""
+    """The collection's name. Raises: KeyError if it is not in the study's config."""
     if collection not in study.facts.settings["collections"]:
         raise KeyError(collection)
     return collection

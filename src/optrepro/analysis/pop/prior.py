@@ -1,4 +1,4 @@
-"""The prior: samples of it, its fixed sets, and how far its statistics are from those of other collections."""
+"""The prior: samples, its fixed sets, and distances of its statistics from those of other collections."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ from optrepro.analysis.results import StudyResults
 
 Array = NDArray[np.float64]
 
-FAMILIES = ("convex", "gp", "sum")  # by the number that the runs record as the kind
+FAMILIES = ("convex", "gp", "sum")  # in the order of the numbers that runs record as the kind
 PRIOR, BENCHMARK = "prior", "vlse"
-RESAMPLES = 1000  # chosen: the 95 % quantile of as many permutations is steady to two digits
+RESAMPLES = 1000  # chosen: enough permutations for two stable digits of the 95 % quantile
 LEVEL = 0.95
 
 
 def gallery(study: StudyResults) -> pd.DataFrame:
     """Sampled functions on a grid, convex ones first: function, family, kind, x0, x1, value.
 
-    `function` is the index in the test set, `family` one of `FAMILIES`. `kind` is ``grid`` for a grid point, row by row
+    `function` is the index in the test set, `family` one of `FAMILIES`. `kind` is ``grid`` for a grid point, in rows
     along the second coordinate, or ``minimizer`` (value NaN).
     """
     shown = study.runs[study.runs.workload.str.startswith("gallery/")]
@@ -51,9 +51,9 @@ def sets(study: StudyResults) -> pd.DataFrame:
 
 
 def match(study: StudyResults) -> pd.DataFrame:
-    """Statistics of every function described: collection, function (its index), statistic, value.
+    """Statistics of functions: collection, function (its index), statistic, value.
 
-    Collections are the prior, the benchmark (``vlse``), and ``shift-...``; a statistic that is not defined has no row.
+    Collections are the prior, the benchmark (``vlse``), and ``shift-...``; an undefined statistic has no row.
     """
     runs = study.runs[study.runs.workload.str.startswith("statistics/")]
     table = runs.assign(collection=runs.workload.str.removeprefix("statistics/"))
@@ -62,12 +62,12 @@ def match(study: StudyResults) -> pd.DataFrame:
 
 
 def distances(study: StudyResults) -> pd.DataFrame:
-    """How far each collection is from the prior: a row per collection and statistic.
+    """Distances of each collection from the prior: one row per collection and statistic.
 
-    Columns: collection, statistic, functions (of the collection, where the statistic is defined), median and
-    prior_median; ks (Kolmogorov-Smirnov distance, 0 to 1) and wasserstein (Wasserstein's distance in units of the
-    prior's interquartile range; NaN if that is 0); ks_chance and wasserstein_chance, the 95 % quantiles of the
-    distances between two samples of these sizes from one distribution, by permutations.
+    Columns: collection, statistic, functions (number of those in the collection with a defined statistic), median and
+    prior_median; ks (Kolmogorov-Smirnov distance, 0 to 1) and wasserstein (Wasserstein distance in units of the prior's
+    interquartile range; NaN if that is 0); ks_chance and wasserstein_chance, the 95 % quantiles of the distances
+    between two samples of these sizes from one distribution, by permutations.
     """
     values = {key: rows.value.to_numpy() for key, rows in match(study).groupby(["collection", "statistic"], sort=False)}
     rows = []
@@ -96,21 +96,21 @@ def distances(study: StudyResults) -> pd.DataFrame:
 
 
 def distance(first: ArrayLike, second: ArrayLike) -> tuple[float, float]:
-    """Kolmogorov-Smirnov's and Wasserstein's distance between two samples, as scipy.stats computes them."""
+    """Kolmogorov-Smirnov and Wasserstein distances between two samples, equal to those of scipy.stats."""
     pooled, ofs = _pooled(first, second)
     ks, wasserstein = _distances(pooled, ofs[None])
     return float(ks[0]), float(wasserstein[0])
 
 
 def permuted_distances(first: ArrayLike, second: ArrayLike, seed: int = 0) -> tuple[Array, Array]:
-    """Both distances, (RESAMPLES,) each, after the values were shuffled between the samples."""
+    """Both distances, (RESAMPLES,) each, after random permutations of the values between the samples."""
     pooled, ofs = _pooled(first, second)
     shuffled = np.random.default_rng(seed).permuted(np.tile(ofs, (RESAMPLES, 1)), axis=1)
     return _distances(pooled, shuffled)
 
 
 def _pooled(first: ArrayLike, second: ArrayLike) -> tuple[Array, NDArray[np.bool_]]:
-    """All values in order, (N,), and whether each is of the first sample."""
+    """All values, ascending, (N,), and whether each belongs to the first sample, (N,)."""
     a, b = (np.asarray(x, dtype=np.float64) for x in (first, second))
     pooled, ofs = np.concatenate([a, b]), np.arange(len(a) + len(b)) < len(a)
     order = np.argsort(pooled, kind="stable")
@@ -118,9 +118,14 @@ def _pooled(first: ArrayLike, second: ArrayLike) -> tuple[Array, NDArray[np.bool
 
 
 def _distances(pooled: Array, ofs: NDArray[np.bool_]) -> tuple[Array, Array]:
-    """For each row of `ofs` (B, N): the largest gap between the empirical distributions, and the area between them."""
+    """Largest difference and area between two empirical distribution functions, (B,) each.
+
+    Args:
+        pooled: all values, ascending, (N,).
+        ofs: whether each value belongs to the first sample, for each of B assignments, (B, N).
+    """
     gap = np.abs(np.cumsum(ofs, 1) / ofs.sum(1, keepdims=True) - np.cumsum(~ofs, 1) / (~ofs).sum(1, keepdims=True))
     ends = np.append(
         pooled[1:] > pooled[:-1], True
-    )  # of runs of equal values, where the distributions have their steps
+    )  # last of equal values, where the distribution functions have their steps
     return gap[:, ends].max(1), gap[:, :-1] @ np.diff(pooled)

@@ -1,10 +1,10 @@
-"""Policies and baselines that were tuned once, on the prior, and run on the benchmark functions.
+"""Policies and tuned baselines on the benchmark functions, at the trained budget.
 
-Everything is read at the trained budget. Two comparisons are made, told apart by the column `tuned`: ``once``, where
-the baselines' learning rates are those that suit the prior's validation functions, and ``each``, where every baseline
-is tuned for every function; the policies and the derivative-free references have nothing to tune and enter both as
-they are. Normalized improvement and regret are those of `optrepro.analysis.benchmark`. A function's regret is the
-median over its starts; its improvement, which is bounded, is their mean.
+There are two comparisons, which the column `tuned` distinguishes: in ``once``, the learning rates of the baselines are
+tuned on the prior's validation functions, and in ``each``, every baseline is tuned for every function. Policies and
+derivative-free references are not tuned and are the same in both. Normalized improvement and regret are those of
+`optrepro.analysis.benchmark`. The regret of a function is the median over its starts; its improvement, which is
+bounded, is the mean.
 """
 
 from __future__ import annotations
@@ -13,14 +13,15 @@ import math
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import replace
 from itertools import product
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import pandas as pd
 from scipy import stats
 
-from optrepro.analysis import benchmark, rankings
+from optrepro.analysis import benchmark, columns, rankings
 from optrepro.analysis.benchmark import KEYS, SUBSETS, TARGETS
+from optrepro.analysis.columns import Target
 from optrepro.analysis.intervals import holm
 from optrepro.analysis.results import StudyResults
 from optrepro.conventions import ALPHA, FLOOR, POP
@@ -34,20 +35,20 @@ FIELDS = {  # groups of optimizers that are ranked together
 }
 CONVEX = ("sphere", "booth", "matyas", "sum_squares", "zakharov", "trid")
 MULTIMODAL = ("rastrigin", "levy", "styblinski_tang", "griewank")
-NO_RECORD = dict.fromkeys(("wins", "ties", "losses", "p_regret", "p_improvement"), np.nan)  # against itself
+NO_RECORD = dict.fromkeys(("wins", "ties", "losses", "p_regret", "p_improvement"), np.nan)  # of the policy itself
 PAIRED = ["tuned", "optimizer", "function"]
 COUNT = "diverged_in_tuning"
 RESAMPLES = 10_000
 
-# What the policy has to reach (issue of the project; none of it is the paper's).
+# Targets for the policy; they are those of this project, not of the paper.
 SIGNIFICANCE, MARGIN, MAJORITY, MULTIMODAL_MARGIN = 0.01, 0.05, 35 / 43, 0.1
 
 
 def collection(study: StudyResults, prefix: str, budget: int | None = None) -> StudyResults:
-    """The workloads ``<prefix>/<function>`` as a study of their own, up to `budget` evaluations (None: all).
+    """The workloads ``<prefix>/<function>`` as a separate study, up to `budget` evaluations (None: all).
 
-    Its workloads are the functions and its optimizers those present, references included, so that the functions of
-    `optrepro.analysis.benchmark` apply.
+    Its workloads are the functions, and its optimizers are those with runs, including references, so that the functions
+    of `optrepro.analysis.benchmark` can be used.
     """
     runs = study.runs[study.runs.workload.str.startswith(f"{prefix}/")]
     if budget is not None:
@@ -62,10 +63,10 @@ def collection(study: StudyResults, prefix: str, budget: int | None = None) -> S
 
 
 def scores(study: StudyResults) -> pd.DataFrame:
-    """One row per way of tuning, function and optimizer; policies and references only under ``once``.
+    """One row per way of tuning, function and optimizer; policies and references only for ``once``.
 
-    Columns: tuned, and those of `benchmark.scores` without tuning_diverged (under ``once``, learning_rate is the one
-    tuned on the prior); family (the optimizer's group); mean_improvement (normalized, mean over the starts).
+    Columns: tuned, and those of `benchmark.scores` without tuning_diverged (for ``once``, learning_rate is that tuned
+    on the prior); family (the optimizer's group); mean_improvement (normalized, mean over the starts).
     """
     tables = []
     for name, part in _collections(study).items():
@@ -78,7 +79,7 @@ def scores(study: StudyResults) -> pd.DataFrame:
     rates = benchmark.tuned(validation).reindex([("prior-validation", key) for key in table.optimizer[once]])
     table.loc[once, ["learning_rate", "on_edge"]] = rates.to_numpy()
     table["learning_rate"] = table.learning_rate.astype(float)
-    table["on_edge"] = table.on_edge.eq(True)  # NaN, of what has nothing to tune, is False
+    table["on_edge"] = table.on_edge.eq(True)  # NaN, for rows that are not tuned, becomes False
     return table
 
 
@@ -87,11 +88,12 @@ def summary(study: StudyResults) -> pd.DataFrame:
 
     Columns: tuned, subset, functions, optimizer, label, family, learning_rate and on_edge (of the rate tuned once);
     improvement (mean over the functions) with its 95 % bootstrap interval ``_low`` and ``_high``; rank_first_order,
-    rank_gradient and rank_any (average ranks by regret in `FIELDS`; NaN outside); wins, ties, losses (functions on
-    which the policy's regret is smaller, equal, larger); start_wins, start_losses (functions on which it is better or
-    worse over paired starts: Wilcoxon's test on log10 of the regret at 5 %, Holm-corrected over the functions);
-    p_regret and p_improvement (Wilcoxon's test against the policy over the functions, on log10 of the regret and on
-    the improvement, Holm-corrected over all other optimizers); and diverged_in_tuning (runs).
+    rank_gradient and rank_any (average ranks by regret in the groups of `FIELDS`; NaN for other groups); wins, ties,
+    losses (functions on which the policy's regret is smaller, equal, larger); start_wins, start_losses (functions on
+    which the policy is significantly better or worse over paired starts, by Wilcoxon's test on log10 of the regret at
+    5 %, Holm-corrected over the functions); p_regret and p_improvement (Wilcoxon's test against the policy over the
+    functions, on log10 of the regret and on the improvement, Holm-corrected over all other optimizers); and
+    diverged_in_tuning (runs).
     """
     table = scores(study).join(_paired(study), on=PAIRED)
     ways = product(table.tuned.unique(), SUBSETS)
@@ -100,17 +102,17 @@ def summary(study: StudyResults) -> pd.DataFrame:
 
 
 def ranks(study: StudyResults) -> pd.DataFrame:
-    """Average ranks by regret of everything that uses gradients: tuned, subset, label, and `rankings.summary`'s."""
+    """Average ranks by regret of gradient-based optimizers: tuned, subset, label, and columns of `rankings.summary`."""
     return _compare(study, rankings.summary).assign(label=lambda table: table.optimizer.map(_labels(study)))
 
 
 def tests(study: StudyResults) -> pd.DataFrame:
-    """Every pair of those that `ranks` ranks: tuned, subset, and the columns of `rankings.pairwise`."""
+    """Tests of every pair of optimizers in `ranks`: tuned, subset, and the columns of `rankings.pairwise`."""
     return _compare(study, rankings.pairwise)
 
 
 def profile(study: StudyResults) -> pd.DataFrame:
-    """Performance profiles by group of the smooth functions, baselines tuned once.
+    """Performance profiles by group of the smooth functions, with baselines tuned once.
 
     Columns: group, functions (their number), target, optimizer, label, evaluations, share (as `benchmark.profile`).
     """
@@ -128,9 +130,9 @@ def profile(study: StudyResults) -> pd.DataFrame:
 
 
 def trajectories(study: StudyResults) -> pd.DataFrame:
-    """Points evaluated from the first start, as `benchmark.trajectories`, baselines tuned once.
+    """Evaluated points from the first start, with baselines tuned once: the columns of `benchmark.trajectories`, best.
 
-    And best: whether the point is the best one of its path; the last one is where that was not recorded.
+    `best` says whether the point is the best one of its path; if that was not recorded, it is the last point.
     """
     once = _collections(study)["once"]
     paths = benchmark.trajectories(once)
@@ -141,9 +143,9 @@ def trajectories(study: StudyResults) -> pd.DataFrame:
 
 
 def rates(study: StudyResults) -> pd.DataFrame:
-    """Learning rates of the policies: function, group, optimizer, label, step, and log10 median, lower, upper.
+    """Learning rates of the policies: function, group, optimizer, label, step; median, lower, upper (all log10).
 
-    A rate is the length of a step in units of the box; median and quartiles are over starts and coordinates.
+    A learning rate is the length of a step in units of the box; median and quartiles are over starts and coordinates.
     """
     once = _collections(study)["once"]
     names = {f"rate_{name}": name for name in ("median", "lower", "upper")}
@@ -156,21 +158,12 @@ def rates(study: StudyResults) -> pd.DataFrame:
 
 
 def targets(study: StudyResults) -> pd.DataFrame:
-    """What the policy is to reach, one row each: criterion, asked, measured, reached.
+    """The targets for the policy, one row each: criterion, asked, measured, reached.
 
-    A criterion whose optimizers or functions are absent is left out.
+    A target is left out if its optimizers or functions have no results.
     """
     found = [row for row in _targets(scores(study)) if row is not None]
     return pd.DataFrame(found, columns=Target._fields)
-
-
-class Target(NamedTuple):
-    """A row of `targets`."""
-
-    criterion: str
-    asked: str
-    measured: str
-    reached: bool
 
 
 def _targets(table: pd.DataFrame) -> Iterator[Target | None]:
@@ -226,26 +219,24 @@ def _targets(table: pd.DataFrame) -> Iterator[Target | None]:
 
 
 def _favoured(table: pd.DataFrame, measure: str, rivals: Sequence[str]) -> bool:
-    """Whether the policy's signed ranks are the better ones against every rival."""
+    """Whether the sum of signed ranks favours the policy against every rival."""
     values = _values(table, "once", "smooth", measure, [*rivals, POP])
     return all(_direction(values[key] - values[POP]) > 0 for key in rivals)
 
 
 def _ahead(table: pd.DataFrame, whom: str, tuned: str, rivals: Sequence[str], rival: str) -> Target | None:
-    """The policy's average rank against that of one rival, ranked together with the first-order baselines."""
+    """The target that the policy's average rank, among the first-order baselines, is lower than that of a rival."""
     values = _values(table, tuned, "smooth", "regret", {*rivals, rival, POP})
     if rival not in values or POP not in values:
         return None
     rank = rankings.average_ranks(values).to_dict()
-    difference = values[rival] - values[POP]
-    wins, losses = int((difference > 0).sum()), int((difference < 0).sum())
-    record = f"wins/ties/losses {wins}/{len(values) - wins - losses}/{losses}"
-    measured = f"{rank[POP]:.2f} against {rank[rival]:.2f}; {record}"
+    record = "/".join(map(str, columns.record(values[rival] - values[POP]).values()))
+    measured = f"{rank[POP]:.2f} against {rank[rival]:.2f}; wins/ties/losses {record}"
     return Target(f"ahead of {whom}", "lower average rank by regret", measured, rank[POP] < rank[rival])
 
 
 def _converges(table: pd.DataFrame, rivals: Sequence[str], name: str) -> Target | None:
-    """Against the first-order baseline that is best on this very function."""
+    """The target that the policy's regret on a function is at most that of the best first-order baseline there."""
     regret, label = _on(table, name, "regret"), _on(table, name, "label")
     rivals = [key for key in rivals if key in regret]
     if POP not in regret or not rivals:
@@ -260,6 +251,7 @@ def _converges(table: pd.DataFrame, rivals: Sequence[str], name: str) -> Target 
 
 
 def _explores(table: pd.DataFrame, name: str) -> Target | None:
+    """The target that the policy's improvement on a function exceeds that of Adam by a margin."""
     improvement = _on(table, name, "mean_improvement")
     if not {POP, "adam"} <= improvement.keys():
         return None
@@ -273,7 +265,7 @@ def _explores(table: pd.DataFrame, name: str) -> Target | None:
 
 
 def _on(table: pd.DataFrame, name: str, column: str) -> dict[str, Any]:
-    """Optimizer -> a score on one function, baselines tuned once."""
+    """A column of the scores on one function by optimizer, with baselines tuned once."""
     rows = table[(table.tuned == "once") & (table.function == name)]
     return dict(zip(rows.optimizer, rows[column], strict=True))
 
@@ -281,7 +273,7 @@ def _on(table: pd.DataFrame, name: str, column: str) -> dict[str, Any]:
 def _collections(study: StudyResults) -> dict[str, StudyResults]:
     """The benchmark at the trained budget, for each way of tuning that was run."""
     once, each = (collection(study, prefix, study.facts.settings["budget"]) for prefix in ("vlse", "vlse-each"))
-    described = once.runs[once.runs.step == 0]  # what is known of the functions goes with each
+    described = once.runs[once.runs.step == 0]  # the facts about the functions, which both parts need
     return {"once": once} | ({"each": replace(each, runs=pd.concat([each.runs, described]))} if len(each.runs) else {})
 
 
@@ -291,7 +283,7 @@ def _labels(study: StudyResults) -> dict[str, str]:
 
 
 def _mean_improvement(study: StudyResults) -> pd.Series:
-    """Mean over the starts, without those that are optimal, by function and optimizer."""
+    """Mean improvement over the starts, except optimal ones, by function and optimizer."""
     runs = benchmark.regrets(study)
     first, final = runs[runs.step == runs.step.min()].regret, runs[runs.step == runs.step.max()].regret
     improvement: pd.Series = (1 - final / first)[first > 0].groupby(KEYS).mean()
@@ -306,7 +298,7 @@ def _final(study: StudyResults) -> dict[str, pd.Series]:
 
 
 def _paired(study: StudyResults) -> pd.Series:
-    """Whether the policy is better (1) or worse (-1) over paired starts, indexed by `PAIRED`.
+    """Whether the policy is significantly better (1) or worse (-1) over paired starts, or neither (0), by `PAIRED`.
 
     Wilcoxon's test with the normal approximation, on log10 of the regret, Holm-corrected over the functions.
     """
@@ -324,15 +316,15 @@ def _paired(study: StudyResults) -> pd.Series:
 
 
 def _significant(difference: pd.DataFrame) -> pd.Series:
-    """The direction of each function's differences (functions, starts) where it is significant, else 0."""
-    with np.errstate(invalid="ignore", divide="ignore"):  # of a function on which all starts tie
+    """The direction of the differences (functions, starts) of each function, 0 if it is not significant."""
+    with np.errstate(invalid="ignore", divide="ignore"):  # for a function on which all starts tie
         test = stats.wilcoxon(difference.to_numpy(), axis=1, zero_method="zsplit", method="asymptotic")
     direction = difference.apply(_direction, axis=1)
     return direction.where(np.array(holm(test.pvalue.tolist())) < ALPHA, 0.0)
 
 
 def _diverged_in_tuning(study: StudyResults) -> pd.Series:
-    """Tuning runs that diverged, by tuned and optimizer."""
+    """Numbers of tuning runs that diverged, by tuned and optimizer."""
     runs = study.runs[(study.runs.metric == "diverged") & (study.runs.role == "tune")]
     tuned = runs.workload.str.startswith("vlse-each/").map({True: "each", False: "once"}).rename("tuned")
     return runs.groupby([tuned, "optimizer"]).size().rename(COUNT)
@@ -344,7 +336,7 @@ def _direction(difference: pd.Series) -> float:
 
 
 def _view(table: pd.DataFrame, tuned: str) -> pd.DataFrame:
-    """The scores that a way of tuning compares: its own, and those of what is not tuned."""
+    """The scores for a way of tuning, and those of optimizers that are not tuned."""
     return table[(table.tuned == tuned) | table.family.isin(UNTUNED)]
 
 
@@ -353,7 +345,7 @@ def _values(
 ) -> pd.DataFrame:
     """Functions by optimizers, lower is better: log10 of the median regret, or the negative mean improvement.
 
-    A function that an optimizer has no result on is left out.
+    A function is left out if an optimizer has no result on it.
     """
     rows = _view(table, tuned)
     rows = rows[rows.smooth.astype(bool)] if subset == "smooth" else rows
@@ -369,7 +361,7 @@ def _field(table: pd.DataFrame, tuned: str, field: str) -> list[str]:
 
 
 def _compare(study: StudyResults, statistic: Callable[[pd.DataFrame], pd.DataFrame]) -> pd.DataFrame:
-    """`statistic` of the regrets of everything that uses gradients, for each way of tuning and subset."""
+    """`statistic` of the regrets of gradient-based optimizers, for each way of tuning and subset."""
     table = scores(study)
     tables = []
     for tuned, subset in product(table.tuned.unique(), SUBSETS):
@@ -406,7 +398,7 @@ def _summaries(table: pd.DataFrame, tuned: str, subset: str) -> Iterator[dict[st
 
 
 def _versus(table: pd.DataFrame, tuned: str, subset: str, keys: Sequence[str]) -> dict[str, dict[str, float]]:
-    """Each other optimizer against the policy: wins, ties and losses of the policy, and the corrected p-values."""
+    """By other optimizer: wins, ties and losses of the policy against it, and the corrected p-values."""
     others = [key for key in keys if key != POP]
     found: dict[str, dict[str, float]] = {key: {} for key in others}
     if POP not in keys:
@@ -420,8 +412,7 @@ def _versus(table: pd.DataFrame, tuned: str, subset: str, keys: Sequence[str]) -
         for key, p in zip(others, corrected, strict=True):
             found[key][f"p_{measure}"] = p
             if measure == "regret":
-                wins, losses = int((differences[key] > 0).sum()), int((differences[key] < 0).sum())
-                found[key] |= {"wins": wins, "ties": len(differences[key]) - wins - losses, "losses": losses}
+                found[key] |= columns.record(differences[key])
     return found
 
 

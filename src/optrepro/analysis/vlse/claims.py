@@ -1,4 +1,4 @@
-"""Rules for the checks of the benchmark functions."""
+"""Rules for the checks on the benchmark functions."""
 
 from __future__ import annotations
 

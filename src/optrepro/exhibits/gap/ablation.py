@@ -1,4 +1,4 @@
-"""Exhibit gap-ablation: what each part of the greedy rule does, and the noise of the batch."""
+"""Exhibit gap-ablation: the effect of each part of the greedy rule, and of the batch size."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from optrepro.exhibits.material import Material
 
 TITLES = {"gap-ablation-sgd": "SGD", "gap-ablation-adam": "AdamW"}
 HEADINGS = {"fixed": "fixed candidates"}
-MARKERS = ("o", "s")  # of the studies, in the panel they share
-SPREAD = 0.35  # octaves of batch size that the lines lie apart, to either side
+MARKERS = ("o", "s")  # markers of the studies in their common panel
+SPREAD = 0.35  # largest horizontal offset of the lines, in octaves of batch size
 
 
 def figure(material: Material) -> Figure:
-    """Rows of variants in groups, differences to the best fixed candidate; below, the scores by batch size."""
+    """Above: differences of the variants, in groups, to the best fixed candidate. Below: scores by batch size."""
     variants, sizes = material.tables["gap-ablation"], material.tables["gap-batch-sizes"]
     rows = _rows(variants)
     height = 4.0 * (len(rows) + rows.group.nunique()) + 22
@@ -56,7 +56,7 @@ def figure(material: Material) -> Figure:
 
 
 def table(material: Material) -> pd.DataFrame:
-    """A row per variant, then one per batch size and optimizer: accuracies in %, differences in points."""
+    """One row per variant, then one per batch size and optimizer: accuracies in %, differences in points."""
     variants = material.tables["gap-ablation"]
     sizes = material.tables["gap-batch-sizes"]
     sizes = sizes.assign(varied="batch of " + sizes.batch_size.astype(str))
@@ -86,7 +86,7 @@ def table(material: Material) -> pd.DataFrame:
 
 
 def _rows(variants: pd.DataFrame) -> pd.DataFrame:
-    """The rows of all studies, each once, by what they vary: optimizer, label, group (the heading)."""
+    """The rows of all studies, each once, grouped by variation: optimizer, label, group (the heading)."""
     records = variants.to_dict("records")
     rows = pd.DataFrame(
         {
@@ -100,12 +100,12 @@ def _rows(variants: pd.DataFrame) -> pd.DataFrame:
 
 
 def _key(row: Mapping[Hashable, Any]) -> str:
-    """The same for fixed candidates of the same memory, with SGD and with Adam."""
+    """Key of a row, which is the same for fixed candidates of equal memory with SGD and with Adam."""
     return f"momentum-{round(100 * row['value'])}" if row["group"] == "fixed" else str(row["optimizer"])
 
 
 def _differences(axes: Axes, variants: pd.DataFrame, y: Mapping[str, float]) -> None:
-    """Dots with intervals in the colour of their score; open where the interval holds 0, against the score alone."""
+    """Dots with intervals in the colour of their score; open if the difference to the score alone may be 0."""
     rows = variants.to_dict("records")
     for row in rows:
         look = style.look(row["base"] or row["row"])
@@ -123,9 +123,9 @@ def _differences(axes: Axes, variants: pd.DataFrame, y: Mapping[str, float]) -> 
 
 
 def _by_size(axes: Axes, sizes: pd.DataFrame, column: str) -> None:
-    """A line for each optimizer over the batch sizes, with its 95 % intervals if the column has them.
+    """A line for each optimizer over the batch sizes, with 95 % intervals if the column has them.
 
-    The lines lie side by side, since bars in one place would hide each other.
+    The lines are offset horizontally, so that their intervals do not overlap.
     """
     places = np.linspace(-SPREAD, SPREAD, sizes.optimizer.nunique())
     for place, (key, rows) in zip(places, sizes.groupby("optimizer", sort=False), strict=True):

@@ -1,4 +1,4 @@
-"""Exhibits gap-sgdm and gap-adam: a greedily chosen first moment, beside all that it must be compared with."""
+"""Exhibits gap-sgdm and gap-adam: greedily chosen momentum or beta1, with fixed candidates, controls and peers."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from optrepro.exhibits.material import Material
 
 
 def figure(material: Material) -> Figure:
-    """Scores with intervals, curves with spread, and the choices over time."""
+    """Scores with intervals, learning curves, and the choices over time."""
     (study,) = material.facts
     return panels.comparison_figure(material, study)
 

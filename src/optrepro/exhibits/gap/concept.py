@@ -81,7 +81,7 @@ def _filters(axes: Axes, filters: pd.DataFrame) -> None:
 
 
 def _scores(axes: Axes, measured: pd.DataFrame) -> None:
-    """Cells: score over the largest of its row and kind; the largest is boxed."""
+    """Cells with each score divided by the largest of its row and kind; the largest is boxed."""
     windows = list(measured.groupby(["phase", "batch_size"], sort=False))
     candidates = sorted(measured.candidate.dropna().unique())
     gap = 0.4

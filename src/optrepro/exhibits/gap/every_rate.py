@@ -1,4 +1,4 @@
-"""Exhibit gap-every-rate: does one rule hold its own on every task, at every learning rate that trains at all?"""
+"""Exhibit gap-every-rate: whether one rule matches the best fixed candidate at every learning rate of every task."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from matplotlib.patches import Patch, Rectangle
 from optrepro.exhibits import panels, style
 from optrepro.exhibits.material import Material
 
-# colour of a cell and its sign, so that neither is needed alone
+# Each verdict has both a colour and a sign, so that it can be read without colours.
 VERDICTS = {
     "above": ("#8CC3E8", "▲"),
     "within": ("#DDECF7", "●"),
@@ -28,19 +28,19 @@ TITLES = {
     "gap-sgdm": "images,\nSGD",
     "gap-adam": "images,\nAdamW",
 }
-PARTS = {  # studies that are counted together: those of the claims, and the older ones
+PARTS = {  # studies whose counts are added
     "three tasks": ("gap-lm", "gap-vit", "gap-cifar100"),
     "SGD and AdamW": ("gap-sgdm", "gap-adam"),
 }
-SUMS = 7.5  # width of their sums, in cells
-HEAD = 1.005  # height of what heads them, in axes
+SUMS = 7.5  # width of the sums of a part, in cells
+HEAD = 1.005  # vertical position of the headings of the sums, in units of the axes
 DRAWN = {"inside": "inside", "told": "telling", "held": "paired"}
 TABLED = {
     "inside": "inside the best fixed one's interval, or better",
     "told": "inside where random switching or the mean of the buffers is not",
     "held": "not below it in pairs",
 }
-COUNTS = {"inside": "rates", "told": "telling", "held": "rates"}  # what is counted, and of how many
+COUNTS = {"inside": "rates", "told": "telling", "held": "rates"}  # columns with a count, and with its total
 WORDS = {
     "above": "above the best fixed candidate",
     "within": "within the interval",
@@ -51,7 +51,7 @@ WORDS = {
 
 
 def figure(material: Material) -> Figure:
-    """Rows are candidates, rules and controls, columns the learning rates of each study, cells the verdicts."""
+    """A table of verdicts: rows are candidates, rules and controls, columns the learning rates of each study."""
     rates, held = material.tables["gap-every-rate"], material.tables["gap-held"]
     rows = _rows(held)
     page = style.page(material, height=4.6 * len(rows) + 42)
@@ -73,7 +73,7 @@ def figure(material: Material) -> Figure:
 
 
 def table(material: Material) -> pd.DataFrame:
-    """A row per rule: at how many learning rates it matches, in each part and in each study, and its worst there."""
+    """One row per rule: numbers of learning rates at which it matches, by part and study, and the worst difference."""
     held = material.tables["gap-held"]
     rows, cells = _rows(held), held.set_index(["rule", "study"])
     readable: dict[str, Any] = {"optimizer": rows.label, "group": rows.group}
@@ -89,14 +89,14 @@ def table(material: Material) -> pd.DataFrame:
 
 
 def verdict_cell(axes: Axes, x: float, y: float, cell: Mapping[Any, Any], *, text: bool = True) -> None:
-    """A unit cell at (x, y): colour and sign of the verdict, and the difference; grey where no fixed candidate trains.
+    """A unit cell at (x, y) with the verdict and the difference; grey if no fixed candidate trains.
 
     Args:
-        axes: to draw in.
+        axes: axes of the cell.
         x: left edge.
         y: upper edge.
         cell: a row of a table of `rates`, as gap-every-rate or gap-lm-rates.
-        text: whether the difference is written beside the sign.
+        text: whether the difference is shown beside the sign.
     """
     color, sign = VERDICTS[cell["verdict"]] if cell["trains"] else ("#F7F7F7", "")
     axes.add_patch(Rectangle((x, y + 0.04), 1, 0.92, facecolor=color, edgecolor="white", lw=0.8))
@@ -108,7 +108,7 @@ def verdict_cell(axes: Axes, x: float, y: float, cell: Mapping[Any, Any], *, tex
 
 
 def verdict_legend(figure: FigureBase) -> None:
-    """What the colours and signs of the cells mean."""
+    """The legend for the colours and signs of the cells."""
     handles = [
         Patch(facecolor=VERDICTS[name][0], edgecolor=style.FAINT, label=f"{VERDICTS[name][1]} {words}")
         for name, words in WORDS.items()
@@ -117,7 +117,7 @@ def verdict_legend(figure: FigureBase) -> None:
 
 
 def _amount(difference: float, criterion: str) -> str:
-    """Points of accuracy or nats of loss, short; "div." where a diverged run leaves no difference."""
+    """The difference in points of accuracy or nats of loss; "div." if it is undefined because a run diverged."""
     if difference != difference:
         return "div."
     _, scale = panels.DIFFERENCES[criterion]
@@ -125,32 +125,32 @@ def _amount(difference: float, criterion: str) -> str:
 
 
 def _rows(held: pd.DataFrame) -> pd.DataFrame:
-    """One row per rule, group by group: rule, label, group."""
+    """One row per rule, sorted by group: rule, label, group."""
     order = {group: i for i, group in enumerate(style.GROUP_TITLES)}
     rows = held.drop_duplicates("rule")[["rule", "label", "group"]]
     return rows.sort_values("group", key=lambda group: group.map(order), kind="stable", ignore_index=True)
 
 
 def _parts(held: pd.DataFrame) -> dict[str, list[str]]:
-    """The studies at hand of each part that has some."""
+    """The studies with results, by part; parts without any are left out."""
     at_hand = {part: [study for study in studies if study in set(held.study)] for part, studies in PARTS.items()}
     return {part: studies for part, studies in at_hand.items() if studies}
 
 
 def _counts(held: pd.DataFrame, part: str) -> pd.DataFrame:
-    """Sums over the studies of a part, by rule."""
+    """Sums of the counts over the studies of a part, by rule."""
     return held[held.study.isin(PARTS[part])].groupby("rule", sort=False)[list({*COUNTS, *COUNTS.values()})].sum()
 
 
 def _of(counts: pd.DataFrame, rule: str, name: str) -> str:
-    """A count as "6 of 14"; a dash where nothing could be counted."""
+    """A count as text, "6 of 14"; a dash if the total is 0."""
     if rule not in counts.index or not counts[COUNTS[name]][rule]:
         return "–"
     return f"{counts[name][rule]} of {counts[COUNTS[name]][rule]}"
 
 
 def _cells(axes: Axes, rates: pd.DataFrame, grid: list[float], y: Mapping[Any, float]) -> None:
-    """The verdicts of one study; the learning rates that tell are bold."""
+    """The verdicts of one study; learning rates at which a control does not match are bold."""
     for cell in rates.to_dict("records"):
         verdict_cell(axes, grid.index(cell["learning_rate"]), y[cell["rule"]] - 0.5, cell, text=False)
     axes.set_xticks([i + 0.5 for i in range(len(grid))], [f"{rate:g}" for rate in grid], rotation=90)
@@ -162,7 +162,7 @@ def _cells(axes: Axes, rates: pd.DataFrame, grid: list[float], y: Mapping[Any, f
 
 
 def _sums(axes: Axes, counts: pd.DataFrame, y: Mapping[Any, float]) -> None:
-    """Beside the cells of a part: its counts; bold at every rate of every study."""
+    """The counts of a part, beside its cells; bold if a rule matches at every rate."""
     for x, (name, title) in enumerate(DRAWN.items()):
         axes.text((x + 0.5) / len(DRAWN), HEAD, title, ha="center", va="bottom", fontsize=6, transform=axes.transAxes)
         for rule in counts.index:
@@ -182,7 +182,7 @@ def _sums(axes: Axes, counts: pd.DataFrame, y: Mapping[Any, float]) -> None:
 
 
 def _in_words(row: Any) -> str:
-    """Learning rates held, and the worst mean difference, in one study; a dash where none could be judged."""
+    """Number of rates held and worst mean difference in one study; a dash if no rate has a verdict."""
     if not row.rates:
         return "–"
     unit, scale = ("points", 100) if row.criterion == "accuracy" else ("nats", 1)

@@ -37,7 +37,7 @@ KINDS = {
 
 
 def figure(material: Material) -> Figure:
-    """A row for each comparison, a panel for each toy: median gap over the starts, quartiles shaded."""
+    """Median gap over the starts with quartiles; one row of panels per comparison, one panel per toy loss."""
     table = material.tables["gap-families"]
     drawn = table[table.shown & table.kind.isin(NAMES)]
     kinds = list(drawn.kind.unique())
@@ -57,7 +57,7 @@ def figure(material: Material) -> Figure:
 
 
 def table(material: Material) -> pd.DataFrame:
-    """The gap at the last step of each optimizer on each toy, at the power that the figure draws."""
+    """The gap at the last step of each optimizer on each toy loss, at the power in the figure."""
     curves = material.tables["gap-families"]
     last = curves[curves.shown & (curves.step == curves.groupby("toy").step.transform("max"))]
     return pd.DataFrame(
@@ -88,6 +88,6 @@ def _panel(axes: Axes, kind: str, curves: pd.DataFrame) -> None:
 
 
 def _drawable(gaps: pd.Series | pd.DataFrame) -> NDArray[np.float64]:
-    """Gaps for a logarithmic axis: not below the floor; a diverged run ends."""
+    """Gaps for a logarithmic axis, at least the floor; the curve ends where a run diverged."""
     values = gaps.to_numpy(dtype=float)
     return np.where(np.isfinite(values), np.maximum(values, FLOOR), np.nan)

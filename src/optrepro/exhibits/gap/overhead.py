@@ -1,4 +1,4 @@
-"""Exhibit gap-overhead: step time and memory of every optimizer as ratios to torch's."""
+"""Exhibit gap-overhead: step time and memory of every optimizer, relative to PyTorch's foreach version."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from optrepro.exhibits import style
 from optrepro.exhibits.material import Material
 
 FAMILIES = {"sgd": "SGD", "adamw": "AdamW"}
-# What steps were to cost at most (chosen), drawn where a rule is meant: three and two candidates, and none.
+# Targets for the cost of a step (chosen), for rules with three or two candidates, and without candidates.
 TARGETS = {
     ("sgd", "switching"): 2.5,
     ("adamw", "switching"): 2.0,
@@ -23,7 +23,7 @@ UNIT = "(× torch foreach)"
 
 
 def figure(material: Material) -> Figure:
-    """A block for each family: a row for each optimizer; a panel of step times for each network, and one of memory."""
+    """One block per family, with one row per optimizer; panels of step time for each network, and of memory."""
     ratios = material.tables["gap-overhead"]
     families = list(ratios.family.unique())
     rows = [ratios[ratios.family == family].optimizer.nunique() for family in families]
@@ -96,7 +96,7 @@ def _memory(axes: Axes, ratios: pd.DataFrame, keys: list[str]) -> None:
 
 
 def _form(key: str, group: str) -> str:
-    """Which target a rule has: that of several buffers, or that of one."""
+    """The target that applies to a rule: that for several buffers or for one."""
     if group != "dynamic":
         return "other"
     return "continuous" if key == "continuous" else "switching"

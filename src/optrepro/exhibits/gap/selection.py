@@ -1,4 +1,4 @@
-"""Exhibit gap-selection: which candidate each rule takes on each workload, when, and for which tensor."""
+"""Exhibit gap-selection: the choices of each rule on each workload, by time and tensor."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from optrepro.exhibits import style
 from optrepro.exhibits.gap import workloads
 from optrepro.exhibits.material import Material
 
-ROW = ["workload", "optimizer", "layer"]  # what a row of the table stands for
-LINE, LEGEND = 3.1, 17.0  # mm of a row in a panel, and of the legend
-MOST = 28  # tensors that are named; of more, every second or third ...
+ROW = ["workload", "optimizer", "layer"]  # keys of a row of the table
+LINE, LEGEND = 3.1, 17.0  # heights of a row in a panel and of the legend, mm
+MOST = 28  # largest number of tensors with a name; of more, every second or third is named
 
 
 def figure(material: Material) -> Figure:
-    """A block for each workload: shares over the training, memory over time, and memory by tensor."""
+    """One block per workload: shares over the whole training, memory over time, and memory by tensor."""
     shares, summary, course = _tables(material)
     blocks = [(str(name), rows) for name, rows in summary.groupby("workload", sort=False)]
     heights = [LINE * max(rows.optimizer.nunique(), min(rows.layer.nunique() - 1, MOST)) + 17 for _, rows in blocks]
@@ -43,7 +43,7 @@ def figure(material: Material) -> Figure:
 
 
 def table(material: Material) -> pd.DataFrame:
-    """A row for each workload and rule, then one for each tensor of the rules that choose by tensor."""
+    """One row per workload and rule, then one per tensor for rules that choose by tensor."""
     shares, rows, _ = _tables(material)
     columns = shares.pivot(index=ROW, columns="candidate", values="share").reindex(pd.MultiIndex.from_frame(rows[ROW]))
     return pd.DataFrame(
@@ -75,7 +75,7 @@ def _legend(part: Any, momenta: list[float], norm: LogNorm) -> None:
 
 
 def _shares(axes: Axes, rows: pd.DataFrame, shares: pd.DataFrame) -> None:
-    """A bar for each rule, in the colours of the candidates; in it, whether the rule is constant."""
+    """A bar for each rule, in the colours of the candidates, with a text if the choice is constant."""
     left = np.zeros(len(rows))
     y = np.arange(len(rows))
     for momentum in sorted(shares.candidate.unique()):

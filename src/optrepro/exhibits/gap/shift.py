@@ -1,4 +1,4 @@
-"""Exhibit gap-shift: dynamic rules and fixed candidates where data, batch size or noise change in mid-training."""
+"""Exhibit gap-shift: dynamic rules and fixed candidates with a change of data, batch size or noise in mid-training."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ TITLES = {"before": "Before", "after": "After", "overall": "Overall"}
 
 
 def figure(material: Material) -> Figure:
-    """A strip for each shift: curves, differences in each phase, recovery, and the candidates before and after."""
+    """One strip per shift: curves, differences in each phase, recovery, and choices before and after."""
     scores, curves, choices = (material.tables[f"gap-shift-{kind}"] for kind in ("scores", "curves", "choices"))
     studies = list(dict.fromkeys(scores.study))
     rows = [(scores.study == study).sum() + scores[scores.study == study].group.nunique() for study in studies]
@@ -37,7 +37,7 @@ def figure(material: Material) -> Figure:
 
 
 def table(material: Material) -> pd.DataFrame:
-    """A row per shift and optimizer: accuracies and differences in each phase, recovery, candidates, failures."""
+    """One row per shift and optimizer: accuracies and differences in each phase, recovery, choices, failures."""
     scores, choices = material.tables["gap-shift-scores"], material.tables["gap-shift-choices"]
     columns: dict[str, Any] = {
         "shift": scores["shift"],
@@ -75,7 +75,7 @@ def _curves(axes: Axes, curves: pd.DataFrame, scores: pd.DataFrame) -> None:
 
 
 def _columns(figure: Figure, scores: pd.DataFrame, choices: pd.DataFrame) -> None:
-    """Panels that share their rows."""
+    """The panels of a strip that have common rows."""
     *phases, recovery, chosen = figure.subplots(1, 5, sharey=True, width_ratios=[1, 1, 1, 0.9, 0.9])
     y = panels.row_positions(scores)
     for axes, (phase, title) in zip(phases, TITLES.items(), strict=True):
@@ -92,7 +92,7 @@ def _columns(figure: Figure, scores: pd.DataFrame, choices: pd.DataFrame) -> Non
 
 
 def _differences(axes: Axes, scores: pd.DataFrame, y: list[float], phase: str) -> None:
-    """Paired differences of one phase; a row far behind the others is an arrow at the left edge."""
+    """Paired differences in one phase; rows far below the others are arrows at the left edge."""
     difference = scores[f"{phase}_difference"]
     if difference.isna().all():
         return
@@ -109,7 +109,7 @@ def _differences(axes: Axes, scores: pd.DataFrame, y: list[float], phase: str) -
 
 
 def _recovery(axes: Axes, scores: pd.DataFrame, y: list[float]) -> None:
-    """Median steps until recovery; where half of the runs do not get there, the share of those that do."""
+    """Median steps until recovery; if half of the runs do not recover, the share of runs that do."""
     remaining = scores.remaining.iloc[0]
     for position, row in zip(y, scores.to_dict("records"), strict=True):
         if np.isfinite(row["recovery"]):
@@ -126,7 +126,7 @@ def _recovery(axes: Axes, scores: pd.DataFrame, y: list[float]) -> None:
 
 
 def _bars(axes: Axes, scores: pd.DataFrame, choices: pd.DataFrame, y: list[float]) -> None:
-    """Shares of the candidates, before the shift above and after it below, in the rows of what chooses."""
+    """Shares of the candidates before the shift (upper bar) and after it (lower bar), for rules that choose."""
     for position, key in zip(y, scores.optimizer, strict=True):
         own = choices[choices.optimizer == key].assign(memory=lambda table: table.candidate.astype(float))
         for phase, offset in (("before", -0.2), ("after", 0.2)):
@@ -142,7 +142,7 @@ def _bars(axes: Axes, scores: pd.DataFrame, choices: pd.DataFrame, y: list[float
 
 
 def _legend(figure: Figure, strip: Figure, choices: pd.DataFrame) -> None:
-    """Curves, and the candidates' colours."""
+    """The legends for the curves and for the candidates' colours."""
     lines, _ = strip.subfigs[0].axes[0].get_legend_handles_labels()
     candidates = sorted(set(choices.candidate), key=float)
     patches = [Patch(color=style.candidate_color(float(name)), label=f"chosen: {name}") for name in candidates]
@@ -156,7 +156,7 @@ def _texts(scores: pd.DataFrame, name: str) -> list[str]:
 
 
 def _phases(row: dict[Any, Any], kind: str) -> str:
-    """The phases whose ``_reference`` or ``_hindsight`` the row's optimizer is, or a dash."""
+    """The phases in which the row's optimizer is the ``_reference`` or ``_hindsight``, or a dash."""
     return ", ".join(phase for phase in TITLES if row[f"{phase}_{kind}"] == row["optimizer"]) or "–"
 
 
@@ -167,7 +167,7 @@ def _steps(row: dict[Any, Any]) -> str:
 
 
 def _chosen(choices: pd.DataFrame, study: str, optimizer: str, phase: str) -> str:
-    """ "0.5: 90, 0.9: 10", or a dash for what does not choose."""
+    """Shares of the candidates in %, such as "0.5: 90, 0.9: 10"; a dash without choices."""
     own = choices[(choices.study == study) & (choices.optimizer == optimizer)]
     shares = sorted((float(row["candidate"]), row[phase]) for row in own.to_dict("records"))
     return ", ".join(f"{candidate:g}: {style.percent(share, 0)}" for candidate, share in shares) or "–"

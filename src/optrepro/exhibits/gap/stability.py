@@ -1,4 +1,4 @@
-"""Exhibit gap-stability: what perturbed statistics cost a choice, beside the bound 2 ||R - R'||."""
+"""Exhibit gap-stability: loss of alignment by perturbed statistics, with the bound 2 ||R - R'||."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from optrepro.exhibits import style
 from optrepro.exhibits.gap import workloads
 from optrepro.exhibits.material import Material
 
-FLOOR = 1e-5  # losses below it are drawn there
+FLOOR = 1e-5  # smaller losses are drawn at this value
 FAMILIES = {
     "candidates": ("momenta 0.5, 0.9, 0.99", "#0072B2", "o"),
     "interval": ("100 momenta in [0, 0.99]", "#D55E00", "^"),
@@ -28,7 +28,7 @@ SOURCES = {
 
 
 def figure(material: Material) -> Figure:
-    """A row for each source of perturbed statistics: loss against bound for both scores, and changed choices."""
+    """One row per source of perturbed statistics: loss against bound for both scores, and changed choices."""
     page = style.page(material, height=156)
     panels: Any = page.subplots(2, 3)
     for row, (name, (by, words, label)) in zip(panels, SOURCES.items(), strict=True):
@@ -52,7 +52,7 @@ def figure(material: Material) -> Figure:
 
 
 def table(material: Material) -> pd.DataFrame:
-    """A row per workload, score, family and size or window: choices that change, loss, bound, and their ratio."""
+    """One row per workload, score, family and size or window: changed choices, loss, bound, and their ratio."""
     rows = []
     for line in material.tables["gap-stability"].to_dict("records"):
         by, words, _ = SOURCES[line["source"]]
@@ -75,10 +75,10 @@ def table(material: Material) -> pd.DataFrame:
 
 
 def _scatter(axes: Axes, points: pd.DataFrame) -> None:
-    """Every pair of statistics as a point; the line is the bound, below which all must lie."""
+    """Every pair of statistics as a point; the line is the bound, which no point may exceed."""
     for family, (_, color, marker) in FAMILIES.items():
         rows = points[points.family == family]
-        # As one picture: thousands of points would be a large drawing.
+        # Rasterized, because thousands of vector points would make a large file.
         axes.plot(
             rows.bound,
             rows.loss.clip(lower=FLOOR),
@@ -101,7 +101,7 @@ def _scatter(axes: Axes, points: pd.DataFrame) -> None:
 
 
 def _describe(axes: Axes, points: pd.DataFrame) -> None:
-    """Above the panel, a line for each family: choices changed, loss over bound of these, points on the floor."""
+    """A line above the panel for each family: changed choices, their loss / bound, and points at the floor."""
     lines = {style.MUTED: ("changed", "median", "largest", "on floor")}
     for family, (_, color, _) in FAMILIES.items():
         rows = points[points.family == family]

@@ -1,4 +1,4 @@
-"""Exhibit gap-stationarity: the gradient autocorrelation along training, whether it stands still, and how fast not."""
+"""Exhibit gap-stationarity: the gradient autocorrelation along training, its stationarity and its drift."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from optrepro.exhibits.gap import workloads
 from optrepro.exhibits.material import Material
 
 PARTS = {"R": "all lags", "memory": "without $R_0$"}
-SHORTEST = 8  # steps at which the x-axes below begin: just below the memory of 0.9
+SHORTEST = 8  # start of the x-axes in the lower panels, in steps: just below the memory of 0.9
 
 
 def figure(material: Material) -> Figure:
-    """Above: the lag-1 coefficient along training. Below: tests of stationarity, and drift, beside the memories."""
+    """Above: the lag-1 coefficient along training. Below: tests of stationarity, and drift, with the memories."""
     lag_one, tests, drift = (material.tables[f"gap-{name}"] for name in ("lag-one", "kpss", "drift"))
     names = list(dict.fromkeys(lag_one.workload))
     looks = workloads.looks(names)
@@ -46,7 +46,7 @@ def figure(material: Material) -> Figure:
 
 
 def table(material: Material) -> pd.DataFrame:
-    """A row per workload and tensor: the lag-1 coefficient early, halfway and late, tests, and drift."""
+    """One row per workload and tensor: the lag-1 coefficient early, halfway and late, tests, and drift."""
     lag_one, drift = material.tables["gap-lag-one"], material.tables["gap-drift"]
     rejected = material.tables["gap-kpss-tensors"].set_index(["workload", "layer", "series"]).rejected
     half = material.tables["gap-half-distances"].set_index(["workload", "part"]).distance.to_dict()
@@ -56,7 +56,7 @@ def table(material: Material) -> pd.DataFrame:
     tests, rows = material.tables["gap-kpss"], []
     for (name, layer), group in lag_one.groupby(["workload", "layer"], sort=False):
         early, halfway, late = group.iloc[0], group.iloc[len(group) // 2], group.iloc[-1]
-        whole = layer == ("preconditioned" if name in weighted else "all")  # what the score sees
+        whole = layer == ("preconditioned" if name in weighted else "all")  # the inner product in the score
         row = {"workload": workloads.title(str(name)), "tensor": workloads.tensor(str(layer))}
         row |= {
             f"R_1 / R_0, {when}": style.number(window.coefficient, 2)
@@ -79,27 +79,27 @@ def table(material: Material) -> pd.DataFrame:
 
 
 def _by_length(tests: pd.DataFrame, workload: str) -> str:
-    """Shares of the windows in which stationarity of |g|² is rejected, as "50: 0, 100: 20"."""
+    """Shares of windows in which stationarity of |g|² is rejected, in %, by length: "50: 0, 100: 20"."""
     rows = tests[(tests.workload == workload) & (tests.series == "kpss_square")].sort_values("length")
     return ", ".join(f"{row['length']}: {style.percent(row['rejected'], 0)}" for row in rows.to_dict("records"))
 
 
 def _early(drift: pd.DataFrame, workload: str, part: str) -> str:
-    """The change at the shortest distance: "0.29 in 20 steps", or "not resolved in 20 steps"."""
+    """The change at the shortest distance, "0.29 in 20 steps", or "not resolved in 20 steps"."""
     row = drift[(drift.workload == workload) & (drift.part == part)].sort_values("distance").iloc[0]
     change = "not resolved" if pd.isna(row.change) else style.number(row.change, 2)
     return f"{change} in {row.distance} steps"
 
 
 def distance_in_words(distance: float, first: float) -> str:
-    """A distance in words, where the first one measured is an upper bound."""
+    """A half distance in words; if it is the first distance measured, it is an upper bound."""
     if distance == float("inf"):
         return "not in the training"
     return f"at most {first:.0f}" if distance <= first else f"{distance:.0f}"
 
 
 def _coefficients(axes: Axes, rows: pd.DataFrame) -> None:
-    """Thin: each tensor, light near the output; thick: what the score sees, as measured and without noise."""
+    """Thin lines: tensors, lighter near the output. Thick lines: the sum in the score, measured and noise-free."""
     tensors = [layer for layer in dict.fromkeys(rows.layer) if layer not in workloads.SUMS]
     whole = "preconditioned" if (rows.layer == "preconditioned").any() else "all"
     for i, layer in enumerate(tensors):
@@ -139,7 +139,7 @@ def _rejections(axes: Axes, tests: pd.DataFrame, looks: dict[str, style.Look]) -
 
 
 def _drift(axes: Axes, rows: pd.DataFrame, looks: dict[str, style.Look]) -> None:
-    """Median and quartiles over the distance; thin with dots: short windows, where the study's own would overlap."""
+    """Median and quartiles over the distance; thin lines with dots are short windows, for short distances."""
     long = rows.window == rows.window.max()
     for name, look in looks.items():
         own = (rows.workload == name) & rows.change.notna()

@@ -1,4 +1,4 @@
-"""Exhibit gap-sweep: the manual sweep of learning rate by momentum, the dynamic rules in the same table, the costs."""
+"""Exhibit gap-sweep: the manual sweep over learning rate and momentum, dynamic rules beside it, and the costs."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ TITLES = {"gap-sgdm": "SGD with momentum", "gap-adam": "Adam"}
 
 
 def figure(material: Material) -> Figure:
-    """One panel per study: rows are candidates and rules, columns learning rates, cells validation accuracy."""
+    """Validation accuracy by candidate or rule (rows) and learning rate (columns), one panel per study."""
     sweeps = _shown(material)
     rows = max(sweep.optimizer.nunique() for sweep in sweeps.values())
     page = style.page(material, height=5.6 * rows + 24)
@@ -28,7 +28,7 @@ def figure(material: Material) -> Figure:
 
 
 def table(material: Material) -> pd.DataFrame:
-    """Both sweeps, peers and controls included: a row per optimizer and rate, with what the row's tuning costs."""
+    """Both sweeps, with peers and controls: one row per optimizer and rate, with the cost of tuning the optimizer."""
     parts = []
     for name, sweep in material.tables.items():
         runs = sweep.groupby("optimizer").seeds.transform("sum")
@@ -53,7 +53,7 @@ def table(material: Material) -> pd.DataFrame:
 
 
 def _shown(material: Material) -> dict[str, pd.DataFrame]:
-    """The fixed candidates and the dynamic rules of each study; peers may have grids of their own."""
+    """The fixed candidates and the dynamic rules of each study; peers may have other grids."""
     sweeps = {name.removesuffix("-sweep"): sweep for name, sweep in material.tables.items()}
     return {study: sweep[sweep.group.isin(["fixed", "dynamic"])] for study, sweep in sweeps.items()}
 
@@ -89,7 +89,7 @@ def _text(accuracy: float, diverged: int, seeds: int) -> str:
 
 
 def _costs(axes: Axes, sweep: pd.DataFrame, y: dict[str, float], n_fixed: int, right: int) -> None:
-    """To the right of the cells: what the sweep costs over all fixed candidates, and what each rule costs."""
+    """The cost of the sweep over all fixed candidates and that of each rule, to the right of the cells."""
     runs = sweep.groupby("optimizer", sort=False).seeds.sum()
     axes.plot([right + 0.12] * 2, [0.1, n_fixed - 0.1], color=style.MUTED, linewidth=1)
     axes.text(right + 0.25, n_fixed / 2, f"{runs.iloc[:n_fixed].sum()} runs", va="center", fontsize=6.5)

@@ -1,4 +1,4 @@
-"""Exhibits gap-lm, gap-vit and gap-cifar100: dynamic rules beside fixed candidates on one task, at every rate too."""
+"""Exhibits gap-lm, gap-vit and gap-cifar100: dynamic rules and fixed candidates on one task, also at every rate."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from optrepro.exhibits.material import Material
 
 
 def figure(material: Material) -> Figure:
-    """Scores, differences and every learning rate of each row; below, curves and choices of a few."""
+    """Above: scores, differences and all learning rates of each row. Below: selected curves and choices."""
     (facts,) = material.facts.values()
     scores, rates, curves, choices = _tables(material)
     rows = 4.6 * len(scores) + 36
@@ -45,7 +45,7 @@ def figure(material: Material) -> Figure:
 
 
 def table(material: Material) -> pd.DataFrame:
-    """A row per optimizer: scores, differences, learning rates held, choices, and what tuning the row takes in runs."""
+    """One row per optimizer: scores, differences, learning rates held, choices, and number of tuning runs."""
     (facts,) = material.facts.values()
     scores, rates, _, _ = _tables(material)
     unit, scale = panels.DIFFERENCES[facts.criterion]
@@ -94,7 +94,7 @@ def _tables(material: Material) -> tuple[pd.DataFrame, ...]:
 
 
 def _rate_panel(axes: Axes, scores: pd.DataFrame, rates: pd.DataFrame) -> None:
-    """A cell for each row and learning rate: the difference to the fixed candidate that is best at that rate."""
+    """Cells with the difference to the best fixed candidate at each learning rate."""
     y = dict(zip(scores.optimizer, panels.row_positions(scores), strict=True))
     grid = sorted(rates.learning_rate.unique())
     for cell in rates[rates.optimizer.isin(y.keys())].to_dict("records"):
@@ -108,7 +108,7 @@ def _rate_panel(axes: Axes, scores: pd.DataFrame, rates: pd.DataFrame) -> None:
 
 
 def _costs(axes: Axes, scores: pd.DataFrame, y: dict[Any, float], right: int) -> None:
-    """To the right of the cells: the tuning runs of the sweep of fixed candidates, and those of every other row."""
+    """Numbers of tuning runs of the fixed candidates together and of every other row, to the right of the cells."""
     fixed = scores[scores.group == "fixed"]
     if len(fixed):
         first, last = y[fixed.optimizer.iloc[0]], y[fixed.optimizer.iloc[-1]]
@@ -119,19 +119,19 @@ def _costs(axes: Axes, scores: pd.DataFrame, y: dict[Any, float], right: int) ->
 
 
 def _labels(scores: pd.DataFrame) -> list[str]:
-    """The rows' labels; ‡ marks a rule that took the smallest candidate in every step."""
+    """The rows' labels; ‡ marks a rule that always chose the smallest candidate."""
     always = scores.smallest == 1
     return [label + " ‡" * mark for label, mark in zip(panels.row_labels(scores), always, strict=True)]
 
 
 def _shown_rules(scores: pd.DataFrame) -> list[str]:
-    """Three rules: the paper's score, the raw one, and the one that is best on test data, else the debiased one."""
+    """Three rules: the paper's score, the raw one, and the best other one on test data, or the debiased one."""
     dynamic = scores[scores.group == "dynamic"]
     best = list(dynamic.sort_values("rank", kind="stable").optimizer[:1])
     return [key for key in dict.fromkeys(["paper", "raw", *best, "debiased"]) if key in set(dynamic.optimizer)][:3]
 
 
 def _missing(facts: Facts, seeds: int, diverged: int) -> int:
-    """Test runs that left no result; where the loss is compared, `seeds` leaves diverged runs out."""
+    """Number of missing test runs; if the criterion is loss, the column `seeds` leaves diverged runs out."""
     present = seeds if facts.criterion == "accuracy" else seeds + diverged
     return int(facts.settings["test_repetitions"]) - present

@@ -1,4 +1,4 @@
-"""Exhibit gap-validation: validation-aware selection beside plain dynamic selection and the fixed candidates."""
+"""Exhibit gap-validation: validation-aware selection, plain dynamic selection and fixed candidates."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ TITLES = {"gap-sgdm": "SGD with momentum", "gap-adam": "Adam"}
 
 
 def figure(material: Material) -> Figure:
-    """For each study: final accuracy, its difference to the best fixed candidate, and curves."""
+    """Final accuracy, its difference to the best fixed candidate, and curves, for each study."""
     shown = {study: _shown(scores) for study, scores in _by_study(material, "scores").items()}
     curves = _by_study(material, "curves")
     page = style.page(material, height=72 * len(shown))

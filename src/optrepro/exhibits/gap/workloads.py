@@ -21,17 +21,17 @@ _LOOKS = (
     Look("#222222", "v", "-"),
     Look("#56B4E9", "P", (0, (4.0, 1.5))),
 )
-# What the names of adapters' tensors hold besides the place in the network.
+# Parts of the names of adapters' tensors that do not describe the place in the network.
 _WRAPPERS = re.compile(r"\b(base_model|model|module|transformer|default|modules_to_save|vit|network|backbone)\b\.?")
 
 
 def title(workload: str) -> str:
-    """The name of a workload; one that is not listed is called by its key."""
+    """The title of a workload; that of an unlisted one is its key."""
     return _TITLES.get(workload, workload)
 
 
 def looks(workloads: Iterable[str]) -> dict[str, Look]:
-    """A look for each workload, by its place."""
+    """A look for each workload, by its position."""
     names = list(dict.fromkeys(workloads))
     return {name: _LOOKS[i % len(_LOOKS)] for i, name in enumerate(names)}
 
@@ -45,12 +45,12 @@ def tensor(name: str) -> str:
 
 
 def rule(optimizer: str) -> str:
-    """The key of a rule in words."""
+    """A short name of a rule, from its key."""
     return re.sub(r"-each$", ", per tensor", optimizer)
 
 
 def mark_memories(axes: Axes, high: float) -> None:
-    """Vertical lines at the memories of the candidates, in steps, named above the panel, as far as its x-axis goes."""
+    """Labelled vertical lines at the candidates' memories, in steps, within the limits of the x-axis."""
     left, right = axes.get_xlim()
     for momentum in MEMORIES:
         steps = 1 / (1 - momentum)

@@ -1,4 +1,4 @@
-"""Exhibit lto-ablation: what the learned optimizers reach without parts of their training."""
+"""Exhibit lto-ablation: the learned optimizers without parts of their training."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ COLUMNS = {"area": ("Area", "mean objective (nats)"), "final": ("At the end", "f
 
 
 def figure(material: Material) -> Figure:
-    """A block for each validation problem, rows of learners in their groups: area and final objective."""
+    """Area and final objective of the learners, by group; one block per validation problem."""
     table = material.tables["lto-ablation"]
     blocks = {str(problem): _grouped(rows) for problem, rows in table.groupby("problem", sort=False)}
     heights = [5.5 * (len(rows) + rows.group.nunique()) + 24 for rows in blocks.values()]
@@ -29,7 +29,7 @@ def figure(material: Material) -> Figure:
 
 
 def block(axes: Any, rows: pd.DataFrame) -> None:
-    """Panels that share their rows, the learners that were watched on one problem; lower is better."""
+    """Panels whose common rows are the learners that were validated on one problem; lower is better."""
     y = panels.row_positions(rows)
     for panel, (column, (title, label)) in zip(axes, COLUMNS.items(), strict=True):
         for position, row in zip(y, rows.to_dict("records"), strict=True):
@@ -42,7 +42,7 @@ def block(axes: Any, rows: pd.DataFrame) -> None:
 
 
 def dot(axes: Axes, position: float, row: dict[Any, Any], column: str) -> None:
-    """What the kept weights reach, with its interval over the seeds; for the area, the first validation too."""
+    """The value with the kept weights, with its interval over the seeds; for the area, also the first validation."""
     if column == "area":
         axes.plot([row["first"], row["area"]], [position] * 2, color=style.INK, linewidth=0.8, linestyle=":")
         axes.plot(row["first"], position, "o", color=style.INK, markerfacecolor="white", markersize=3.5)
@@ -51,7 +51,7 @@ def dot(axes: Axes, position: float, row: dict[Any, Any], column: str) -> None:
 
 
 def table(material: Material) -> pd.DataFrame:
-    """A row for each learner: area at the first and last validation and with the weights kept, and the final value."""
+    """One row per learner: area at the first and last validation and with the kept weights, and final objective."""
     table = material.tables["lto-ablation"]
     rows = pd.concat([_grouped(rows) for _, rows in table.groupby("problem", sort=False)], ignore_index=True)
     ends = rows[["area", "area_low", "area_high"]].to_numpy(dtype=float)
@@ -74,7 +74,7 @@ def table(material: Material) -> pd.DataFrame:
 
 
 def _limit(axes: Axes, rows: pd.DataFrame) -> None:
-    """An axis for the areas that are kept: a first validation far above them is outside."""
+    """The limit of the axis, which covers the areas with kept weights; a much larger first validation is outside."""
     low, high = rows.area.min(), rows.area.max()
     near = rows["first"][rows["first"] <= high + (high - low)]
     ends = np.nanmax([high, near.max(), rows.area_high.max()])
@@ -83,6 +83,6 @@ def _limit(axes: Axes, rows: pd.DataFrame) -> None:
 
 
 def _grouped(rows: pd.DataFrame) -> pd.DataFrame:
-    """The rows with those of a group together, groups in the order of their first rows."""
+    """The rows sorted by group, with groups in the order of their first rows."""
     order = {group: index for index, group in enumerate(rows.group.unique())}
     return rows.sort_values("group", key=lambda group: group.map(order), kind="stable", ignore_index=True)

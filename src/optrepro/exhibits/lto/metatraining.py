@@ -1,4 +1,4 @@
-"""Exhibit lto-metatraining: cost of guiding and recurrent policy and their mismatch, and validation, in training."""
+"""Exhibit lto-metatraining: costs of the guiding and the recurrent policy, their mismatch, and validation."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ METHODS = {
     "unrolled": "back-propagation",
 }
 GUIDED = ("mirror", "bregman")  # methods with a guiding policy
-COSTS: dict[str, tuple[dict[str, Any], str]] = {  # of a guided method: look of the line, and what it is
+COSTS: dict[str, tuple[dict[str, Any], str]] = {  # style and label of the lines of a guided method
     "guiding": ({"linestyle": "-", "color": style.INK}, "guiding policy"),
     "policy": ({"linestyle": "-"}, "recurrent policy"),
     "area": ({"linestyle": ":", "marker": "o", "markersize": 2.5}, "recurrent policy, validation"),
 }
-COLOR: dict[str, Any] = {"color": style.MUTED}  # in the legend, of what has each learner's own
+COLOR: dict[str, Any] = {"color": style.MUTED}  # neutral colour in the legend, for lines in the colours of the learners
 BELOW = {
     "mismatch": ("Mismatch of mean actions", "rms difference / rms action"),
     "kl": ("Step of the guiding policy", "KL divergence (nats)"),
@@ -66,7 +66,7 @@ def figure(material: Material) -> Figure:
 
 
 def cost_panel(axes: Axes, logged: pd.DataFrame, method: str) -> None:
-    """Cost of guiding and recurrent policy on the training objectives, and of the recurrent one on validation."""
+    """Costs of both policies on the training objectives, and of the recurrent policy on validation objectives."""
     for (key, _), own in logged.groupby(["optimizer", "seed"], sort=False):
         for metric, (look, _name) in COSTS.items():
             rows = own[own.metric == metric]
@@ -76,7 +76,7 @@ def cost_panel(axes: Axes, logged: pd.DataFrame, method: str) -> None:
 
 
 def metric_panel(axes: Axes, logged: pd.DataFrame, metric: str) -> None:
-    """A number against the share of the training that is done, as methods differ in their iterations."""
+    """A metric by share of the training, because methods differ in their numbers of iterations."""
     for (key, seed), rows in logged.groupby(["optimizer", "seed"], sort=False):
         look, label = style.look(str(key)), str(rows.label.iloc[0]) if seed == logged.seed.min() else None
         share = 100 * rows.step / rows.step.max()
@@ -89,13 +89,13 @@ def metric_panel(axes: Axes, logged: pd.DataFrame, metric: str) -> None:
         axes.tick_params(axis="y", which="both", labelsize=7)
     finite = logged[np.isfinite(logged.value)]
     low, high = finite.value.min(), finite.groupby("optimizer").value.median().max()
-    if metric == "area" and low < high:  # what is learned first is far above, and not resolved
+    if metric == "area" and low < high:  # the first values are much larger and are not resolved
         axes.set_ylim(low - 0.05 * (high - low), high + 0.3 * (high - low))
     style.grid(axes)
 
 
 def table(material: Material) -> pd.DataFrame:
-    """A row for each learner and seed: what was logged at the first, the best and the last validation."""
+    """One row per learner and seed: the records at the first, the best and the last validation."""
     logged = material.tables["lto-metatraining"]
     rows = []
     for (_, seed), own in logged.groupby(["optimizer", "seed"], sort=False):

@@ -1,4 +1,4 @@
-"""Exhibits lto-fig1 to lto-fig5: the true objective against the iteration, a panel for each data set."""
+"""Exhibits lto-fig1 to lto-fig5: the true objective by iteration, with one panel per data set."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from optrepro.conventions import PSD
 from optrepro.exhibits import style
 from optrepro.exhibits.material import Material
 
-SHOWN = ("sgd", "momentum", "conjugate-gradient", "lbfgs", "adam", "adagrad", "rmsprop", "l2l", PSD)  # the paper's
-LEARNED = {"l2l": 1.9, PSD: 2.6}  # widths of what stands out
-FACES = "grey"  # the panel that the paper shows the Toronto Faces Dataset in
-HEADROOM = 1.12  # of the start, above which a curve leaves the panel
+SHOWN = ("sgd", "momentum", "conjugate-gradient", "lbfgs", "adam", "adagrad", "rmsprop", "l2l", PSD)  # as in the paper
+LEARNED = {"l2l": 1.9, PSD: 2.6}  # line widths of the learned optimizers
+FACES = "grey"  # the panel in place of the paper's Toronto Faces Dataset
+HEADROOM = 1.12  # upper limit of a panel, as a multiple of the initial objective
 
-PLATE = {"facecolor": "white", "edgecolor": "none", "alpha": 0.85, "pad": 1.0}  # behind words among curves
+PLATE = {"facecolor": "white", "edgecolor": "none", "alpha": 0.85, "pad": 1.0}  # background of text between curves
 
 
 def figure(material: Material) -> Figure:
-    """Panels side by side: mean over the repetitions and one standard deviation; diverged runs are counted above."""
+    """Mean over the repetitions and one standard deviation, by data set, with the numbers of diverged runs."""
     curves, scores = _of_figure(material)
     shown = curves[curves.optimizer.isin(SHOWN)]
     titles = dict(zip(shown.panel, shown.dataset, strict=True))
@@ -41,7 +41,7 @@ def figure(material: Material) -> Figure:
 
 
 def curve_panel(axes: Axes, curves: pd.DataFrame) -> None:
-    """The curves of one panel; one that leaves it is cut off, and crosses at the top count the diverged runs."""
+    """The curves of one panel, clipped at its upper limit, with the numbers of diverged runs at the top."""
     start = curves[curves.step == 0]["mean"].max()
     lows, diverged = [], 0
     for place, (key, rows) in enumerate(curves.groupby("optimizer", sort=False)):
@@ -63,7 +63,7 @@ def curve_panel(axes: Axes, curves: pd.DataFrame) -> None:
 
 
 def mark_diverged(axes: Axes, rows: pd.DataFrame, above: int) -> None:
-    """At the top, how many runs of an optimizer have diverged: four to a row, so that they cover little."""
+    """Write the number of diverged runs of each optimizer at the top, four in a row."""
     axes.text(
         0.02 + 0.25 * (above % 4),
         0.985 - 0.075 * (above // 4),
@@ -79,14 +79,14 @@ def mark_diverged(axes: Axes, rows: pd.DataFrame, above: int) -> None:
 
 
 def subtitle(axes: Axes, scores: pd.DataFrame) -> None:
-    """Below the title, how the policy's area compares with that of the best other."""
+    """The text below the title, which compares the policy's area with that of the best other optimizer."""
     for row in scores[scores.optimizer == PSD].to_dict("records"):
         text = f"area {relative_difference(row, 'area')} against {rival(scores, row, 'area')}: {row['area_verdict']}"
         axes.text(0, 1.02, text, transform=axes.transAxes, fontsize=6.5, color=style.look(PSD).color)
 
 
 def table(material: Material) -> pd.DataFrame:
-    """A row for each panel and optimizer: area and final objective with their ranks, intervals and tests."""
+    """One row per panel and optimizer: area and final objective with ranks, intervals and tests."""
     return readable_scores(_of_figure(material)[1])
 
 
@@ -113,7 +113,7 @@ def readable_scores(scores: pd.DataFrame) -> pd.DataFrame:
 
 
 def relative_difference(row: Any, measure: str, ends: bool = False) -> str:
-    """The difference to the best other in percent of its mean, with the ends of its interval; a dash without one."""
+    """The difference to the best other optimizer in percent of its mean, with its interval; a dash without one."""
     difference = row[f"{measure}_difference"]
     if difference != difference:
         return "–"
@@ -130,7 +130,7 @@ def rival(scores: pd.DataFrame, row: Any, measure: str) -> str:
 
 
 def _of_figure(material: Material) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Curves and scores of the figure, which is the one that its table of scores is about."""
+    """Curves and scores of the figure that the table of scores belongs to."""
     [scores] = [table for name, table in material.tables.items() if name != "lto-curves"]
     curves = material.tables["lto-curves"]
     return curves[curves.panel.isin(scores.panel.unique())], scores

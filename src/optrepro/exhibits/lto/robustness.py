@@ -1,4 +1,4 @@
-"""Exhibit lto-robustness: other batch sizes, widths and horizons than the one that optimizers were learned for."""
+"""Exhibit lto-robustness: learned optimizers with other batch sizes, widths and horizons than in their training."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from optrepro.exhibits.lto.panels import LEARNED
 from optrepro.exhibits.material import Material
 
 AXES = {"batch": "batch size", "width": "hidden units", "horizon": "iterations"}
-SPREAD = 0.07  # between the markers of two optimizers, in steps from value to value
-REACH = 1.5  # ratios beyond are at the upper edge
+SPREAD = 0.07  # horizontal distance of two optimizers' markers, in units of the distance between values
+REACH = 1.5  # larger ratios are drawn at the upper edge
 
 
 def figure(material: Material) -> Figure:
-    """A panel for what is varied: area over that of the best classic optimizer, with 95 % intervals."""
+    """Area relative to the best classic optimizer, with 95 % intervals; one panel per varied property."""
     table = material.tables["lto-robustness"]
     page = style.page(material, height=72)
     varied = [name for name in AXES if name in set(table.varied)]
@@ -35,7 +35,7 @@ def figure(material: Material) -> Figure:
 
 
 def _limits(table: pd.DataFrame) -> tuple[float, float]:
-    """All ratios, and intervals that are not wide, as those of few or diverged runs are; up to `REACH`."""
+    """Limits that contain all ratios and all intervals that are not too wide, at most `REACH`."""
     low, high = (float(np.nanmin([table.relative.min(), 0.98])), float(np.nanmax([table.relative.max(), 1.02])))
     room = 0.3 * (high - low)
     low = float(np.nanmax([low - room, np.nanmin([low, table.relative_low.min()])]))
@@ -45,7 +45,7 @@ def _limits(table: pd.DataFrame) -> tuple[float, float]:
 
 
 def relative_panel(axes: Axes, table: pd.DataFrame) -> None:
-    """Curves over the values of what is varied; the line across is the best classic optimizer of each value."""
+    """Ratios by value of the varied property; the horizontal line is the best classic optimizer for each value."""
     keys, values = list(table.optimizer.unique()), sorted(table.value.unique())
     axes.set_xlim(-0.4, len(values) - 0.6)
     for place, key in enumerate(keys):
@@ -70,7 +70,7 @@ def relative_panel(axes: Axes, table: pd.DataFrame) -> None:
 
 
 def mark_diverged(axes: Axes, x: float, y: float, row: dict[Any, Any]) -> None:
-    """How many runs have diverged, beside the marker and towards the middle of the panel."""
+    """Write the number of diverged runs beside a marker, on the side of the panel's middle."""
     right = x < sum(axes.get_xlim()) / 2
     axes.annotate(
         f"✕ {row['diverged']} of {row['repetitions']}",
@@ -85,7 +85,7 @@ def mark_diverged(axes: Axes, x: float, y: float, row: dict[Any, Any]) -> None:
 
 
 def table(material: Material) -> pd.DataFrame:
-    """A row for each value and optimizer: area, and the same over that of the best classic one."""
+    """One row per value and optimizer: area, and area relative to the best classic optimizer."""
     rows = material.tables["lto-robustness"]
     labels = dict(zip(rows.optimizer, rows.label, strict=True))
     readable: dict[str, Any] = {

@@ -19,12 +19,12 @@ from optrepro.exhibits.panels import name_rows, row_positions
 
 VERDICTS = {"best": style.look(PSD).color, "tied": "#F3A6CE", "worse": style.FAINT}
 SIGNS = {"best": "●", "tied": "◐", "worse": "○"}
-SIZES = {PSD: 9.0, "l2l": 6.0}  # of what stands out; else 4
-REACH = 0.85  # quantile of the ratios that the axis reaches to: those beyond are at its edge
+SIZES = {PSD: 9.0, "l2l": 6.0}  # marker sizes of the learned optimizers; 4 for others
+REACH = 0.85  # quantile of the ratios at the end of the axis; larger ratios are drawn there
 
 
 def figure(material: Material) -> Figure:
-    """Left: area by panel, relative to the best classic one. Right: average ranks, and panels by verdict."""
+    """Left: area by panel, relative to the best classic optimizer. Right: average ranks, and panels by verdict."""
     scores, summary = material.tables["lto-scores"], material.tables["lto-summary"]
     page = style.page(material, height=max(105.0, 5.4 * (scores.panel.nunique() + scores.figure.nunique()) + 40))
     parts: Any = page.subfigures(1, 2, width_ratios=[1.4, 1])
@@ -41,7 +41,7 @@ def figure(material: Material) -> Figure:
 
 
 def relative_panel(axes: Axes, scores: pd.DataFrame) -> None:
-    """A row for each panel: areas over that of the classic optimizer with the lowest one, on a logarithmic axis."""
+    """Areas relative to the classic optimizer with the lowest area, on a logarithmic axis; one row per panel."""
     titles = scores.drop_duplicates("panel")
     y = dict(zip(titles.panel, row_positions(titles.assign(group=titles.figure)), strict=True))
     low, high = float(scores.area_relative.min()), max(float(scores.area_relative.quantile(REACH)), 1.02)
@@ -68,7 +68,7 @@ def relative_panel(axes: Axes, scores: pd.DataFrame) -> None:
 
 
 def rank_panel(axes: Axes, summary: pd.DataFrame) -> None:
-    """Average rank over the panels: by area filled, by final objective open."""
+    """Average rank over the panels; filled markers are ranks by area, open ones by final objective."""
     for place, row in enumerate(summary.to_dict("records")):
         look = style.look(row["optimizer"])
         axes.plot([row["area_rank"], row["final_rank"]], [place] * 2, color=look.color, linewidth=0.8)
@@ -80,7 +80,7 @@ def rank_panel(axes: Axes, summary: pd.DataFrame) -> None:
 
 
 def verdict_panel(axes: Axes, summary: pd.DataFrame) -> None:
-    """In how many panels an optimizer's area is the best, tied with the best other, or worse."""
+    """Numbers of panels in which an optimizer's area is best, tied with the best other one, or worse."""
     for place, row in enumerate(summary.to_dict("records")):
         left = 0
         for verdict, color in VERDICTS.items():
@@ -94,7 +94,7 @@ def verdict_panel(axes: Axes, summary: pd.DataFrame) -> None:
 
 
 def table(material: Material) -> pd.DataFrame:
-    """A row for each panel and optimizer, one for each optimizer over all panels, progress, and what was asked."""
+    """One row per panel and optimizer, one per optimizer over all panels, then progress and targets."""
     scores = readable_scores(material.tables["lto-scores"])
     scores.insert(0, "part", "panel")
     records = material.tables["lto-tuned"].to_dict("records")
@@ -108,7 +108,7 @@ def table(material: Material) -> pd.DataFrame:
 
 
 def _overall(row: dict[Any, Any], rates: dict[str, str]) -> dict[str, Any]:
-    """All panels together; behind the verdicts, in how many panels it is worse before Holm's correction."""
+    """The summary of an optimizer, with the number of panels in which it is worse before Holm's correction."""
     cells = {"part": "all panels", "panel": f"{row['panels']} panels", "optimizer": row["label"]}
     cells |= {"learning rate": rates.get(row["optimizer"], "–"), "diverged": row["lost"]}
     for measure, name in (("area", "area"), ("final", "final objective")):
@@ -136,7 +136,7 @@ def _beyond(row: dict[Any, Any]) -> dict[str, Any]:
 
 
 def _target(row: dict[Any, Any]) -> dict[str, Any]:
-    """What the policy is to reach."""
+    """A target for the policy."""
     return {
         "part": "target",
         "panel": row["criterion"],
@@ -146,12 +146,12 @@ def _target(row: dict[Any, Any]) -> dict[str, Any]:
 
 
 def _rate(row: dict[Any, Any]) -> str:
-    """The tuned learning rate, † if it is an end of its grid."""
+    """The tuned learning rate, with † if it is an end of its grid."""
     return style.number(row["learning_rate"]) + (" †" if row["rates"] > 1 and not row["interior"] else "")
 
 
 def _rows(axes: Axes, summary: pd.DataFrame) -> None:
-    """Names of the rows, learned ones in their colours."""
+    """Label the rows, learned optimizers in their colours."""
     axes.set_yticks(range(len(summary)), _broken(summary))
     axes.set_ylim(len(summary) - 0.4, -0.6)
     axes.tick_params(axis="y", length=0)
@@ -167,5 +167,5 @@ def _legend(summary: pd.DataFrame) -> tuple[list[Line2D], list[str]]:
 
 
 def _broken(summary: pd.DataFrame) -> list[str]:
-    """Labels, long ones on two lines."""
+    """The labels, with long ones broken into two lines."""
     return [label.replace(", ", ",\n") for label in summary.label]

@@ -1,4 +1,4 @@
-"""Exhibit pop-ablation: what the policy loses without each of its parts."""
+"""Exhibit pop-ablation: scores of the policy without each of its parts."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ COLUMNS = {
 
 
 def figure(material: Material) -> Figure:
-    """Rows of variants, in groups: scores on the prior, and paired differences to the standard on the benchmark."""
+    """Scores of the variants, in groups, on the prior, and paired differences to the standard on the benchmark."""
     scores = _grouped(material.tables["pop-ablation"])
     page = style.page(material, height=6 * len(scores) + 35)
     axes = page.subplots(1, len(COLUMNS), sharey=True)
@@ -44,7 +44,7 @@ def figure(material: Material) -> Figure:
 
 
 def dot(axes: Axes, position: float, row: Mapping[Hashable, Any], column: str) -> None:
-    """A mean with its interval, if there is one; open where the interval includes no difference to the standard."""
+    """A mean with its interval, if there is one; the dot is open if the difference to the standard may be 0."""
     mean, low, high = row[column], row[f"{column}_low"], row[f"{column}_high"]
     standard = row["optimizer"] == STANDARD
     if standard and column.endswith("difference"):
@@ -56,7 +56,7 @@ def dot(axes: Axes, position: float, row: Mapping[Hashable, Any], column: str) -
 
 
 def table(material: Material) -> pd.DataFrame:
-    """A row for each variant: both scores on both collections, and the differences to the standard policy."""
+    """One row per variant: both scores on both collections, and the differences to the standard policy."""
     scores = _grouped(material.tables["pop-ablation"])
     readable: dict[str, Any] = {"varied": scores.group, "policy": scores.label}
     for prefix, name in (("prior", "prior"), ("vlse", "benchmark")):
@@ -71,6 +71,6 @@ def table(material: Material) -> pd.DataFrame:
 
 
 def _grouped(scores: pd.DataFrame) -> pd.DataFrame:
-    """The rows with those of a group together, groups in the order of their first rows."""
+    """The rows sorted by group, with groups in the order of their first rows."""
     order = {group: index for index, group in enumerate(scores.group.unique())}
     return scores.sort_values("group", key=lambda group: group.map(order), kind="stable", ignore_index=True)

@@ -1,4 +1,4 @@
-"""Exhibit pop-budgets: whether the policy keeps improving beyond the horizon that it was trained for."""
+"""Exhibit pop-budgets: progress of the policy beyond the horizon that it was trained for."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ COLLECTIONS = {"prior-test": "the prior's test functions", "vlse": "the smooth b
 
 
 def figure(material: Material) -> Figure:
-    """A column for each collection: both scores along the runs, and average ranks at multiples of the horizon."""
+    """Both scores during the runs, and average ranks at multiples of the horizon; one column per collection."""
     scores, curves = material.tables["pop-budgets"], material.tables["pop-curves"]
     curves = curves[curves.optimizer.isin(scores.optimizer.unique())]  # the references stop at the horizon
     collections = list(scores.collection.unique())
@@ -43,7 +43,7 @@ def figure(material: Material) -> Figure:
 
 
 def rank_panel(axes: Axes, scores: pd.DataFrame) -> None:
-    """Average rank by digits at each budget, 1 is best, the axis upside down."""
+    """Average rank by digits at each budget; the axis is inverted, so that the best rank, 1, is at the top."""
     budgets = sorted(scores.budget.unique())
     for key, rows in scores.groupby("optimizer", sort=False):
         look, width = style.look(str(key)), 2.4 if key == POP else 1.1
@@ -58,7 +58,7 @@ def rank_panel(axes: Axes, scores: pd.DataFrame) -> None:
 
 
 def table(material: Material) -> pd.DataFrame:
-    """A row for each collection, budget and optimizer: scores, and the policy's lead with its tests."""
+    """One row per collection, budget and optimizer: scores, and the policy's lead with its tests."""
     scores = material.tables["pop-budgets"]
     readable = readable_scores(scores)
     readable.insert(0, "functions of", scores.collection.map({"prior-test": "prior", "vlse": "benchmark"}))

@@ -1,4 +1,4 @@
-"""Exhibit pop-dimensions: the policy, trained in two dimensions, in more."""
+"""Exhibit pop-dimensions: the policy on functions with more variables than in its training."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from optrepro.exhibits import style
 from optrepro.exhibits.material import Material
 from optrepro.exhibits.pop.indistribution import MEASURES, complete, readable_scores
 
-WIDTH = 0.5  # of the interval that the optimizers at one dimension are spread over
+WIDTH = 0.5  # width of the interval over which the optimizers of one dimension are spread
 
 
 def figure(material: Material) -> Figure:
-    """Above: both scores by dimension. Below: the policy's lead over the best first-order baseline there."""
+    """Above: both scores by dimension. Below: the policy's lead over the best first-order baseline."""
     scores = material.tables["pop-dimensions"]
     page = style.page(material, height=130)
     rows = page.subplots(2, 2, height_ratios=[1.5, 1], squeeze=False)
@@ -29,7 +29,7 @@ def figure(material: Material) -> Figure:
 
 
 def score_panel(axes: Axes, scores: pd.DataFrame, measure: str) -> None:
-    """Mean score with its 95 % interval, the dimensions side by side."""
+    """Mean score with its 95 % interval, by dimension."""
     dimensions, keys = list(scores.dimension.unique()), list(scores.optimizer.unique())
     for place, key in enumerate(keys):
         rows, look = scores[scores.optimizer == key], style.look(key)
@@ -44,7 +44,7 @@ def score_panel(axes: Axes, scores: pd.DataFrame, measure: str) -> None:
 
 
 def lead_panel(axes: Axes, scores: pd.DataFrame, measure: str) -> None:
-    """The policy's paired lead over the first-order baseline of the highest mean, which is named."""
+    """The policy's paired lead over the first-order baseline with the highest mean, whose name is shown."""
     dimensions = list(scores.dimension.unique())
     baselines = scores[scores.group == "first-order"].dropna(subset=[f"{measure}_difference"])
     look = style.look(POP)
@@ -67,7 +67,7 @@ def _dimension_axis(axes: Axes, dimensions: list[int]) -> None:
 
 
 def table(material: Material) -> pd.DataFrame:
-    """A row for each dimension and optimizer: scores, and the policy's lead with its tests."""
+    """One row per dimension and optimizer: scores, and the policy's lead with its tests."""
     scores = material.tables["pop-dimensions"]
     readable = readable_scores(scores)
     readable.insert(0, "dimension", scores.dimension)

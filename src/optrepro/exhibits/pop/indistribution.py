@@ -16,11 +16,11 @@ from optrepro.exhibits.material import Material
 COLLECTION = "prior-test"
 KINDS = {"convex": "convex", "gp": "Gaussian process", "sum": "sum of both"}
 MEASURES = {"improvement": "normalized improvement", "digits": "digits gained"}
-RISE = 5  # evaluations before which the curves rise, and are not resolved
+RISE = 5  # number of evaluations in which all curves rise; the axis does not resolve values before
 
 
 def figure(material: Material) -> Figure:
-    """Above: both scores along the runs. Below: at the horizon, and what the policy is ahead of each optimizer."""
+    """Above: both scores during the runs. Below: scores at the horizon, and the policy's lead over each optimizer."""
     scores = material.tables["pop-indistribution"]
     horizon = scores.budget.max()
     curves = material.tables["pop-curves"]
@@ -37,15 +37,15 @@ def figure(material: Material) -> Figure:
 
 
 def complete(table: pd.DataFrame) -> pd.DataFrame:
-    """The rows of optimizers that ran on all functions of their collection: only these have means to compare.
+    """The rows of optimizers that ran on all functions of their collection, so that their means are comparable.
 
-    References may have run on a few of them, where only their paired difference to the policy means something.
+    References may have run on fewer functions; only their paired differences to the policy are comparable.
     """
     return table[table.functions == table.groupby("collection").functions.transform("max")]
 
 
 def curve_panel(axes: Axes, curves: pd.DataFrame, measure: str) -> None:
-    """Mean of a score along the runs, on a logarithmic axis of evaluations; the policy's 95 % interval is shaded."""
+    """Mean score over the evaluations, on a logarithmic axis; the band is the policy's 95 % interval."""
     for key, rows in curves.groupby("optimizer", sort=False):
         look, width = style.look(str(key)), 2.4 if key == POP else 1.1
         point = {**look.point, **look.line, "markevery": [-1]}
@@ -62,7 +62,7 @@ def curve_panel(axes: Axes, curves: pd.DataFrame, measure: str) -> None:
 
 
 def dot_panels(figure: Any, scores: pd.DataFrame) -> None:
-    """Panels that share their rows, the optimizers in their groups: both scores, and the policy's paired lead."""
+    """Panels with common rows, optimizers by group: both scores, and the policy's paired lead."""
     axes = figure.subplots(1, 4, sharey=True)
     y = panels.row_positions(scores)
     titles = {
@@ -85,7 +85,7 @@ def dot_panels(figure: Any, scores: pd.DataFrame) -> None:
 
 
 def table(material: Material) -> pd.DataFrame:
-    """A row for each optimizer: scores, the policy's lead with its tests, and scores by kind of function."""
+    """One row per optimizer: scores, the policy's lead with its tests, and scores by kind of function."""
     scores = material.tables["pop-indistribution"]
     edges = material.tables["pop-tuned"].set_index("optimizer").on_edge
     readable = readable_scores(scores)
@@ -98,7 +98,7 @@ def table(material: Material) -> pd.DataFrame:
 
 
 def readable_scores(scores: pd.DataFrame) -> pd.DataFrame:
-    """Scores as text, a row per row of `optrepro.analysis.pop.generalization.compare`; 95 % intervals in brackets."""
+    """Scores as text, for each row of `optrepro.analysis.pop.generalization.compare`; 95 % intervals in brackets."""
     record = zip(scores.wins, scores.ties, scores.losses, strict=True)
     return pd.DataFrame(
         {

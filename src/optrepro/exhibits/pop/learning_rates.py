@@ -14,13 +14,13 @@ from optrepro.exhibits.material import Material
 from optrepro.exhibits.pop.trajectories import typical
 
 COLUMNS = 3
-PANEL = 42.0  # mm
-MOMENTS = (1, 10, 25, 50)  # evaluations that the table shows
-POLICIES = ("pop-trained", "pop")  # the later one lies on top
+PANEL = 42.0  # height of a panel, mm
+MOMENTS = (1, 10, 25, 50)  # evaluations in the table
+POLICIES = ("pop-trained", "pop")  # the later one is drawn on top
 
 
 def figure(material: Material) -> Figure:
-    """A panel for each function: median and quartiles of the learning rate over starts and coordinates."""
+    """One panel per function: median and quartiles of the learning rate over starts and coordinates."""
     rates = material.tables["pop-learning-rates"]
     names = typical(rates.function.unique())
     rows = max(1, -(-len(names) // COLUMNS))
@@ -40,7 +40,7 @@ def figure(material: Material) -> Figure:
 
 
 def rate_panel(axes: Axes, rates: pd.DataFrame) -> None:
-    """log10 of the step's length in units of the box: a line for the median, a band between the quartiles."""
+    """log10 of the step length in units of the box; the line is the median, the band lies between the quartiles."""
     for key in (key for key in POLICIES if key in set(rates.optimizer)):
         own = rates[rates.optimizer == key].sort_values("step")
         look = style.look(key)
@@ -52,7 +52,7 @@ def rate_panel(axes: Axes, rates: pd.DataFrame) -> None:
 
 
 def table(material: Material) -> pd.DataFrame:
-    """Median learning rate, with its quartiles, at a few evaluations: a row per function and policy."""
+    """Median learning rate with quartiles at selected evaluations: one row per function and policy."""
     rates = material.tables["pop-learning-rates"]
     rows = []
     for (function, _), own in rates.groupby(["function", "optimizer"], sort=False):

@@ -1,4 +1,4 @@
-"""Exhibit pop-networks: small real networks trained by the policy, which has only seen functions of two variables."""
+"""Exhibit pop-networks: small networks trained by the policy, which was meta-trained on synthetic functions."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from optrepro.analysis.results import Facts
 from optrepro.exhibits import panels, style
 from optrepro.exhibits.material import Material
 
-HEIGHT = 62.0  # mm, of a study
+HEIGHT = 62.0  # height of the row of a study, mm
 
 
 def figure(material: Material) -> Figure:
-    """A row for each study: final test accuracy with intervals, training loss and test accuracy in training."""
+    """Final test accuracy with intervals, training loss and test accuracy over training; one row per study."""
     page = style.page(material, height=HEIGHT * len(material.facts) + 8)
     parts: Any = page.subfigures(len(material.facts), 1, squeeze=False)
     for part, (study, facts) in zip(parts[:, 0], material.facts.items(), strict=True):
@@ -67,7 +67,7 @@ def _study_panels(figure: SubFigure, title: str, scores: pd.DataFrame, curves: p
 
 
 def _score_panel(axes: Axes, scores: pd.DataFrame) -> None:
-    """Final test accuracy with its interval; the band is that of the best baseline in tuning."""
+    """Final test accuracy with its interval; the band is the interval of the best baseline in tuning."""
     y = list(range(len(scores)))
     panels.dots(axes, scores, y, "test_accuracy", 100)
     for row in scores[scores.optimizer == scores.reference].to_dict("records"):
@@ -79,7 +79,7 @@ def _score_panel(axes: Axes, scores: pd.DataFrame) -> None:
 
 
 def _curve_panel(axes: Axes, curves: pd.DataFrame, scores: pd.DataFrame, scale: float) -> None:
-    """Means over the seeds, with one standard deviation shaded."""
+    """Means over the seeds; the band is one standard deviation."""
     for row in scores.to_dict("records"):
         own, look = curves[curves.optimizer == row["optimizer"]].sort_values("step"), style.look(row["optimizer"])
         low, high = own["mean"] - own["std"].fillna(0), own["mean"] + own["std"].fillna(0)
@@ -93,7 +93,7 @@ def _curve_panel(axes: Axes, curves: pd.DataFrame, scores: pd.DataFrame, scale: 
 
 
 def _labels(scores: pd.DataFrame) -> list[str]:
-    """Labels, with † where the tuned rate is an end of its grid."""
+    """Labels, with † if the tuned rate is an end of its grid."""
     return [label + (" †" if end else "") for label, end in zip(scores.label, scores.on_boundary, strict=True)]
 
 

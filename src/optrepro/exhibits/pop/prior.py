@@ -11,12 +11,12 @@ from optrepro.exhibits.functions import STAR, surface_panel
 from optrepro.exhibits.material import Material
 
 COLUMNS = 6
-PANEL = 29.0  # mm
+PANEL = 29.0  # height of a panel, mm
 TITLES = {"convex": "convex quadratic", "gp": "Gaussian process", "sum": "quadratic + process"}
 
 
 def figure(material: Material) -> Figure:
-    """A panel for each function: its values as shades on the unit box, its estimated minimizer as a star."""
+    """One panel per function: values on the unit box as shades, the estimated minimizer as a star."""
     surfaces = material.tables["pop-prior-gallery"]
     numbers = surfaces.function.unique()
     rows = -(-len(numbers) // COLUMNS)
@@ -33,7 +33,7 @@ def figure(material: Material) -> Figure:
 
 
 def table(material: Material) -> pd.DataFrame:
-    """The fixed sets: functions of each family, their share, and the median of their range of values."""
+    """The fixed sets: number and share of functions of each family, and the median range of their values."""
     sets = material.tables["pop-prior-sets"]
     return pd.DataFrame(
         {

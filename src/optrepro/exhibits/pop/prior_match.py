@@ -1,4 +1,4 @@
-"""Exhibit pop-prior-match: statistics of the prior beside those of the benchmark and of the shifted collections."""
+"""Exhibit pop-prior-match: statistics of the prior, of the benchmark and of the shifted collections."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ STATISTICS = {
 
 
 def figure(material: Material) -> Figure:
-    """Above, the distribution of each statistic in each collection; below, the distances of these to the prior's."""
+    """Above: distributions of each statistic in each collection. Below: their distances to those of the prior."""
     values, distances = material.tables["pop-prior-match"], material.tables["pop-prior-distances"]
     names = [name for name in STATISTICS if name in set(values.statistic)]
     collections = _ordered(values)
@@ -65,7 +65,7 @@ def figure(material: Material) -> Figure:
 
 
 def distribution_panel(axes: Axes, values: pd.DataFrame, collections: list[str]) -> None:
-    """Share of the functions whose statistic is at most x; the axis covers the prior and the benchmark."""
+    """Distribution functions of a statistic; the axis covers the prior and the benchmark."""
     faint = iter(FAINT_LINES)
     shown = values[values.collection.isin(LINES)].value
     low, high = shown.quantile([0.01, 0.99])
@@ -81,7 +81,7 @@ def distribution_panel(axes: Axes, values: pd.DataFrame, collections: list[str])
 
 
 def distance_panel(axes: Axes, distances: pd.DataFrame, collections: list[str], names: list[str]) -> None:
-    """Kolmogorov-Smirnov distances to the prior, a row for each collection; bold where chance does not explain one."""
+    """Kolmogorov-Smirnov distances to the prior, one row per collection; bold if above the quantile of chance."""
     for row in distances.to_dict("records"):
         if row["collection"] in collections and row["statistic"] in names:
             x, y = names.index(row["statistic"]), collections.index(row["collection"])
@@ -96,7 +96,7 @@ def distance_panel(axes: Axes, distances: pd.DataFrame, collections: list[str], 
 
 
 def table(material: Material) -> pd.DataFrame:
-    """A row per collection and statistic: medians, and both distances with what chance gives."""
+    """One row per collection and statistic: medians, and both distances with their quantiles of chance."""
     distances = material.tables["pop-prior-distances"]
     order = [name for name in _ordered(material.tables["pop-prior-match"]) if name != "prior"]
     keys = distances.assign(
@@ -119,7 +119,7 @@ def table(material: Material) -> pd.DataFrame:
 
 
 def _ordered(values: pd.DataFrame) -> list[str]:
-    """Collections: the prior, the benchmark, the others by name."""
+    """The collections in order: the prior, the benchmark, and the others by name."""
     names = set(values.collection)
     return [*(name for name in LINES if name in names), *sorted(names - set(LINES))]
 

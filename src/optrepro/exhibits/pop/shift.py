@@ -1,4 +1,4 @@
-"""Exhibit pop-shift: collections that differ from the prior, in the order of how far outside of it they are."""
+"""Exhibit pop-shift: scores on collections that differ from the prior, sorted by their distance to it."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from optrepro.exhibits.material import Material
 from optrepro.exhibits.pop.indistribution import MEASURES, complete, readable_scores
 
 NAMES = {"prior-test": "prior (test)", "vlse": "benchmark"}
-SPREAD = 0.62  # of a row that its optimizers are spread over
+SPREAD = 0.62  # share of a row's height over which the optimizers are spread
 
 
 def figure(material: Material) -> Figure:
-    """Panels that share their rows, the collections: distance to the prior by statistic, and both scores."""
+    """Distance to the prior by statistic, and both scores, in panels whose common rows are the collections."""
     scores, distances = material.tables["pop-shift"], _distances(material)
     order = _order(scores, distances)
     page = style.page(material, height=19 * len(order) + 45)
@@ -51,7 +51,7 @@ def distance_panel(axes: Axes, distances: pd.DataFrame, order: list[str]) -> Non
 
 
 def score_panel(axes: Axes, scores: pd.DataFrame, order: list[str], measure: str) -> None:
-    """Mean score with its 95 % interval: the collections in rows, the optimizers one under the other."""
+    """Mean score with its 95 % interval; rows are collections, in which the optimizers are spread vertically."""
     keys = list(scores.optimizer.unique())
     for place, key in enumerate(keys):
         own, look = scores[scores.optimizer == key], style.look(key)
@@ -67,7 +67,7 @@ def score_panel(axes: Axes, scores: pd.DataFrame, order: list[str], measure: str
 
 
 def table(material: Material) -> pd.DataFrame:
-    """A row for each collection and optimizer: distance to the prior, scores, and the policy's lead with its tests."""
+    """One row per collection and optimizer: distance to the prior, scores, and the policy's lead with its tests."""
     scores, distances = material.tables["pop-shift"], _distances(material)
     order = {collection: place for place, collection in enumerate(_order(scores, distances))}
     ordered = scores.sort_values("collection", key=lambda name: name.map(order), kind="stable", ignore_index=True)
@@ -79,14 +79,14 @@ def table(material: Material) -> pd.DataFrame:
 
 
 def _distances(material: Material) -> pd.DataFrame:
-    """KS distances, collections by statistics, with their mean; the prior is at 0 from itself."""
+    """Kolmogorov-Smirnov distances to the prior, collections by statistics, with their mean; 0 for the prior."""
     wide = material.tables["pop-prior-distances"].pivot(index="collection", columns="statistic", values="ks")
     wide.loc["prior-test"] = 0.0
     return wide.assign(mean=wide.mean(axis=1)).rename_axis(columns=None)
 
 
 def _order(scores: pd.DataFrame, distances: pd.DataFrame) -> list[str]:
-    """Collections by their mean distance, those without one last."""
+    """The collections sorted by mean distance; those without a distance come last."""
     mean = distances["mean"].to_dict()
     names: list[Any] = list(scores.collection.unique())
     return sorted(names, key=lambda name: mean.get(name, float("inf")))

@@ -1,4 +1,4 @@
-"""Exhibit pop-training: how a policy gets better with the functions it has seen, beside the tuned baselines."""
+"""Exhibit pop-training: scores of a policy during its training, with those of the tuned baselines."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ DIAGNOSTICS = {
     "entropy": ("Exploration", "entropy of the actions (nats)"),
     "explained_variance": ("Value function", "explained variance"),
 }
-RISE = 0.05  # share of the functions before which the scores rise, and are not resolved
+RISE = 0.05  # share of the training in which the scores rise; the axis does not resolve values before
 
 
 def figure(material: Material) -> Figure:
-    """Above: scores on the validation functions, with lines for the baselines. Below: what PPO reports of itself."""
+    """Above: scores on the validation functions, with lines for the baselines. Below: diagnostics of PPO."""
     curves, tuned = material.tables["pop-training"], material.tables["pop-tuned"]
     page = style.page(material, height=125)
     panels = page.subplots(2, 3)
@@ -37,7 +37,7 @@ def figure(material: Material) -> Figure:
 
 
 def score_panel(axes: Axes, curves: pd.DataFrame, tuned: pd.DataFrame, metric: str) -> None:
-    """One score of the policy on validation functions against the functions seen; other optimizers as lines across."""
+    """A score of the policy on validation functions by number of training functions; horizontal lines: baselines."""
     _curves(axes, curves)
     for row in tuned[tuned.optimizer.isin([POP]) | (tuned.group != "policy")].to_dict("records"):
         width = 2.0 if row["optimizer"] == POP else 1.0
@@ -50,7 +50,7 @@ def score_panel(axes: Axes, curves: pd.DataFrame, tuned: pd.DataFrame, metric: s
 
 
 def diagnostic_panel(axes: Axes, curves: pd.DataFrame, metric: str) -> None:
-    """One number that PPO reports of each iteration against the functions seen."""
+    """A diagnostic of PPO's iterations by number of training functions."""
     _curves(axes, curves)
     title, label = DIAGNOSTICS[metric]
     axes.set(title=title, ylabel=label)
@@ -68,7 +68,7 @@ def _curves(axes: Axes, curves: pd.DataFrame) -> None:
 
 
 def table(material: Material) -> pd.DataFrame:
-    """Validation scores: of each tuned optimizer, and of the trained policy at the end and at its best."""
+    """Validation scores of each tuned optimizer, and of the trained policy at the end and at its best."""
     curves, tuned = material.tables["pop-training"], material.tables["pop-tuned"]
     rows = [
         _row(row["label"], _rate(row), [row["score"], row["improvement"], row["digits"]])

@@ -1,4 +1,4 @@
-"""Exhibit pop-trajectories: what the policy evaluates on typical functions, beside the best baseline."""
+"""Exhibit pop-trajectories: points that the policy and the best baseline evaluate on typical functions."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from optrepro.exhibits.material import Material
 
 TYPICAL = ("sphere", "booth", "rosenbrock", "rastrigin", "dejong5", "styblinski_tang")  # chosen: one of each group
 COLUMNS = 3
-PANEL = 60.0  # mm
+PANEL = 60.0  # height of a panel, mm
 
 
 def figure(material: Material) -> Figure:
-    """A panel for each function: its values as shades, its minimizers, and both paths from the first start."""
+    """One panel per function: values as shades, minimizers, and both paths from the first start."""
     surfaces, paths = material.tables["vlse-surfaces"], material.tables["pop-trajectories"]
     shown, names = _shown(material), typical(set(surfaces.function) & set(paths.function))
     rows = max(1, -(-len(names) // COLUMNS))
@@ -45,7 +45,7 @@ def figure(material: Material) -> Figure:
 
 
 def path_panel(axes: Axes, paths: pd.DataFrame, shown: Iterable[str]) -> None:
-    """Every point evaluated, joined in order; faint after the best one, which has the optimizer's marker."""
+    """The evaluated points, joined in order; the path is faint after the best point, which has a marker."""
     for key in shown:
         path = paths[paths.optimizer == key].sort_values("step")
         if path.empty:
@@ -58,7 +58,7 @@ def path_panel(axes: Axes, paths: pd.DataFrame, shown: Iterable[str]) -> None:
 
 
 def table(material: Material) -> pd.DataFrame:
-    """Where the paths drawn are best, how long they and their steps are, and the median regret over all starts."""
+    """The best points of the paths, the lengths of paths and steps, and the median regret over all starts."""
     scores, paths = material.tables["pop-vlse-scores"], material.tables["pop-trajectories"]
     rows = []
     for name in typical(set(material.tables["vlse-surfaces"].function) & set(paths.function)):
@@ -85,13 +85,13 @@ def table(material: Material) -> pd.DataFrame:
 
 
 def typical(present: Iterable[str]) -> list[str]:
-    """The typical functions that are present; the first six of those that are, if it is none of them."""
+    """The typical functions that have results, or the first six functions if none of them has."""
     there = list(present)
     return [name for name in TYPICAL if name in there] or sorted(there)[: len(TYPICAL)]
 
 
 def _shown(material: Material) -> list[str]:
-    """The best first-order baseline by average rank, and the policy, which lies on top."""
+    """The best first-order baseline by average rank, and the policy, which is drawn on top."""
     summary = material.tables["pop-vlse-summary"]
     rivals = summary[(summary.tuned == "once") & (summary.subset == "smooth") & (summary.family == "first-order")]
     best = rivals.sort_values("rank_first_order").optimizer.head(1)

@@ -1,4 +1,4 @@
-"""Exhibit pop-vlse: the policy beside the baselines on the benchmark functions, one by one and overall."""
+"""Exhibit pop-vlse: the policy and the baselines on the benchmark functions, by function and overall."""
 
 from __future__ import annotations
 
@@ -16,7 +16,12 @@ from optrepro.exhibits.functions import heat_map
 from optrepro.exhibits.material import Material
 from optrepro.exhibits.panels import function_label
 
-FAMILIES = ("policy", "first-order", "quasi-newton", "derivative-free")  # from the left, and from the top
+FAMILIES = (
+    "policy",
+    "first-order",
+    "quasi-newton",
+    "derivative-free",
+)  # order from left to right, and from top to bottom
 OUTCOMES = {"wins": style.look(POP).color, "ties": style.FAINT, "losses": style.MUTED}
 SETS = {"smooth": "smooth functions", "all": "functions"}
 TUNED = {"once": "baselines tuned once", "each": "baselines tuned for each function"}
@@ -35,7 +40,7 @@ def figure(material: Material) -> Figure:
 
 
 def summary_panels(figure: SubFigure, summary: pd.DataFrame) -> None:
-    """Mean improvement, average rank, and the policy's wins, ties and losses, a row for each optimizer."""
+    """Mean improvement, average rank, and the policy's wins, ties and losses; one row per optimizer."""
     improvement, rank, wins = figure.subplots(3, 1)
     rows = summary.drop_duplicates("optimizer")
     y = dict(zip(rows.optimizer, range(len(rows)), strict=True))
@@ -43,7 +48,7 @@ def summary_panels(figure: SubFigure, summary: pd.DataFrame) -> None:
         look, shift = style.look(row["optimizer"]), 0.0
         if row["tuned"] == "each":
             if row["family"] not in ("first-order", "quasi-newton"):
-                continue  # the same as once: there is nothing to tune
+                continue  # the same as for "once", because the optimizer is not tuned
             look, shift = style.Look(look.color, look.marker, look.dashes, filled=False), 0.3
         height = y[row["optimizer"]] + shift
         improvement.plot(
@@ -71,7 +76,7 @@ def summary_panels(figure: SubFigure, summary: pd.DataFrame) -> None:
 
 
 def table(material: Material) -> pd.DataFrame:
-    """Two rows per function (medians with intervals), the summaries, and what was asked; a column per optimizer."""
+    """Two rows per function (medians with intervals), the summaries, and the targets; one column per optimizer."""
     scores = _in_families(material.tables["pop-vlse-scores"])
     labels = list(scores.label.unique())
     rows = [row for _, own in scores.groupby(["function", "tuned"], sort=False) for row in _function_rows(own)]
@@ -107,7 +112,7 @@ def _function_rows(own: pd.DataFrame) -> list[dict[str, str]]:
 
 
 def _summary_rows(summary: pd.DataFrame) -> list[dict[str, str]]:
-    """What the summaries say of each optimizer, for both ways of tuning and both sets of functions."""
+    """The summaries of each optimizer, for both ways of tuning and both sets of functions."""
     rows = []
     for (tuned, subset), own in summary.groupby(["tuned", "subset"], sort=False):
         head = {
@@ -150,7 +155,7 @@ def _rank(rank: float) -> str:
 
 
 def _outcome_bar(axes: Axes, height: float, row: dict[Any, Any]) -> None:
-    """Wins, ties and losses one after the other; the thinner bar is that of the baseline tuned for each function."""
+    """A bar of wins, ties and losses; it is thinner for the baseline tuned for each function."""
     once, left = row["tuned"] == "once", 0.0
     for outcome, color in OUTCOMES.items():
         axes.barh(height, row[outcome], left=left, height=0.36 if once else 0.2, color=color, alpha=1 if once else 0.6)
@@ -158,7 +163,7 @@ def _outcome_bar(axes: Axes, height: float, row: dict[Any, Any]) -> None:
 
 
 def _highlight(axes: Axes, scores: pd.DataFrame) -> None:
-    """Names of policies in their colour, and the smallest regret of each function in bold."""
+    """Draw the names of policies in their colours, and the smallest regret of each function in bold."""
     columns = scores.drop_duplicates("optimizer")
     axes.tick_params(axis="x", labelrotation=62, labelsize=6.5)
     _bold_policies(axes.get_xticklabels(), columns)
@@ -176,7 +181,7 @@ def _bold_policies(texts: Any, rows: pd.DataFrame) -> None:
 
 
 def _in_families(table: pd.DataFrame) -> pd.DataFrame:
-    """Rows with the optimizers in the order of `FAMILIES`, functions in theirs."""
+    """The rows with optimizers in the order of `FAMILIES`; the order of functions is unchanged."""
     order = {family: i for i, family in enumerate(FAMILIES)}
     by_family = table.iloc[np.argsort(table.family.map(order), kind="stable")]
     if "function" not in table:
@@ -186,6 +191,6 @@ def _in_families(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def _label(rows: pd.DataFrame, optimizer: str) -> str:
-    """The optimizer's label, or its key where it has no results."""
+    """The optimizer's label, or its key if it has no results."""
     found = rows[rows.optimizer == optimizer].label
     return str(found.iloc[0]) if len(found) else optimizer

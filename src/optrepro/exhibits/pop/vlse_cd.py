@@ -1,4 +1,4 @@
-"""Exhibit pop-vlse-cd: critical-difference diagrams of the policy and everything else that uses gradients."""
+"""Exhibit pop-vlse-cd: critical-difference diagrams of the policy and all gradient-based optimizers."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ POLICIES = ("pop", "pop-trained")
 
 
 def figure(material: Material) -> Figure:
-    """A diagram for each way of tuning the baselines, on the smooth functions."""
+    """One diagram for each way of tuning the baselines, on the smooth functions."""
     ranks, tests = (
         material.tables[name].query(f"subset == {SUBSET!r}") for name in ("pop-vlse-ranks", "pop-vlse-tests")
     )
@@ -29,7 +29,7 @@ def figure(material: Material) -> Figure:
 
 
 def table(material: Material) -> pd.DataFrame:
-    """Average ranks, Friedman's test, and which optimizers each one is not told apart from."""
+    """Average ranks, Friedman's test, and the optimizers from which each one does not differ significantly."""
     ranks, tests = material.tables["pop-vlse-ranks"], material.tables["pop-vlse-tests"]
     rows = []
     for row in ranks.to_dict("records"):
@@ -46,7 +46,7 @@ def table(material: Material) -> pd.DataFrame:
                 "optimizer": row["label"],
                 "average rank": f"{row['rank']:.2f}",
                 "no other is better on": row["first"],
-                "not told apart from (Holm, 5 %)": ", ".join(labels[key] for key in others) or "–",
+                "not different from (Holm, 5 %)": ", ".join(labels[key] for key in others) or "–",
                 "critical difference": f"{row['critical_difference']:.2f}",
                 "Friedman's p": style.p_value(row["friedman_p"]),
                 "Iman and Davenport's p": style.p_value(row["iman_davenport_p"]),

@@ -1,4 +1,4 @@
-"""Exhibit pop-vlse-profiles: how many problems of each group of functions are solved after how many evaluations."""
+"""Exhibit pop-vlse-profiles: share of solved problems over the evaluations, by group of functions."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from optrepro.exhibits import style
 from optrepro.exhibits.material import Material
 
 COLUMNS = 3
-PANEL = 36.0  # mm
+PANEL = 36.0  # height of a panel, mm
 TICKS = (1, 2, 5, 10, 20, 50, 100, 200, 500)
-POLICIES = ("pop-trained", "pop")  # the later one lies on top
+POLICIES = ("pop-trained", "pop")  # the later one is drawn on top
 
 
 def figure(material: Material) -> Figure:
-    """A block for each target, a panel for each group of functions."""
+    """One block per target, with one panel per group of functions."""
     profile = material.tables["pop-vlse-profile"]
     groups, targets = profile.group.unique(), sorted(profile.target.unique(), reverse=True)
     rows = -(-len(groups) // COLUMNS)
@@ -48,7 +48,7 @@ def figure(material: Material) -> Figure:
 
 
 def profile_panel(axes: Axes, curves: pd.DataFrame) -> None:
-    """Share of the problems of a group solved, against evaluations of value and gradient."""
+    """Share of solved problems of a group, by evaluations of value and gradient."""
     keys = sorted(curves.optimizer.unique(), key=lambda key: POLICIES.index(key) + 1 if key in POLICIES else 0)
     for key in keys:
         curve = curves[curves.optimizer == key].sort_values("evaluations")
@@ -64,7 +64,7 @@ def profile_panel(axes: Axes, curves: pd.DataFrame) -> None:
 
 
 def table(material: Material) -> pd.DataFrame:
-    """Share of problems solved at the end of the budget: a row per group and target, a column per optimizer."""
+    """Share of solved problems at the end of the budget: one row per group and target, one column per optimizer."""
     profile = material.tables["pop-vlse-profile"]
     final = profile[profile.evaluations == profile.evaluations.max()]
     order = list(profile.label.unique())

@@ -1,4 +1,4 @@
-"""Exhibit vlse-baselines: the classic optimizers on the benchmark functions, function by function and overall."""
+"""Exhibit vlse-baselines: the classic optimizers on the benchmark functions, by function and overall."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def figure(material: Material) -> Figure:
 
 
 def rank_diagram(figure: SubFigure, material: Material, subset: str) -> None:
-    """Critical-difference diagram of the average ranks; bars join those that the Holm-corrected tests do not part."""
+    """Critical-difference diagram of the average ranks; bars join optimizers without significant difference."""
     ranks, tests = (_selected(material.tables[name], subset, "regret") for name in ("vlse-ranks", "vlse-tests"))
     critical_difference(figure.subplots(), ranks, tests)
     overall = ranks.iloc[0]
@@ -61,7 +61,7 @@ def profile_panel(axes: Axes, curves: pd.DataFrame, scores: pd.DataFrame) -> Non
 
 
 def table(material: Material) -> pd.DataFrame:
-    """Two rows per function (median normalized improvement and regret), then the summaries; a column per optimizer."""
+    """Two rows per function (median normalized improvement and regret) and the summaries; one column per optimizer."""
     scores = material.tables["vlse-scores"]
     rows = []
     for _, own in scores.groupby("function", sort=False):
@@ -103,7 +103,7 @@ def _rank_rows(material: Material) -> list[dict[str, str]]:
 
 
 def _count_rows(scores: pd.DataFrame) -> list[dict[str, str]]:
-    """Sums over the functions of what went wrong, and of rates that end their grid."""
+    """Numbers of skipped and diverged runs and of rates at an end of the grid, over all functions."""
     titles = {
         "on_edge": "functions whose tuned rate is an end of the grid",
         "skipped": "starts skipped as optimal",

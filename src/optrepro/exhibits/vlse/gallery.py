@@ -16,14 +16,14 @@ from optrepro.exhibits import style
 from optrepro.exhibits.functions import STAR, START, surface_panel
 from optrepro.exhibits.material import Material
 
-SHOWN = ("lbfgs", "momentum", "rprop", "adam")  # of more paths none could be told apart; the later ones lie on top
+SHOWN = ("lbfgs", "momentum", "rprop", "adam")  # more paths would not be distinguishable; later ones are drawn on top
 COLUMNS = 6
-PANEL = 29.0  # mm
+PANEL = 29.0  # height of a panel, mm
 CASING = [patheffects.withStroke(linewidth=2.0, foreground="white")]
 
 
 def figure(material: Material) -> Figure:
-    """A panel for each function: its values as shades, its minimizers as stars, and the paths."""
+    """One panel per function: values as shades, minimizers as stars, and the paths."""
     surfaces, paths = material.tables["vlse-surfaces"], material.tables["vlse-trajectories"]
     names = surfaces.function.unique()
     rows = -(-len(names) // COLUMNS)
@@ -42,7 +42,7 @@ def figure(material: Material) -> Figure:
 
 
 def table(material: Material) -> pd.DataFrame:
-    """Where the paths drawn end: a row per function and optimizer, with the nearest known minimizer."""
+    """Ends of the paths in the figure: one row per function and optimizer, with the nearest known minimizer."""
     surfaces, paths = material.tables["vlse-surfaces"], material.tables["vlse-trajectories"]
     rows = []
     for function, optimizer in product(surfaces.function.unique(), SHOWN):
@@ -67,7 +67,7 @@ def table(material: Material) -> pd.DataFrame:
 
 
 def path_panel(axes: Axes, paths: pd.DataFrame) -> None:
-    """Points evaluated, one after the other; a circle at the start they share."""
+    """The evaluated points of each optimizer, joined in order, with a circle at the common start."""
     for key in (key for key in SHOWN if key in set(paths.optimizer)):
         path = paths[paths.optimizer == key].sort_values("step")
         axes.plot(path.x0, path.x1, color=style.look(key).color, linewidth=0.8, path_effects=CASING)
