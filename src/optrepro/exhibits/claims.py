@@ -33,6 +33,7 @@ def figure(material: Material) -> Figure:
     sections = dict(list(claims.groupby(_section(claims), sort=False)))
     height = sum(_height(claim) for claim in claims.to_dict("records")) + (HEADING + GAP) * len(sections) + GAP
     page = style.page(material, height)
+    page.set_layout_engine("constrained", rect=(0, 0, 1, 1))  # the columns are laid out here, in mm of the page
     axes = page.subplots()
     axes.set(xlim=(0, style.PAGE_WIDTH), ylim=(height, 0))
     axes.axis("off")
