@@ -106,7 +106,7 @@ def test_an_oracle_is_told_the_smallest_value_of_its_problem():
 def test_an_optimizer_that_does_not_call_its_closure_is_an_error(monkeypatch):
     monkeypatch.setattr(torch.optim.ASGD, "step", lambda self, closure=None: None)
     suite = boxes("sphere")
-    with pytest.raises(ValueError, match=r"class = 'torch.optim.ASGD': its step\(closure\) does not call"):
+    with pytest.raises(ValueError, match=r"class = 'torch.optim.ASGD' is not allowed: its step must call"):
         batched.descend(entry("torch.optim.ASGD"), suite, rates(suite, 0.1), budget=3)
 
 

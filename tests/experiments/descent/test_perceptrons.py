@@ -262,7 +262,7 @@ def test_a_learned_rule_runs_from_its_trained_weights(tables, arguments, weights
 
 def test_a_policy_row_that_is_no_learned_optimizer_is_an_error_that_says_so(arguments):
     study, batch, context = arguments("l2l", overrides=["studies.lto.optimizers.l2l.class=torch.optim.SGD"])
-    with pytest.raises(ConfigError, match=r"class = 'torch.optim.SGD'.*learned"):
+    with pytest.raises(ConfigError, match=r"class = 'torch.optim.SGD'.*LearnedOptimizer"):
         perceptrons.run(study, batch, context)
 
 
