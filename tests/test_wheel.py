@@ -47,7 +47,8 @@ def test_every_module_and_every_trained_policy_is_in_the_wheel(wheel: Path) -> N
 def test_optimizers_and_command_work_from_the_unpacked_wheel(wheel: Path, tmp_path: Path) -> None:
     zipfile.ZipFile(wheel).extractall(tmp_path / "site")
     code = (
-        "import optrepro, torch; from optrepro.optimizers import POP, GapSGD; from optrepro.problems import vlse;"
+        "import optrepro, torch; from optrepro.optimizers import POP, GapSGD;"
+        "from optrepro.problems.functions import vlse;"
         "p = torch.nn.Parameter(torch.ones(2)); p.grad = torch.ones(2); GapSGD([p], lr=0.1).step();"
         "POP([p]).step(lambda: (p * p).sum());"
         "assert vlse.get('ackley', dim=2)(torch.zeros(2)).abs() < 1e-6; print(optrepro.__file__)"

@@ -52,9 +52,9 @@ def test_verify_finds_everything_as_it_was_written(smoke: Project, monkeypatch: 
 
 
 def test_editing_the_code_of_a_figure_redraws_that_figure_only(smoke: Project) -> None:
-    module = smoke.folder / "src" / "optrepro" / "exhibits" / "gap_sweep.py"
+    module = smoke.folder / "src" / "optrepro" / "exhibits" / "gap" / "sweep.py"
     source = module.read_text()
-    module.write_text(source + "\n# edited\n")
+    module.write_text(source + "\nEDITED = True\n")
     try:
         plan = smoke.plan("figures", *SMOKE)
     finally:
