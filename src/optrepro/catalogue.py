@@ -77,6 +77,14 @@ class Catalogue(Model):
         names = [study for table in self.exhibits[exhibit].tables for study in self.tables[table].studies]
         return list(dict.fromkeys(names))
 
+    def jobs(self) -> list[tuple[Name, ...]]:
+        """The tables in groups that share their studies and their module, each of which one job computes."""
+        groups: dict[tuple[object, ...], list[Name]] = {}
+        for name, entry in self.tables.items():
+            module = entry.function.rpartition(".")[0]
+            groups.setdefault((entry.studies, module, entry.judges), []).append(name)
+        return [tuple(names) for names in groups.values()]
+
 
 class Claim(Model):
     """A claim of a paper, and how it is judged here. A claim whose runs are missing is "not run"."""

@@ -5,25 +5,27 @@ from __future__ import annotations
 import json
 import os
 import sys
-import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, TypeVar
 
 import typer
+import yaml
 
 from optrepro import __version__, catalogue, layout, provenance, runtable
 from optrepro.config import Config, ConfigError, load, schema
-from optrepro.studies.base import Batch
+from optrepro.conventions import TIME_IS_UP
 
 app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False, add_completion=False, help=__doc__)
 data_app = typer.Typer(no_args_is_help=True, help="List and download data sets.")
+store_app = typer.Typer(no_args_is_help=True, help="Keep the store of finished work in order.")
 app.add_typer(data_app, name="data")
+app.add_typer(store_app, name="store")
 
 ConfigPath = Annotated[Path, typer.Option("--config", envvar="OPTREPRO_CONFIG", help="Scale file.")]
 Overrides = Annotated[list[str] | None, typer.Option("--set", help="Override, as studies.vlse.starts=8; repeatable.")]
 DataDir = Annotated[Path | None, typer.Option(help="Folder of downloads. [default: OPTREPRO_DATA, or data]")]
 CatalogueDir = Annotated[Path, typer.Option("--catalogue", help="Config folder, which holds the papers' folders.")]
+Scale = Annotated[str, typer.Option(help="The scale whose results are used, or 'published'.")]
 DEFAULT = Path("config/laptop.yaml")
 PICTURES = (".png", ".svg", ".pdf")
 T = TypeVar("T")
@@ -67,73 +69,114 @@ def run(
     batch: str,
     config: ConfigPath = DEFAULT,
     set_: Overrides = None,
-    out: Annotated[Path | None, typer.Option(help="Metrics file. [default: its place in results]")] = None,
-    earlier: Annotated[list[Path] | None, typer.Option(help="Metrics of a batch that this batch needs.")] = None,
-    weights: Annotated[Path | None, typer.Option(help="Trained weights that this batch uses.")] = None,
+    weights: Annotated[
+        Path | None, typer.Option(help="Trained weights to use in place of those of the config.")
+    ] = None,
     threads: Annotated[int, typer.Option(min=1, help="Number of threads of PyTorch.")] = 1,
     minutes: Annotated[float, typer.Option(min=0, help="Save and stop after this time (status 75); 0: never.")] = 0,
 ) -> None:
-    """Run one batch; resume from its checkpoint if there is one."""
-    import torch
+    """Run one batch unless its results are in the store; resume from its state if there is one."""
+    from optrepro.experiments import jobs, work
 
-    from optrepro.experiments import run as jobs
-
-    torch.set_num_threads(threads)
     settings = _settings(config, set_)
-    chosen = _batch(settings, study, batch)
-    default = layout.metrics(settings.scale, study, batch)
-    needs = [layout.metrics(settings.scale, study, name) for name in chosen.needs]
-    jobs.run_batch(
-        settings,
-        chosen,
-        out or default,
-        earlier if earlier is not None else needs,
-        weights or (layout.weights(settings.scale, *chosen.weights) if chosen.weights else None),
-        60 * minutes or None,
-        _progress(),
-    )
+    found = jobs.Jobs(settings)
+    chosen = found.batch((study, batch))
+    if weights is not None and chosen.weights is None:
+        raise ConfigError(f"weights = {str(weights)!r} is not allowed: {study}/{batch} uses no trained weights")
+    job = found.job(chosen, weights)
+    if job is None:
+        missing = ["/".join(each) for each in found.needed(chosen) if found.finished(found.batch(each)) is None]
+        raise ConfigError(f"{study}/{batch} needs the results of {', '.join(missing)}; run them first")
+    work.carry_out(found, job, threads, 60 * minutes or None)
 
 
 @app.command()
-def collect(
-    study: str,
-    metrics: list[Path],
-    out: Path,
+def work(
+    studies: Annotated[list[str] | None, typer.Argument(help="Studies. [default: all of the config]")] = None,
+    config: ConfigPath = DEFAULT,
+    set_: Overrides = None,
+    workers: Annotated[
+        int | None, typer.Option(min=1, help="Jobs at the same time. [default: one for each core]")
+    ] = None,
+    minutes: Annotated[float, typer.Option(min=0, help="Save and stop after this time (status 75); 0: never.")] = 0,
+) -> None:
+    """Run what is missing of the studies, and of what they need, on this machine; then collect their results.
+
+    Whatever is in the store is taken from there. The status is 1 if a job failed, and 75 if the time was up.
+    """
+    from optrepro.experiments import work as shift
+
+    settings = _settings(config, set_)
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    chosen = _studies(settings, studies)
+    done = shift.work(settings, chosen, workers or cores, 60 * minutes or None, lambda line: typer.echo(line, err=True))
+    typer.echo(
+        f"{len(done.finished)} batches ran, {len(done.stored)} were in the store, {len(done.failed)} failed, "
+        f"{len(done.waiting)} are left; {len(done.collected)} of {len(chosen)} studies are complete",
+        err=True,
+    )
+    if done.failed:
+        raise typer.Exit(1)
+    if done.waiting:
+        raise typer.Exit(TIME_IS_UP)
+
+
+@app.command()
+def status(
+    studies: Annotated[list[str] | None, typer.Argument(help="Studies. [default: all of the config]")] = None,
     config: ConfigPath = DEFAULT,
     set_: Overrides = None,
 ) -> None:
-    """Collect a study's runs into one tidy table and write its facts beside it."""
-    from optrepro.experiments import collect as gather
+    """Print for each study what is done, what failed, the time spent and the time left, by the records of like runs."""
+    from optrepro.experiments import status as states
 
-    gather.collect(_settings(config, set_), study, metrics, out)
+    settings = _settings(config, set_)
+    typer.echo(f"{'study':24}{'batches':>8}{'done':>6}{'begun':>6}{'failed':>7}{'spent':>9}{'left':>9}")
+    for each in states.of(settings, _studies(settings, studies)):
+        left = "?" if each.left is None else _duration(each.left)
+        counts = f"{each.batches:8}{each.done:6}{each.begun:6}{len(each.failed):7}"
+        typer.echo(f"{each.study:24}{counts}{_duration(each.spent):>9}{left:>9}")
+        for name, reason in each.failed.items():
+            typer.echo(f"  {each.study}/{name} failed: {reason}")
+
+
+@store_app.command()
+def prune(
+    configs: Annotated[list[Path] | None, typer.Argument(help="Scale files. [default: all in config]")] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only print what would be deleted.")] = False,
+) -> None:
+    """Delete from the store what no config asks for, with the present code."""
+    from optrepro.experiments import status as states
+    from optrepro.store import Store
+
+    store = Store()
+    settings = [_settings(path, None) for path in configs or sorted(Path("config").glob("*.yaml")) if _is_scale(path)]
+    keep = states.keys(settings, store)
+    for path in store.prune(keep, dry_run):
+        typer.echo(path)
 
 
 @app.command()
-def table(
-    name: str,
-    tidy: list[Path],
-    out: Annotated[Path, typer.Option(help="Parquet file.")],
-    folder: CatalogueDir = Path("config"),
-) -> None:
-    """Compute a table of the analysis from tidy results."""
+def table(names: list[str], scale: Scale = DEFAULT.stem, folder: CatalogueDir = Path("config")) -> None:
+    """Compute tables of the analysis from the tidy results of a scale."""
     from optrepro.analysis import tables
     from optrepro.experiments.base.tidy import write_parquet
 
-    write_parquet(tables.compute(_entry(catalogue.load(folder).tables, name, "table"), tidy), out)
+    known = catalogue.load(folder).tables
+    for name, computed in tables.compute({name: _entry(known, name, "table") for name in names}, scale):
+        write_parquet(computed, layout.table(scale, name))
 
 
 @app.command()
-def exhibit(
-    name: str,
-    tables: list[Path],
-    out: Annotated[Path, typer.Option(help="Path of the files without suffix, as figures/gap-sgdm.")],
-    facts: Annotated[list[Path], typer.Option(help="Facts of a study behind the tables.")],
-    folder: CatalogueDir = Path("config"),
-) -> None:
-    """Draw an exhibit from its tables: SVG and PNG, and the numbers as CSV, Markdown and LaTeX."""
+def exhibit(name: str, scale: Scale = DEFAULT.stem, folder: CatalogueDir = Path("config")) -> None:
+    """Draw an exhibit from the tables of a scale: SVG and PNG, and the numbers as CSV, Markdown and LaTeX."""
     from optrepro.exhibits import render
 
-    render.render(name, _entry(catalogue.load(folder).exhibits, name, "exhibit"), tables, facts, out)
+    known = catalogue.load(folder)
+    entry = _entry(known.exhibits, name, "exhibit")
+    tables = [layout.table(scale, each) for each in entry.tables]
+    facts = [layout.tidy(scale, study).with_suffix(".json") for study in known.studies_of(name)]
+    render.render(name, entry, tables, facts, layout.exhibit(scale, name))
 
 
 @app.command()
@@ -257,13 +300,24 @@ def _settings(path: Path, overrides: list[str] | None) -> Config:
     return load(path, [*inherited, *(overrides or ())])
 
 
-def _batch(settings: Config, study: str, name: str) -> Batch:
-    if study not in settings.studies:
-        raise ConfigError(f"study = {study!r} is not one of {sorted(settings.studies)}")
-    by_name = {batch.name: batch for batch in runtable.batches(settings, study)}
-    if name not in by_name:
-        raise ConfigError(f"batch = {name!r} is not one of {list(by_name)}")
-    return by_name[name]
+def _studies(settings: Config, names: list[str] | None) -> list[str]:
+    """The studies of these names, or all. Raises: ConfigError for a name that the config does not have."""
+    if unknown := [name for name in names or () if name not in settings.studies]:
+        raise ConfigError(f"study = {unknown[0]!r} is not one of {sorted(settings.studies)}")
+    return list(names or settings.studies)
+
+
+def _is_scale(path: Path) -> bool:
+    """Whether a file of the config folder is a scale, and not the list of exhibits that all papers share."""
+    found = yaml.safe_load(path.read_text())
+    return isinstance(found, dict) and "scale" in found
+
+
+def _duration(seconds: float) -> str:
+    """A time in the largest fitting unit, such as 12 s, 3 min or 1.5 h."""
+    if seconds < 100:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"
 
 
 def _entry(entries: dict[str, T], name: str, kind: str) -> T:
@@ -275,31 +329,6 @@ def _entry(entries: dict[str, T], name: str, kind: str) -> T:
 def _write(path: Path, text: str) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(text)
-
-
-def _progress() -> Callable[[int, int, str], None]:
-    """A callback (done, total, label) that shows a progress bar, or without a terminal prints every ten seconds."""
-    if sys.stderr.isatty():
-        from tqdm import tqdm
-
-        bar = tqdm(unit="step", smoothing=0.1)
-
-        def draw(done: int, total: int, what: str) -> None:
-            bar.total = total
-            bar.set_description(what, refresh=False)
-            bar.update(done - bar.n)
-
-        return draw
-
-    last = time.monotonic()
-
-    def log(done: int, total: int, what: str) -> None:
-        nonlocal last
-        if time.monotonic() - last >= 10 or done == total:
-            last = time.monotonic()
-            print(f"{what}: {done}/{total}", file=sys.stderr, flush=True)
-
-    return log
 
 
 def entry_point() -> None:

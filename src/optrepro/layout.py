@@ -2,24 +2,23 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
+METRICS = "metrics.parquet"  # files of a batch of runs
+WEIGHTS = "policy.safetensors"
+RECORD = "run.json"
 PUBLISHED = "published"  # the scale-like name of the committed results
 
 
 def metrics(scale: str, study: str, batch: str) -> Path:
-    """Tidy metrics of a batch of runs; the sidecar ``run.json`` is beside them."""
-    return Path("results", scale, "runs", study, batch, "metrics.parquet")
+    """Tidy metrics of a batch of runs; its record is beside them, and the weights if it trains any."""
+    return Path("results", scale, "runs", study, batch, METRICS)
 
 
-def weights(scale: str, study: str, batch: str) -> Path:
-    """Weights that a batch of training runs saves."""
-    return weights_beside(metrics(scale, study, batch))
-
-
-def weights_beside(metrics_file: Path) -> Path:
-    """Weights that are saved beside the metrics of the batch that trained them."""
-    return metrics_file.with_name("policy.safetensors")
+def log(scale: str, study: str, batch: str) -> Path:
+    """What a batch of runs prints."""
+    return Path("logs", scale, "runs", study, f"{batch}.log")
 
 
 def tidy(scale: str, study: str) -> Path:
@@ -38,5 +37,25 @@ def exhibit(scale: str, name: str) -> Path:
 
 
 def state(key: str) -> Path:
-    """Checkpoint of a job. It is not a declared output, because Snakemake deletes outputs before a job starts."""
-    return Path("state", key, "checkpoint.pt")
+    """Folder of a job that has begun; it holds no declared output, because Snakemake deletes those first."""
+    return _state() / "jobs" / key
+
+
+def failure(key: str) -> Path:
+    """Why the last attempt of a job failed."""
+    return state(key) / "failed.txt"
+
+
+def lock(key: str) -> Path:
+    """The file that a process locks while it works on a job."""
+    return _state() / "locks" / f"{key}.lock"
+
+
+def store() -> Path:
+    """The store of finished jobs, which all scales share."""
+    return _state() / "store"
+
+
+def _state() -> Path:
+    """The folder of state; the environment variable ``OPTREPRO_STATE`` moves it."""
+    return Path(os.environ.get("OPTREPRO_STATE", "state"))

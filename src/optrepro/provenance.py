@@ -12,6 +12,7 @@ import resource
 import subprocess
 import sys
 from collections.abc import Iterable, Mapping
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,17 @@ def file_hash(path: Path | str) -> str:
     """SHA-256 of a file's bytes, in hexadecimal."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def data_hash(path: Path) -> str:
+    """SHA-256 of a file of data, which is read once in a process unless its size or time stamp changes."""
+    status = path.stat()
+    return _hash_of_version(path, status.st_size, status.st_mtime_ns)
+
+
+@cache
+def _hash_of_version(path: Path, size: int, changed: int) -> str:
+    return file_hash(path)
 
 
 def source_hash(*modules: str) -> str:
@@ -91,14 +103,26 @@ def peak_memory_mib() -> float:
     return peak / 1024 if sys.platform != "darwin" else peak / 1024**2
 
 
-def write_sidecar(path: Path, outputs: Iterable[Path], inputs: Iterable[Path], **facts: Any) -> None:
-    """Write to `path`, as JSON, the facts and the hash of every output and input, named relative to `path`."""
-    record = {
-        "outputs": {_relative(p, path): file_hash(p) for p in outputs},
-        "inputs": {_relative(p, path): file_hash(p) for p in inputs},
-        **facts,
-    }
+def write_sidecar(
+    path: Path, outputs: Iterable[Path], inputs: Iterable[Path] | Mapping[str, str], **facts: Any
+) -> None:
+    """Write to `path`, as JSON, the facts and the hash of every output and input.
+
+    Files are named relative to `path`; for inputs, their names and hashes may be given instead.
+    """
+    given = inputs if isinstance(inputs, Mapping) else {_relative(p, path): file_hash(p) for p in inputs}
+    record = {"outputs": {_relative(p, path): file_hash(p) for p in outputs}, "inputs": dict(given), **facts}
     path.write_text(json.dumps(record, indent=2, sort_keys=True) + "\n")
+
+
+def key_of(path: Path) -> str | None:
+    """The key of the job that a record describes; None if the record or the key is missing, or a file disagrees."""
+    try:
+        record = json.loads(path.read_bytes())
+        intact = all(file_hash(path.parent / name) == expected for name, expected in record["outputs"].items())
+        return str(record["key"]) if intact else None
+    except (OSError, ValueError, LookupError, TypeError, AttributeError):
+        return None
 
 
 def check_sidecar(path: Path) -> Mapping[str, str]:

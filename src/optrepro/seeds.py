@@ -7,10 +7,10 @@ import json
 from typing import Any
 
 
-def fingerprint(value: Any) -> str:
-    """Ten hexadecimal digits of the SHA-256 of the value's canonical JSON."""
+def fingerprint(value: Any, digits: int = 10) -> str:
+    """The first hexadecimal digits of the SHA-256 of the value's canonical JSON."""
     text = json.dumps(value, sort_keys=True, separators=(",", ":"), default=str)
-    return hashlib.sha256(text.encode()).hexdigest()[:10]
+    return hashlib.sha256(text.encode()).hexdigest()[:digits]
 
 
 def derive_seed(*parts: object) -> int:

@@ -7,6 +7,7 @@ from typing import Any
 import pandas as pd
 import pytest
 
+from optrepro import layout
 from optrepro.analysis import tables
 from optrepro.analysis.results import StudyResults
 from optrepro.catalogue import TableEntry
@@ -27,25 +28,21 @@ def importable(monkeypatch: pytest.MonkeyPatch) -> None:
     CALLS.clear()
 
 
-@pytest.fixture
-def tidy(tmp_path: Path) -> list[Path]:
-    paths = []
+@pytest.fixture(autouse=True)
+def tidy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Tidy results of two studies at the scale tiny."""
+    monkeypatch.chdir(tmp_path)
     for name, value in (("images", 1.0), ("boxes", 2.0)):
-        path = tmp_path / f"{name}.parquet"
+        path = layout.tidy("tiny", name)
+        path.parent.mkdir(parents=True, exist_ok=True)
         pd.DataFrame({"value": [value]}).to_parquet(path)
         facts = {"study": name, "scale": "tiny", "settings": {}, "dataset": None, "data": []}
         path.with_suffix(".json").write_text(json.dumps({**facts, "expected_runs": 0, "missing": []}))
-        paths.append(path)
-    return paths
 
 
-def test_a_table_is_its_function_of_its_studies_in_their_order(tidy: list[Path]) -> None:
-    entry = TableEntry(function="made_up.analysis.scores", studies=("images", "boxes"))
-    assert tables.compute(entry, tidy).value.tolist() == [1.0, 2.0]
-    assert CALLS == [(["images", "boxes"], {})]
-
-
-def test_arguments_are_handed_over_where_the_entry_names_some(tidy: list[Path]) -> None:
-    entry = TableEntry(function="made_up.analysis.scores", studies=("images",), arguments={"figure": "fig1"})
-    tables.compute(entry, tidy[:1])
-    assert CALLS == [(["images"], {"figure": "fig1"})]
+def test_tables_are_their_functions_of_their_studies_in_their_order() -> None:
+    both = TableEntry(function="made_up.analysis.scores", studies=("images", "boxes"))
+    one = TableEntry(function="made_up.analysis.scores", studies=("boxes",), arguments={"figure": "fig1"})
+    computed = dict(tables.compute({"both": both, "one": one}, "tiny"))
+    assert {name: table.value.tolist() for name, table in computed.items()} == {"both": [1.0, 2.0], "one": [2.0]}
+    assert CALLS == [(["images", "boxes"], {}), (["boxes"], {"figure": "fig1"})]

@@ -25,8 +25,7 @@ def material_of(exhibit: str) -> Material:
     """The published results of an exhibit; each table is computed once."""
     for name in CATALOGUE.exhibits[exhibit].tables:
         if name not in TABLES:
-            entry = CATALOGUE.tables[name]
-            TABLES[name] = tables.compute(entry, [layout.tidy(layout.PUBLISHED, study) for study in entry.studies])
+            [[_, TABLES[name]]] = tables.compute({name: CATALOGUE.tables[name]}, layout.PUBLISHED)
     facts = {
         study: results.read_facts(layout.tidy(layout.PUBLISHED, study).with_suffix(".json"))
         for study in CATALOGUE.studies_of(exhibit)

@@ -2,7 +2,7 @@ import gzip
 import hashlib
 import json
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,17 +13,18 @@ import torch
 
 from optrepro import layout, provenance, runtable
 from optrepro.config import Config, ConfigError
-from optrepro.experiments import run as jobs
+from optrepro.experiments import jobs, run
 from optrepro.experiments.base import tidy
-from optrepro.experiments.base.checkpoint import Checkpoint, Interrupted
+from optrepro.experiments.base.checkpoint import Interrupted
 from optrepro.optimizers import _learned
 from optrepro.optimizers import _pop_policy as policies
 from optrepro.optimizers.l2l import L2LPolicy, L2LSettings
+from optrepro.store import Store
 from optrepro.studies.base import Batch
 
 Tiny = Callable[..., Config]
 ROOT = Path(__file__).parents[2]
-STATE = Path("state")
+STATE = Path("state", "jobs")
 
 
 @pytest.fixture(autouse=True)
@@ -37,10 +38,18 @@ def batch_of(settings: Config, study: str, name: str) -> Batch:
     return next(batch for batch in runtable.batches(settings, study) if batch.name == name)
 
 
-def carry_out(settings: Config, name: str = "sgd", folder: str = "out", study: str = "images", **more: Any) -> Path:
-    out = Path(folder) / "metrics.parquet"
-    jobs.run_batch(settings, batch_of(settings, study, name), out, **more)
-    return out
+def carry_out(
+    settings: Config,
+    name: str = "sgd",
+    folder: str = "out",
+    study: str = "images",
+    earlier: Sequence[Path] = (),
+    weights: Path | None = None,
+    **more: Any,
+) -> Path:
+    """The metrics of a batch, from a store of its own in `folder`."""
+    job = jobs.make(settings, batch_of(settings, study, name), earlier, weights)
+    return run.carry_out(settings, job, Store(Path(folder)), **more).path(layout.METRICS)
 
 
 def interrupt(settings: Config, name: str = "sgd", **more: Any) -> None:
@@ -91,22 +100,23 @@ def test_progress_is_reported(tiny: Tiny) -> None:
 
 def test_training_a_policy_leaves_its_weights_beside_the_results(tiny_pop: Tiny) -> None:
     out = carry_out(tiny_pop(), "standard", study="meta")
-    policy, card = policies.load(layout.weights_beside(out))
+    policy, card = policies.load(out.with_name(layout.WEIGHTS))
     assert policy.settings.width == 8
     assert card["config_hash"] == batch_of(tiny_pop(), "meta", "standard").settings
-    files = {path.name: provenance.file_hash(path) for path in (out, layout.weights_beside(out))}
+    files = {path.name: provenance.file_hash(path) for path in (out, out.with_name(layout.WEIGHTS))}
     assert sidecar(out)["outputs"] == files
     assert provenance.check_sidecar(out.with_name("run.json")) == {}
 
 
 def test_a_contender_uses_the_weights_that_a_job_has_trained(tiny_pop: Tiny) -> None:
     settings = tiny_pop()
-    given = {name: layout.weights_beside(carry_out(settings, name, name, study="meta")) for name in ("standard", "log")}
+    trained = {name: carry_out(settings, name, name, study="meta") for name in ("standard", "log")}
+    given = {name: metrics.with_name(layout.WEIGHTS) for name, metrics in trained.items()}
     assert batch_of(settings, "transfer", "trained").weights == ("meta", "standard")
     tables = {}
     for name, weights in given.items():
         out = carry_out(settings, "trained", f"trained-{name}", study="transfer", weights=weights)
-        assert sidecar(out)["inputs"] == {f"../{name}/policy.safetensors": provenance.file_hash(weights)}
+        assert sidecar(out)["inputs"] == {"../../meta/standard/policy.safetensors": provenance.file_hash(weights)}
         assert list(sidecar(out)["outputs"]) == ["metrics.parquet"]
         tables[name] = pd.read_parquet(out)
     regrets = [table[table.metric == "regret"].value for table in tables.values()]
@@ -129,7 +139,7 @@ def test_a_job_of_meta_training_or_transfer_goes_on_in_the_next_attempt_and_give
 
 def test_a_job_with_other_weights_never_finds_the_state(tiny_pop: Tiny) -> None:
     for name in ("standard", "log"):
-        weights = layout.weights_beside(carry_out(tiny_pop(), name, name, study="meta"))
+        weights = carry_out(tiny_pop(), name, name, study="meta").with_name(layout.WEIGHTS)
         interrupt(tiny_pop(), "trained", study="transfer", weights=weights)
     assert len(list(STATE.iterdir())) == 2
 
@@ -139,11 +149,11 @@ def test_a_job_with_other_weights_never_finds_the_state(tiny_pop: Tiny) -> None:
 
 def test_learning_a_rule_leaves_its_weights_beside_the_results_and_another_row_uses_them(tiny_lto: Tiny) -> None:
     settings = tiny_lto()
-    given = layout.weights_beside(carry_out(settings, "unrolled", "given", study="learn"))
+    given = carry_out(settings, "unrolled", "given", study="learn").with_name(layout.WEIGHTS)
     _, card = _learned.load(L2LPolicy, L2LSettings, given)
     assert card["config_hash"] == batch_of(settings, "learn", "unrolled").settings
     out = carry_out(settings, "learned", study="compare", weights=given)
-    assert sidecar(out)["inputs"] == {"../given/policy.safetensors": provenance.file_hash(given)}
+    assert sidecar(out)["inputs"] == {"../../learn/unrolled/policy.safetensors": provenance.file_hash(given)}
     assert set(pd.read_parquet(out).workload) == {"small", "wide"}
 
 
@@ -255,12 +265,24 @@ def test_a_job_whose_time_is_up_goes_on_in_the_next_attempt_and_gives_the_same_b
     assert list(STATE.iterdir()) == []
 
 
-def test_the_state_is_dropped_only_after_the_results_are_written(tiny: Tiny, monkeypatch: pytest.MonkeyPatch) -> None:
-    order: list[bool] = []
-    out = Path("out", "metrics.parquet")
-    monkeypatch.setattr(Checkpoint, "clear", lambda self: order.append(out.exists() and out.stat().st_size > 0))
-    carry_out(tiny())
-    assert order == [True]
+def test_the_state_is_dropped_only_after_the_results_are_in_the_store(
+    tiny: Tiny, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise OSError("no space left on the device")
+
+    interrupt(tiny())
+    with monkeypatch.context() as patched:
+        patched.setattr(Store, "put", full)
+        with pytest.raises(OSError, match="no space left"):
+            carry_out(tiny())
+    assert sidecar(carry_out(tiny()))["attempts"] == 3
+
+
+def test_what_is_in_the_store_is_not_run_again(tiny: Tiny, monkeypatch: pytest.MonkeyPatch) -> None:
+    first = carry_out(tiny())
+    monkeypatch.setattr(run, "_run", None)
+    assert carry_out(tiny("scale=other", "studies.images.optimizers.sgd.label=other")) == first
 
 
 def test_a_later_attempt_finds_the_state_of_the_same_job(tiny: Tiny) -> None:

@@ -7,22 +7,22 @@ import pytest
 import yaml
 
 from optrepro import catalogue, config, layout, runtable
+from optrepro.experiments import status
 from tests.workflow.conftest import ROOT, TIDY, Project
 
 SMOKE = ("--configfile", "config/smoke.yaml")
 PAPER = ("--configfile", "config/paper.yaml")
 EXHIBITS = catalogue.load(ROOT / "config").exhibits
-RUNNING = {"runs", "collect", "data"}
+RUNNING = {"study", "training", "batch", "data"}
 
 
 MINI = (TIDY, "--configfile", "config/mini.yaml")
-CHANGES = {
-    "optimizers.momentum-90.settings.momentum=0.91": {"runs": 1, "collect": 1},
-    # the control that repeats the shares of the changed row follows it
-    "optimizers.raw.settings.momentum=[0.5,0.9]": {"runs": 2, "collect": 1},
-    "steps=5": {"runs": 3, "collect": 1},
-    "optimizers.momentum-90.label=heavy": {"collect": 1},
-    "optimizers.nadam={label: NAdam, class: torch.optim.NAdam}": {"runs": 1, "collect": 1},
+CHANGES = {  # with the number of batches that are not in the store then
+    "optimizers.momentum-90.settings.momentum=0.91": 1,
+    "optimizers.raw.settings.momentum=[0.5,0.9]": 2,  # the control that repeats the row's shares follows it
+    "steps=5": 3,
+    "optimizers.momentum-90.label=heavy": 0,
+    "optimizers.nadam={label: NAdam, class: torch.optim.NAdam}": 1,
 }
 
 
@@ -30,9 +30,16 @@ def test_without_a_change_nothing_reruns(mini: Project) -> None:
     assert mini.plan(*MINI) == {}
 
 
-@pytest.mark.parametrize(("change", "jobs"), CHANGES.items(), ids=CHANGES)
-def test_a_change_reruns_what_it_concerns_and_what_follows(mini: Project, change: str, jobs: dict[str, int]) -> None:
-    assert mini.plan(*MINI, "--config", f"set={json.dumps([f'studies.gap-sgdm.{change}'])}") == jobs
+@pytest.mark.parametrize(("change", "batches"), CHANGES.items(), ids=CHANGES)
+def test_a_change_reruns_what_it_concerns_and_what_follows(
+    mini: Project, change: str, batches: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    override = f"studies.gap-sgdm.{change}"
+    assert mini.plan(*MINI, "--config", f"set={json.dumps([override])}") == {"study": 1}
+    monkeypatch.delenv("OPTREPRO_DATA", raising=False)
+    monkeypatch.chdir(mini.folder)
+    [found] = status.of(config.load("config/mini.yaml", [override]), ["gap-sgdm"])
+    assert found.batches - found.done == batches
 
 
 def test_redrawing_starts_at_committed_results_and_runs_nothing(project: Project) -> None:
@@ -41,14 +48,18 @@ def test_redrawing_starts_at_committed_results_and_runs_nothing(project: Project
     assert RUNNING.isdisjoint(plan)
 
 
-@pytest.mark.parametrize(("arguments", "scale"), [((), "laptop"), (PAPER, "paper")], ids=["a bare call", "paper"])
-def test_a_plan_holds_every_batch_and_every_exhibit_of_its_scale(
-    project: Project, arguments: tuple[str, ...], scale: str
-) -> None:
-    plan = project.plan(*arguments)
-    settings = config.load(ROOT / "config" / f"{scale}.yaml")
-    batches = sum(len(runtable.batches(settings, study)) for study in settings.studies)
-    assert plan["runs"] + plan["meta_training"] == batches
+def test_a_bare_call_plans_one_job_for_each_study_and_every_exhibit_of_the_laptop_scale(project: Project) -> None:
+    plan = project.plan()
+    assert plan["study"] + plan["training"] == len(config.load(ROOT / "config" / "laptop.yaml").studies)
+    assert plan["exhibit"] == len(EXHIBITS)
+    assert "batch" not in plan
+
+
+def test_on_a_cluster_each_batch_is_a_job_of_its_own(project: Project) -> None:
+    plan = project.plan("--workflow-profile", "profiles/slurm", *PAPER)
+    settings = config.load(ROOT / "config" / "paper.yaml")
+    assert plan["batch"] == sum(len(runtable.batches(settings, study)) for study in settings.studies)
+    assert plan["study"] + plan["training"] == len(settings.studies)
     assert plan["exhibit"] == len(EXHIBITS)
 
 
@@ -56,8 +67,8 @@ def test_every_data_set_of_a_study_is_fetched_before_its_runs_and_weights_are_tr
     def plan(batch: str) -> dict[str, int]:
         return project.plan(f"results/paper/runs/lto/{batch}/metrics.parquet", *PAPER)
 
-    assert plan("adam") == {"data": 4, "runs": 1}
-    assert plan("psd-bregman") == {"data": 4, "runs": 1, "meta_training": 2}  # it begins with the imitation
+    assert plan("adam") == {"data": 4, "batch": 1}
+    assert plan("psd-bregman") == {"data": 4, "batch": 3}  # it begins with the imitation
 
 
 @pytest.mark.parametrize("profile", ["default", "gpu", "slurm"])

@@ -63,14 +63,15 @@ onstart:
     shell(f"optrepro check --out results/{SCALE}/config.json")
 
 
-LEARNING = [name for name, study in SETTINGS.studies.items() if study.trained_rows()]
+# Where jobs run on other machines, each batch is a job. Only there Snakemake keeps `--jobs` apart from `--cores`.
+CLUSTER = workflow.resource_settings.nodes is not None
 NEVER = "(?!)"  # a pattern that matches nothing, for wildcards without values
+LEARNING = [name for name, study in SETTINGS.studies.items() if study.trained_rows()]
 
 
 wildcard_constraints:
     scale=f"{SCALE}|{layout.PUBLISHED}",
     study="|".join(SETTINGS.studies),
-    table="|".join(CATALOGUE.tables),
     exhibit="|".join(CATALOGUE.exhibits),
 
 
@@ -83,29 +84,50 @@ def batch_of(wildcards):
     return BATCHES[wildcards.study][wildcards.batch]
 
 
-def settings_of(wildcards):
+def _settings(batch):
+    return [batch.settings, [run.id for run in batch.runs]]
+
+
+def settings_of_batch(wildcards):
     """A hash of everything in the config that determines a batch of runs; other changes do not rerun it."""
-    batch = batch_of(wildcards)
-    return fingerprint([batch.settings, [run.id for run in batch.runs]])
+    return fingerprint(_settings(batch_of(wildcards)))
 
 
-def source_of(wildcards):
+def settings_of_study(wildcards):
+    """A hash of everything in the config that determines a study's results and facts."""
+    batches = [_settings(batch) for batch in BATCHES[wildcards.study].values()]
+    return fingerprint([study_of(wildcards).model_dump(mode="json", by_alias=True), batches])
+
+
+def source_of_batch(wildcards):
     return provenance.source_hash(*runtable.source_modules(SETTINGS, batch_of(wildcards)))
+
+
+def source_of_study(wildcards):
+    batches = BATCHES[wildcards.study].values()
+    modules = [module for batch in batches for module in runtable.source_modules(SETTINGS, batch)]
+    return provenance.source_hash("optrepro.experiments.collect", *modules)
 
 
 def study_of(wildcards):
     return SETTINGS.studies[wildcards.study]
 
 
-def needs(wildcards):
-    """Metrics of the batches whose results a batch reads."""
-    return [layout.metrics(SCALE, wildcards.study, name) for name in batch_of(wildcards).needs]
+def trained_elsewhere(wildcards):
+    """The results of the studies whose trained weights a study uses."""
+    used = {batch.weights[0] for batch in BATCHES[wildcards.study].values() if batch.weights}
+    return [layout.tidy(SCALE, study) for study in sorted(used - {wildcards.study})]
 
 
-def weights(wildcards):
-    """The trained weights that a batch uses."""
+def batches_of(wildcards):
+    return [layout.metrics(SCALE, wildcards.study, batch) for batch in BATCHES[wildcards.study]]
+
+
+def needed(wildcards):
+    """Metrics of the batches whose results or weights a batch reads."""
     batch = batch_of(wildcards)
-    return [layout.weights(SCALE, *batch.weights)] if batch.weights else []
+    addresses = [(wildcards.study, name) for name in batch.needs] + ([batch.weights] if batch.weights else [])
+    return [layout.metrics(SCALE, *address) for address in addresses]
 
 
 def data_listing(wildcards):
@@ -118,8 +140,13 @@ def asks_for_gpu(wildcards):
     return int(study_of(wildcards).wants_gpu)
 
 
-def threads_of(wildcards):
-    """One thread, or all threads if the study measures times, so that no other job runs meanwhile."""
+def threads_of_study(wildcards):
+    """One thread for each batch, or all if the study measures times, so that no other job runs meanwhile."""
+    cores = workflow.cores or 1
+    return cores if study_of(wildcards).timed else min(cores, len(BATCHES[wildcards.study]))
+
+
+def threads_of_batch(wildcards):
     return workflow.cores or 1 if study_of(wildcards).timed else 1
 
 

@@ -16,10 +16,9 @@ rule exhibit:
         "../../environment.yml"
     params:
         source=exhibit_source,
-        stem=lambda wildcards: layout.exhibit(SCALE, wildcards.exhibit),
-        facts=lambda wildcards, input: " ".join(f"--facts {path}" for path in input.facts),
+        scale=SCALE,
     shell:
-        "optrepro exhibit {wildcards.exhibit} {input.tables} {params.facts} --out {params.stem} > {log} 2>&1"
+        "optrepro exhibit {wildcards.exhibit} --scale {params.scale} > {log} 2>&1"
 
 
 # The published exhibits are drawn from the committed tidy results. No rule makes those, so this never starts any runs.
@@ -33,8 +32,7 @@ use rule exhibit as published_exhibit with:
         f"<logs>/{layout.PUBLISHED}/exhibits/{{exhibit}}.log",
     params:
         source=exhibit_source,
-        stem=lambda wildcards: layout.exhibit(layout.PUBLISHED, wildcards.exhibit),
-        facts=lambda wildcards, input: " ".join(f"--facts {path}" for path in input.facts),
+        scale=layout.PUBLISHED,
 
 
 rule redraw:

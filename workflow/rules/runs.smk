@@ -1,9 +1,48 @@
-rule runs:
+rule study:
+    """Run what the store lacks of a study, in one process that forks, and collect its tidy results and its facts.
+
+    On a cluster each batch is a job of its own, and what is left to do here is to collect.
+    """
+    input:
+        data=data_listing,
+        trained=trained_elsewhere,
+        batches=batches_of if CLUSTER else [],
+    output:
+        tidy="<results>/{scale}/tidy/{study}.parquet",
+        facts="<results>/{scale}/tidy/{study}.json",
+        sidecar="<results>/{scale}/tidy/{study}.sidecar.json",
+    log:
+        "<logs>/{scale}/studies/{study}.log",
+    wildcard_constraints:
+        scale=SCALE,
+        study="|".join(sorted(set(SETTINGS.studies) - set(LEARNING))) or NEVER,
+    conda:
+        "../../environment.yml"
+    threads: threads_of_study
+    resources:
+        gpu=0 if CLUSTER else asks_for_gpu,
+        slice_minutes=0,
+    params:
+        settings=settings_of_study,
+        source=source_of_study,
+    shell:
+        "optrepro work {wildcards.study} --workers {threads} --minutes {resources.slice_minutes} > {log} 2>&1"
+
+
+# Studies that train weights have priority, because others wait for them.
+use rule study as training with:
+    wildcard_constraints:
+        scale=SCALE,
+        study="|".join(LEARNING) or NEVER,
+    priority: 1
+
+
+# On a cluster only.
+rule batch:
     """Run one batch: rows of the run table, each an optimizer on a problem."""
     input:
         data=data_listing,
-        earlier=needs,
-        weights=weights,
+        needed=needed,
     output:
         metrics="<results>/{scale}/runs/{study}/{batch}/metrics.parquet",
         sidecar="<results>/{scale}/runs/{study}/{batch}/run.json",
@@ -13,51 +52,15 @@ rule runs:
         "<logs>/{scale}/runs/{study}/{batch}.tsv"
     wildcard_constraints:
         scale=SCALE,
-        study="|".join(sorted(set(SETTINGS.studies) - set(LEARNING))) or NEVER,
     conda:
         "../../environment.yml"
-    threads: threads_of
+    threads: threads_of_batch
     resources:
         gpu=asks_for_gpu,
         slice_minutes=0,
     params:
-        settings=settings_of,
-        source=source_of,
-        earlier=lambda wildcards, input: " ".join(f"--earlier {path}" for path in input.earlier),
-        weights=lambda wildcards, input: f"--weights {input.weights[0]}" if input.weights else "",
+        settings=settings_of_batch,
+        source=source_of_batch,
     shell:
         "optrepro run {wildcards.study} {wildcards.batch} --threads {threads}"
-        " --minutes {resources.slice_minutes} {params.earlier} {params.weights} --out {output.metrics} > {log} 2>&1"
-
-
-# Training of weights has priority, because other runs wait for them.
-use rule runs as meta_training with:
-    output:
-        metrics="<results>/{scale}/runs/{study}/{batch}/metrics.parquet",
-        sidecar="<results>/{scale}/runs/{study}/{batch}/run.json",
-        policy="<results>/{scale}/runs/{study}/{batch}/policy.safetensors",
-    wildcard_constraints:
-        scale=SCALE,
-        study="|".join(LEARNING) or NEVER,
-    priority: 1
-
-
-rule collect:
-    """Collect a study's runs into one tidy table and write its facts beside it."""
-    input:
-        metrics=lambda wildcards: [layout.metrics(SCALE, wildcards.study, b) for b in BATCHES[wildcards.study]],
-    output:
-        tidy="<results>/{scale}/tidy/{study}.parquet",
-        facts="<results>/{scale}/tidy/{study}.json",
-        sidecar="<results>/{scale}/tidy/{study}.sidecar.json",
-    log:
-        "<logs>/{scale}/collect/{study}.log",
-    wildcard_constraints:
-        scale=SCALE,
-    conda:
-        "../../environment.yml"
-    params:
-        settings=lambda wildcards: fingerprint(study_of(wildcards).model_dump(mode="json", by_alias=True)),
-        source=provenance.source_hash("optrepro.experiments.collect"),
-    shell:
-        "optrepro collect {wildcards.study} {input.metrics} {output.tidy} > {log} 2>&1"
+        " --minutes {resources.slice_minutes} > {log} 2>&1"

@@ -1,20 +1,21 @@
-rule statistics:
-    """Compute a table of the analysis from tidy results."""
-    input:
-        tidy=lambda wildcards: [layout.tidy(wildcards.scale, s) for s in CATALOGUE.tables[wildcards.table].studies],
-        facts=lambda wildcards: [
-            layout.tidy(wildcards.scale, s).with_suffix(".json") for s in CATALOGUE.tables[wildcards.table].studies
-        ],
-        files=lambda wildcards: CATALOGUE.tables[wildcards.table].files,
-    output:
-        "<results>/{scale}/tables/{table}.parquet",
-    log:
-        "<logs>/{scale}/statistics/{table}.log",
-    conda:
-        "../../environment.yml"
-    params:
-        source=lambda wildcards: provenance.source_hash(
-            *catalogue.source_modules(CATALOGUE.tables[wildcards.table], Path("config"))
-        ),
-    shell:
-        "optrepro table {wildcards.table} {input.tidy} --out {output} > {log} 2>&1"
+# One job computes the tables that share their studies and their code, so that most processes start once for several.
+for _names in CATALOGUE.jobs():
+
+    rule:
+        name:
+            f"statistics_{_names[0]}"
+        input:
+            tidy=[f"<results>/{{scale}}/tidy/{study}.parquet" for study in CATALOGUE.tables[_names[0]].studies],
+            facts=[f"<results>/{{scale}}/tidy/{study}.json" for study in CATALOGUE.tables[_names[0]].studies],
+            files=CATALOGUE.tables[_names[0]].files,
+        output:
+            [f"<results>/{{scale}}/tables/{name}.parquet" for name in _names],
+        log:
+            f"<logs>/{{scale}}/statistics/{_names[0]}.log",
+        conda:
+            "../../environment.yml"
+        params:
+            source=provenance.source_hash(*catalogue.source_modules(CATALOGUE.tables[_names[0]], Path("config"))),
+            names=" ".join(_names),
+        shell:
+            "optrepro table {params.names} --scale {wildcards.scale} > {log} 2>&1"

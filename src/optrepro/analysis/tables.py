@@ -2,23 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from pathlib import Path
+from collections.abc import Iterator, Mapping
+from functools import cache
 
 import pandas as pd
 
+from optrepro import layout
 from optrepro.analysis.results import read_study
 from optrepro.catalogue import TableEntry, named
 
 
-def compute(entry: TableEntry, tidy: Sequence[Path]) -> pd.DataFrame:
-    """Call the entry's function on its studies.
+def compute(entries: Mapping[str, TableEntry], scale: str) -> Iterator[tuple[str, pd.DataFrame]]:
+    """Call the functions of tables on the tidy results of a scale, each of which is read once.
 
     Args:
-        entry: the table's entry in the catalogue.
-        tidy: parquet files of its studies, in the entry's order; the facts are beside them.
+        entries: the tables' entries in the catalogue, by name.
+        scale: the scale, or ``published``.
+
+    Yields: name and table.
     """
-    function = named(entry.function, "table function")
-    studies = [read_study(path) for path in tidy]
-    table: pd.DataFrame = function(*studies, **entry.arguments)
-    return table
+    read = cache(read_study)
+    for name, entry in entries.items():
+        function = named(entry.function, "table function")
+        yield name, function(*(read(layout.tidy(scale, study)) for study in entry.studies), **entry.arguments)

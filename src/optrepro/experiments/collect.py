@@ -18,8 +18,10 @@ from optrepro.runtable import MissingRunsError
 from optrepro.studies.base import Study, datasets_of
 
 
-def collect(config: Config, study_id: str, metrics: Sequence[Path], out: Path) -> None:
-    """Collect a study's runs in one tidy table `out`, and write the study's facts beside it as JSON.
+def collect(config: Config, study_id: str, metrics: Sequence[Path], out: Path) -> list[Path]:
+    """Collect a study's runs in one tidy table `out`, and write the study's facts and a sidecar beside it.
+
+    Returns: the files that were written.
 
     Raises: MissingRunsError at a strict scale if a run of the run table is missing; ValueError for a run that is not
     in the run table.
@@ -45,8 +47,9 @@ def collect(config: Config, study_id: str, metrics: Sequence[Path], out: Path) -
         "missing": missing,
     }
     out.with_suffix(".json").write_text(json.dumps(facts, indent=1) + "\n")
-    outputs = [out, out.with_suffix(".json")]
-    provenance.write_sidecar(out.with_suffix(".sidecar.json"), outputs=outputs, inputs=metrics)
+    outputs, sidecar = [out, out.with_suffix(".json")], out.with_suffix(".sidecar.json")
+    provenance.write_sidecar(sidecar, outputs=outputs, inputs=metrics)
+    return [*outputs, sidecar]
 
 
 def _data_facts(study: Study, config: Config) -> dict[str, Any]:

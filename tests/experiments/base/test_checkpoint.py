@@ -83,17 +83,9 @@ def test_a_checkpoint_holds_nothing_that_needs_to_be_unpickled(path: Path) -> No
     assert torch.load(path, weights_only=True)["step"] == 1
 
 
-def test_clearing_removes_the_state_and_may_be_repeated(path: Path) -> None:
-    Checkpoint(path).save({})
-    Checkpoint(path).clear()
-    Checkpoint(path).clear()
-    assert Checkpoint(path).load() is None
-
-
 def test_without_a_path_nothing_is_kept() -> None:
     keeper = Checkpoint(None)
     keeper.save({"step": 1})
-    keeper.clear()
     assert keeper.load() is None
 
 

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import torch
 
-TIME_IS_UP = 75  # exit status of a job whose time slice ended; its state is saved, and a retry resumes
+from optrepro.conventions import TIME_IS_UP
 
 
 class Interrupted(SystemExit):
@@ -88,11 +88,6 @@ class Checkpoint:
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(self.path)
-
-    def clear(self) -> None:
-        """Delete the checkpoint of a finished job."""
-        if self.path is not None:
-            self.path.unlink(missing_ok=True)
 
 
 def _generators() -> dict[str, Any]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -11,13 +11,8 @@ import torch
 
 from optrepro.experiments.base import tidy
 from optrepro.experiments.base.checkpoint import Checkpoint
+from optrepro.experiments.base.progress import Progress, no_progress
 from optrepro.studies.base import Study
-
-Progress = Callable[[int, int, str], None]
-
-
-def no_progress(done: int, total: int, what: str) -> None:
-    """Report nothing."""
 
 
 def empty_results() -> pd.DataFrame:

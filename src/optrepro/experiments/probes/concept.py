@@ -26,7 +26,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from optrepro.experiments.base import data, tidy
-from optrepro.experiments.base.context import Context, Progress, no_progress
+from optrepro.experiments.base.context import Context
+from optrepro.experiments.base.progress import Progress, no_progress
 from optrepro.experiments.base.tidy import Row
 from optrepro.experiments.probes.autocorrelation import StreamingAutocorrelation, momentum_filter, scores
 from optrepro.problems.data.images import Dataset, Split

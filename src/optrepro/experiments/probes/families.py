@@ -27,7 +27,8 @@ import torch
 from torch import Tensor
 
 from optrepro.experiments.base import tidy
-from optrepro.experiments.base.context import Context, Progress, no_progress
+from optrepro.experiments.base.context import Context
+from optrepro.experiments.base.progress import Progress, no_progress
 from optrepro.experiments.base.tidy import Row
 from optrepro.experiments.probes.operators import Diagonal, Frobenius, Lyapunov, Spectral, learning_power
 from optrepro.problems.functions import toys
