@@ -8,7 +8,7 @@ export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 .PHONY: all test lint redraw benchmarks clean
 
 all: $(VENV)/.ready
-	snakemake --cores all --configfile config/$(SCALE).yaml
+	@if [ -t 1 ]; then live='--logger rich'; fi; snakemake --cores all --configfile config/$(SCALE).yaml $$live
 
 test: $(VENV)/.ready-dev lint
 	pytest -n 2 --dist loadfile --no-loadscope-reorder --cov --cov-report=

@@ -1,6 +1,7 @@
 # The plan: settings, batches of runs and exhibits, read once from the config. The rules only look things up in it.
 import json
 import os
+import sys
 from pathlib import Path
 
 import yaml
@@ -66,6 +67,18 @@ onstart:
 # Where jobs run on other machines, each batch is a job. Only there Snakemake keeps `--jobs` apart from `--cores`.
 CLUSTER = workflow.resource_settings.nodes is not None
 NEVER = "(?!)"  # a pattern that matches nothing, for wildcards without values
+onsuccess:
+    print(
+        f"Done. One page shows everything: results/{SCALE}/report.html",
+        "What one may want next:",
+        f"  optrepro status --config {os.environ['OPTREPRO_CONFIG']}    what each study took",
+        f"  optrepro verify {SCALE}    whether results and figures are as they were written",
+        "  snakemake gap-sgdm --cores all --config set=studies.gap-sgdm.steps=800    one exhibit with another setting",
+        sep="\n",
+        file=sys.stderr,
+    )
+
+
 LEARNING = [name for name, study in SETTINGS.studies.items() if study.trained_rows()]
 
 
