@@ -179,7 +179,7 @@ def test_the_sidecar_records_where_the_results_come_from(tiny: Tiny) -> None:
     record = sidecar(out)
     assert record["outputs"] == {"metrics.parquet": provenance.file_hash(out)}
     assert record["inputs"] == {}
-    assert record["config"] == batch.settings
+    assert (record["batch"], record["config"]) == ("images/sgd", batch.settings)
     assert record["source"] == provenance.source_hash("optrepro.experiments.training.classification")
     assert record["git"] == provenance.git_state()
     assert record["hub_models"] == {}

@@ -4,6 +4,7 @@ import os
 import shutil
 import subprocess
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -26,22 +27,24 @@ class Project:
             else:
                 shutil.copy(source, target)
 
-    def snakemake(self, *arguments: str, check: bool = True) -> str:
-        """Run snakemake; return all that it prints."""
+    def start(self, *command: str, **more: Any) -> subprocess.Popen[str]:
+        """Start a command in the copy, in a process group of its own."""
         environment = {k: v for k, v in os.environ.items() if k != "OPTREPRO_DATA"}
         environment |= {"PYTHONPATH": str(self.folder / "src"), "OMP_NUM_THREADS": "1"}
-        done = subprocess.run(
-            ["snakemake", *arguments],
-            cwd=self.folder,
-            env=environment,
-            text=True,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            check=False,
-        )
-        if check and done.returncode != 0:
-            raise AssertionError(done.stdout[-8000:])
-        return done.stdout
+        pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, **more}
+        return subprocess.Popen(command, cwd=self.folder, env=environment, text=True, start_new_session=True, **pipes)
+
+    def call(self, *command: str, check: bool = True, **more: Any) -> str:
+        """Run a command in the copy; return all that it prints."""
+        process = self.start(*command, **more)
+        printed, _ = process.communicate()
+        if check and process.returncode != 0:
+            raise AssertionError(printed[-8000:])
+        return printed
+
+    def snakemake(self, *arguments: str, check: bool = True) -> str:
+        """Run snakemake; return all that it prints."""
+        return self.call("snakemake", *arguments, check=check)
 
     def plan(self, *arguments: str) -> dict[str, int]:
         """Number of jobs of each rule that a dry run would carry out."""

@@ -5,6 +5,7 @@ import sys
 from pathlib import Path
 
 import yaml
+from filelock import FileLock, Timeout
 from snakemake.exceptions import WorkflowError
 from snakemake.utils import validate
 
@@ -59,8 +60,16 @@ envvars:
     "OPTREPRO_OVERRIDES",
 
 
+# Snakemake's own lock outlives a process that is killed, so the profiles turn it off; the system frees this one.
+LOCK = FileLock(Path(".snakemake", "optrepro.lock"), timeout=0)
+
+
 # The check runs before the first job. As a rule that all others depend on, its reruns would rerun the others.
 onstart:
+    try:
+        LOCK.acquire()
+    except Timeout:
+        raise WorkflowError("Another workflow is running in this folder; wait for it or stop it first.") from None
     shell(f"optrepro check --out results/{SCALE}/config.json")
 
 

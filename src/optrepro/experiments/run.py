@@ -80,6 +80,7 @@ def _run(config: Config, job: Job, folder: Path, time_slice: float | None, progr
         record,
         outputs=[metrics, *weights],
         inputs=job.inputs,
+        batch="/".join(batch.address),
         key=job.key,
         config=batch.settings,
         source=job.source,
