@@ -208,7 +208,7 @@ def test_an_override_of_the_wrong_form_is_one_line_that_names_it(text: str, tiny
 def test_a_missing_file_is_one_line_that_names_the_files_beside_it(tiny_file: Path) -> None:
     with pytest.raises(ConfigError) as caught:
         config.load(tiny_file.with_name("tin.yaml"))
-    assert str(caught.value) == f"{tiny_file.with_name('tin.yaml')} does not exist; the folder holds {tiny_file}"
+    assert str(caught.value) == f"{tiny_file.with_name('tin.yaml')} does not exist; the folder holds {tiny_file.name}"
 
 
 def test_a_missing_parent_is_named(tiny_file: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 PUBLISHED = "published"  # the scale-like name of the committed results
+RESERVED = (PUBLISHED, "data")  # folders below `results` that belong to no scale: the committed results, and checksums
 
 
 def metrics(scale: str, study: str, batch: str) -> Path:

@@ -19,8 +19,31 @@ Count = Annotated[int, Field(ge=1)]
 Share = Annotated[float, Field(ge=0, le=1)]
 
 
+LONGEST = 290  # characters of a line of an error, so that it fits the screen with what a program writes before it
+VALUE = 80  # characters of a value in such a line
+
+
+def shortened(value: Any, most: int = VALUE) -> str:
+    """The value as Python writes it, in one line of at most `most` characters; of a longer one the beginning."""
+    try:
+        text = repr(value)
+    except ValueError:  # Python refuses to write integers of more than 4,300 digits
+        text = f"a number of {value.bit_length()} bits" if isinstance(value, int) else f"a {type(value).__name__}"
+    return text if len(text) <= most else f"{text[: most - 1]}…"
+
+
+def one_line(text: str, most: int = LONGEST) -> str:
+    """The text in one line; a longer one loses its middle, as the key comes first and what is allowed comes last."""
+    line = " ".join(text.split())
+    kept = most // 2 - 2
+    return line if len(line) <= most else f"{line[:kept]} … {line[-kept:]}"
+
+
 class ConfigError(ValueError):
-    """The config is invalid; the message names each key, its value and what is allowed."""
+    """The config is invalid; the message has a line for each key, with its value and what is allowed."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__("\n".join(one_line(line) for line in message.split("\n")))
 
 
 class Mark:
@@ -40,7 +63,7 @@ LATER = Mark("came after runs had been published: at its default value it is in 
 class Model(BaseModel):
     """A part of the config. It is frozen, and unknown keys are errors, so that no misspelt key is ignored."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True, allow_inf_nan=False)
 
     @classmethod
     def row_tables(cls) -> dict[str, type[Model]]:
@@ -63,7 +86,7 @@ def overridden(base: ModelT, changes: Mapping[str, Any], key: str) -> ModelT:
     except ValidationError as error:
         places = ((".".join(map(str, e["loc"])), e["msg"]) for e in error.errors())
         faults = (f"{place}: {fault}" if place else fault.removeprefix("Value error, ") for place, fault in places)
-        raise ValueError(f"{key} = {dict(changes)} is not allowed: {'; '.join(faults)}") from None
+        raise ValueError(f"{key} = {shortened(dict(changes))} is not allowed: {'; '.join(faults)}") from None
 
 
 def determining(model: Model) -> dict[str, Any]:
