@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BeforeValidator, Field, TypeAdapter, ValidationError
 
 from optrepro.config import SHOWN, ConfigError, key_of, parse
-from optrepro.settings import ModulePath, shortened
+from optrepro.settings import ModulePath, in_words, shortened
 from optrepro.studies.base import DottedPath, Model, Name
 
 ALL = "all"  # the `system` of entries in the config folder itself, which belong to no single paper
@@ -240,24 +240,35 @@ def _judging(entry: TableEntry, folder: Path) -> TableEntry:
 
 def _read(path: Path, kind: Any) -> Any:
     try:
-        return TypeAdapter(kind).validate_python(parse(path.read_bytes(), str(path)))
+        content = parse(path.read_bytes(), str(path))
     except OSError as error:
         raise ConfigError(f"{path} cannot be read: {error.strerror}") from None
+    try:
+        return TypeAdapter(kind).validate_python(content)
     except ValidationError as error:
-        raise ConfigError("\n".join(_lines(path, error))) from None
+        raise ConfigError("\n".join(_lines(path, error, content))) from None
 
 
-def _lines(place: Path | str, error: ValidationError) -> Iterator[str]:
-    """One line for each key that is not allowed."""
+def _lines(place: Path | str, error: ValidationError, content: Any = None) -> Iterator[str]:
+    """One line for each key that is not allowed; an entry of a list is named by its number and what it is about."""
     problems = error.errors()
     for problem in problems[:SHOWN]:
-        key = key_of(problem["loc"]) if problem["loc"] else "the file"
-        fault = problem["msg"].removeprefix("Value error, ")
+        location = problem["loc"]
+        key = key_of(location) if location else "the file"
+        if isinstance(content, list) and location:
+            key = f"{_entry(content, int(location[0]))} {key_of(location[1:]) if location[1:] else ''}".rstrip()
         if problem["type"] == "missing":
             yield f"{place}: {key} is missing"
         elif problem["type"] == "extra_forbidden":
             yield f"{place}: {key} is not a key of this file"
         else:
-            yield f"{place}: {key} = {shortened(problem['input'])} is not allowed. {fault}"
+            yield f"{place}: {key} = {shortened(problem['input'])} is not allowed. {in_words(problem)}"
     if len(problems) > SHOWN:
         yield f"and {len(problems) - SHOWN:,} more errors"
+
+
+def _entry(content: Sequence[Any], number: int) -> str:
+    """An entry of a list of claims or choices, by its number from 1, with its id or path where it has one."""
+    entry = content[number]
+    about = (entry.get("id") or entry.get("path")) if isinstance(entry, dict) else None
+    return f"entry {number + 1}{f' ({shortened(about)})' if about else ''}:"

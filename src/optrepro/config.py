@@ -20,7 +20,7 @@ import yaml
 from pydantic import AfterValidator, Field, SerializeAsAny, TypeAdapter, ValidationError, model_validator
 
 from optrepro import layout
-from optrepro.settings import VALUE, ConfigError, one_line, shortened
+from optrepro.settings import VALUE, ConfigError, in_words, one_line, shortened
 from optrepro.studies import kinds
 from optrepro.studies.base import Model, Name, Study
 
@@ -232,7 +232,7 @@ def _rows(given: Any, problems: list[Any]) -> dict[str, Any]:
 
 
 def _no_mapping(place: tuple[Any, ...], given: Any) -> dict[str, Any]:
-    return {"type": "dict_type", "loc": place, "input": given, "msg": "Input should be a valid mapping of keys"}
+    return {"type": "dict_type", "loc": place, "input": given, "msg": ""}
 
 
 def _study(name: str, given: Any, defined: Mapping[str, Any], problems: list[Any]) -> Study | None:
@@ -251,12 +251,24 @@ def _study(name: str, given: Any, defined: Mapping[str, Any], problems: list[Any
         try:
             return kind.model_validate(_with_rows(kind, given, defined))
         except ValidationError as error:
-            problems += [{**problem, "loc": (*place, *problem["loc"])} for problem in error.errors()]
+            problems += [{**each, "loc": _origin(name, given, defined, each["loc"])} for each in error.errors()]
         except _SelectionError as error:
             problems.append(
                 {"type": "selection", "loc": (*place, *error.path), "input": error.value, "msg": str(error)}
             )
     return None
+
+
+def _origin(study: str, given: Mapping[str, Any], defined: Mapping[str, Any], place: tuple[Any, ...]) -> Sequence[Any]:
+    """Where a place in a study is set: in the study itself, or in the set of rows that it selects from."""
+    match place:
+        case (field, row, *_) if isinstance(table := given.get(str(field)), dict) and isinstance(
+            table.get("from"), str
+        ):
+            source, own = table["from"], table.get(row)
+            if row in defined.get(source, ()) and not (isinstance(own, dict) and _holds(own, place[2:3])):
+                return ("optimizers", source, *place[1:])
+    return ("studies", study, *place)
 
 
 class _SelectionError(ValueError):
@@ -323,8 +335,9 @@ def parse(text: str | bytes, source: str) -> Any:
     try:
         return _load(text.decode() if isinstance(text, bytes) else text)
     except UnicodeDecodeError as error:
-        fault = f"byte {error.start + 1} is {error.object[error.start]:#04x}, and the file must be text in UTF-8"
-        raise ConfigError(f"{source} is not allowed: {fault}") from None
+        line = error.object.count(b"\n", 0, error.start) + 1
+        fault = f"the byte {error.object[error.start]:#04x} is not allowed; the file must be text in UTF-8"
+        raise ConfigError(f"{source}, line {line}: {fault}") from None
     except _RefusedError as error:
         raise ConfigError(f"{source}, {error}") from None
     except yaml.MarkedYAMLError as error:
@@ -439,7 +452,7 @@ def _explain(layers: Sequence[Layer], problem: Any) -> tuple[str, str]:
     if kind == "extra_forbidden":
         close = get_close_matches(str(path[-1]), _keys(), n=1)
         return place, "is not a key of the config" + (f"; did you mean {close[0]}?" if close else "")
-    message = problem["msg"].removeprefix("Value error, ")
+    message = in_words(problem)
     return (
         (f"{place}:", message) if kind == "value_error" else (f"{place} = {shortened(value)} is not allowed.", message)
     )

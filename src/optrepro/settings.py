@@ -10,10 +10,18 @@ from typing import Annotated, Any, TypeVar, get_args, get_origin
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
-Name = Annotated[str, Field(pattern=r"^[a-z0-9]+(-[a-z0-9]+)*$")]
-ModulePath = Annotated[str, Field(pattern=r"^[A-Za-z_]\w*(\.[A-Za-z_]\w*)*$")]
-DottedPath = Annotated[str, Field(pattern=r"^[A-Za-z_]\w*(\.[A-Za-z_]\w*)+$")]
-TrainedRow = Annotated[str, Field(pattern=r"^[a-z0-9-]+/[a-z0-9-]+$")]
+NAME, MODULE = r"^[a-z0-9]+(-[a-z0-9]+)*$", r"^[A-Za-z_]\w*(\.[A-Za-z_]\w*)*$"
+DOTTED, TRAINED = r"^[A-Za-z_]\w*(\.[A-Za-z_]\w*)+$", r"^[a-z0-9-]+/[a-z0-9-]+$"
+Name = Annotated[str, Field(pattern=NAME)]
+ModulePath = Annotated[str, Field(pattern=MODULE)]
+DottedPath = Annotated[str, Field(pattern=DOTTED)]
+TrainedRow = Annotated[str, Field(pattern=TRAINED)]
+_WORDS = {  # by pattern
+    NAME: "It must be a name: lower-case letters and digits, with single hyphens between words",
+    MODULE: "It must be the import path of a module, such as my_package.module",
+    DOTTED: "It must be an import path, such as torch.optim.SGD",
+    TRAINED: "It must be a study and a row of it, such as pop-training/pop-trained",
+}
 Positive = Annotated[float, Field(gt=0)]
 Count = Annotated[int, Field(ge=1)]
 Share = Annotated[float, Field(ge=0, le=1)]
@@ -44,6 +52,22 @@ class ConfigError(ValueError):
 
     def __init__(self, message: str) -> None:
         super().__init__("\n".join(one_line(line) for line in message.split("\n")))
+
+
+def in_words(problem: Mapping[str, Any]) -> str:
+    """What one of pydantic's errors says that is allowed, without the words of Python."""
+    kind = problem["type"]
+    if kind == "string_pattern_mismatch":
+        return _WORDS.get(problem["ctx"]["pattern"], str(problem["msg"]))
+    if kind in ("model_type", "model_attributes_type", "dict_type"):
+        return "It must be a mapping of keys"
+    if kind in ("tuple_type", "list_type"):
+        return "It must be a list"
+    if kind == "too_short":
+        return f"It must have at least {problem['ctx']['min_length']} items"
+    if kind == "extra_forbidden":
+        return "There is no such key"
+    return str(problem["msg"]).removeprefix("Value error, ")
 
 
 class Mark:
@@ -84,8 +108,8 @@ def overridden(base: ModelT, changes: Mapping[str, Any], key: str) -> ModelT:
     try:
         return type(base).model_validate({**base.model_dump(), **changes})
     except ValidationError as error:
-        places = ((".".join(map(str, e["loc"])), e["msg"]) for e in error.errors())
-        faults = (f"{place}: {fault}" if place else fault.removeprefix("Value error, ") for place, fault in places)
+        places = ((".".join(map(str, problem["loc"])), in_words(problem)) for problem in error.errors())
+        faults = (f"{place}: {fault}" if place else fault for place, fault in places)
         raise ValueError(f"{key} = {shortened(dict(changes))} is not allowed: {'; '.join(faults)}") from None
 
 
