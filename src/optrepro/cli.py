@@ -14,6 +14,8 @@ import typer
 
 from optrepro import __version__, catalogue, layout, provenance, runtable
 from optrepro.config import Config, ConfigError, load, schema
+from optrepro.damage import DamagedFileError
+from optrepro.problems.data.archives import FetchError
 from optrepro.studies.base import Batch
 
 app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False, add_completion=False, help=__doc__)
@@ -156,8 +158,9 @@ def verify(scale: Annotated[str, typer.Argument(help="A scale, or 'published'.")
     findings = verification.verify(scale, catalogue.load(Path("config")))
     for finding in findings:
         typer.echo(f"{finding.what}: {finding.verdict}{f' ({finding.detail})' if finding.detail else ''}")
-    if any(finding.verdict != "ok" for finding in findings):
-        raise typer.Exit(1)
+    verdicts = {finding.verdict for finding in findings}
+    if verdicts - {"ok"}:
+        raise typer.Exit(2 if "damaged" in verdicts else 1)
 
 
 @app.command()
@@ -243,8 +246,8 @@ def data_fetch(name: str, data_dir: DataDir = None, out: Annotated[Path | None, 
 
     folder = data_dir or archives.DATA_DIR
     embedded = _entry(archives.ARCHIVES, name, "data set").embedded
-    if not archives.at_hand(name, folder):
-        archives.fetch(name, folder, progress=sys.stderr.isatty())
+    for fault in archives.refresh(name, folder, progress=sys.stderr.isatty()):
+        typer.echo(f"{fault}; the data set is fetched again", err=True)
     files = [] if embedded else archives.locate(name, folder).files
     listing = "".join(f"{provenance.file_hash(path)}  {path.name}\n" for path in files)
     if out is not None:
@@ -302,11 +305,14 @@ def _progress() -> Callable[[int, int, str], None]:
     return log
 
 
+_WRONG_PLACE = (FileNotFoundError, IsADirectoryError, NotADirectoryError, PermissionError)
+
+
 def entry_point() -> None:
     """Run the program; errors that the user can correct are printed as one line, without a traceback."""
     try:
         app()
-    except (ConfigError, FileNotFoundError, runtable.MissingRunsError) as error:
+    except (ConfigError, DamagedFileError, FetchError, runtable.MissingRunsError, *_WRONG_PLACE) as error:
         typer.echo(f"error: {error}", err=True)
         sys.exit(2)
 
