@@ -291,9 +291,7 @@ def test_files_handed_over_are_checked_against_their_list(tmp_path):
     located = archives.locate("cifar10", tmp_path)
     assert archives.read(folder / "data_batch_1.bin", located).sha256 == sha256(b"one")
     (folder / "data_batch_1.bin").write_bytes(b"on")
-    with pytest.raises(
-        ValueError, match=f"data_batch_1.bin is damaged: .*{sha256(b'on')[:9]}.*{sha256(b'one')[:9]}"
-    ):
+    with pytest.raises(ValueError, match=f"data_batch_1.bin is damaged: .*{sha256(b'on')[:9]}.*{sha256(b'one')[:9]}"):
         archives.read(folder / "data_batch_1.bin", located)
 
 
