@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BeforeValidator, Field, TypeAdapter, ValidationError
 
 from optrepro.config import SHOWN, ConfigError, key_of, parse
-from optrepro.settings import ModulePath, in_words, shortened
+from optrepro.settings import ModulePath, essential, in_words, shortened
 from optrepro.studies.base import DottedPath, Model, Name
 
 ALL = "all"  # the `system` of entries in the config folder itself, which belong to no single paper
@@ -251,7 +251,7 @@ def _read(path: Path, kind: Any) -> Any:
 
 def _lines(place: Path | str, error: ValidationError, content: Any = None) -> Iterator[str]:
     """One line for each key that is not allowed; an entry of a list is named by its number and what it is about."""
-    problems = error.errors()
+    problems = essential(error)
     for problem in problems[:SHOWN]:
         location = problem["loc"]
         key = key_of(location) if location else "the file"

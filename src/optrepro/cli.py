@@ -13,9 +13,10 @@ from typing import Annotated, TypeVar
 import typer
 
 from optrepro import __version__, catalogue, layout, provenance, runtable
-from optrepro.config import Config, ConfigError, load, schema
+from optrepro.config import Config, ConfigError, load, parse, schema
 from optrepro.damage import DamagedFileError
 from optrepro.problems.data.archives import FetchError
+from optrepro.settings import shortened
 from optrepro.studies.base import Batch
 
 app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False, add_completion=False, help=__doc__)
@@ -256,7 +257,10 @@ def data_fetch(name: str, data_dir: DataDir = None, out: Annotated[Path | None, 
 
 def _settings(path: Path, overrides: list[str] | None) -> Config:
     """The config of a scale file with overrides: first those that the workflow passes to its jobs, then these."""
-    inherited = json.loads(os.environ.get("OPTREPRO_OVERRIDES", "[]"))
+    variable = os.environ.get("OPTREPRO_OVERRIDES", "[]")
+    inherited = parse(variable, "OPTREPRO_OVERRIDES")
+    if not isinstance(inherited, list) or not all(isinstance(text, str) for text in inherited):
+        raise ConfigError(f"OPTREPRO_OVERRIDES = {shortened(variable)} is not allowed; it is a list of texts in JSON")
     return load(path, [*inherited, *(overrides or ())])
 
 

@@ -20,7 +20,7 @@ import yaml
 from pydantic import AfterValidator, Field, SerializeAsAny, TypeAdapter, ValidationError, model_validator
 
 from optrepro import layout
-from optrepro.settings import VALUE, ConfigError, in_words, one_line, shortened
+from optrepro.settings import VALUE, ConfigError, essential, in_words, one_line, shortened
 from optrepro.studies import kinds
 from optrepro.studies.base import Model, Name, Study
 
@@ -216,7 +216,7 @@ def build(layers: Sequence[Layer]) -> Config:
     try:
         config = Config.model_validate(merged)
     except ValidationError as error:
-        problems += error.errors()
+        problems += essential(error)
     if problems:
         raise ConfigError("\n".join(_lines(layers, problems)))
     return config
@@ -251,7 +251,7 @@ def _study(name: str, given: Any, defined: Mapping[str, Any], problems: list[Any
         try:
             return kind.model_validate(_with_rows(kind, given, defined))
         except ValidationError as error:
-            problems += [{**each, "loc": _origin(name, given, defined, each["loc"])} for each in error.errors()]
+            problems += [{**each, "loc": _origin(name, given, defined, each["loc"])} for each in essential(error)]
         except _SelectionError as error:
             problems.append(
                 {"type": "selection", "loc": (*place, *error.path), "input": error.value, "msg": str(error)}

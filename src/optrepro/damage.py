@@ -63,4 +63,4 @@ def set_aside(path: Path) -> Path:
 def _advice(path: Path) -> str:
     if any(part in path.parts for part in COMMITTED):
         return f"restore it, in a checkout by git checkout -- {path}, or make it again"
-    return "delete it and run again the command that makes it, as snakemake does by itself"
+    return "if it is a result, delete it and run again the command that makes it, as snakemake does by itself"

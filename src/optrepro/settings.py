@@ -54,6 +54,18 @@ class ConfigError(ValueError):
         super().__init__("\n".join(one_line(line) for line in message.split("\n")))
 
 
+def essential(error: ValidationError) -> list[Any]:
+    """The problems of an error, without those that follow from others: a list is not too short if its items are bad."""
+    problems: list[Any] = list(error.errors())
+
+    def follows(problem: Any) -> bool:
+        place = problem["loc"]
+        others = (other["loc"] for other in problems if len(other["loc"]) > len(place))
+        return problem["type"] == "too_short" and any(other[: len(place)] == place for other in others)
+
+    return [problem for problem in problems if not follows(problem)]
+
+
 def in_words(problem: Mapping[str, Any]) -> str:
     """What one of pydantic's errors says that is allowed, without the words of Python."""
     kind = problem["type"]
@@ -64,7 +76,8 @@ def in_words(problem: Mapping[str, Any]) -> str:
     if kind in ("tuple_type", "list_type"):
         return "It must be a list"
     if kind == "too_short":
-        return f"It must have at least {problem['ctx']['min_length']} items"
+        fewest = problem["ctx"]["min_length"]
+        return f"It must have at least {fewest} item{'' if fewest == 1 else 's'}"
     if kind == "extra_forbidden":
         return "There is no such key"
     return str(problem["msg"]).removeprefix("Value error, ")

@@ -21,8 +21,11 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize("scale", ["smoke", "laptop", "gpu", "paper"])
-def test_every_scale_passes_the_check(scale: str) -> None:
+def test_every_scale_passes_the_check_and_no_package_prints_greetings(
+    scale: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     check.check(config.load(ROOT / "config" / f"{scale}.yaml"))
+    assert capsys.readouterr().out == ""
 
 
 PROBLEMS = {

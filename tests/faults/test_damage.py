@@ -392,7 +392,7 @@ def test_a_command_that_reads_a_damaged_file_says_so_in_one_line_with_status_2(
     [line] = [line for line in (told.out + told.err).splitlines() if "damaged" in line]
     named = str(path if "sidecar" not in path.name else path.parent / "images")
     assert named in line
-    assert "delete it" in line or "restore it" in line
+    assert "delete it and run again" in line or "restore it" in line
     assert len(line) <= 300
     assert "Traceback" not in told.err
 
