@@ -22,13 +22,14 @@ class DamagedFileError(ValueError):
         path: the file.
         reason: what was found.
         advice: what to do; None advises to restore a committed file, and to make any other one again.
+        verdict: what is the matter with the file.
     """
 
-    def __init__(self, path: Path | str, reason: str, advice: str | None = None) -> None:
+    def __init__(self, path: Path | str, reason: str, advice: str | None = None, verdict: str = "is damaged") -> None:
         self.path, self.advice = Path(path), advice or _advice(Path(path))
         line = " ".join(reason.split())
         self.reason = line if len(line) <= LONGEST else f"{line[: LONGEST - 1]}…"
-        super().__init__(f"{path} is damaged: {self.reason}; {self.advice}")
+        super().__init__(f"{path} {verdict}: {self.reason}; {self.advice}")
 
 
 @contextmanager

@@ -205,7 +205,7 @@ def read(
         raise
     except (SafetensorError, LookupError, TypeError, ValueError, AttributeError, RuntimeError, OSError) as error:
         reason = f"it holds no {what} of this version ({type(error).__name__}: {error})"
-        raise DamagedFileError(path, reason, "name another file, or train it again") from None
+        raise DamagedFileError(path, reason, "name another file, or train it again", "cannot be used") from None
     return rule.eval(), card
 
 
