@@ -37,9 +37,9 @@ def test_the_studies_of_an_exhibit_are_those_of_its_tables_each_once_and_in_orde
 @pytest.mark.parametrize(
     ("old", "new", "message"),
     [
-        ("title: Comparison", "tilte: Comparison", "exhibits.comparison.tilte = 'Comparison': Extra inputs are not"),
-        ("[scores, curves]", "[]", "exhibits.comparison.tables = []: Tuple should have at least 1 item"),
-        ("made_up.scores", "scores", "tables.scores.function = 'scores': String should match pattern"),
+        ("title: Comparison", "tilte: Comparison", "exhibits.comparison.tilte is not a key of this file"),
+        ("[scores, curves]", "[]", "exhibits.comparison.tables = [] is not allowed. It must have at least 1 item"),
+        ("made_up.scores", "scores", "tables.scores.function = 'scores' is not allowed. It must be an import path"),
     ],
 )
 def test_an_error_names_file_key_value_and_what_is_allowed(old: str, new: str, message: str, folder: Path) -> None:
@@ -103,7 +103,9 @@ def test_an_entry_of_the_ledger_holds_for_all_of_its_paths(folder: Path) -> None
 
 def test_a_choice_of_unknown_standing_is_an_error(folder: Path) -> None:
     (folder / "fidelity.yaml").write_text("- {path: a, value: 1, standing: guessed, why: w}")
-    with pytest.raises(ConfigError, match=r"0\.standing = 'guessed': Input should be 'stated'"):
+    with pytest.raises(
+        ConfigError, match=r"entry 1 \('a'\): standing = 'guessed' is not allowed\. Input should be 'stated'"
+    ):
         catalogue.choices(folder)
 
 

@@ -46,10 +46,10 @@ def figure(material: Material) -> Figure:
 
 @pytest.fixture(autouse=True)
 def project(tmp_path: Path, tiny_file: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A project folder with the tiny scale as its default, and a catalogue of one table and one exhibit."""
+    """A project folder with the tiny scale as the one that is run, and a catalogue of one table and one exhibit."""
     folder = tmp_path / "project"
     (folder / "config").mkdir(parents=True)
-    (folder / "config" / "laptop.yaml").write_text(tiny_file.read_text())
+    (folder / "config" / "tiny.yaml").write_text(tiny_file.read_text())
     (folder / "config" / "exhibits.yaml").write_text(CATALOGUE)
     (folder / "config" / "fidelity.yaml").write_text(CHOICES)
     module = ModuleType("made_up")
@@ -58,6 +58,7 @@ def project(tmp_path: Path, tiny_file: Path, monkeypatch: pytest.MonkeyPatch) ->
     for name in ("made_up", "optrepro.exhibits.made_up"):
         monkeypatch.setitem(sys.modules, name, module)
     monkeypatch.delenv("OPTREPRO_DATA", raising=False)
+    monkeypatch.setenv("OPTREPRO_CONFIG", "config/tiny.yaml")
     monkeypatch.chdir(folder)
     return folder
 
@@ -82,7 +83,7 @@ def test_without_a_verb_the_verbs_are_listed() -> None:
 
 def test_the_plan_is_the_run_table() -> None:
     rows = list(csv.DictReader(StringIO(call("plan"))))
-    expected = {run.id: run for run in runtable.table(config.load("config/laptop.yaml"))}
+    expected = {run.id: run for run in runtable.table(config.load("config/tiny.yaml"))}
     assert [row["run"] for row in rows] == list(expected)
     for row in rows:
         run = expected[row["run"]]
@@ -97,7 +98,7 @@ def test_overrides_may_be_repeated() -> None:
 
 def test_check_writes_the_config_whole_as_jobs_read_it() -> None:
     call("check", "--set", "seed=8", "--out", "results/config.json")
-    assert config.load("results/config.json") == config.load("config/laptop.yaml", ["seed=8"])
+    assert config.load("results/config.json") == config.load("config/tiny.yaml", ["seed=8"])
 
 
 def test_from_check_to_report_and_verify(monkeypatch: pytest.MonkeyPatch) -> None:

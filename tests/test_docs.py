@@ -115,7 +115,7 @@ def test_every_scale_file_that_is_shown_is_a_valid_config(page, tmp_path):
     shown = [block for block in blocks((ROOT / page).read_text(), "yaml") if "extends:" in block]
     for block in shown:
         content = yaml.safe_load(block)
-        path = tmp_path / "mine.yaml"
+        path = tmp_path / f"{content['scale']}.yaml"
         parents = [content["extends"]] if isinstance(content["extends"], str) else content["extends"]
         path.write_text(yaml.safe_dump({**content, "extends": [str(ROOT / "config" / parent) for parent in parents]}))
         assert config.load(path).scale == content["scale"]

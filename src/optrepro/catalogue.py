@@ -7,10 +7,10 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field, TypeAdapter, ValidationError
+from pydantic import AfterValidator, BeforeValidator, Field, TypeAdapter, ValidationError
 
-from optrepro.config import ConfigError, parse
-from optrepro.settings import ModulePath
+from optrepro.config import SHOWN, ConfigError, key_of, parse
+from optrepro.settings import ModulePath, essential, in_words, shortened
 from optrepro.studies.base import DottedPath, Model, Name
 
 ALL = "all"  # the `system` of entries in the config folder itself, which belong to no single paper
@@ -86,6 +86,14 @@ class Catalogue(Model):
         return [tuple(names) for names in groups.values()]
 
 
+def _naming_studies(settings: dict[str, Any]) -> dict[str, Any]:
+    """The arguments of a rule unchanged. Raises: ValueError where they name no studies for it to judge."""
+    studies = settings.get("studies", [])
+    if not isinstance(studies, list) or not all(isinstance(study, str) for study in studies):
+        raise ValueError(f"studies = {shortened(studies)} must be a list of names of studies")
+    return settings
+
+
 class Claim(Model):
     """A claim of a paper, and how it is judged here. A claim whose runs are missing is "not run"."""
 
@@ -98,7 +106,9 @@ class Claim(Model):
     rule: Annotated[
         DottedPath | None, Field(description="Import path of the function that judges it; null: there is none.")
     ] = None
-    settings: Annotated[dict[str, Any], Field(description="Arguments of the rule.")] = {}
+    settings: Annotated[
+        dict[str, Any], AfterValidator(_naming_studies), Field(description="Arguments of the rule.")
+    ] = {}
     criterion: Annotated[str, Field(description="When the claim holds, holds in part or fails, in words.")]
 
 
@@ -169,10 +179,13 @@ def load(folder: Path) -> Catalogue:
         for table in exhibit.tables:
             if table not in tables:
                 raise ConfigError(
-                    f"{folder}/*/exhibits.yaml: exhibits.{name}.tables names {table!r}, "
+                    f"{folder}/*/exhibits.yaml: exhibits.{name}.tables names {shortened(table)}, "
                     f"which is not one of {sorted(tables)}"
                 )
-    return Catalogue(papers=papers, tables=tables, exhibits=exhibits)
+    try:
+        return Catalogue(papers=papers, tables=tables, exhibits=exhibits)
+    except ValidationError as error:  # the name of a folder, or one that `each` makes, is no name
+        raise ConfigError("\n".join(_lines(f"{folder}/*/exhibits.yaml", error))) from None
 
 
 def claims(folder: Path) -> list[Claim]:
@@ -204,8 +217,8 @@ def named(path: str, what: str) -> Any:
     module, _, name = path.rpartition(".")
     try:
         return getattr(importlib.import_module(module), name)
-    except (ImportError, AttributeError) as error:
-        raise ConfigError(f"{what} = {path!r} cannot be imported: {error}") from None
+    except Exception as error:  # whatever the module raises while it is imported
+        raise ConfigError(f"{what} = {shortened(path)} cannot be imported: {error or type(error).__name__}") from None
 
 
 def source_modules(entry: TableEntry, folder: Path) -> list[str]:
@@ -235,9 +248,35 @@ def _judging(entry: TableEntry, folder: Path) -> TableEntry:
 
 def _read(path: Path, kind: Any) -> Any:
     try:
-        return TypeAdapter(kind).validate_python(parse(path.read_text(), str(path)))
-    except FileNotFoundError:
-        raise ConfigError(f"{path} does not exist") from None
+        content = parse(path.read_bytes(), str(path))
+    except OSError as error:
+        raise ConfigError(f"{path} cannot be read: {error.strerror}") from None
+    try:
+        return TypeAdapter(kind).validate_python(content)
     except ValidationError as error:
-        lines = (f"{path}: {'.'.join(map(str, e['loc']))} = {e['input']!r}: {e['msg']}" for e in error.errors())
-        raise ConfigError("\n".join(lines)) from None
+        raise ConfigError("\n".join(_lines(path, error, content))) from None
+
+
+def _lines(place: Path | str, error: ValidationError, content: Any = None) -> Iterator[str]:
+    """One line for each key that is not allowed; an entry of a list is named by its number and what it is about."""
+    problems = essential(error)
+    for problem in problems[:SHOWN]:
+        location = problem["loc"]
+        key = key_of(location) if location else "the file"
+        if isinstance(content, list) and location:
+            key = f"{_entry(content, int(location[0]))} {key_of(location[1:]) if location[1:] else ''}".rstrip()
+        if problem["type"] == "missing":
+            yield f"{place}: {key} is missing"
+        elif problem["type"] == "extra_forbidden":
+            yield f"{place}: {key} is not a key of this file"
+        else:
+            yield f"{place}: {key} = {shortened(problem['input'])} is not allowed. {in_words(problem)}"
+    if len(problems) > SHOWN:
+        yield f"and {len(problems) - SHOWN:,} more errors"
+
+
+def _entry(content: Sequence[Any], number: int) -> str:
+    """An entry of a list of claims or choices, by its number from 1, with its id or path where it has one."""
+    entry = content[number]
+    about = (entry.get("id") or entry.get("path")) if isinstance(entry, dict) else None
+    return f"entry {number + 1}{f' ({shortened(about)})' if about else ''}:"

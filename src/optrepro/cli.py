@@ -12,8 +12,11 @@ import typer
 import yaml
 
 from optrepro import __version__, catalogue, layout, provenance, runtable
-from optrepro.config import Config, ConfigError, load, schema
+from optrepro.config import Config, ConfigError, load, parse, schema
 from optrepro.conventions import TIME_IS_UP
+from optrepro.damage import DamagedFileError
+from optrepro.problems.data.archives import FetchError
+from optrepro.settings import shortened
 
 app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False, add_completion=False, help=__doc__)
 data_app = typer.Typer(no_args_is_help=True, help="List and download data sets.")
@@ -199,8 +202,9 @@ def verify(scale: Annotated[str, typer.Argument(help="A scale, or 'published'.")
     findings = verification.verify(scale, catalogue.load(Path("config")))
     for finding in findings:
         typer.echo(f"{finding.what}: {finding.verdict}{f' ({finding.detail})' if finding.detail else ''}")
-    if any(finding.verdict != "ok" for finding in findings):
-        raise typer.Exit(1)
+    verdicts = {finding.verdict for finding in findings}
+    if verdicts - {"ok"}:
+        raise typer.Exit(2 if "damaged" in verdicts else 1)
 
 
 @app.command()
@@ -286,8 +290,8 @@ def data_fetch(name: str, data_dir: DataDir = None, out: Annotated[Path | None, 
 
     folder = data_dir or archives.DATA_DIR
     embedded = _entry(archives.ARCHIVES, name, "data set").embedded
-    if not archives.at_hand(name, folder):
-        archives.fetch(name, folder, progress=sys.stderr.isatty())
+    for fault in archives.refresh(name, folder, progress=sys.stderr.isatty()):
+        typer.echo(f"{fault}; the data set is fetched again", err=True)
     files = [] if embedded else archives.locate(name, folder).files
     listing = "".join(f"{provenance.file_hash(path)}  {path.name}\n" for path in files)
     if out is not None:
@@ -296,7 +300,10 @@ def data_fetch(name: str, data_dir: DataDir = None, out: Annotated[Path | None, 
 
 def _settings(path: Path, overrides: list[str] | None) -> Config:
     """The config of a scale file with overrides: first those that the workflow passes to its jobs, then these."""
-    inherited = json.loads(os.environ.get("OPTREPRO_OVERRIDES", "[]"))
+    variable = os.environ.get("OPTREPRO_OVERRIDES", "[]")
+    inherited = parse(variable, "OPTREPRO_OVERRIDES")
+    if not isinstance(inherited, list) or not all(isinstance(text, str) for text in inherited):
+        raise ConfigError(f"OPTREPRO_OVERRIDES = {shortened(variable)} is not allowed; it is a list of texts in JSON")
     return load(path, [*inherited, *(overrides or ())])
 
 
@@ -331,11 +338,14 @@ def _write(path: Path, text: str) -> None:
     path.write_text(text)
 
 
+_WRONG_PLACE = (FileNotFoundError, IsADirectoryError, NotADirectoryError, PermissionError)
+
+
 def entry_point() -> None:
     """Run the program; errors that the user can correct are printed as one line, without a traceback."""
     try:
         app()
-    except (ConfigError, FileNotFoundError, runtable.MissingRunsError) as error:
+    except (ConfigError, DamagedFileError, FetchError, runtable.MissingRunsError, *_WRONG_PLACE) as error:
         typer.echo(f"error: {error}", err=True)
         sys.exit(2)
 

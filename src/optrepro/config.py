@@ -7,26 +7,44 @@ path are applied last. Every error names the key, the value, what is allowed, an
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from difflib import get_close_matches
+from functools import cache
+from itertools import islice
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, Union
 
 import yaml
-from pydantic import Field, SerializeAsAny, TypeAdapter, ValidationError, model_validator
+from pydantic import AfterValidator, Field, SerializeAsAny, TypeAdapter, ValidationError, model_validator
 
-from optrepro.settings import ConfigError
+from optrepro import layout
+from optrepro.settings import VALUE, ConfigError, essential, in_words, one_line, shortened
 from optrepro.studies import kinds
 from optrepro.studies.base import Model, Name, Study
 
 __all__ = ["Config", "ConfigError", "build", "load", "parse", "schema"]
 
 
+def _not_reserved(scale: str) -> str:
+    """The name unchanged. Raises: ValueError for a folder of results that belongs to no scale."""
+    if scale in layout.RESERVED:
+        raise ValueError(f"{scale!r} is a folder of results/ that belongs to no scale; choose another name")
+    return scale
+
+
 class Config(Model):
     """The studies that a scale runs, and the settings that they share."""
 
-    scale: Annotated[Name, Field(description="Name of the scale, and of the folders of its results and figures.")]
+    scale: Annotated[
+        Name,
+        AfterValidator(_not_reserved),
+        Field(
+            max_length=60,
+            description="Name of the scale, and of the folders of its results and figures; it is that of its file.",
+        ),
+    ]
     seed: Annotated[int, Field(ge=0, description="Root of every derived seed.")] = 251206370
     device: Annotated[
         Literal["auto", "cpu", "cuda"],
@@ -56,10 +74,106 @@ class Config(Model):
 
 
 Layer = tuple[str, Mapping[str, Any]]
+SHOWN = 20  # errors of one file that are written out
 
 
-class _Loader(yaml.SafeLoader):
-    pass
+_YAML = "tag:yaml.org,2002:"
+_JSON = {"str", "int", "float", "bool", "null", "seq", "map", "merge"}  # the kinds of values that JSON has, and `<<`
+_DEEPEST, _MOST, _DIGITS = 40, 200_000, 40  # far above what any config needs
+
+
+class _RefusedError(Exception):
+    """A place in a text that is YAML, but not allowed in a config."""
+
+    def __init__(self, mark: Any, fault: str) -> None:
+        super().__init__(f"line {mark.line + 1}: {fault}")
+
+
+class _Loader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[misc]
+    """Loads what JSON can hold, by libyaml where PyYAML has it, which is ten times as fast.
+
+    A key that stands twice is refused: YAML forbids it, and PyYAML takes the last one without a word.
+    """
+
+    def get_single_data(self) -> Any:
+        """The value of the text. Raises: yaml.YAMLError; _RefusedError for what is not allowed."""
+        node = self.get_single_node()
+        if node is None:
+            return None
+        self.values = 0
+        self.examine(node, 0)
+        return self.construct_document(node)
+
+    def examine(self, node: yaml.Node, depth: int) -> None:
+        """Refuse a node that is not allowed, or has such a node in it. Aliases are followed, even in a circle."""
+        self.values += 1
+        if depth > _DEEPEST:
+            raise _too_deep(node.start_mark)
+        if self.values > _MOST:
+            raise _RefusedError(
+                node.start_mark, f"there are more than {_MOST:,} values, with those repeated by aliases"
+            )
+        kind = node.tag.removeprefix(_YAML)
+        if kind not in _JSON:
+            what = shortened(node.value) if isinstance(node, yaml.ScalarNode) else "what stands here"
+            raise _RefusedError(
+                node.start_mark,
+                f"{what} is of the type {shortened(kind)[1:-1]}; allowed are texts, numbers, true, false, null, lists "
+                "and mappings. Quotes make a text of a word",
+            )
+        if isinstance(node, yaml.ScalarNode):
+            _examine_number(node, kind)
+            return
+        if isinstance(node, yaml.MappingNode):
+            self.examine_keys(node)
+        for item in node.value:
+            self.examine(item[1] if isinstance(node, yaml.MappingNode) else item, depth + 1)
+
+    def examine_keys(self, node: yaml.MappingNode) -> None:
+        """Refuse a key that is no word or number, and one that stands twice."""
+        lines: dict[str, int] = {}
+        for key, _ in node.value:
+            if not isinstance(key, yaml.ScalarNode):
+                raise _RefusedError(key.start_mark, "a list or a mapping is not allowed as a key; it must be a word")
+            if key.value in lines:
+                raise _RefusedError(
+                    key.start_mark,
+                    f"the key {shortened(key.value)} stands already in line {lines[key.value]} of the same mapping; "
+                    "remove one of the two",
+                )
+            lines[key.value] = key.start_mark.line + 1
+
+
+def _examine_number(node: yaml.ScalarNode, kind: str) -> None:
+    """Refuse a number that JSON cannot hold, or that would be rounded to infinity."""
+    text = node.value
+    if (kind == "float" and _is_infinite(text)) or (kind == "int" and len(text) > _DIGITS):
+        fault = f"{shortened(text)} is not allowed; a number is finite and has at most {_DIGITS} digits"
+        raise _RefusedError(node.start_mark, fault)
+
+
+def _is_infinite(text: str) -> bool:
+    try:
+        return not math.isfinite(float(text.lower().replace(".inf", "inf").replace(".nan", "nan").replace("_", "")))
+    except ValueError:  # a number to the base 60, as YAML 1.1 has them
+        return False
+
+
+def _too_deep(mark: Any) -> _RefusedError:
+    return _RefusedError(mark, f"values are nested more than {_DEEPEST} deep, or one holds itself through an alias")
+
+
+def _load(text: str) -> Any:
+    """The value of a YAML text. The depth is checked first, because libyaml's binding overflows the stack."""
+    depth = 0
+    for event in yaml.parse(text, _Loader):
+        if isinstance(event, yaml.CollectionStartEvent):
+            depth += 1
+        elif isinstance(event, yaml.CollectionEndEvent):
+            depth -= 1
+        if depth > _DEEPEST:
+            raise _too_deep(event.start_mark)
+    return yaml.load(text, _Loader)
 
 
 _Loader.add_implicit_resolver(
@@ -70,10 +184,20 @@ _Loader.add_implicit_resolver(
 def load(path: Path | str, overrides: Sequence[str] = ()) -> Config:
     """The config of a scale file, with `overrides` of the form ``studies.vlse.starts=8`` applied last.
 
+    The scale of a file is named as the file, so that no two files of a folder, and no file that extends another and
+    forgets to say `scale`, write into the same results. An override may set another scale, and a resolved config in
+    JSON lies in the folder of its scale under a name of its own.
+
     Raises: ConfigError with one line for each invalid key.
     """
-    layers = [*_layers(Path(path)), *(_override(text) for text in overrides)]
-    return build(layers)
+    path, last = Path(path), [_override(text) for text in overrides]
+    config = build([*_layers(path), *last])
+    if path.suffix != ".json" and path.stem != config.scale and not any("scale" in layer for _, layer in last):
+        raise ConfigError(
+            f"{path}: scale = {shortened(config.scale)} is not allowed; a scale is named as its file, so that no two "
+            f"files write into the same results: write scale: {path.stem}, or rename the file to {config.scale}.yaml"
+        )
+    return config
 
 
 def build(layers: Sequence[Layer]) -> Config:
@@ -84,26 +208,38 @@ def build(layers: Sequence[Layer]) -> Config:
     merged: dict[str, Any] = {}
     for _, layer in layers:
         merged = _merge(merged, layer)
-    defined = merged.pop("optimizers", {})  # rows of comparisons by name, from which studies select
     problems: list[Any] = []
+    defined = _rows(merged.pop("optimizers", {}), problems)
     if isinstance(given := merged.get("studies"), dict):
         studies = {name: _study(name, each, defined, problems) for name, each in given.items() if each is not None}
         merged["studies"] = {} if problems else studies  # references between studies need valid studies
     try:
         config = Config.model_validate(merged)
     except ValidationError as error:
-        problems += error.errors()
+        problems += essential(error)
     if problems:
         raise ConfigError("\n".join(_lines(layers, problems)))
     return config
+
+
+def _rows(given: Any, problems: list[Any]) -> dict[str, Any]:
+    """The sets of rows of comparisons by name, from which studies select; what is none is appended to `problems`."""
+    if not isinstance(given, dict):
+        problems.append(_no_mapping(("optimizers",), given))
+        return {}
+    problems += [_no_mapping(("optimizers", name), rows) for name, rows in given.items() if not isinstance(rows, dict)]
+    return {name: rows if isinstance(rows, dict) else {} for name, rows in given.items()}
+
+
+def _no_mapping(place: tuple[Any, ...], given: Any) -> dict[str, Any]:
+    return {"type": "dict_type", "loc": place, "input": given, "msg": ""}
 
 
 def _study(name: str, given: Any, defined: Mapping[str, Any], problems: list[Any]) -> Study | None:
     """The study that a mapping describes, or None if it is invalid; its errors are appended to `problems`."""
     place = ("studies", name)
     if not isinstance(given, dict):
-        message = "Input should be a valid mapping of keys"
-        problems.append({"type": "dict_type", "loc": place, "input": given, "msg": message})
+        problems.append(_no_mapping(place, given))
     elif "kind" not in given:
         problems.append({"type": "missing", "loc": (*place, "kind"), "input": given, "msg": ""})
     else:
@@ -115,7 +251,7 @@ def _study(name: str, given: Any, defined: Mapping[str, Any], problems: list[Any
         try:
             return kind.model_validate(_with_rows(kind, given, defined))
         except ValidationError as error:
-            problems += [{**problem, "loc": (*place, *problem["loc"])} for problem in error.errors()]
+            problems += [{**each, "loc": _origin(name, given, defined, each["loc"])} for each in essential(error)]
         except _SelectionError as error:
             problems.append(
                 {"type": "selection", "loc": (*place, *error.path), "input": error.value, "msg": str(error)}
@@ -123,12 +259,28 @@ def _study(name: str, given: Any, defined: Mapping[str, Any], problems: list[Any
     return None
 
 
+def _origin(study: str, given: Mapping[str, Any], defined: Mapping[str, Any], place: tuple[Any, ...]) -> Sequence[Any]:
+    """Where a place in a study is set: in the study itself, or in the set of rows that it selects from."""
+    match place:
+        case (field, row, *_) if isinstance(table := given.get(str(field)), dict) and isinstance(
+            table.get("from"), str
+        ):
+            source, own = table["from"], table.get(row)
+            if row in defined.get(source, ()) and not (isinstance(own, dict) and _holds(own, place[2:3])):
+                return ("optimizers", source, *place[1:])
+    return ("studies", study, *place)
+
+
 class _SelectionError(ValueError):
     """A selection names a row, or a table of rows, that does not exist."""
 
-    def __init__(self, path: Sequence[str], value: Any, allowed: Iterable[str]) -> None:
-        super().__init__(f"It is not one of {', '.join(sorted(allowed))}")
+    def __init__(self, path: Sequence[str], value: Any, allowed: str) -> None:
+        super().__init__(allowed)
         self.path, self.value = path, value
+
+
+def _one_of(allowed: Iterable[Any]) -> str:
+    return f"It is not one of {', '.join(sorted(map(str, allowed)))}"
 
 
 def _with_rows(kind: type[Model], given: Any, defined: Mapping[str, Any], path: Sequence[str] = ()) -> Any:
@@ -154,16 +306,19 @@ def _selected(table: Mapping[str, Any], defined: Mapping[str, Any], path: Sequen
     own = {name: row for name, row in table.items() if name not in _SELECTORS}
     rows: dict[str, Any] = {}
     if (source := table.get("from")) is not None:
-        if source not in defined:
-            raise _SelectionError((*path, "from"), source, defined)
+        if not isinstance(source, str) or source not in defined:
+            raise _SelectionError((*path, "from"), source, _one_of(defined))
         rows = dict(defined[source])
     for name, row in own.items():
         changes = isinstance(row, dict) and isinstance(rows.get(name), dict) and "class" not in row
         rows[name] = _merge(rows[name], row) if changes else row
     for selector in ("drop", "keep"):
-        for name in table.get(selector) or ():
-            if name not in rows:
-                raise _SelectionError((*path, selector), name, rows)
+        names = table.get(selector)
+        if names is not None and not isinstance(names, list):
+            raise _SelectionError((*path, selector), names, "It must be a list of names of rows")
+        for name in names or ():
+            if isinstance(name, list | dict) or name not in rows:
+                raise _SelectionError((*path, selector), name, _one_of(rows))
     dropped, kept = table.get("drop") or (), table.get("keep")
     rows = {name: row for name, row in rows.items() if name not in dropped and (kept is None or name in kept)}
     return {name: row for name, row in rows.items() if row is not None}
@@ -172,15 +327,29 @@ def _selected(table: Mapping[str, Any], defined: Mapping[str, Any], path: Sequen
 _SELECTORS = ("from", "keep", "drop")
 
 
-def parse(text: str, source: str) -> Any:
+def parse(text: str | bytes, source: str) -> Any:
     """The value of a YAML text, with numbers as in YAML 1.2 and JSON; PyYAML by itself reads 1e-8 as a string.
 
-    Raises: ConfigError with one line that names `source`.
+    Raises: ConfigError with one line that names `source` and, where it is known, the line.
     """
     try:
-        return yaml.load(text, _Loader)
-    except yaml.YAMLError as error:
-        raise ConfigError(f"{source} is not valid YAML: {' '.join(str(error).split())}") from None
+        return _load(text.decode() if isinstance(text, bytes) else text)
+    except UnicodeDecodeError as error:
+        line = error.object.count(b"\n", 0, error.start) + 1
+        fault = f"the byte {error.object[error.start]:#04x} is not allowed; the file must be text in UTF-8"
+        raise ConfigError(f"{source}, line {line}: {fault}") from None
+    except _RefusedError as error:
+        raise ConfigError(f"{source}, {error}") from None
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark or error.context_mark
+        place = f" in line {mark.line + 1}, column {mark.column + 1}" if mark else ""
+        fault = ", ".join(part for part in (error.context, error.problem) if part)
+        raise ConfigError(f"{source} is not valid YAML{place}: {fault}") from None
+    except yaml.reader.ReaderError as error:
+        fault = f"character {error.position + 1} is not allowed in a text ({error.reason})"
+        raise ConfigError(f"{source} is not valid YAML: {fault}") from None
+    except Exception as error:  # such as ValueError for a month of 13, KeyError for a truth value by force
+        raise ConfigError(f"{source} is not valid YAML: {type(error).__name__}: {error}") from None
 
 
 def schema() -> dict[str, Any]:
@@ -198,34 +367,53 @@ def schema() -> dict[str, Any]:
 
 def _layers(path: Path, heirs: Sequence[Path] = ()) -> list[Layer]:
     """The layers that a scale file extends, then the file; a folder stands for its optimizers and studies."""
-    if path in heirs:
-        raise ConfigError(f"{path}: extends leads back to this file through {', '.join(map(str, heirs))}")
     if path.is_dir():
-        files = [path / name for name in ("optimizers.yaml", "studies.yaml")]
-        return [layer for file in files if file.exists() for layer in _layers(file, heirs)]
-    try:
-        content = parse(path.read_text(), str(path))
-    except FileNotFoundError:
-        present = ", ".join(sorted(str(p) for p in path.parent.glob("*.yaml"))) or "no YAML file"
-        raise ConfigError(f"{path} does not exist; the folder holds {present}") from None
+        files = [file for name in ("optimizers.yaml", "studies.yaml") if (file := path / name).is_file()]
+        if not files:
+            raise ConfigError(f"{path} is a folder without optimizers.yaml and studies.yaml; it must hold one of them")
+        return [layer for file in files for layer in _layers(file, heirs)]
+    if any(_same(path, heir) for heir in heirs):
+        way = " -> ".join(str(each) for each in (*heirs, path))
+        raise ConfigError(f"{heirs[-1]}: extends leads in a circle ({way}); remove {path.name} from one of these lists")
+    content = parse(_read(path, heirs), str(path))
     if not isinstance(content, dict):
-        raise ConfigError(f"{path} must hold a mapping of keys, not {type(content).__name__}")
+        raise ConfigError(f"{path} must hold a mapping of keys, not {shortened(content)}")
     parents = content.pop("extends", [])
     parents = [parents] if isinstance(parents, str) else parents
-    if not isinstance(parents, list) or not all(isinstance(parent, str) for parent in parents):
-        raise ConfigError(f"{path}: extends = {parents!r} is not allowed. It is a file, a folder, or a list of them")
+    if not isinstance(parents, list) or not all(isinstance(parent, str) and parent for parent in parents):
+        raise ConfigError(
+            f"{path}: extends = {shortened(parents)} is not allowed; it is the name of a file or folder beside this "
+            "file, or a list of such names"
+        )
     inherited = [layer for parent in parents for layer in _layers(path.parent / parent, (*heirs, path))]
     return [*inherited, (str(path), content)]
 
 
+def _same(path: Path, other: Path) -> bool:
+    return path.resolve() == other.resolve()
+
+
+def _read(path: Path, heirs: Sequence[Path]) -> bytes:
+    """The bytes of a config file. Raises: ConfigError that says what is there instead, or why it cannot be read."""
+    place = f"{heirs[-1]}: extends = {shortened(path.name)} is not allowed: " if heirs else ""
+    try:
+        return path.read_bytes()
+    except FileNotFoundError:
+        present = ", ".join(sorted(p.name for p in path.parent.glob("*.yaml"))) or "no YAML file"
+        raise ConfigError(f"{place}{path} does not exist; the folder holds {present}") from None
+    except (OSError, ValueError) as error:  # ValueError: a name with a character that no file has
+        raise ConfigError(f"{place}{shortened(str(path))[1:-1]} cannot be read: {error}") from None
+
+
 def _override(text: str) -> Layer:
     key, equals, value = text.partition("=")
+    source = f"override {shortened(text)}"
     if not equals or not key:
-        raise ConfigError(f"override {text!r} is not of the form key.of.the.config=value")
-    tree = parse(value, f"override {text!r}")
+        raise ConfigError(f"{source} is not of the form key.of.the.config=value")
+    tree = parse(value, source)
     for part in reversed(key.split(".")):
         tree = {part: tree}
-    return f"override {text}", tree
+    return f"override {one_line(text, 2 * VALUE)}", tree
 
 
 def _merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
@@ -241,7 +429,10 @@ def _lines(layers: Sequence[Layer], problems: Sequence[Any]) -> Iterator[str]:
     faults: dict[str, list[str]] = {}
     for place, fault in (_explain(layers, problem) for problem in problems):
         faults.setdefault(place, []).append(fault)
-    return (f"{place} {', or '.join(dict.fromkeys(all_))}" for place, all_ in faults.items())
+    for place, all_ in islice(faults.items(), SHOWN):
+        yield f"{place} {', or '.join(dict.fromkeys(all_))}"
+    if len(faults) > SHOWN:
+        yield f"and {len(faults) - SHOWN:,} more errors"
 
 
 def _explain(layers: Sequence[Layer], problem: Any) -> tuple[str, str]:
@@ -255,15 +446,22 @@ def _explain(layers: Sequence[Layer], problem: Any) -> tuple[str, str]:
     setters = [name for name, layer in layers if _holds(layer, path[:-1] if missing else path)]
     if not setters:  # pydantic appends parts that are in no file: a mark of a bad key, or the type that it tried
         return _explain(layers, {**problem, "loc": problem["loc"][:-1]})
-    key = "".join(f"[{p}]" if isinstance(p, int) else f".{p}" for p in path).lstrip(".") or "the config"
-    place = f"{setters[-1]}: {key}"
+    place = f"{setters[-1]}: {key_of(path)}"
     if missing:
         return place, "is missing"
     if kind == "extra_forbidden":
         close = get_close_matches(str(path[-1]), _keys(), n=1)
         return place, "is not a key of the config" + (f"; did you mean {close[0]}?" if close else "")
-    message = problem["msg"].removeprefix("Value error, ")
-    return (f"{place}:", message) if kind == "value_error" else (f"{place} = {value!r} is not allowed.", message)
+    message = in_words(problem)
+    return (
+        (f"{place}:", message) if kind == "value_error" else (f"{place} = {shortened(value)} is not allowed.", message)
+    )
+
+
+def key_of(path: Sequence[Any]) -> str:
+    """The dotted key of a path; a part that is no word is quoted."""
+    parts = (p if re.fullmatch(r"[\w.-]{1,60}", str(p)) else shortened(p, 60) for p in path)
+    return "".join(f"[{p}]" if isinstance(p, int) else f".{p}" for p in parts).lstrip(".") or "the config"
 
 
 def _path(location: Sequence[Any]) -> list[Any]:
@@ -273,6 +471,7 @@ def _path(location: Sequence[Any]) -> list[Any]:
     return [part for before, part in zip([None, *path], path, strict=False) if (before, part) not in modalities]
 
 
+@cache
 def _keys() -> set[str]:
     """Every key that a config may have at any level, except the names of studies and optimizers."""
     definitions = schema()

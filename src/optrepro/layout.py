@@ -9,6 +9,7 @@ METRICS = "metrics.parquet"  # files of a batch of runs
 WEIGHTS = "policy.safetensors"
 RECORD = "run.json"
 PUBLISHED = "published"  # the scale-like name of the committed results
+RESERVED = (PUBLISHED, "data")  # folders below `results` that belong to no scale: the committed results, and checksums
 
 
 def metrics(scale: str, study: str, batch: str) -> Path:

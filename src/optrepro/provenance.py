@@ -16,7 +16,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from optrepro import __version__, source
+from optrepro import __version__, damage, source
+from optrepro.damage import DamagedFileError
 
 PACKAGE = Path(__file__).parent
 
@@ -126,8 +127,11 @@ def key_of(path: Path) -> str | None:
 
 
 def check_sidecar(path: Path) -> Mapping[str, str]:
-    """The files that disagree with a sidecar, by name: ``altered``, ``missing`` or ``stale`` (an input changed)."""
-    record = json.loads(path.read_text())
+    """The files that disagree with a sidecar, by name: ``altered``, ``missing`` or ``stale`` (an input changed).
+
+    Raises: DamagedFileError for a damaged sidecar.
+    """
+    record = damage.record(path, "outputs", "inputs")
     problems: dict[str, str] = {}
     for kind, verdict in (("outputs", "altered"), ("inputs", "stale")):
         for name, expected in record[kind].items():
@@ -139,6 +143,18 @@ def check_sidecar(path: Path) -> Mapping[str, str]:
             elif file_hash(file) != expected:
                 problems[name] = verdict
     return problems
+
+
+def verified(path: Path, sidecar: Path) -> Path:
+    """The path of a file, which is as its sidecar says; where there is no sidecar, nothing is known about the file.
+
+    Raises: DamagedFileError for a file with another hash, or a damaged sidecar.
+    """
+    if path.exists() and sidecar.exists():
+        expected = damage.record(sidecar, "outputs")["outputs"].get(_relative(path, sidecar))
+        if expected is not None and file_hash(path) != expected:
+            raise DamagedFileError(path, f"its sha256 is not the one that {sidecar.name} recorded when it was written")
+    return path
 
 
 def _relative(file: Path, sidecar: Path) -> str:

@@ -10,17 +10,77 @@ from typing import Annotated, Any, TypeVar, get_args, get_origin
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
-Name = Annotated[str, Field(pattern=r"^[a-z0-9]+(-[a-z0-9]+)*$")]
-ModulePath = Annotated[str, Field(pattern=r"^[A-Za-z_]\w*(\.[A-Za-z_]\w*)*$")]
-DottedPath = Annotated[str, Field(pattern=r"^[A-Za-z_]\w*(\.[A-Za-z_]\w*)+$")]
-TrainedRow = Annotated[str, Field(pattern=r"^[a-z0-9-]+/[a-z0-9-]+$")]
+NAME, MODULE = r"^[a-z0-9]+(-[a-z0-9]+)*$", r"^[A-Za-z_]\w*(\.[A-Za-z_]\w*)*$"
+DOTTED, TRAINED = r"^[A-Za-z_]\w*(\.[A-Za-z_]\w*)+$", r"^[a-z0-9-]+/[a-z0-9-]+$"
+Name = Annotated[str, Field(pattern=NAME)]
+ModulePath = Annotated[str, Field(pattern=MODULE)]
+DottedPath = Annotated[str, Field(pattern=DOTTED)]
+TrainedRow = Annotated[str, Field(pattern=TRAINED)]
+_WORDS = {  # by pattern
+    NAME: "It must be a name: lower-case letters and digits, with single hyphens between words",
+    MODULE: "It must be the import path of a module, such as my_package.module",
+    DOTTED: "It must be an import path, such as torch.optim.SGD",
+    TRAINED: "It must be a study and a row of it, such as pop-training/pop-trained",
+}
 Positive = Annotated[float, Field(gt=0)]
 Count = Annotated[int, Field(ge=1)]
 Share = Annotated[float, Field(ge=0, le=1)]
 
 
+LONGEST = 290  # characters of a line of an error, so that it fits the screen with what a program writes before it
+VALUE = 80  # characters of a value in such a line
+
+
+def shortened(value: Any, most: int = VALUE) -> str:
+    """The value as Python writes it, in one line of at most `most` characters; of a longer one the beginning."""
+    try:
+        text = repr(value)
+    except ValueError:  # Python refuses to write integers of more than 4,300 digits
+        text = f"a number of {value.bit_length()} bits" if isinstance(value, int) else f"a {type(value).__name__}"
+    return text if len(text) <= most else f"{text[: most - 1]}…"
+
+
+def one_line(text: str, most: int = LONGEST) -> str:
+    """The text in one line; a longer one loses its middle, as the key comes first and what is allowed comes last."""
+    line = " ".join(text.split())
+    kept = most // 2 - 2
+    return line if len(line) <= most else f"{line[:kept]} … {line[-kept:]}"
+
+
 class ConfigError(ValueError):
-    """The config is invalid; the message names each key, its value and what is allowed."""
+    """The config is invalid; the message has a line for each key, with its value and what is allowed."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__("\n".join(one_line(line) for line in message.split("\n")))
+
+
+def essential(error: ValidationError) -> list[Any]:
+    """The problems of an error, without those that follow from others: a list is not too short if its items are bad."""
+    problems: list[Any] = list(error.errors())
+
+    def follows(problem: Any) -> bool:
+        place = problem["loc"]
+        others = (other["loc"] for other in problems if len(other["loc"]) > len(place))
+        return problem["type"] == "too_short" and any(other[: len(place)] == place for other in others)
+
+    return [problem for problem in problems if not follows(problem)]
+
+
+def in_words(problem: Mapping[str, Any]) -> str:
+    """What one of pydantic's errors says that is allowed, without the words of Python."""
+    kind = problem["type"]
+    if kind == "string_pattern_mismatch":
+        return _WORDS.get(problem["ctx"]["pattern"], str(problem["msg"]))
+    if kind in ("model_type", "model_attributes_type", "dict_type"):
+        return "It must be a mapping of keys"
+    if kind in ("tuple_type", "list_type"):
+        return "It must be a list"
+    if kind == "too_short":
+        fewest = problem["ctx"]["min_length"]
+        return f"It must have at least {fewest} item{'' if fewest == 1 else 's'}"
+    if kind == "extra_forbidden":
+        return "There is no such key"
+    return str(problem["msg"]).removeprefix("Value error, ")
 
 
 class Mark:
@@ -40,7 +100,7 @@ LATER = Mark("came after runs had been published: at its default value it is in 
 class Model(BaseModel):
     """A part of the config. It is frozen, and unknown keys are errors, so that no misspelt key is ignored."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True, allow_inf_nan=False)
 
     @classmethod
     def row_tables(cls) -> dict[str, type[Model]]:
@@ -61,9 +121,9 @@ def overridden(base: ModelT, changes: Mapping[str, Any], key: str) -> ModelT:
     try:
         return type(base).model_validate({**base.model_dump(), **changes})
     except ValidationError as error:
-        places = ((".".join(map(str, e["loc"])), e["msg"]) for e in error.errors())
-        faults = (f"{place}: {fault}" if place else fault.removeprefix("Value error, ") for place, fault in places)
-        raise ValueError(f"{key} = {dict(changes)} is not allowed: {'; '.join(faults)}") from None
+        places = ((".".join(map(str, problem["loc"])), in_words(problem)) for problem in error.errors())
+        faults = (f"{place}: {fault}" if place else fault for place, fault in places)
+        raise ValueError(f"{key} = {shortened(dict(changes))} is not allowed: {'; '.join(faults)}") from None
 
 
 def determining(model: Model) -> dict[str, Any]:

@@ -2,22 +2,22 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from optrepro import layout, provenance
+from optrepro import damage, layout, provenance
 from optrepro.catalogue import Catalogue
+from optrepro.damage import DamagedFileError
 
 
 @dataclass(frozen=True)
 class Finding:
     """The verdict on an exhibit, named by its id, or on a file of results.
 
-    `verdict` is ``ok``, ``missing``, ``altered`` (the file changed after it was written) or ``stale`` (an input or the
-    code changed since).
+    `verdict` is ``ok``, ``missing``, ``altered`` (the file changed after it was written), ``stale`` (an input or the
+    code changed since) or ``damaged`` (the sidecar, which holds the hashes, cannot be read).
     """
 
     what: str
@@ -47,7 +47,7 @@ def publish(scale: str) -> Iterator[Path]:
             target.with_suffix(".sidecar.json"),
             outputs=copies,
             inputs=[],
-            runs={path.parent.name: json.loads(path.read_text()) for path in runs},
+            runs={path.parent.name: damage.record(path) for path in runs},
         )
         yield from copies
 
@@ -55,7 +55,12 @@ def publish(scale: str) -> Iterator[Path]:
 def _results(scale: str) -> Iterator[Finding]:
     folder = Path("results", scale)
     for sidecar in sorted([*folder.glob("runs/*/*/run.json"), *folder.glob("tidy/*.sidecar.json")]):
-        for name, verdict in provenance.check_sidecar(sidecar).items():
+        try:
+            problems = provenance.check_sidecar(sidecar)
+        except DamagedFileError as error:
+            yield Finding(sidecar.as_posix(), "damaged", f"{error.reason}; {error.advice}")
+            continue
+        for name, verdict in problems.items():
             yield Finding((sidecar.parent / name).as_posix(), verdict)
 
 
@@ -63,11 +68,14 @@ def _exhibit(scale: str, name: str, catalogue: Catalogue) -> Finding:
     sidecar = Path(f"{layout.exhibit(scale, name)}.json")
     if not sidecar.exists():
         return Finding(name, "missing", "it has not been drawn")
-    problems = provenance.check_sidecar(sidecar)
+    try:
+        problems, source = provenance.check_sidecar(sidecar), damage.record(sidecar, "source")["source"]
+    except DamagedFileError as error:
+        return Finding(name, "damaged", f"{error.path}: {error.reason}; {error.advice}")
     for verdict in ("missing", "altered", "stale"):
         if files := [file for file, found in problems.items() if found == verdict]:
             return Finding(name, verdict, ", ".join(files))
     modules = provenance.source_hash(catalogue.exhibits[name].module, "optrepro.exhibits.render")
-    if json.loads(sidecar.read_text())["source"] != modules:
+    if source != modules:
         return Finding(name, "stale", "the code that draws it changed")
     return Finding(name, "ok")

@@ -5,6 +5,7 @@ import pandas as pd
 import pytest
 
 from optrepro.analysis.results import Facts, read_facts, read_study
+from optrepro.damage import DamagedFileError
 
 RECORD = {
     "study": "images",
@@ -57,5 +58,5 @@ def test_a_study_without_optimizers_has_none(tidy: Path) -> None:
 def test_a_fact_that_is_unknown_or_missing_is_an_error(tidy: Path) -> None:
     for record in ({**RECORD, "more": 1}, {k: v for k, v in RECORD.items() if k != "scale"}):
         tidy.with_suffix(".json").write_text(json.dumps(record))
-        with pytest.raises(TypeError):
+        with pytest.raises(DamagedFileError, match=r"images\.json is damaged"):
             read_study(tidy)

@@ -1,11 +1,11 @@
 import base64
-import json
 import re
 from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
 
+from optrepro import provenance
 from optrepro.catalogue import Choice
 from optrepro.exhibits import report
 
@@ -35,9 +35,10 @@ class Page(HTMLParser):
 
 def exhibit(folder: Path, name: str, caption: str = "All of it.", cell: str = "0.90") -> Path:
     sidecar = folder / f"{name}.json"
-    sidecar.write_text(json.dumps({"exhibit": name, "title": f"Title of {name}", "caption": caption}))
-    sidecar.with_suffix(".png").write_bytes(f"image of {name}".encode())
-    sidecar.with_suffix(".csv").write_text(f"optimizer,accuracy\nNA,{cell}\n")
+    files = [sidecar.with_suffix(".png"), sidecar.with_suffix(".csv")]
+    files[0].write_bytes(f"image of {name}".encode())
+    files[1].write_text(f"optimizer,accuracy\nNA,{cell}\n")
+    provenance.write_sidecar(sidecar, files, [], exhibit=name, title=f"Title of {name}", caption=caption)
     return sidecar
 
 

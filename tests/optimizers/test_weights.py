@@ -41,6 +41,11 @@ def facts_of(name):
     return load(pop.WEIGHTS / f"{name}.safetensors")[1]
 
 
+def test_every_file_of_weights_has_its_checksum():
+    listed = [line.split()[1] for line in (pop.WEIGHTS / _learned.CHECKSUMS).read_text().splitlines()]
+    assert listed == sorted(path.name for path in pop.WEIGHTS.glob("*.safetensors"))
+
+
 @pytest.mark.parametrize("name", POLICIES)
 def test_the_card_tells_seed_config_hash_and_scores_of_the_file(name):
     card, facts = card_of(name), facts_of(name)

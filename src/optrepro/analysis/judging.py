@@ -46,7 +46,7 @@ def judge(claim: Claim, studies: Mapping[str, StudyResults]) -> Verdict:
         return Verdict(NOT_RUN, "not built yet")
     rule = catalogue.named(claim.rule, f"claim {claim.id}: rule")
     settings = dict(claim.settings)
-    needed = settings.pop("studies")
+    needed = settings.pop("studies", ())
     for name in needed:
         if name not in studies:
             return Verdict(NOT_RUN, f"{name} has not been run")

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
 import pandas as pd
+
+from optrepro import damage, parquet, provenance
 
 
 @dataclass(frozen=True)
@@ -57,11 +58,20 @@ class StudyResults:
 
 
 def read_facts(path: Path) -> Facts:
-    """Read facts from the JSON file beside the tidy results."""
-    record = json.loads(path.read_text())
-    return Facts(**{**record, "data": tuple(record["data"]), "missing": tuple(record["missing"])})
+    """Read facts from the JSON file beside tidy results. Raises: DamagedFileError if it is not as it was written."""
+    found = damage.record(provenance.verified(path, _sidecar(path)))
+    with damage.reading(path, "the facts of a study"):
+        return Facts(**{**found, "data": tuple(found["data"]), "missing": tuple(found["missing"])})
 
 
 def read_study(tidy: Path) -> StudyResults:
-    """Read a study from ``<study>.parquet`` and the ``<study>.json`` beside it."""
-    return StudyResults(pd.read_parquet(tidy), read_facts(tidy.with_suffix(".json")))
+    """Read a study from ``<study>.parquet`` and the ``<study>.json`` beside it.
+
+    Raises: DamagedFileError if one of them is not as it was written.
+    """
+    runs = parquet.read(provenance.verified(tidy, _sidecar(tidy)))
+    return StudyResults(runs, read_facts(tidy.with_suffix(".json")))
+
+
+def _sidecar(path: Path) -> Path:
+    return path.with_suffix(".sidecar.json")

@@ -9,7 +9,7 @@ from pathlib import Path
 import matplotlib.pyplot as plt
 import pandas as pd
 
-from optrepro import provenance
+from optrepro import parquet, provenance
 from optrepro.analysis.results import read_facts
 from optrepro.catalogue import ExhibitEntry
 from optrepro.exhibits import captions, style
@@ -29,7 +29,7 @@ def render(name: str, entry: ExhibitEntry, tables: Sequence[Path], facts: Sequen
         stem: path of the outputs without suffix.
     """
     material = Material(
-        tables={path.stem: pd.read_parquet(path) for path in tables},
+        tables={path.stem: parquet.read(path) for path in tables},
         facts={path.stem: read_facts(path) for path in facts},
     )
     exhibit = importlib.import_module(entry.module)

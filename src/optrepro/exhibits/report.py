@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import base64
-import json
 from collections.abc import Sequence
 from pathlib import Path
 
 import jinja2
 import pandas as pd
 
+from optrepro import damage, provenance
 from optrepro.catalogue import Choice
 
 _PAGE = jinja2.Template(
@@ -71,12 +71,14 @@ def write(sidecars: Sequence[Path], choices: Sequence[Choice], out: Path) -> Non
 
 
 def _exhibit(sidecar: Path) -> dict[str, str]:
-    record = json.loads(sidecar.read_text())
-    table = pd.read_csv(sidecar.with_suffix(".csv"), dtype=str, keep_default_na=False)
+    record = damage.record(sidecar, "exhibit", "title", "caption")
+    numbers, picture = (provenance.verified(sidecar.with_suffix(kind), sidecar) for kind in (".csv", ".png"))
+    with damage.reading(numbers, "a table in CSV"):
+        table = pd.read_csv(numbers, dtype=str, keep_default_na=False)
     return {
         "name": record["exhibit"],
         "title": record["title"],
         "caption": record["caption"],
-        "png": base64.b64encode(sidecar.with_suffix(".png").read_bytes()).decode(),
+        "png": base64.b64encode(picture.read_bytes()).decode(),
         "table": table.to_html(index=False, border=0),
     }

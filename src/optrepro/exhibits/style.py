@@ -7,7 +7,9 @@ optimizers in it differ by lightness, marker and dashes, so that hue alone never
 from __future__ import annotations
 
 import hashlib
+import re
 from dataclasses import dataclass
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
@@ -196,8 +198,16 @@ def grid(axes: Axes, axis: str = "y") -> None:
 def save(figure: Figure, path: Path) -> None:
     """Write ``path.svg`` and ``path.png`` without date and version, so that equal figures give equal bytes."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path.with_suffix(".svg"), metadata={"Date": None, "Creator": None})
+    drawing = StringIO()
+    figure.savefig(drawing, format="svg", metadata={"Date": None, "Creator": None})
+    path.with_suffix(".svg").write_text(_with_stable_names(drawing.getvalue(), path.name))
     figure.savefig(path.with_suffix(".png"), metadata={"Software": None})
+
+
+def _with_stable_names(svg: str, prefix: str) -> str:
+    """An SVG whose clip paths are numbered; their names are hashes of places, of which the last digits are chance."""
+    numbers: dict[str, str] = {}
+    return re.sub(r"\bp[0-9a-f]{10}\b", lambda name: numbers.setdefault(name[0], f"{prefix}-clip-{len(numbers)}"), svg)
 
 
 def percent(share: float, digits: int = 1) -> str:

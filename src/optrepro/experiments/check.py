@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import redirect_stdout
 from functools import partial
 from importlib import import_module
 
@@ -12,6 +14,7 @@ from optrepro.config import Config, ConfigError
 from optrepro.experiments.base import factory
 from optrepro.problems.data import archives
 from optrepro.problems.functions import vlse
+from optrepro.settings import one_line
 from optrepro.studies.base import Reader, Study, dataset_of
 from optrepro.studies.comparison import Comparison
 
@@ -27,9 +30,10 @@ def check(config: Config) -> None:
     for study_id, study in config.studies.items():
         for key, attempt in _attempts(study, config):
             try:
-                attempt()
-            except (ValueError, TypeError, FileNotFoundError) as error:
-                problems.append(f"studies.{study_id}.{key}: {error}")
+                with redirect_stdout(io.StringIO()):  # some packages print greetings when an optimizer is made
+                    attempt()
+            except Exception as error:  # a class of another package raises what it likes
+                problems.append(one_line(f"studies.{study_id}.{key}: {error or type(error).__name__}"))
     if problems:
         raise ConfigError("\n".join(problems))
 

@@ -102,6 +102,9 @@ def _run(config: Config, job: Job, folder: Path, time_slice: float | None, progr
 
 def _count_attempt(folder: Path) -> int:
     counter = folder / "attempts"
-    attempts = int(counter.read_text()) + 1 if counter.exists() else 1
+    try:
+        attempts = int(counter.read_text()) + 1
+    except (FileNotFoundError, ValueError):  # none, or damaged: then what follows counts anew
+        attempts = 1
     counter.write_text(str(attempts))
     return attempts

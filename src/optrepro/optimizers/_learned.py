@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Callable, MutableMapping, Sequence
 from dataclasses import asdict
@@ -14,6 +15,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.optim.optimizer import ParamsT
 
+from optrepro.damage import DamagedFileError
 from optrepro.optimizers import _coordinates
 from optrepro.optimizers._base import Group, require
 from optrepro.optimizers._closure import ClosureOptimizer, Look, move
@@ -23,6 +25,7 @@ if TYPE_CHECKING:
     from torch.distributed import ProcessGroup
 
 WEIGHTS = Path(__file__).parent / "weights"
+CHECKSUMS = "SHA256SUMS"  # list in the folder of the weights, as sha256sum writes it
 SPIKE = 1e12  # chosen: a gradient this many times larger than all before it is skipped once
 # An LSTM evaluates about this many gate values per call: on a CPU they fit its cache, elsewhere they fill the device.
 GATES, GATES_ELSEWHERE = 3 << 17, 1 << 24
@@ -185,8 +188,11 @@ def read(
         entry: the metadata entry that holds the facts.
         what: name of the kind of rule, for error messages.
 
-    Raises: FileNotFoundError if there is no such file; ValueError if it holds no such rule.
+    Raises: FileNotFoundError if there is no such file; DamagedFileError, a ValueError, if it holds no such rule, or is
+    not the file that `CHECKSUMS` beside it names.
     """
+    path = Path(path)
+    _compare_checksum(path)
     try:
         with safe_open(str(path), "pt") as file:
             facts = json.loads((file.metadata() or {})[entry])
@@ -194,10 +200,23 @@ def read(
         with torch.device("meta"):  # initializing weights on this device draws no random numbers
             rule = make(facts)
         rule.load_state_dict(weights, assign=True)
-    except (SafetensorError, KeyError, TypeError, RuntimeError) as error:
-        reason = " ".join(f"{type(error).__name__}: {error}".split())
-        raise ValueError(f"path = {str(path)!r} holds no {what} of this version: {reason}") from None
-    return rule.eval(), facts["card"]
+        card: dict[str, object] = facts["card"]
+    except FileNotFoundError:
+        raise
+    except (SafetensorError, LookupError, TypeError, ValueError, AttributeError, RuntimeError, OSError) as error:
+        reason = f"it holds no {what} of this version ({type(error).__name__}: {error})"
+        raise DamagedFileError(path, reason, "name another file, or train it again", "cannot be used") from None
+    return rule.eval(), card
+
+
+def _compare_checksum(path: Path) -> None:
+    """Compare a file with the list of checksums in its folder, as for the shipped weights: safetensors has none."""
+    listing = path.with_name(CHECKSUMS)
+    if not path.is_file() or not listing.is_file():
+        return
+    listed = dict(line.split()[::-1] for line in listing.read_text().splitlines())
+    if path.name in listed and hashlib.sha256(path.read_bytes()).hexdigest() != listed[path.name]:
+        raise DamagedFileError(path, f"its sha256 is not the one in {CHECKSUMS} beside it", "install the package again")
 
 
 def find(rule: str | Path) -> Path:

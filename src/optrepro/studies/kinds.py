@@ -45,17 +45,17 @@ KINDS: Mapping[str, type[Study]] = {
 }
 
 
-def kind(name: str) -> type[Study]:
+def kind(name: Any) -> type[Study]:
     """The kind called `name`: one of `KINDS`, or the subclass of `Study` at this import path.
 
     Raises: ValueError that says what is allowed.
     """
-    if name in KINDS:
+    if isinstance(name, str) and name in KINDS:
         return KINDS[name]
     module, _, attribute = str(name).rpartition(".")
     try:
         found = getattr(import_module(module), attribute)
-    except (ImportError, AttributeError, ValueError):
+    except Exception:  # whatever the module raises while it is imported
         found = None
     if isinstance(found, type) and issubclass(found, Study):
         return found

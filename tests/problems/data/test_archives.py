@@ -291,7 +291,7 @@ def test_files_handed_over_are_checked_against_their_list(tmp_path):
     located = archives.locate("cifar10", tmp_path)
     assert archives.read(folder / "data_batch_1.bin", located).sha256 == sha256(b"one")
     (folder / "data_batch_1.bin").write_bytes(b"on")
-    with pytest.raises(ValueError, match=rf"data_batch_1.bin is damaged: .*{sha256(b'on')}.*{sha256(b'one')}"):
+    with pytest.raises(ValueError, match=f"data_batch_1.bin is damaged: .*{sha256(b'on')[:9]}.*{sha256(b'one')[:9]}"):
         archives.read(folder / "data_batch_1.bin", located)
 
 
@@ -305,7 +305,7 @@ def test_a_file_that_the_list_names_may_not_be_missing(tmp_path):
 def test_a_malformed_list_of_checksums_is_named(tmp_path):
     write_cifar(tmp_path, data_batch_1=b"one", test_batch=b"test")
     (tmp_path / "SHA256SUMS").write_text("nonsense\n")
-    with pytest.raises(ValueError, match="SHA256SUMS: expected lines of a sha256 and a file name"):
+    with pytest.raises(ValueError, match="SHA256SUMS is damaged: expected lines of a sha256 and a file name"):
         archives.locate("cifar10", tmp_path)
 
 
@@ -314,7 +314,7 @@ def test_a_damaged_gzip_file_is_named(small_mnist, server, tmp_path, damage):
     path = archives.fetch("mnist", tmp_path, progress=False)[0]
     (path.parent / "SHA256SUMS").unlink()
     path.write_bytes(damage(path.read_bytes()))
-    with pytest.raises(ValueError, match=f"{path.name} is damaged or cut off: expected a whole gzip file"):
+    with pytest.raises(ValueError, match=f"{path.name} is damaged: expected a whole gzip file"):
         archives.read(path, archives.locate("mnist", tmp_path))
 
 

@@ -5,8 +5,10 @@ from __future__ import annotations
 import os
 import random
 import signal
+import sys
 import threading
 import time
+import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,7 +17,9 @@ from typing import Any
 import numpy as np
 import torch
 
+from optrepro import damage
 from optrepro.conventions import TIME_IS_UP
+from optrepro.damage import DamagedFileError
 
 
 class Interrupted(SystemExit):
@@ -55,12 +59,28 @@ class Checkpoint:
         self._terminated = True
 
     def load(self) -> dict[str, Any] | None:
-        """Return the saved state, or None if there is none, and restore the random generators."""
+        """Return the saved state, or None if there is none, and restore the random generators.
+
+        A damaged file is set aside, with a line on standard error, and there is no state: the job starts anew.
+        """
         if self.path is None or not self.path.exists():
             return None
-        state: dict[str, Any] = torch.load(self.path, weights_only=True)
-        _restore_generators(state.pop("generators"))
-        return state
+        before = _generators()
+        try:
+            with damage.reading(self.path, "a checkpoint"):
+                state = _intact(self.path)
+                _restore_generators(state.pop("generators"))
+                return state
+        except DamagedFileError as error:
+            _restore_generators(before)
+            aside = damage.set_aside(self.path)
+            print(
+                f"{self.path} is damaged: {error.reason}; it was set aside as {aside.name}, and the job starts from "
+                "its beginning",
+                file=sys.stderr,
+                flush=True,
+            )
+            return None
 
     def step(self, state: Any) -> None:
         """Save if a save is due. Call this between steps, with a function that returns the state.
@@ -88,6 +108,15 @@ class Checkpoint:
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(self.path)
+
+
+def _intact(path: Path) -> dict[str, Any]:
+    """The content of a checkpoint, whose checksums are compared first, because torch does not look at them."""
+    with zipfile.ZipFile(path) as archive:
+        if damaged := archive.testzip():
+            raise DamagedFileError(path, f"the checksum of {damaged} in it is wrong")
+    state: dict[str, Any] = torch.load(path, weights_only=True)
+    return state
 
 
 def _generators() -> dict[str, Any]:

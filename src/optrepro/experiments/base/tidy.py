@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from optrepro import parquet
 from optrepro.studies.base import Run
 
 COLUMNS = {
@@ -96,9 +97,10 @@ def write_parquet(table: pd.DataFrame, path: Path) -> None:
         use_dictionary=others,
         # Splitting floats into byte streams groups similar exponents, which halves the compressed size.
         use_byte_stream_split=floats,
+        write_page_checksum=True,
     )
 
 
 def read(paths: Iterable[Path]) -> pd.DataFrame:
-    """Read the rows of several tidy files, in the order of the files."""
-    return pd.concat([pd.read_parquet(path) for path in paths], ignore_index=True)
+    """Read the rows of several tidy files, in the order of the files. Raises: see `parquet.read`."""
+    return pd.concat([parquet.read(path) for path in paths], ignore_index=True)

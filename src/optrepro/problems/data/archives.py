@@ -14,11 +14,13 @@ import os
 import tarfile
 import time
 import zlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from http import HTTPStatus
 from pathlib import Path
 from typing import Literal
+
+from optrepro.damage import DamagedFileError, set_aside
 
 DATA_DIR = Path("data")
 CHECKSUMS = "SHA256SUMS"
@@ -92,6 +94,10 @@ class Content:
     data: bytes
     sha256: str
     official: bool
+
+
+class FetchError(RuntimeError):
+    """A data set could not be downloaded."""
 
 
 _IDX_TRAIN = (("train-images-idx3-ubyte.gz", "train-labels-idx1-ubyte.gz"),)
@@ -328,6 +334,7 @@ def first_at_hand(names: Sequence[str], download: bool, data_dir: Path = DATA_DI
     for name in names:
         if at_hand(name, data_dir):
             return name
+        _refuse_half_a_set(name, data_dir)
     raise FileNotFoundError(
         f"none of the data sets {', '.join(names)} is available in {_listing(data_dir)}; allow downloads, put the "
         "files there, or add a data set that is always available: 'digits' (images) or 'python-docs' (text)"
@@ -354,19 +361,63 @@ def locate(name: str, data_dir: Path = DATA_DIR) -> Located:
 def read(path: Path, located: Located) -> Content:
     """Read one of the located files, and check it against the list of checksums beside it, if there is one.
 
-    Raises: ValueError for a file that does not match its listed checksum, or a truncated or damaged gzip file.
+    Raises: DamagedFileError, a ValueError, for a file that does not match its listed checksum and has not the official
+    content, or a truncated or damaged gzip file. In a folder for downloads it is set aside, so that it is fetched again
+    and never read.
     """
     data = path.read_bytes()
     sha256 = hashlib.sha256(data).hexdigest()
-    listed = _listed_checksum(path, located.root)
-    if listed not in (None, sha256):
-        raise ValueError(
-            f"{path} is damaged: its sha256 is {sha256}, but {CHECKSUMS} beside it says {listed}; "
-            "delete the file and fetch or copy it again"
-        )
     if path.suffix == ".gz":
-        data = _uncompressed(path, data)
-    return Content(data, sha256, hashlib.sha256(data).hexdigest() == located.archive.contents[path.name])
+        data = _uncompressed(path, data, located)
+    official = hashlib.sha256(data).hexdigest() == located.archive.contents[path.name]
+    listed = _listed_checksum(path, located.root)
+    if not official and listed not in (None, sha256):  # where the content is official, the list is what is damaged
+        raise damaged(path, f"its sha256 is {sha256[:16]}…, but {CHECKSUMS} says {listed[:16]}…", located)
+    return Content(data, sha256, official)
+
+
+def damaged(path: Path, reason: str, located: Located) -> DamagedFileError:
+    """The error for a damaged file, which is set aside unless its folder was handed over and so is somebody else's."""
+    name, advice = located.archive.name, "copy it there again"
+    if located.archive.downloads and str(located.root) != os.environ.get("OPTREPRO_DATA"):
+        try:
+            advice = f"it was set aside as {set_aside(path).name}: optrepro data fetch {name}, or copy it there again"
+        except OSError:  # a folder that may only be read, or another job was faster
+            advice = f"delete it, and optrepro data fetch {name}, or copy it there again"
+    return DamagedFileError(path, reason, advice)
+
+
+def refresh(name: str, data_dir: Path = DATA_DIR, progress: bool = True) -> Iterator[Exception]:
+    """Download a data set unless it is available and undamaged; yield what was found to be damaged or missing.
+
+    Raises: DamagedFileError for a damaged file in the folder that `OPTREPRO_DATA` names; see also `fetch`.
+    """
+    if archive(name).embedded:
+        return
+    there, faults = at_hand(name, data_dir), _faults(name, data_dir)
+    yield from faults
+    if faults or not there:
+        fetch(name, data_dir, progress)
+
+
+def _faults(name: str, data_dir: Path) -> list[Exception]:
+    """What is damaged or missing of a data set in a folder for downloads; damaged files are set aside."""
+    faults: list[Exception] = []
+    try:
+        if not at_hand(name, data_dir):
+            _refuse_half_a_set(name, data_dir)
+            return []
+        located = locate(name, data_dir)
+    except (DamagedFileError, FileNotFoundError) as error:
+        return [error]
+    for path in located.files:
+        try:
+            read(path, located)
+        except DamagedFileError as error:
+            if located.root != data_dir:
+                raise
+            faults.append(error)
+    return faults
 
 
 def fetch(name: str, data_dir: Path = DATA_DIR, progress: bool = True) -> list[Path]:
@@ -375,7 +426,7 @@ def fetch(name: str, data_dir: Path = DATA_DIR, progress: bool = True) -> list[P
     Sources are tried in order. An interrupted download resumes where it stopped, also in a later call. Only files with
     the official sha256 are kept, and their checksums are listed beside them. An embedded data set needs no files.
 
-    Raises: RuntimeError if all sources fail, with the fault of each one.
+    Raises: FetchError if all sources fail, with the fault of each one.
     """
     layout = _layout(archive(name), data_dir)
     if layout.archive.embedded:
@@ -489,10 +540,21 @@ def _find(wanted: Archive, root: Path) -> Located | None:
     return replace(layout, train=train) if train and all(path.is_file() for path in layout.test) else None
 
 
+def _refuse_half_a_set(name: str, data_dir: Path) -> None:
+    """Raise FileNotFoundError for a data set that was whole and is not, rather than take another one without a word."""
+    for root in _roots(data_dir):
+        layout = _layout(archive(name), root)
+        if any(path.is_file() for path in layout.files):
+            _refuse_lost_files(replace(layout, train=(), test=()))
+
+
 def _refuse_lost_files(located: Located) -> None:
     for path in _layout(located.archive, located.root).files:
-        if path not in located.files and _listed_checksum(path, located.root):
-            raise FileNotFoundError(f"{path} is missing, but {CHECKSUMS} names it; fetch or copy it again")
+        if path not in located.files and not path.is_file() and _listed_checksum(path, located.root):
+            raise FileNotFoundError(
+                f"{path} is missing, but {CHECKSUMS} names it: optrepro data fetch {located.archive.name}, or copy it "
+                "there again"
+            )
 
 
 def _listed_checksum(path: Path, root: Path) -> str | None:
@@ -511,9 +573,11 @@ def _read_checksums(path: Path) -> dict[str, str]:
     """Read a list in sha256sum's format as a map of file name to sha256; empty if there is no list."""
     if not path.is_file():
         return {}
-    lines = [line.split(maxsplit=1) for line in path.read_text().splitlines() if line.strip()]
+    lines = [line.split(maxsplit=1) for line in path.read_text(errors="replace").splitlines() if line.strip()]
     if any(len(line) != 2 for line in lines):
-        raise ValueError(f"{path}: expected lines of a sha256 and a file name, as sha256sum writes them")
+        raise DamagedFileError(
+            path, "expected lines of a sha256 and a file name, as sha256sum writes them", "delete it or make it again"
+        )
     return {file.strip().lstrip("*"): sha256.lower() for sha256, file in lines}
 
 
@@ -522,14 +586,12 @@ def _list_checksums(folder: Path, files: list[Path]) -> None:
     (folder / CHECKSUMS).write_text("".join(lines))
 
 
-def _uncompressed(path: Path, data: bytes) -> bytes:
+def _uncompressed(path: Path, data: bytes, located: Located) -> bytes:
     try:
         return gzip.decompress(data)
     except (OSError, EOFError, zlib.error) as error:
-        raise ValueError(
-            f"{path} is damaged or cut off: expected a whole gzip file, found {len(data)} bytes ({error}); "
-            "delete the file and fetch or copy it again"
-        ) from error
+        reason = f"expected a whole gzip file, found {len(data)} bytes ({error})"
+        raise damaged(path, reason, located) from error
 
 
 def _is_official(path: Path, located: Located) -> bool:
@@ -555,7 +617,7 @@ def _download(file: str, sha256: str, wanted: Archive, folder: Path, progress: b
             return
         except (ValueError, requests.RequestException) as error:
             faults.append(f"  {source}{file}: {error}")
-    raise RuntimeError(
+    raise FetchError(
         "\n".join([f"{wanted.name}: {file} could not be fetched", *faults])
         + f"\nTo use a copy, put its files into {folder}, or set OPTREPRO_DATA to a folder which holds {wanted.folder}."
     )

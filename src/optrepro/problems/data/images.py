@@ -18,6 +18,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
+from optrepro.damage import DamagedFileError
 from optrepro.problems.data import archives
 from optrepro.problems.data.archives import Archive, Located
 
@@ -308,10 +309,9 @@ def _parse_cifar(paths: Sequence[Path], contents: Sequence[bytes], label_bytes: 
     return table[:, label_bytes:].reshape(-1, 3, 32, 32), table[:, column].astype(np.int64)
 
 
-def _damaged(path: Path, expected: str, found: str) -> ValueError:
-    return ValueError(
-        f"{path} is damaged: expected {expected}, found {found}; delete the file and fetch or copy it again"
-    )
+def _damaged(path: Path, expected: str, found: str) -> DamagedFileError:
+    reason = f"expected {expected}, found {found}"
+    return DamagedFileError(path, reason, "delete the file and fetch or copy it again")
 
 
 _FORMATS: dict[tuple[str, Labels], _Format] = {

@@ -18,6 +18,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from optrepro.damage import DamagedFileError
 from optrepro.problems.data import archives
 from optrepro.problems.data.archives import Archive
 from optrepro.problems.data.images import Dataset, FileRecord, Split
@@ -217,10 +218,8 @@ def _parse_questions(path: Path, data: bytes, form: Callable[[dict[str, Any]], Q
     try:
         return [form(json.loads(line)) for line in data.splitlines() if line.strip()]
     except (ValueError, KeyError, IndexError) as error:
-        raise ValueError(
-            f"{path} is damaged: expected a question in each line, as JSON ({error!r}); delete the file and fetch or "
-            "copy it again"
-        ) from error
+        reason = f"expected a question in each line, as JSON ({error!r})"
+        raise DamagedFileError(path, reason, "delete the file and fetch or copy it again") from error
 
 
 def _of_gsm8k(entry: dict[str, Any]) -> Question:

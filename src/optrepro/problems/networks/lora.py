@@ -7,6 +7,7 @@ from pathlib import Path
 from torch import Tensor, nn
 from torch.func import functional_call
 
+from optrepro import damage
 from optrepro.problems.networks.classic import seeded
 
 
@@ -96,11 +97,13 @@ def save(module: nn.Module, path: Path) -> None:
 def load(module: nn.Module, path: Path, head: str | None = None) -> nn.Module:
     """Load weights that `save` wrote into a backbone, in place, except those of `head`, the layer of a new task.
 
-    Raises: ValueError for a file whose weights do not fit the backbone.
+    Raises: ValueError for a file whose weights do not fit the backbone; DamagedFileError for one that holds none.
     """
     from safetensors.torch import load_file
 
-    saved = {name: weight for name, weight in load_file(path).items() if not _belongs(name, head)}
+    with damage.reading(path, "weights in safetensors"):
+        found = load_file(path)
+    saved = {name: weight for name, weight in found.items() if not _belongs(name, head)}
     own = {name: p for name, p in module.named_parameters() if not _belongs(name, head)}
     if (there := _shapes(saved)) != (wanted := _shapes(own)):
         differing = sorted(name for name in there | wanted if there.get(name) != wanted.get(name))
