@@ -19,6 +19,8 @@ class Project:
 
     def __init__(self, folder: Path):
         self.folder = folder
+        self.environment = {k: v for k, v in os.environ.items() if k != "OPTREPRO_DATA"}
+        self.environment |= {"PYTHONPATH": str(self.folder / "src"), "OMP_NUM_THREADS": "1"}
         for part in PARTS:
             source, target = ROOT / part, folder / part
             if source.is_dir():
@@ -28,20 +30,22 @@ class Project:
 
     def snakemake(self, *arguments: str, check: bool = True) -> str:
         """Run snakemake; return all that it prints."""
-        environment = {k: v for k, v in os.environ.items() if k != "OPTREPRO_DATA"}
-        environment |= {"PYTHONPATH": str(self.folder / "src"), "OMP_NUM_THREADS": "1"}
-        done = subprocess.run(
+        running = self.start(*arguments)
+        output, _ = running.communicate()
+        if check and running.returncode != 0:
+            raise AssertionError(output[-8000:])
+        return output
+
+    def start(self, *arguments: str) -> subprocess.Popen[str]:
+        """Start snakemake; what it prints is in its `stdout`."""
+        return subprocess.Popen(
             ["snakemake", *arguments],
             cwd=self.folder,
-            env=environment,
+            env=self.environment,
             text=True,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
-            check=False,
         )
-        if check and done.returncode != 0:
-            raise AssertionError(done.stdout[-8000:])
-        return done.stdout
 
     def plan(self, *arguments: str) -> dict[str, int]:
         """Number of jobs of each rule that a dry run would carry out."""

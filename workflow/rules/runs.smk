@@ -19,7 +19,9 @@ rule runs:
     threads: threads_of
     resources:
         gpu=asks_for_gpu,
+        mem_mb=memory_of,
         slice_minutes=0,
+        slurm_extra=slurm_options_of,
     params:
         settings=settings_of,
         source=source_of,
