@@ -1,8 +1,8 @@
 """The workflow on a real SLURM of one node: its results are a local run's, whatever becomes of its jobs meanwhile."""
 
 import json
+import shlex
 import shutil
-import subprocess
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,19 +11,12 @@ import pytest
 
 from tests.cluster import slurm
 from tests.cluster.slurm import NODE, Slurm, wait_for
-from tests.workflow.conftest import Project
+from tests.workflow.conftest import ROOT, Project
 
-pytestmark = [pytest.mark.cluster, pytest.mark.skipif(bool(slurm.missing()), reason=f"no SLURM: {slurm.missing()}")]
+pytestmark = pytest.mark.cluster
 
-# The README's way, but with a question after 2 seconds where that waits 20.
-SLURM = (
-    "--workflow-profile",
-    "profiles/slurm",
-    "--slurm-init-seconds-before-status-checks",
-    "2",
-    "--latency-wait",
-    "5",
-)
+PROFILE = ("--workflow-profile", "profiles/slurm")
+QUICK = ("--slurm-init-seconds-before-status-checks", "2", "--latency-wait", "5")  # the profile waits for longer
 LOCAL = ("--cores", "2")
 SMOKE = ("--configfile", "config/smoke.yaml")
 TIDY = "results/slow/tidy/slow.parquet"
@@ -51,45 +44,46 @@ studies:
 """
 
 
-class OnCluster:
-    """A copy of the project beside a cluster: a slow study with two jobs, each of which asks for a GPU."""
+class SlowStudy:
+    """A study of two jobs, each of which asks for a GPU, in a copy of the project beside a cluster."""
 
     def __init__(self, project: Project, cluster: Slurm, pace: Path):
         self.project, self.cluster, self.pace = project, cluster, pace
-        project.environment |= cluster.variables | {"OPTREPRO_TEST_PACE": str(pace)}
+        project.environment["OPTREPRO_TEST_PACE"] = str(pace)
 
-    def start(self, *arguments: str) -> subprocess.Popen[str]:
-        """Start the slow study, and wait until both jobs train."""
-        workflow = self.project.start(*SLOW, *SLURM, *arguments)
-        try:
-            wait_for("both jobs train", lambda: len(set(self.steps())) == len(ROWS) or workflow.poll() is not None)
-        except TimeoutError:
-            workflow.kill()
-            raise AssertionError(workflow.communicate()[0]) from None
-        assert workflow.poll() is None, workflow.communicate()[0]
-        return workflow
+    def start(self, *arguments: str) -> None:
+        """Start the workflow, and wait until both jobs train."""
+        with (self.pace / "output").open("w") as output:
+            self.workflow = self.project.start(*SLOW, *QUICK, *arguments, output=output)
+        wait_for("both jobs train", lambda: len(set(self.steps())) == len(ROWS) or self.workflow.poll() is not None)
+        assert self.workflow.poll() is None, (self.pace / "output").read_text()
 
-    def hurry(self) -> None:
-        """Let the steps take no more time than they need."""
+    def finish(self) -> tuple[int, str]:
+        """Let the steps take no more time than they need; the status of the workflow and what it printed."""
         (self.pace / "hurry").touch()
+        status = self.workflow.wait(timeout=400)
+        return status, (self.pace / "output").read_text()
 
     def steps(self) -> list[str]:
         """The process of every step so far."""
         path = self.pace / "steps"
         return path.read_text().split() if path.exists() else []
 
-    def result(self) -> bytes:
-        """The study's tidy table."""
-        return (self.project.folder / TIDY).read_bytes()
-
     def attempts(self) -> list[int]:
         """How many attempts the job of each row took."""
         folder = self.project.folder / "results/slow/runs/slow"
         return [json.loads((folder / row / "run.json").read_text())["attempts"] for row in ROWS]
 
+    def result(self) -> bytes:
+        """The study's tidy table."""
+        return (self.project.folder / TIDY).read_bytes()
+
 
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[Slurm]:
+    """A SLURM of one node."""
+    if reason := slurm.missing():
+        pytest.skip(reason)
     folder = Path(tempfile.mkdtemp(prefix="slurm-"))  # a short path, for sockets
     try:
         with slurm.start(folder) as running:
@@ -99,7 +93,8 @@ def cluster() -> Iterator[Slurm]:
 
 
 @pytest.fixture(scope="module")
-def copy(tmp_path_factory: pytest.TempPathFactory) -> Project:
+def copy(cluster: Slurm, tmp_path_factory: pytest.TempPathFactory) -> Project:
+    """A copy of the project with the slow study, beside the cluster."""
     project = Project(tmp_path_factory.mktemp("cluster"))
     config = project.folder / "config"
     (config / "slow").mkdir()
@@ -109,6 +104,7 @@ def copy(tmp_path_factory: pytest.TempPathFactory) -> Project:
     (config / "slow/claims.yaml").write_text("[]\n")
     (config / "slow.yaml").write_text("extends: [slow]\nscale: slow\n")
     shutil.copy(Path(__file__).with_name("slow.py"), project.folder / "src")
+    project.environment |= cluster.variables
     return project
 
 
@@ -120,9 +116,15 @@ def undisturbed(copy: Project) -> bytes:
 
 
 @pytest.fixture
-def slow(copy: Project, undisturbed: bytes, cluster: Slurm, tmp_path: Path) -> OnCluster:
+def slow(copy: Project, undisturbed: bytes, cluster: Slurm, tmp_path: Path) -> Iterator[SlowStudy]:
+    """The study, not run yet."""
     shutil.rmtree(copy.folder / "results/slow")
-    return OnCluster(copy, cluster, tmp_path)
+    study = SlowStudy(copy, cluster, tmp_path)
+    yield study
+    if study.workflow.poll() is None:  # the test has failed
+        study.workflow.terminate()
+        study.workflow.wait()
+    copy.environment.pop("OPTREPRO_TEST_PACE")
 
 
 def tables(project: Project) -> dict[str, bytes]:
@@ -131,58 +133,68 @@ def tables(project: Project) -> dict[str, bytes]:
     return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*.parquet"))}
 
 
+def test_the_page_on_clusters_shows_the_command_that_is_tested() -> None:
+    assert shlex.join(("snakemake", "vlse-gallery", *PROFILE, *SMOKE)) in (ROOT / "profiles/README.md").read_text()
+
+
 def test_an_exhibit_has_the_numbers_of_a_local_run_and_only_its_runs_are_jobs(copy: Project, cluster: Slurm) -> None:
     copy.snakemake("vlse-gallery", *SMOKE, *LOCAL)
     local = tables(copy)
     shutil.rmtree(copy.folder / "results/smoke")
     shutil.rmtree(copy.folder / "figures/smoke")
-    copy.environment |= cluster.variables
-    copy.snakemake("vlse-gallery", *SMOKE, *SLURM)
+    copy.snakemake("vlse-gallery", *PROFILE, *SMOKE, *QUICK)
     assert (copy.folder / "figures/smoke/vlse-gallery.svg").exists()
     assert tables(copy) == local
     comments = cluster("squeue", "--noheader", "--states=completed", "--format=%k").split()
     assert {comment.partition("_wildcards_")[0] for comment in comments} == {"rule_runs"}
 
 
-def test_two_jobs_have_a_gpu_each_and_when_one_is_cancelled_the_next_call_goes_on(
-    slow: OnCluster, undisturbed: bytes
+def test_two_jobs_have_a_gpu_each_also_where_the_default_profile_is_mixed_in(
+    slow: SlowStudy, undisturbed: bytes
 ) -> None:
-    workflow = slow.start("--retries", "0")
-    cancelled, other = slow.cluster.jobs("running")
-    assert all("gpu:1" in slow.cluster("scontrol", "show", "job", job) for job in (cancelled, other))
+    slow.start("--profile", "profiles/slurm")
+    jobs = slow.cluster.jobs("running")
+    assert len(jobs) == len(ROWS)
+    assert all("gres:gpu:1" in slow.cluster("scontrol", "show", "job", job) for job in jobs)
+    assert slow.finish()[0] == 0
+    assert slow.result() == undisturbed
+
+
+def test_a_cancelled_job_is_reported_and_the_next_call_goes_on_where_it_was(
+    slow: SlowStudy, undisturbed: bytes
+) -> None:
+    slow.start(*PROFILE, "--retries", "0")
+    cancelled, _ = slow.cluster.jobs("running")
     slow.cluster("scancel", cancelled)
     wait_for("the job is cancelled", lambda: cancelled in slow.cluster.jobs("cancelled"))
-    slow.hurry()
-    output, _ = workflow.communicate()
-    assert workflow.returncode == 1
+    status, output = slow.finish()
+    assert status == 1
     assert f"SLURM-job '{cancelled}' failed, SLURM status is: 'CANCELLED'" in output
-    assert slow.project.plan(*SLOW, *SLURM)["runs"] == 1
-    slow.project.snakemake(*SLOW, *SLURM)
+    assert slow.project.plan(*SLOW, *PROFILE)["runs"] == 1
+    slow.project.snakemake(*SLOW, *PROFILE, *QUICK)
     assert sorted(slow.attempts()) == [1, 2]
-    assert slow.result() == undisturbed
-    assert len(slow.steps()) == STEPS  # the second attempt went on where the first was
-
-
-def test_a_job_that_its_time_limit_ends_is_tried_again_and_goes_on(slow: OnCluster, undisturbed: bytes) -> None:
-    workflow = slow.start("--set-resources", "runs:runtime=1", "runs:slice_minutes=0")
-    jobs = slow.cluster.jobs("running")
-    wait_for("the time is up", lambda: set(jobs) <= set(slow.cluster.jobs("timeout")))
-    slow.hurry()
-    output, _ = workflow.communicate()
-    assert workflow.returncode == 0, output
-    assert "SLURM status is: 'TIMEOUT'" in output
-    assert slow.attempts() == [2, 2]
     assert slow.result() == undisturbed
     assert len(slow.steps()) == STEPS
 
 
-def test_jobs_of_a_node_that_goes_down_run_again_when_it_is_back(slow: OnCluster, undisturbed: bytes) -> None:
-    workflow = slow.start()
+def test_a_job_that_its_time_limit_ends_is_tried_again_and_goes_on(slow: SlowStudy, undisturbed: bytes) -> None:
+    slow.start(*PROFILE, "--set-resources", "runs:runtime=1", "runs:slice_minutes=0")
+    jobs = set(slow.cluster.jobs("running"))
+    wait_for("the time is up", lambda: jobs <= set(slow.cluster.jobs("timeout")))
+    status, output = slow.finish()
+    assert status == 0, output
+    assert "SLURM status is: 'TIMEOUT'" in output
+    assert min(slow.attempts()) >= 2
+    assert slow.result() == undisturbed
+    assert len(slow.steps()) == STEPS
+
+
+def test_jobs_of_a_node_that_goes_down_run_again_when_it_is_back(slow: SlowStudy, undisturbed: bytes) -> None:
+    slow.start(*PROFILE)
     slow.cluster("scontrol", "update", f"nodename={NODE}", "state=down", "reason=test")
     wait_for("both jobs wait", lambda: len(slow.cluster.jobs("pending")) == len(ROWS))
-    slow.hurry()
     slow.cluster("scontrol", "update", f"nodename={NODE}", "state=resume")
-    output, _ = workflow.communicate()
-    assert workflow.returncode == 0, output
+    status, output = slow.finish()
+    assert status == 0, output
     assert slow.attempts() == [2, 2]
     assert slow.result() == undisturbed

@@ -4,6 +4,7 @@ import os
 import shutil
 import subprocess
 from pathlib import Path
+from typing import IO
 
 import pytest
 
@@ -36,14 +37,14 @@ class Project:
             raise AssertionError(output[-8000:])
         return output
 
-    def start(self, *arguments: str) -> subprocess.Popen[str]:
-        """Start snakemake; what it prints is in its `stdout`."""
+    def start(self, *arguments: str, output: IO[str] | int = subprocess.PIPE) -> subprocess.Popen[str]:
+        """Start snakemake, which writes all that it prints to `output`."""
         return subprocess.Popen(
             ["snakemake", *arguments],
             cwd=self.folder,
             env=self.environment,
             text=True,
-            stdout=subprocess.PIPE,
+            stdout=output,
             stderr=subprocess.STDOUT,
         )
 
