@@ -92,7 +92,10 @@ def wait_for(what: str, happened: Callable[[], bool], seconds: float = 300) -> N
 
 @contextmanager
 def start(folder: Path) -> Iterator[Slurm]:
-    """Start the daemons in `folder`, whose path must be short enough for a socket; end them on leaving."""
+    """Start the daemons in `folder`, whose path must be short enough for a socket; end them on leaving.
+
+    Raises: TimeoutError if they do not get ready.
+    """
     _write_configuration(folder)
     slurm = Slurm(folder)
     daemons: list[subprocess.Popen[bytes]] = []
@@ -105,10 +108,10 @@ def start(folder: Path) -> Iterator[Slurm]:
 
     try:
         launch("munged", "--foreground", "--force", *(f"--{k}={folder}/munge.{v}" for k, v in MUNGE.items()))
-        wait_for("munged", (folder / "munge.socket").exists)
+        wait_for("munged has its socket", (folder / "munge.socket").exists, seconds=60)
         launch("slurmctld", "-D", "-i")
         launch("slurmd", "-D", "-N", NODE)
-        wait_for("the node is idle", lambda: slurm.answers() and slurm.node() == "idle")
+        wait_for("the node is idle", lambda: slurm.answers() and slurm.node() == "idle", seconds=60)
         yield slurm
     finally:
         if len(daemons) == 3:

@@ -5,6 +5,7 @@ import shlex
 import shutil
 import tempfile
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -86,7 +87,11 @@ def cluster() -> Iterator[Slurm]:
         pytest.skip(reason)
     folder = Path(tempfile.mkdtemp(prefix="slurm-"))  # a short path, for sockets
     try:
-        with slurm.start(folder) as running:
+        with ExitStack() as stack:
+            try:
+                running = stack.enter_context(slurm.start(folder))
+            except TimeoutError as error:
+                pytest.skip(f"SLURM does not start here: {error}")
             yield running
     finally:
         shutil.rmtree(folder, ignore_errors=True)
@@ -149,17 +154,6 @@ def test_an_exhibit_has_the_numbers_of_a_local_run_and_only_its_runs_are_jobs(co
     assert {comment.partition("_wildcards_")[0] for comment in comments} == {"rule_runs"}
 
 
-def test_two_jobs_have_a_gpu_each_also_where_the_default_profile_is_mixed_in(
-    slow: SlowStudy, undisturbed: bytes
-) -> None:
-    slow.start("--profile", "profiles/slurm")
-    jobs = slow.cluster.jobs("running")
-    assert len(jobs) == len(ROWS)
-    assert all("gres:gpu:1" in slow.cluster("scontrol", "show", "job", job) for job in jobs)
-    assert slow.finish()[0] == 0
-    assert slow.result() == undisturbed
-
-
 def test_a_cancelled_job_is_reported_and_the_next_call_goes_on_where_it_was(
     slow: SlowStudy, undisturbed: bytes
 ) -> None:
@@ -189,12 +183,16 @@ def test_a_job_that_its_time_limit_ends_is_tried_again_and_goes_on(slow: SlowStu
     assert len(slow.steps()) == STEPS
 
 
-def test_jobs_of_a_node_that_goes_down_run_again_when_it_is_back(slow: SlowStudy, undisturbed: bytes) -> None:
-    slow.start(*PROFILE)
+def test_two_jobs_have_a_gpu_each_and_run_again_when_their_node_was_down(slow: SlowStudy, undisturbed: bytes) -> None:
+    slow.start("--profile", "profiles/slurm")  # so that the default profile, with its limit of one GPU, is mixed in
+    jobs = slow.cluster.jobs("running")
+    assert len(jobs) == len(ROWS)
+    assert all("gres:gpu:1" in slow.cluster("scontrol", "show", "job", job) for job in jobs)
     slow.cluster("scontrol", "update", f"nodename={NODE}", "state=down", "reason=test")
-    wait_for("both jobs wait", lambda: len(slow.cluster.jobs("pending")) == len(ROWS))
+    wait_for("both jobs wait", lambda: set(jobs) <= set(slow.cluster.jobs("pending")))
     slow.cluster("scontrol", "update", f"nodename={NODE}", "state=resume")
     status, output = slow.finish()
     assert status == 0, output
+    assert "SLURM status is" not in output  # SLURM runs them again, and the workflow sees no failure
     assert slow.attempts() == [2, 2]
     assert slow.result() == undisturbed
