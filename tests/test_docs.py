@@ -14,7 +14,15 @@ from optrepro.cli import app, data_app
 from optrepro.settings import Model
 
 ROOT = Path(__file__).parents[1]
-PAGES = ["README.md", "CONTRIBUTING.md", "config/README.md", "data/README.md", "results/README.md", "figures/README.md"]
+PAGES = [
+    "README.md",
+    "CONTRIBUTING.md",
+    "config/README.md",
+    "data/README.md",
+    "figures/README.md",
+    "profiles/README.md",
+    "results/README.md",
+]
 CONFIG_PAGE = (ROOT / "config/README.md").read_text()
 README = (ROOT / "README.md").read_text()
 CATALOGUE = catalogue.load(ROOT / "config")

@@ -47,8 +47,8 @@ def test_the_same_figure_is_the_same_bytes(tmp_path, training_study):
     for suffix in (".svg", ".png"):
         first, second = ((tmp_path / stem / f"figure{suffix}").read_bytes() for stem in ("first", "second"))
         assert first == second
-    assert b"<dc:date>" not in (tmp_path / "first.svg").read_bytes()
-    assert b"Software" not in (tmp_path / "first.png").read_bytes()
+    assert b"<dc:date>" not in (tmp_path / "first" / "figure.svg").read_bytes()
+    assert b"Software" not in (tmp_path / "first" / "figure.png").read_bytes()
 
 
 def test_a_page_is_as_wide_as_the_paper_and_says_if_it_is_partial(training_study):

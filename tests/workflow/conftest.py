@@ -20,6 +20,8 @@ class Project:
 
     def __init__(self, folder: Path):
         self.folder = folder
+        self.environment = {k: v for k, v in os.environ.items() if k != "OPTREPRO_DATA"}
+        self.environment |= {"PYTHONPATH": str(self.folder / "src"), "OMP_NUM_THREADS": "1"}
         for part in PARTS:
             source, target = ROOT / part, folder / part
             if source.is_dir():
@@ -29,10 +31,10 @@ class Project:
 
     def start(self, *command: str, **more: Any) -> subprocess.Popen[str]:
         """Start a command in the copy, in a process group of its own."""
-        environment = {k: v for k, v in os.environ.items() if k != "OPTREPRO_DATA"}
-        environment |= {"PYTHONPATH": str(self.folder / "src"), "OMP_NUM_THREADS": "1"}
         pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, **more}
-        return subprocess.Popen(command, cwd=self.folder, env=environment, text=True, start_new_session=True, **pipes)
+        return subprocess.Popen(
+            command, cwd=self.folder, env=self.environment, text=True, start_new_session=True, **pipes
+        )
 
     def call(self, *command: str, check: bool = True, **more: Any) -> str:
         """Run a command in the copy; return all that it prints."""

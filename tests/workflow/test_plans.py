@@ -78,7 +78,7 @@ def test_under_every_profile_the_jobs_of_a_study_ask_for_a_gpu_where_its_setting
     settings = config.load(ROOT / "config" / "paper.yaml")
     last = {study: runtable.batches(settings, study)[-1].name for study in settings.studies}
     targets = [str(layout.metrics("paper", study, batch)) for study, batch in last.items()]
-    output = project.snakemake(*targets, "--profile", f"profiles/{profile}", *PAPER, "--dry-run")
+    output = project.snakemake(*targets, "--workflow-profile", f"profiles/{profile}", *PAPER, "--dry-run")
     # The lines that describe a job are indented; two of them hold its study and its resources.
     asked = set(re.findall(r"study=([\w-]+), batch=.*\n(?:    .*\n)*?    resources: .*\bgpu=(\d)", output))
     assert asked == {(name, str(int(getattr(study, "gpu", False)))) for name, study in settings.studies.items()}

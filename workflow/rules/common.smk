@@ -76,6 +76,8 @@ onstart:
 # Where jobs run on other machines, each batch is a job. Only there Snakemake keeps `--jobs` apart from `--cores`.
 CLUSTER = workflow.resource_settings.nodes is not None
 NEVER = "(?!)"  # a pattern that matches nothing, for wildcards without values
+
+
 onsuccess:
     print(
         f"Done. One page shows everything: results/{SCALE}/report.html",
@@ -169,7 +171,22 @@ def threads_of_study(wildcards):
 
 
 def threads_of_batch(wildcards):
-    return workflow.cores or 1 if study_of(wildcards).timed else 1
+    """One thread, 4 beside a GPU, or all if the study measures times, so that no other job runs meanwhile."""
+    study = study_of(wildcards)
+    return workflow.cores if study.timed else 4 if study.wants_gpu else 1
+
+
+def memory_of(wildcards):
+    """Megabytes of main memory: about three times the most that a batch of the published results took (2,103 MiB).
+
+    Beside a GPU it is more, because CUDA alone takes some gigabytes; that number is not measured.
+    """
+    return 16000 if study_of(wildcards).wants_gpu else 6000
+
+
+def slurm_options_of(wildcards):
+    """On a cluster, a study that measures times has its node to itself."""
+    return "--exclusive" if study_of(wildcards).timed else ""
 
 
 def tables_of(scale):

@@ -1,5 +1,4 @@
 rule report:
-    """Collect every exhibit, the claims and the fidelity ledger in one page."""
     input:
         sidecars=[f"{layout.exhibit(SCALE, name)}.json" for name in CATALOGUE.exhibits],
         ledger=catalogue.files(Path("config"), "fidelity.yaml"),
@@ -7,6 +6,8 @@ rule report:
         f"<results>/{SCALE}/report.html",
     log:
         f"<logs>/{SCALE}/report.log",
+    """Collect every exhibit, the claims and the fidelity ledger in one page."""
+    localrule: True
     conda:
         "../../environment.yml"
     params:

@@ -1,8 +1,4 @@
 rule study:
-    """Run what the store lacks of a study, in one process that forks, and collect its tidy results and its facts.
-
-    On a cluster each batch is a job of its own, and what is left to do here is to collect.
-    """
     input:
         data=data_listing,
         trained=trained_elsewhere,
@@ -16,6 +12,11 @@ rule study:
     wildcard_constraints:
         scale=SCALE,
         study="|".join(sorted(set(SETTINGS.studies) - set(LEARNING))) or NEVER,
+    """Run what the store lacks of a study, in one process that forks, and collect its tidy results and its facts.
+
+    On a cluster each batch is a job of its own, and what is left to do here, where the workflow runs, is to collect.
+    """
+    localrule: True
     conda:
         "../../environment.yml"
     threads: threads_of_study
@@ -57,7 +58,9 @@ rule batch:
     threads: threads_of_batch
     resources:
         gpu=asks_for_gpu,
+        mem_mb=memory_of,
         slice_minutes=0,
+        slurm_extra=slurm_options_of,
     params:
         settings=settings_of_batch,
         source=source_of_batch,

@@ -12,6 +12,7 @@ for _names in CATALOGUE.jobs():
             [f"<results>/{{scale}}/tables/{name}.parquet" for name in _names],
         log:
             f"<logs>/{{scale}}/statistics/{_names[0]}.log",
+        localrule: True
         conda:
             "../../environment.yml"
         params:
