@@ -8,7 +8,7 @@ from optrepro import catalogue, config
 from optrepro.config import ConfigError
 
 FOLDER = Path(__file__).parents[1] / "config"
-SCALES = ("smoke", "laptop", "gpu", "paper")
+SCALES = ("smoke", "laptop", "overnight", "gpu", "paper")
 
 EXHIBITS = """
 tables:

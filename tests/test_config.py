@@ -39,8 +39,8 @@ def at(tree: Any, path: tuple[str, ...]) -> Any:
     return tree
 
 
-def test_there_are_four_scales_and_the_paper_has_variants() -> None:
-    assert [path.stem for path in SCALES] == ["gpu", "laptop", "paper-commonsense", "paper-dino", "paper", "smoke"]
+def test_there_are_five_scales_and_the_paper_has_variants() -> None:
+    assert [path.stem for path in SCALES] == ["gpu", "laptop", "overnight", "paper-commonsense", "paper-dino", "paper", "smoke"]
 
 
 @pytest.mark.parametrize(("variant", "study"), [("paper-commonsense", "gap-lm"), ("paper-dino", "gap-vit")])

@@ -45,6 +45,12 @@ studies:
 """
 
 
+def forget(project: Project, *folders: str) -> None:
+    """Delete results, and the store, so that everything must run again."""
+    for folder in (*folders, "state"):
+        shutil.rmtree(project.folder / folder)
+
+
 class SlowStudy:
     """A study of two jobs, each of which asks for a GPU, in a copy of the project beside a cluster."""
 
@@ -123,7 +129,7 @@ def undisturbed(copy: Project) -> bytes:
 @pytest.fixture
 def slow(copy: Project, undisturbed: bytes, cluster: Slurm, tmp_path: Path) -> Iterator[SlowStudy]:
     """The study, not run yet."""
-    shutil.rmtree(copy.folder / "results/slow")
+    forget(copy, "results/slow")
     study = SlowStudy(copy, cluster, tmp_path)
     yield study
     if study.workflow.poll() is None:  # the test has failed
@@ -145,8 +151,7 @@ def test_the_page_on_clusters_shows_the_command_that_is_tested() -> None:
 def test_an_exhibit_has_the_numbers_of_a_local_run_and_only_its_runs_are_jobs(copy: Project, cluster: Slurm) -> None:
     copy.snakemake("vlse-gallery", *SMOKE, *LOCAL)
     local = tables(copy)
-    shutil.rmtree(copy.folder / "results/smoke")
-    shutil.rmtree(copy.folder / "figures/smoke")
+    forget(copy, "results/smoke", "figures/smoke")
     copy.snakemake("vlse-gallery", *PROFILE, *SMOKE, *QUICK)
     assert (copy.folder / "figures/smoke/vlse-gallery.svg").exists()
     assert tables(copy) == local

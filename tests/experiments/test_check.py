@@ -20,7 +20,7 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
 
 
-@pytest.mark.parametrize("scale", ["smoke", "laptop", "gpu", "paper"])
+@pytest.mark.parametrize("scale", ["smoke", "laptop", "overnight", "gpu", "paper"])
 def test_every_scale_passes_the_check_and_no_package_prints_greetings(
     scale: str, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -23,7 +23,7 @@ from optrepro.problems.functions.settings import PriorSettings
 ROOT = Path(__file__).parents[2]
 CARDS = (pop.WEIGHTS / "README.md").read_text().split("# Model card: ")[1:]
 HANDED = os.environ.get("OPTREPRO_DATA")
-RULES = {"psd": "laptop", "l2l": "gpu"}  # and the scales whose training they come from
+RULES = {"psd": "overnight", "l2l": "gpu"}  # and the scales whose training they come from
 POLICIES = sorted(path.stem for path in pop.WEIGHTS.glob("pop*.safetensors"))
 
 
