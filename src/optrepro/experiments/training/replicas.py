@@ -155,8 +155,14 @@ class Separate:
 class Adapted(Separate):
     """Copies of a backbone, each with its own adapters; in float32, adapters are merged into the weights per call."""
 
+    def __init__(self, copies: Sequence[nn.Module], bfloat16: bool, chunk: int = CHUNK):
+        super().__init__(copies, bfloat16, chunk)
+        self._adapted = {module: lora.layers(module) for module in copies}
+
     def _forward(self, module: nn.Module, images: Tensor) -> Tensor:
-        return super()._forward(module, images) if self._bfloat16 else lora.merged_call(module, images)
+        if self._bfloat16:
+            return super()._forward(module, images)
+        return lora.merged_call(module, self._adapted[module], images)
 
 
 def _cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
