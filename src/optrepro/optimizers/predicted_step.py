@@ -190,7 +190,7 @@ class Network(nn.Module):
 
         The memory holds the states ``hidden`` and ``cell``, (cells, R n), and all `TABLES`, (R, n).
         """
-        parts = blocks(*step.shape, 4 * settings.cells, step.device)
+        parts = blocks(step.shape[0], step.shape[1], 4 * settings.cells, step.device)
         most = max(_area(rows, columns) for rows, columns in parts)
         cells = Cells(self.weight, self.bias, most)
         out, bias = settings.scale * self.out, settings.scale * self.out_bias

@@ -175,7 +175,7 @@ def lockstep(optimizer: OptimizerConfig, suite: Suite, rates: Tensor, budget: in
             diverged |= failed
             alive &= ~failed
             found, slopes = value.numpy(), gradient.numpy()
-            for row in alive.nonzero()[0]:
+            for row in alive.nonzero()[0].tolist():
                 u[row, : dims[row]] = searches[row].send((found[row], slopes[row, : dims[row]]))
     return Descent(values, points, torch.from_numpy(diverged))
 

@@ -1,7 +1,7 @@
 """`torch.optim.LBFGS` with its line search, as a coroutine that waits for its evaluations.
 
-Many runs can then share a call of the objective, and with few coordinates NumPy is ten times faster than tensors. Points
-equal those of torch up to rounding.
+Many runs can then share a call of the objective, and with few coordinates NumPy is ten times faster than tensors.
+Points equal those of torch up to rounding.
 """
 
 from __future__ import annotations
@@ -37,22 +37,23 @@ def search(
         max_iter, max_eval, tolerance_grad, tolerance_change, history_size: see `torch.optim.LBFGS`.
     """
     most = max_iter * 5 // 4 if max_eval is None else max_eval
-    rate = np.float64(rate)
     pairs: list[tuple[Array, Array, Any]] = []  # changes of the gradient and of the point, and 1 over their product
-    shape = t = np.float64(1)
-    d = before = None
+    shape: Any = np.float64(1)
+    t: Any = np.float64(rate)
+    d: Array | None = None
+    before = np.zeros_like(x)
     while True:
         f, g = yield x
         made = 1
         for _ in range(max_iter if abs(g).max() > tolerance_grad else 0):
             if d is None:
-                d, t = -g, min(np.float64(1), 1 / abs(g).sum()) * rate
+                d, t = -g, min(np.float64(1), 1 / abs(g).sum()) * np.float64(rate)
             else:
                 y, s = g - before, d * t
                 if (ys := y @ s) > 1e-10:
                     pairs = [*pairs, (y, s, 1 / ys)][-history_size:]
                     shape = ys / (y @ y)
-                d, t = _direction(g, pairs, shape), rate
+                d, t = _direction(g, pairs, shape), np.float64(rate)
             before, last = g, f
             slope = g @ d
             if slope > -tolerance_change:
@@ -68,7 +69,8 @@ def search(
 
 def _direction(g: Array, pairs: list[tuple[Array, Array, Any]], shape: Any) -> Array:
     """Return minus the approximate inverse Hessian times the gradient, by the two loops over the pairs."""
-    q, weights = -g, []
+    q: Array = -g
+    weights: list[Any] = []
     for y, s, ro in reversed(pairs):
         weights.append(s @ q * ro)
         q = q - weights[-1] * y

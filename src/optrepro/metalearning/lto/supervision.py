@@ -101,7 +101,7 @@ class _Lstm(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx: Any, weight: Tensor, bias: Tensor, seen: Tensor) -> Tensor:  # type: ignore[override]
+    def forward(ctx: Any, weight: Tensor, bias: Tensor, seen: Tensor) -> Tensor:
         """Return the hidden states (T, h, N) for inputs (T, m, N)."""
         steps, inputs, count = seen.shape
         size = len(weight) // 4
@@ -123,8 +123,8 @@ class _Lstm(torch.autograd.Function):
         return hidden[1:]
 
     @staticmethod
-    @once_differentiable  # type: ignore[untyped-decorator]
-    def backward(ctx: Any, by_hidden: Tensor) -> tuple[Tensor, Tensor, None]:  # type: ignore[override]
+    @once_differentiable
+    def backward(ctx: Any, by_hidden: Tensor) -> tuple[Tensor, Tensor, None]:
         """Return the gradients of weight and bias; the inputs have none."""
         weight, seen, gates, cells, squashed, hidden = ctx.saved_tensors
         steps, size, _ = squashed.shape

@@ -89,7 +89,7 @@ class Perceptrons:
     def evaluate(self, x: Tensor, examples: Tensor) -> tuple[Tensor, Tensor]:
         """Return values (R,) and gradients (R, P) at points x (R, P) on the examples with indices (R, B)."""
         first = torch.arange(len(self), device=x.device)[:, None] * self.labels.shape[1]
-        index = (examples + first).flatten()  # of a whole example at a time, in a third of the time of inputs[rows, examples]
+        index = (examples + first).flatten()  # copies whole examples, in a third of the time of inputs[rows, examples]
         inputs, labels = (t.flatten(0, 1).index_select(0, index) for t in (self.inputs, self.labels))
         return self._evaluate(x, inputs.view(*examples.shape, -1), labels.view_as(examples))
 
