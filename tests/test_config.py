@@ -40,7 +40,8 @@ def at(tree: Any, path: tuple[str, ...]) -> Any:
 
 
 def test_there_are_five_scales_and_the_paper_has_variants() -> None:
-    assert [path.stem for path in SCALES] == ["gpu", "laptop", "overnight", "paper-commonsense", "paper-dino", "paper", "smoke"]
+    scales = ["gpu", "laptop", "overnight", "paper-commonsense", "paper-dino", "paper", "smoke"]
+    assert [path.stem for path in SCALES] == scales
 
 
 @pytest.mark.parametrize(("variant", "study"), [("paper-commonsense", "gap-lm"), ("paper-dino", "gap-vit")])

@@ -87,6 +87,7 @@ class _Shift:
         self.ready: list[Job] = []
         self.running: dict[BaseProcess, tuple[Job, str | None]] = {}
         self.free_gpus = jobs.gpus()
+        self.warm: set[str] = set()
         self.outcome = Outcome()
         self.total = len(self.blocked)
 
@@ -143,13 +144,26 @@ class _Shift:
 
     def _fork(self, job: Job) -> None:
         study = self.config.studies[job.batch.study]
-        importlib.import_module(study.runner)  # the process that is forked finds its modules loaded
+        self._warm_up(job.batch.study)
         gpu = self.free_gpus.pop(0) if job.device == "cuda" else None
         threads = self.workers if study.timed else 1
         seconds = None if self.ends is None else max(0.0, self.ends - time.monotonic())
         process = _fork.Process(target=_child, args=(self.jobs, job, gpu, threads, seconds))
         process.start()
         self.running[process] = job, gpu
+
+    def _warm_up(self, name: str) -> None:
+        """Load what all jobs of a study need, once, so that the processes that are forked find it in memory."""
+        if name in self.warm:
+            return
+        self.warm.add(name)
+        import torch
+
+        torch.set_num_threads(1)  # threads of a process that forks would be missing in its children
+        importlib.import_module("torch._dynamo")  # the first step of any optimizer of torch would import it
+        runner = importlib.import_module(self.config.studies[name].runner)
+        if hasattr(runner, "prepare"):
+            runner.prepare(self.config.studies[name], self.config)
 
     def _end(self, process: BaseProcess) -> None:
         process.join()

@@ -197,7 +197,7 @@ def read(
         with safe_open(str(path), "pt") as file:
             facts = json.loads((file.metadata() or {})[entry])
             weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        with torch.device("meta"):  # initializing weights on this device draws no random numbers
+        with torch.random.fork_rng([]):  # a second faster than torch.device("meta"), whose kernels must be imported
             rule = make(facts)
         rule.load_state_dict(weights, assign=True)
         card: dict[str, object] = facts["card"]
@@ -234,10 +234,17 @@ def find(rule: str | Path) -> Path:
     return path
 
 
-def chunks(vector: Tensor, gates: int) -> list[slice]:
-    """Split a vector (n,) into slices for an LSTM with this many gate values per coordinate; see `GATES`."""
-    most = (GATES if vector.device.type == "cpu" else GATES_ELSEWHERE) // gates
-    return [slice(start, min(start + most, len(vector))) for start in range(0, len(vector), most)]
+def blocks(rows: int, columns: int, gates: int, device: torch.device) -> list[tuple[slice, slice]]:
+    """Split a matrix (rows, columns) into blocks for an LSTM with this many gate values per element; see `GATES`.
+
+    A block is either part of one row or several whole rows, so it is contiguous among the elements in order.
+    """
+    most = max((GATES if device.type == "cpu" else GATES_ELSEWHERE) // gates, 1)
+    if columns > most:
+        parts = [slice(start, min(start + most, columns)) for start in range(0, columns, most)]
+        return [(slice(row, row + 1), part) for row in range(rows) for part in parts]
+    whole = most // max(columns, 1)
+    return [(slice(row, min(row + whole, rows)), slice(0, columns)) for row in range(0, rows, whole)]
 
 
 SPIKES = ("largest_gradient", "spiked")

@@ -20,7 +20,7 @@ from optrepro.optimizers._learned import (
     LearnedOptimizer,
     Memory,
     Now,
-    chunks,
+    blocks,
     find,
     load,
     lstm_cell,
@@ -69,6 +69,8 @@ class L2LPolicy(nn.Module):
 
     def step(self, memory: Memory, x: Tensor, value: Tensor, gradient: Tensor) -> tuple[Tensor, Memory]:
         """Predict a step (R, P) from the gradient (R, P) alone; return it and the new memory."""
+        if not torch.is_grad_enabled():
+            return self._advance(memory, gradient.reshape(-1)).view_as(gradient), memory
         inputs = log_sign(gradient.reshape(-1), self.settings.preprocessing)
         hidden_1, cell_1 = lstm_cell(self.first, self.first_bias, inputs, memory["hidden_1"], memory["cell_1"])
         hidden_2, cell_2 = lstm_cell(self.second, self.second_bias, hidden_1, memory["hidden_2"], memory["cell_2"])
@@ -81,18 +83,22 @@ class L2LPolicy(nn.Module):
 
     @torch.no_grad()
     def advance(self, memory: Memory, now: Now) -> Tensor:
-        """The step (n,) that `step` predicts for a single objective; the memory is updated in place.
+        """The step (n,) that `step` predicts for a single objective; the memory is updated in place."""
+        return self._advance(memory, now.gradient).mul_(now.gradient != 0)
+
+    def _advance(self, memory: Memory, gradients: Tensor) -> Tensor:
+        """Return the steps (n,) on gradients (n,), and update the memory in place.
 
         The coordinates are processed in chunks, so that no tensor (4 cells, n) is ever allocated.
         """
-        settings, step = self.settings, torch.empty_like(now.gradient)
-        parts = chunks(step, 4 * settings.cells)
-        most = max((part.stop - part.start for part in parts), default=0)
+        settings, step = self.settings, torch.empty_like(gradients)
+        parts = [columns for _, columns in blocks(1, len(step), 4 * settings.cells, step.device)]
+        most = max(part.stop - part.start for part in parts)
         first = Cells(self.first, self.first_bias, most)
         second = Cells(self.second, self.second_bias, most)
         out, bias = settings.scale * self.out, settings.scale * self.out_bias
         for part in parts:
-            gradient = now.gradient[part]
+            gradient = gradients[part]
             seen = first.inputs(len(gradient))
             torch.abs(gradient, out=seen[0]).clamp_min_(math.exp(-settings.preprocessing)).log_()
             seen[0].div_(settings.preprocessing)
@@ -101,8 +107,7 @@ class L2LPolicy(nn.Module):
             first.step(hidden_1, cell_1)
             second.inputs(len(gradient)).copy_(hidden_1)
             second.step(hidden_2, cell_2)
-            predicted = torch.addmm(bias, out, hidden_2)[0]
-            torch.mul(predicted, gradient != 0, out=step[part])
+            step[part] = torch.addmm(bias, out, hidden_2)[0]
         return step
 
 

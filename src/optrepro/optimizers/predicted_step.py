@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, cast
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
@@ -17,7 +17,7 @@ from torch.optim.optimizer import ParamsT
 from optrepro.optimizers import _learned
 from optrepro.optimizers._base import require
 from optrepro.optimizers._closure import Look
-from optrepro.optimizers._learned import Cells, Columns, LearnedOptimizer, Memory, Now, Numbers, chunks, lstm_cell
+from optrepro.optimizers._learned import Cells, Columns, LearnedOptimizer, Memory, Now, Numbers, blocks, lstm_cell
 
 if TYPE_CHECKING:
     from torch.distributed import ProcessGroup
@@ -27,6 +27,7 @@ MEMORY = 0.9  # chosen: decay of the gradient's running mean
 SMALL = 1e-12  # chosen: added to the root of the sum of squared gradients
 START = 2.3  # the usual first loss in meta-training, about log 10 for ten classes
 MAX = torch.finfo(torch.float32).max
+TABLES = ("x", "size", "moved", "squares", "mean")  # what the policy remembers of a coordinate beside the LSTM's states
 UNITS = 1e-30, 1e30  # bounds on the unit of the loss, well within the range of float32
 
 
@@ -54,6 +55,18 @@ class StepPolicySettings:
         require(self.networks >= 1, "networks", self.networks, "at least 1")
         require(self.output in ("step", "normalized"), "output", self.output, "step or normalized")
         require(self.scale > 0, "scale", self.scale, "positive")
+
+
+class Place(NamedTuple):
+    """Where R objectives are: number of steps before this one, iterates (R, n), changes (R,) and gradients (R, n).
+
+    The change is the first input of the network, which all coordinates of an objective share.
+    """
+
+    time: int
+    x: Tensor
+    change: Tensor
+    gradient: Tensor
 
 
 class StepPolicy(nn.Module):
@@ -84,11 +97,8 @@ class StepPolicy(nn.Module):
             "time": torch.zeros((), dtype=torch.int64),
             "groups": torch.tensor([(0, x.shape[1])] if shared else list(groups)),
             "value": x.new_zeros(len(x)),
-            "x": x,
-            "size": torch.zeros_like(x),
-            "moved": torch.zeros_like(x),
-            "squares": torch.zeros_like(x),
-            "mean": torch.zeros_like(x),
+            **{name: torch.zeros_like(x) for name in TABLES},
+            "x": x.clone(),
         }
         for i, (start, stop) in enumerate(memory["groups"].tolist()):
             memory[f"hidden{i}"] = x.new_zeros(self.settings.cells, len(x) * (stop - start))
@@ -97,6 +107,8 @@ class StepPolicy(nn.Module):
 
     def step(self, memory: Memory, x: Tensor, value: Tensor, gradient: Tensor) -> tuple[Tensor, Memory]:
         """See `StepRule`."""
+        if not torch.is_grad_enabled():
+            return self._step_in_place(memory, x, value, gradient)
         seen, units, memory = observe(self.settings, memory, x, value, gradient)
         parts = []
         for i, (start, stop) in enumerate(memory["groups"].tolist()):
@@ -108,10 +120,21 @@ class StepPolicy(nn.Module):
             parts.append((out * units[..., start:stop]).sum(0))
         return self.settings.scale * torch.cat(parts, 1), memory
 
+    def _step_in_place(self, memory: Memory, x: Tensor, value: Tensor, gradient: Tensor) -> tuple[Tensor, Memory]:
+        """The same step but for rounding; tables of the memory are updated in place."""
+        step, time = torch.empty_like(x), int(memory["time"])
+        change = relative_change(value, memory["value"]).tanh() if time else torch.zeros_like(value)
+        for i, (start, stop) in enumerate(memory["groups"].tolist()):
+            tables = {name: memory[name][:, start:stop] for name in TABLES}
+            tables |= {name: memory[f"{name}{i}"] for name in ("hidden", "cell")}
+            at = Place(time, x[:, start:stop], change, gradient[:, start:stop])
+            cast(Network, self.networks[i]).advance(self.settings, tables, at, step[:, start:stop])
+        return step, {**memory, "time": memory["time"] + 1, "value": value}
+
     def table_shapes(self) -> dict[str, tuple[int, ...]]:
         """Names of the state tensors, with their shape for one coordinate."""
         states = dict.fromkeys(("hidden", "cell"), (self.settings.cells,))
-        return {**dict.fromkeys(("x", "size", "moved", "squares", "mean"), ()), **states}
+        return {**dict.fromkeys(TABLES, ()), **states}
 
     @torch.no_grad()
     def advance(self, memory: Memory, now: Now) -> Tensor:
@@ -123,14 +146,14 @@ class StepPolicy(nn.Module):
         """
         step, shared = torch.empty_like(now.gradient), self.settings.networks == 1
         self._check(len(now.columns))
-        value = torch.tensor([now.value, now.before], dtype=torch.float64, device=step.device)
+        value = torch.tensor([[now.value], [now.before]], dtype=torch.float64, device=step.device)
         change = relative_change(*value).tanh().float() if now.time else torch.zeros_like(value[0]).float()
         for i, (start, stop) in enumerate([(0, len(step))] if shared else now.columns):
-            if stop > start:
-                tables = {name: table[..., start:stop] for name, table in memory.items()}
-                own = now._replace(x=now.x[start:stop], gradient=now.gradient[start:stop])
-                cast(Network, self.networks[i]).advance(self.settings, tables, own, change, step[start:stop])
-        return step
+            tables = {name: table[..., start:stop] for name, table in memory.items()}
+            tables |= {name: tables[name][None] for name in TABLES}
+            at = Place(now.time, now.x[None, start:stop], change, now.gradient[None, start:stop])
+            cast(Network, self.networks[i]).advance(self.settings, tables, at, step[None, start:stop])
+        return step.mul_(now.gradient != 0)
 
     def _check(self, groups: int) -> None:
         if self.settings.networks not in (1, groups):
@@ -162,31 +185,39 @@ class Network(nn.Module):
         """The outputs (outputs, n) for hidden states (h, n)."""
         return torch.addmm(self.out_bias, self.out, hidden)
 
-    def advance(self, settings: StepPolicySettings, memory: Memory, now: Now, change: Tensor, step: Tensor) -> None:
-        """Write the steps (n,) of this network's coordinates into `step`, and update their memory in place.
+    def advance(self, settings: StepPolicySettings, memory: Memory, at: Place, step: Tensor) -> None:
+        """Write the steps of this network's coordinates, (R, n), into `step`, and update their memory in place.
 
-        `change` is the first input of the network. It is the same for all coordinates and so is added to the bias.
+        The memory holds the states ``hidden`` and ``cell``, (cells, R n), and all `TABLES`, (R, n).
         """
-        parts = chunks(step, 4 * settings.cells)
-        most = max(part.stop - part.start for part in parts)
-        cells = Cells(self.weight[:, 1:], torch.addmm(self.bias, self.weight[:, :1], change.view(1, 1)), most)
+        parts = blocks(step.shape[0], step.shape[1], 4 * settings.cells, step.device)
+        most = max(_area(rows, columns) for rows, columns in parts)
+        cells = Cells(self.weight, self.bias, most)
         out, bias = settings.scale * self.out, settings.scale * self.out_bias
-        squares, mean = memory["squares"], memory["mean"]
+        start = 0
         for part in parts:
-            gradient, seen = now.gradient[part], cells.inputs(part.stop - part.start)
-            _look(now, part, memory, seen)
-            squares[part].addcmul_(gradient, gradient).clamp_max_(MAX)
-            mean[part].mul_(MEMORY).add_(gradient, alpha=1 - MEMORY)
-            hidden = memory["hidden"][:, part]
-            cells.step(hidden, memory["cell"][:, part])
-            given = torch.addmm(bias, out, hidden)
+            rows, stop = part[0], start + _area(*part)
+            gradient, tables = at.gradient[part], {name: memory[name][part] for name in TABLES}
+            seen = cells.inputs(stop - start).view(INPUTS, *gradient.shape)
+            seen[0] = at.change[rows, None]
+            _look(at.time, at.x[part], gradient, tables, seen[1:])
+            squares = tables["squares"].addcmul_(gradient, gradient).clamp_max_(MAX)
+            mean = tables["mean"].mul_(MEMORY).add_(gradient, alpha=1 - MEMORY)
+            hidden = memory["hidden"][:, start:stop]
+            cells.step(hidden, memory["cell"][:, start:stop])
+            given = torch.addmm(bias, out, hidden).view(-1, *gradient.shape)
             here = step[part]
             if settings.output == "step":
                 here.copy_(given[0])
             else:
-                torch.mul(given[0], gradient, out=here).addcmul_(given[1], mean[part])
-                here.div_(squares[part].sqrt().add_(SMALL)).neg_()
-            here.mul_(gradient != 0)
+                torch.mul(given[0], gradient, out=here).addcmul_(given[1], mean)
+                here.div_(squares.sqrt().add_(SMALL)).neg_()
+            start = stop
+
+
+def _area(rows: slice, columns: slice) -> int:
+    area: int = (rows.stop - rows.start) * (columns.stop - columns.start)
+    return area
 
 
 def observe(
@@ -249,18 +280,17 @@ def inputs(psi: Tensor) -> Tensor:
     return torch.cat([change.tanh()[None], sizes, near[None], gradient.sign()[None]])
 
 
-def _look(now: Now, part: slice, memory: Memory, seen: Tensor) -> None:
-    """Write all network inputs except the change, (INPUTS - 1, m), into `seen`; see `features` and `inputs`.
+def _look(time: int, x: Tensor, gradient: Tensor, tables: Memory, seen: Tensor) -> None:
+    """Write all network inputs except the change, (INPUTS - 1, R, m), into `seen`; see `features` and `inputs`.
 
-    The gradients' sizes, the iterates and the steps in the memory are updated in place.
+    The gradients' sizes, the iterates and the steps in the tables, (R, m), are updated in place.
     """
-    gradient, x = now.gradient[part], now.x[part]
-    size, last, moved = (memory[name][part] for name in ("size", "x", "moved"))
+    size, last, moved = (tables[name] for name in ("size", "x", "moved"))
     scratch, ratio, psi, sign = seen
-    if now.time:
+    if time:
         torch.div(gradient, torch.add(size, 1, out=scratch), out=psi)
         torch.sub(x, last, out=scratch).abs_().clamp_max_(MAX)
-        if now.time == 1:
+        if time == 1:
             moved.copy_(scratch)  # The first step has no predecessor.
         torch.div(moved, scratch + 0.1, out=ratio)
         moved.copy_(scratch)

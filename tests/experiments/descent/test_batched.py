@@ -110,14 +110,36 @@ def test_an_optimizer_that_does_not_call_its_closure_is_an_error(monkeypatch):
         batched.descend(entry("torch.optim.ASGD"), suite, rates(suite, 0.1), budget=3)
 
 
+@pytest.mark.parametrize(
+    "settings", [{}, {"max_iter": 3, "history_size": 2}, {"max_iter": 1, "max_eval": 4, "history_size": 1}]
+)
+def test_lbfgs_evaluates_where_torch_does(settings):
+    """Near a minimum rounding decides how a search ends, so not on a quadratic, which it solves at once."""
+    optimizer = entry("torch.optim.LBFGS", line_search_fn="strong_wolfe", **settings)
+    suite = boxes("rosenbrock", "hartmann3", "colville", "beale", count=8)
+    own = rates(suite, 1.0, 0.1, 10.0)
+    lockstep, apart = batched.lockstep(optimizer, suite, own, 12), batched.apart(optimizer, suite, own, 12)
+    torch.testing.assert_close(lockstep.values, apart.values, rtol=1e-6, atol=1e-9)
+    torch.testing.assert_close(lockstep.points, apart.points, rtol=1e-6, atol=1e-9, equal_nan=True)
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf"), -float("inf")])
+def test_lbfgs_stops_where_torch_does_at_something_not_finite(bad):
+    sphere = vlse.get("sphere")
+    suite = boxes(replace(sphere, formula=lambda x: torch.where(x[..., 0] < 0, bad, sphere.formula(x))), count=12)
+    own = rates(suite, 3.0, 0.01)
+    lockstep, apart = batched.lockstep(LBFGS, suite, own, 4), batched.apart(LBFGS, suite, own, 4)
+    assert torch.equal(lockstep.diverged, apart.diverged)
+    assert 0 < lockstep.diverged.sum() < 12
+    assert torch.equal(lockstep.values.isfinite(), apart.values.isfinite())
+
+
 def test_every_call_of_a_line_search_counts_and_the_budget_holds():
     calls = []
     rosenbrock = vlse.get("rosenbrock")
     counting = replace(rosenbrock, formula=lambda x: calls.append(x.shape) or rosenbrock.formula(x))
-    suite = boxes(counting, count=4)
-    values = batched.descend(LBFGS, suite, rates(suite, 0.1), budget=17).values
-    assert values.isfinite().sum() == len(calls)
-    assert values.isfinite().sum(0).max() == 17
+    values = batched.descend(LBFGS, boxes(counting, count=4), torch.full((4,), 0.1, dtype=torch.float64), 17).values
+    assert values.isfinite().sum(0).max() == 17 == len(calls)
 
 
 def test_lbfgs_stops_where_it_has_settled():

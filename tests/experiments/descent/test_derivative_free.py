@@ -4,7 +4,6 @@ import random
 import numpy as np
 import pytest
 
-from optrepro.experiments.descent import derivative_free
 from optrepro.experiments.descent.derivative_free import METHODS, search
 
 START = np.array([0.9, 0.1])
@@ -133,7 +132,7 @@ def test_the_population_of_differential_evolution_fits_the_budget(dim, budget, s
         for u in init:
             f(u)
 
-    monkeypatch.setattr(derivative_free, "differential_evolution", first_population)
+    monkeypatch.setattr("scipy.optimize.differential_evolution", first_population)
     search("differential-evolution", sphere, np.full(dim, 0.5), budget, seed=0)
     assert set(sizes) == {size}
 

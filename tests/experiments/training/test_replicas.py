@@ -196,10 +196,9 @@ def sentences(count: int, *more: int) -> tuple[Tensor, Tensor]:
     return tokens, labels
 
 
-@kinds
-def test_the_loss_of_sequences_is_the_mean_over_all_labels_that_are_scored(kind: Kind) -> None:
+def test_the_loss_of_sequences_is_the_mean_over_all_labels_that_are_scored() -> None:
     tokens, labels = sentences(BATCH, COPIES)
-    losses, gradients = kind(readers(), False).gradients(tokens, labels)
+    losses, gradients = Separate(readers(), False).gradients(tokens, labels)
     for r, module in enumerate(readers()):
         scored = labels[r] != replicas.IGNORED
         loss = F.cross_entropy(module(tokens[r])[scored], labels[r][scored])
@@ -209,10 +208,9 @@ def test_the_loss_of_sequences_is_the_mean_over_all_labels_that_are_scored(kind:
             torch.testing.assert_close(got, wanted)
 
 
-@kinds
-def test_evaluation_of_sequences_averages_over_all_labels_that_are_scored(kind: Kind) -> None:
+def test_evaluation_of_sequences_averages_over_all_labels_that_are_scored() -> None:
     tokens, labels = sentences(900)  # more than one chunk
-    losses, accuracies = kind(readers(), False).evaluate(Split(tokens, labels))
+    losses, accuracies = Separate(readers(), False).evaluate(Split(tokens, labels))
     scored = labels != replicas.IGNORED
     for r, module in enumerate(readers()):
         logits = module(tokens)[scored]

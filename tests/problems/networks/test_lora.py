@@ -105,7 +105,7 @@ def test_adapters_merged_into_the_weights_give_the_same_outputs_and_gradients(ma
     with torch.no_grad():
         for p in trained:
             p.normal_(0, 0.1)
-    apart, merged = module(inputs), lora.merged_call(module, inputs)
+    apart, merged = module(inputs), lora.merged_call(module, lora.layers(module), inputs)
     torch.testing.assert_close(merged, apart)
     assert not torch.allclose(apart, make()(inputs), atol=0.01)  # that there is something to merge
     for a, b in zip(*(torch.autograd.grad(out.square().mean(), trained) for out in (merged, apart)), strict=True):

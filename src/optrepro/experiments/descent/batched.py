@@ -13,10 +13,12 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Protocol
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from optrepro.experiments.base import factory
+from optrepro.experiments.descent import lbfgs
 from optrepro.optimizers.polyak import Polyak
 from optrepro.seeds import derive_seed
 from optrepro.studies.comparison import OptimizerConfig
@@ -95,7 +97,8 @@ def descend(optimizer: OptimizerConfig, suite: Suite, rates: Tensor, budget: int
         budget: number of evaluations in a run.
         seed: seed of optimizers that draw random numbers.
     """
-    return (together if row_wise(optimizer) else apart)(optimizer, suite, rates, budget, seed)
+    route = together if row_wise(optimizer) else lockstep if _searches_lines(optimizer) else apart
+    return route(optimizer, suite, rates, budget, seed)
 
 
 def together(optimizer: OptimizerConfig, suite: Suite, rates: Tensor, budget: int, seed: int = 0) -> Descent:
@@ -140,6 +143,46 @@ def apart(optimizer: OptimizerConfig, suite: Suite, rates: Tensor, budget: int, 
         points[:made, row, :dim] = torch.stack(run.points)
         diverged[row] = run.diverged
     return Descent(values.nan_to_num(nan=math.inf, posinf=math.inf, neginf=math.inf), points, diverged)
+
+
+def lockstep(optimizer: OptimizerConfig, suite: Suite, rates: Tensor, budget: int, seed: int = 0) -> Descent:
+    """Run L-BFGS with a line search as `apart` does, up to rounding, with one evaluation of all problems at a time."""
+    settings = {name: value for name, value in optimizer.settings.items() if name != "line_search_fn"}
+    dims, u = suite.valid.sum(-1).tolist(), suite.start.numpy().copy()
+    searches = [
+        lbfgs.search(start[:dim].copy(), rate, **settings)
+        for start, rate, dim in zip(u, rates.tolist(), dims, strict=True)
+    ]
+    values = torch.full((budget, len(u)), math.inf, dtype=torch.float64)
+    points = torch.full((budget, *u.shape), math.nan, dtype=torch.float64)
+    diverged, repeats, alive = np.zeros(len(u), dtype=bool), np.zeros(len(u), dtype=int), np.ones(len(u), dtype=bool)
+    for row, search in enumerate(searches):
+        u[row, : dims[row]] = next(search)
+    last = u.copy()
+    with np.errstate(all="ignore"):  # a point that is not finite ends its run as diverged
+        for step in range(budget):
+            # Compares the point itself: during a line search, its projection may stay in one corner.
+            repeats = np.where((u == last).all(1), repeats + 1, 1)
+            alive &= repeats <= PATIENCE
+            if not alive.any():
+                break
+            last, point = u.copy(), torch.from_numpy(u.clip(0, 1))
+            value, gradient = suite.evaluate(point)
+            made = torch.from_numpy(alive)
+            values[step, made] = torch.where(value.isfinite(), value, math.inf)[made]
+            points[step, made] = torch.where(suite.valid, point, math.nan)[made]
+            failed = alive & ~(value.isfinite() & (gradient.isfinite() | ~suite.valid).all(-1)).numpy()
+            diverged |= failed
+            alive &= ~failed
+            found, slopes = value.numpy(), gradient.numpy()
+            for row in alive.nonzero()[0].tolist():
+                u[row, : dims[row]] = searches[row].send((found[row], slopes[row, : dims[row]]))
+    return Descent(values, points, torch.from_numpy(diverged))
+
+
+def _searches_lines(optimizer: OptimizerConfig) -> bool:
+    torchs = factory.optimizer_class(optimizer.class_) is torch.optim.LBFGS
+    return torchs and optimizer.settings.get("line_search_fn") == "strong_wolfe"
 
 
 class _Stop(Exception):

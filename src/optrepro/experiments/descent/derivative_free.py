@@ -11,8 +11,6 @@ from collections.abc import Callable, Mapping
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy.optimize import differential_evolution
-from scipy.stats import qmc
 
 Array = NDArray[np.float64]
 Evaluate = Callable[[Array], float]
@@ -88,6 +86,9 @@ def _random_search(evaluate: _Counted, start: Array, budget: int, rng: np.random
 
 def _differential_evolution(evaluate: _Counted, start: Array, budget: int, rng: np.random.Generator) -> None:
     """Scipy's differential evolution (Storn and Price): best1bin, dithered, without polishing, which uses gradients."""
+    from scipy.optimize import differential_evolution  # imported here because it takes a second
+    from scipy.stats import qmc
+
     # With the usual ten points per coordinate, 50 evaluations would be two generations in 2-D and less than one in 6-D.
     # Scipy needs at least five points.
     size = max(5, min(10 * len(start), budget // GENERATIONS))

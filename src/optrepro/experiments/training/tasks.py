@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from copy import deepcopy
 
 import torch
 from torch import nn
@@ -76,11 +77,12 @@ def _fine_tuning(study: FineTuningStudy, context: Context) -> tuple[Dataset, Bui
     assert context.dataset is not None
     dataset = data.load(study.task, context.dataset, context.seed, context.device, tokenizer_of(study))
     head = vit.HEAD if isinstance(study.task, VisionTask) else None
+    backbone = _backbone(study, dataset, context, head)
 
     def adapted(run: Run) -> nn.Module:
         seed, lora = derive_seed(run.seed, "weights"), study.lora
-        backbone = _backbone(study, dataset, context, head)
-        return adapters.lora(backbone, lora.rank, lora.alpha, lora.targets, seed=seed, head=head).to(context.device)
+        own = deepcopy(backbone)
+        return adapters.lora(own, lora.rank, lora.alpha, lora.targets, seed=seed, head=head).to(context.device)
 
     def build(runs: Sequence[Run]) -> Models:
         chunk = HUB_IMAGES if study.hub and head else replicas.CHUNK

@@ -27,7 +27,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from optrepro.metalearning.lto import local_models, lqg
+from optrepro.metalearning.lto import local_models, lqg, supervision
 from optrepro.metalearning.lto.features import state_features
 from optrepro.metalearning.lto.imitation import AdaGrad
 from optrepro.metalearning.lto.lqg import Controller, Cost, Dynamics
@@ -169,7 +169,7 @@ class Trainer:
         samples = self._sample(problems, owner, before)
         self.guide["G"] = torch.stack([group.spread for group in samples])[..., None, None]
         kl, guiding = self._improve(problems, owner, samples)
-        supervision = self._supervise(samples)
+        loss = self._supervise(samples)
         mismatch = self._move_duals(samples)
         self.iteration += 1
         policy = self._area(self.rule, problems)
@@ -179,7 +179,7 @@ class Trainer:
             "policy": policy,
             "kl": kl,
             "mismatch": mismatch,
-            "supervision": supervision,
+            "supervision": loss,
             "multiplier": float(self.guide["multiplier"].log10().mean()),
             "weight": float(self.guide["weight"].log10().mean()),
             "dual": float(scaled.square().mean().sqrt()),
@@ -213,7 +213,7 @@ class Trainer:
         columns = torch.cat(chosen)
         members = torch.bincount(owner)
         x, spans = problems.start(), [(g.start, g.stop) for g in problems.groups]
-        observed, memory = self.rule.begin(x, spans), rule.begin(x, spans)
+        observed, memory = self.rule.begin(x[:, columns], spans), rule.begin(x, spans)
         stream, examples = state_features(self.settings.state), problems.minibatches(2 * horizon + 1)
         recorded: dict[str, list[Tensor]] = {
             name: [] for name in ("states", "actions", "gradients", "seen", "units", "squares", "bends")
@@ -229,7 +229,8 @@ class Trainer:
             recorded["states"].append(state[..., columns])
             if t == horizon:
                 break
-            seen, units, observed = observe(self.rule.settings, observed, x, value, gradient)
+            sampled = x[:, columns], value, gradient[:, columns]
+            seen, units, observed = observe(self.rule.settings, observed, *sampled)
             if isinstance(rule, GuidingPolicy):
                 mean = rule.act(t, state)
             else:
@@ -242,8 +243,8 @@ class Trainer:
             _, there = problems.evaluate(x, examples[horizon + 1 + t])
             recorded["actions"].append(action[None, :, columns])
             recorded["gradients"].append(there[None, :, columns])
-            recorded["seen"].append(seen[..., columns])
-            recorded["units"].append(units[..., columns])
+            recorded["seen"].append(seen)
+            recorded["units"].append(units)
             recorded["squares"].append(squares[None])
             recorded["bends"].append(per_group(mean * (there - here))[None])
         finite = x.isfinite().all(1)
@@ -349,19 +350,10 @@ class Trainer:
 
     # --- The recurrent policy ---------------------------------------------------------------------------------------
 
-    def _unroll(self, network: nn.Module, seen: Tensor, units: Tensor) -> Tensor:
-        """Return the mean actions (T, n) on inputs (T, INPUTS, n)."""
-        hidden = seen.new_zeros(self.rule.settings.cells, seen.shape[-1])
-        cell, out = torch.zeros_like(hidden), []
-        for inputs in seen:
-            hidden, cell = network.cell(inputs, hidden, cell)  # type: ignore[operator]
-            out.append(network.head(hidden))  # type: ignore[operator]
-        return self.rule.settings.scale * (torch.stack(out) * units).sum(1)
-
     @torch.no_grad()
     def _actions(self, group: Samples) -> Tensor:
         """Return the mean actions (T, N) of the recurrent policy on the samples."""
-        return self._unroll(self.rule.networks[group.network], group.seen, group.units)
+        return supervision.unroll(self.rule, group.network, group.seen, group.units)
 
     def _guided(self, index: int, group: Samples) -> Tensor:
         """Return the mean actions (T, N) of the guiding policy on the samples."""
@@ -393,14 +385,14 @@ class Trainer:
 
     def _batches(
         self, work: list[tuple[Samples, Tensor, Tensor]], source: torch.Generator
-    ) -> Iterator[tuple[nn.Module, Tensor, Tensor, Tensor, Tensor]]:
+    ) -> Iterator[tuple[int, Tensor, Tensor, Tensor, Tensor]]:
         """Yield minibatches of sequences in random order; each is of one network."""
         batches = []
-        for number, network in enumerate(self.rule.networks):
+        for network in range(len(self.rule.networks)):
             parts = [
                 (group.seen, group.units, target, precision)
                 for group, target, precision in work
-                if group.network == number
+                if group.network == network
             ]
             if parts:
                 seen, units, target, precision = (torch.cat(part, -1) for part in zip(*parts, strict=True))
@@ -412,8 +404,8 @@ class Trainer:
         for i in torch.randperm(len(batches), generator=source).tolist():
             yield batches[i]
 
-    def _fit(self, network: nn.Module, seen: Tensor, units: Tensor, target: Tensor, precision: Tensor) -> Tensor:
-        loss = (precision * (self._unroll(network, seen, units) - target).square()).mean() / 2
+    def _fit(self, network: int, seen: Tensor, units: Tensor, target: Tensor, precision: Tensor) -> Tensor:
+        loss = (precision * (supervision.unroll(self.rule, network, seen, units) - target).square()).mean() / 2
         self.optimizer.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
         nn.utils.clip_grad_norm_(self.rule.parameters(), self.settings.max_grad_norm)

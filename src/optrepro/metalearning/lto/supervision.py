@@ -5,10 +5,11 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 
 from optrepro.optimizers.predicted_step import Network, StepPolicy, observe
 from optrepro.problems.networks.perceptrons import Perceptrons
@@ -49,21 +50,23 @@ class Recorder:
     ):
         self.policy, self.problems, self.steps = policy, problems, steps
         x = problems.start()
-        self.memory = policy.begin(x, columns(problems))
         self.columns = [
             torch.stack([torch.randperm(g.stop - g.start, generator=generator)[:coordinates] + g.start for _ in x])
             for g in problems.groups
         ]
         self.columns = [c.to(x.device) for c in self.columns]
-        self.seen: list[list[Tensor]] = [[] for _ in self.columns]
-        self.units: list[list[Tensor]] = [[] for _ in self.columns]
+        self.sizes = [c.shape[1] for c in self.columns]
+        self.sampled = torch.cat(self.columns, 1)
+        self.memory = policy.begin(x.gather(1, self.sampled), columns(problems))
+        self.seen: list[Tensor] = []
+        self.units: list[Tensor] = []
 
     def note(self, x: Tensor, value: Tensor, gradient: Tensor) -> None:
         """Record the inputs at an iterate."""
-        seen, units, self.memory = observe(self.policy.settings, self.memory, x, value, gradient)
-        for i in range(len(self.columns)):
-            self.seen[i].append(self.at(i, seen))
-            self.units[i].append(self.at(i, units))
+        sampled = x.gather(1, self.sampled), value, gradient.gather(1, self.sampled)
+        seen, units, self.memory = observe(self.policy.settings, self.memory, *sampled)
+        self.seen.append(seen)
+        self.units.append(units)
 
     def at(self, group: int, values: Tensor) -> Tensor:
         """Select the sampled coordinates of a group, (..., R, P) -> (..., N)."""
@@ -73,7 +76,10 @@ class Recorder:
     def sequences(self, group: int, target: Tensor, precision: Tensor) -> Sequences:
         """Return the sequences of a group, with targets (T, N)."""
         network = group if self.policy.settings.networks > 1 else 0
-        return Sequences(torch.stack(self.seen[group]), torch.stack(self.units[group]), target, precision, network)
+        start = sum(self.sizes[:group])
+        mine = slice(start, start + self.sizes[group])
+        seen, units = (torch.stack([x[..., mine].flatten(1) for x in steps]) for steps in (self.seen, self.units))
+        return Sequences(seen, units, target, precision, network)
 
 
 def columns(problems: Perceptrons) -> list[tuple[int, int]]:
@@ -84,12 +90,65 @@ def columns(problems: Perceptrons) -> list[tuple[int, int]]:
 def unroll(policy: StepPolicy, network: int, seen: Tensor, units: Tensor) -> Tensor:
     """Return the mean actions (T, N) of one network on inputs (T, INPUTS, N) with units (T, outputs, N)."""
     net = cast(Network, policy.networks[network])
-    hidden = seen.new_zeros(policy.settings.cells, seen.shape[-1])
-    cell, out = torch.zeros_like(hidden), []
-    for inputs in seen:
-        hidden, cell = net.cell(inputs, hidden, cell)
-        out.append(net.head(hidden))
-    return policy.settings.scale * (torch.stack(out) * units).sum(1)
+    hidden: Tensor = _Lstm.apply(net.weight, net.bias, seen)  # type: ignore[no-untyped-call]
+    return policy.settings.scale * ((net.out @ hidden + net.out_bias) * units).sum(1)
+
+
+class _Lstm(torch.autograd.Function):
+    """The LSTM of `lstm_cell` over whole sequences from a state of zero, with its gradient in closed form.
+
+    The tensors of one step stay in the cache, in place. tanh(z) is 2 sigmoid(2 z) - 1, which is faster.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, weight: Tensor, bias: Tensor, seen: Tensor) -> Tensor:
+        """Return the hidden states (T, h, N) for inputs (T, m, N)."""
+        steps, inputs, count = seen.shape
+        size = len(weight) // 4
+        double = torch.ones_like(bias)
+        double[3 * size :] = 2  # the candidate's
+        into, recurrent = torch.split(double * weight, [inputs, size], 1)
+        gates = seen.new_empty(steps, 4 * size, count)
+        # The first of these states is the one before the first step.
+        cells, hidden = (seen.new_zeros(steps + 1, size, count) for _ in range(2))
+        squashed = seen.new_empty(steps, size, count)
+        for t, gate in enumerate(gates):
+            torch.addmm(double * bias, into, seen[t], out=gate).addmm_(recurrent, hidden[t]).sigmoid_()
+            enter, keep, leave, candidate = torch.split(gate, size)
+            candidate.mul_(2).sub_(1)
+            torch.mul(keep, cells[t], out=cells[t + 1]).addcmul_(enter, candidate)
+            torch.mul(cells[t + 1], 2, out=squashed[t]).sigmoid_().mul_(2).sub_(1)
+            torch.mul(leave, squashed[t], out=hidden[t + 1])
+        ctx.save_for_backward(weight, seen, gates, cells, squashed, hidden)
+        return hidden[1:]
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, by_hidden: Tensor) -> tuple[Tensor, Tensor, None]:
+        """Return the gradients of weight and bias; the inputs have none."""
+        weight, seen, gates, cells, squashed, hidden = ctx.saved_tensors
+        steps, size, _ = squashed.shape
+        back = weight[:, -size:].mT.contiguous()
+        by_weight, by_bias = torch.zeros_like(weight), weight.new_zeros(len(weight), 1)
+        by_into, by_recurrent = by_weight[:, :-size], by_weight[:, -size:]
+        by_gate, by_cell = torch.zeros_like(gates[0]), torch.zeros_like(cells[0])
+        by_enter, by_keep, by_leave, by_candidate = torch.split(by_gate, size)
+        for t in range(steps - 1, -1, -1):
+            enter, keep, leave, candidate = torch.split(gates[t], size)
+            opened, squash = gates[t, : 3 * size], squashed[t]
+            by_state = torch.addmm(by_hidden[t], back, by_gate)
+            by_cell.addcmul_(by_state, torch.addcmul(leave, leave * squash, squash, value=-1))
+            torch.addcmul(opened, opened, opened, value=-1, out=by_gate[: 3 * size])  # the slope of a sigmoid
+            by_enter.mul_(candidate)
+            by_keep.mul_(cells[t])
+            by_leave.mul_(squash).mul_(by_state)
+            torch.addcmul(enter, enter * candidate, candidate, value=-1, out=by_candidate).mul_(by_cell)
+            by_gate.view(4, size, -1)[:2].mul_(by_cell)
+            by_cell.mul_(keep)
+            by_into.addmm_(by_gate, seen[t].mT)
+            by_recurrent.addmm_(by_gate, hidden[t].mT)
+            by_bias.add_(by_gate.sum(1, keepdim=True))
+        return by_weight, by_bias, None
 
 
 def regress(

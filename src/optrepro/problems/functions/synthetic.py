@@ -83,24 +83,30 @@ class Functions:
 
     def value_and_gradient(self, u: Tensor) -> tuple[Tensor, Tensor]:
         """Return values (n, p) and gradients (n, p, d) at `u`, (n, p, d)."""
-        offset = u - self.center[:, None]
-        pulled = offset @ self.quadratic
-        angles = self._angles(u)
-        z = (pulled * offset).sum(-1) + (angles.cos() @ self.weights[..., None]).squeeze(-1)
-        slope = 2 * pulled - (angles.sin() * self.weights[:, None]) @ self.frequencies.mT
+        z, slope, _ = self._unwarped(u)
         return self._warped(z), self._stretch(z)[..., None] * slope
 
     def hessian(self, u: Tensor) -> Tensor:
         """Return Hessians at `u`, (n, p, d) -> (n, p, d, d)."""
+        return self.derivatives(u)[2]
+
+    def derivatives(self, u: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Return values (n, p), gradients (n, p, d) and Hessians (n, p, d, d) at `u`, (n, p, d)."""
+        z, slope, waves = self._unwarped(u)
+        products = torch.einsum("npm,nim,njm->npij", waves * self.weights[:, None], *[self.frequencies] * 2)
+        bend = 2 * self.quadratic[:, None] - products
+        bend = bend + self.warp[:, None, None, None] * slope[..., :, None] * slope[..., None, :]
+        stretch = self._stretch(z)[..., None]
+        return self._warped(z), stretch * slope, stretch[..., None] * bend
+
+    def _unwarped(self, u: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Return z (n, p), its gradients (n, p, d) and the cosines (n, p, m) at `u`, (n, p, d)."""
         offset = u - self.center[:, None]
         pulled = offset @ self.quadratic
         angles = self._angles(u)
-        z = (pulled * offset).sum(-1) + (angles.cos() @ self.weights[..., None]).squeeze(-1)
-        slope = 2 * pulled - (angles.sin() * self.weights[:, None]) @ self.frequencies.mT
-        waves = torch.einsum("npm,nim,njm->npij", angles.cos() * self.weights[:, None], *[self.frequencies] * 2)
-        bend = 2 * self.quadratic[:, None] - waves
-        bend = bend + self.warp[:, None, None, None] * slope[..., :, None] * slope[..., None, :]
-        return self._stretch(z)[..., None, None] * bend
+        waves = angles.cos()
+        z = (pulled * offset).sum(-1) + (waves @ self.weights[..., None]).squeeze(-1)
+        return z, 2 * pulled - (angles.sin() * self.weights[:, None]) @ self.frequencies.mT, waves
 
     def rounding(self) -> Tensor:
         """Return an approximate bound of the rounding error of values near a minimum, (n,).
@@ -205,11 +211,11 @@ def refine(functions: Functions, u: Tensor, steps: int = REFINEMENTS) -> Tensor:
     A coordinate stays at a bound if descent would leave the box. Each step takes the best of four lengths, if it lowers
     the value.
     """
-    value, gradient = functions.value_and_gradient(u)
     for _ in range(steps):
+        value, gradient, hessian = functions.derivatives(u)
         held = ((u <= 0) & (gradient > 0)) | ((u >= 1) & (gradient < 0))
         free = (~held).to(u)
-        hessian = functions.hessian(u) * free[..., None, :] * free[..., :, None] + torch.diag_embed(1 - free)
+        hessian = hessian * free[..., None, :] * free[..., :, None] + torch.diag_embed(1 - free)
         eigenvalues, basis = torch.linalg.eigh(hessian)
         stiffness = eigenvalues.abs().clamp_min(1e-9 * eigenvalues.abs().amax(-1, keepdim=True) + 1e-300)
         direction = basis @ ((basis.mT @ (free * gradient)[..., None]) / stiffness[..., None])
@@ -219,7 +225,6 @@ def refine(functions: Functions, u: Tensor, steps: int = REFINEMENTS) -> Tensor:
         best = values.min(-1)
         moved = tried.gather(2, best.indices[..., None, None].expand(-1, -1, 1, u.shape[-1]))[:, :, 0]
         u = torch.where((best.values < value)[..., None], moved, u)
-        value, gradient = functions.value_and_gradient(u)
     return u
 
 

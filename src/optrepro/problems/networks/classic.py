@@ -133,7 +133,7 @@ def seeded(seed: int) -> Iterator[None]:
 
 
 def stackable(name: str) -> bool:
-    """Whether copies of a network should run as one stacked batch with `torch.func`. Raises: ValueError if unknown."""
+    """Whether copies of a network should run as one stacked batch: a chain of dense layers. Raises: ValueError."""
     _network(name)
     return name in _DENSE
 

@@ -1,8 +1,9 @@
 """Low-rank adapters (LoRA) through `peft`, and the weights of their backbones as safetensors."""
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from torch import Tensor, nn
 from torch.func import functional_call
@@ -57,26 +58,31 @@ def lora(
     return module
 
 
-def merged_call(module: nn.Module, inputs: Tensor) -> Tensor:
-    """Call an adapted backbone with merged weights W + (alpha / rank) B A.
+def layers(module: nn.Module) -> dict[str, Any]:
+    """Return the adapted layers of a backbone by name, for `merged_call`."""
+    from peft.tuners.lora import Linear
+
+    return {name: layer for name, layer in module.named_modules() if isinstance(layer, Linear)}
+
+
+def merged_call(module: nn.Module, adapted: Mapping[str, Any], inputs: Tensor) -> Tensor:
+    """Call a backbone, whose `layers` are `adapted`, with merged weights W + (alpha / rank) B A.
 
     Outputs and gradients equal those of ``module(inputs)`` up to rounding. Merging needs fewer and larger products,
     which is faster for small backbones on a CPU; for large ones gradients are slower, because the gradient of B A is as
     large as W. It must not be used in bfloat16, where small adapters would be lost in the sum.
     """
-    from peft.tuners.lora import Linear
-
-    layers = {name: layer for name, layer in module.named_modules() if isinstance(layer, Linear)}
     weights = {
-        weight: module.get_parameter(weight) + layer.get_delta_weight("default")
-        for weight, layer in ((f"{name}.base_layer.weight", layer) for name, layer in layers.items())
+        f"{name}.base_layer.weight": layer.base_layer.weight + layer.get_delta_weight("default")
+        for name, layer in adapted.items()
     }
-    for layer in layers.values():
+    for layer in adapted.values():
         layer.merged_adapters.append("default")  # tells `peft` that the weights include the adapters
     try:
-        output: Tensor = functional_call(module, weights, (inputs,))
+        # Looking for tied weights would take a tenth of the time; an adapter changes one layer alone.
+        output: Tensor = functional_call(module, weights, (inputs,), tie_weights=False)
     finally:
-        for layer in layers.values():
+        for layer in adapted.values():
             layer.merged_adapters.clear()
     return output
 

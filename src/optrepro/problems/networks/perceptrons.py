@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import accumulate
 
 import torch
 import torch.nn.functional as F
@@ -63,7 +64,7 @@ class Perceptrons:
     def groups(self) -> tuple[Group, ...]:
         """One group per weight matrix and bias vector, in the order of the parameters."""
         sizes = [math.prod(shape) for shape in self.shapes]
-        ends = torch.tensor(sizes).cumsum(0).tolist()
+        ends = accumulate(sizes)
         names = ("weight 1", "bias 1", "weight 2", "bias 2")
         return tuple(Group(n, end - size, end) for n, end, size in zip(names, ends, sizes, strict=True))
 
@@ -87,8 +88,10 @@ class Perceptrons:
 
     def evaluate(self, x: Tensor, examples: Tensor) -> tuple[Tensor, Tensor]:
         """Return values (R,) and gradients (R, P) at points x (R, P) on the examples with indices (R, B)."""
-        rows = torch.arange(len(self), device=x.device)[:, None]
-        return self._evaluate(x, self.inputs[rows, examples], self.labels[rows, examples])
+        first = torch.arange(len(self), device=x.device)[:, None] * self.labels.shape[1]
+        index = (examples + first).flatten()  # copies whole examples, in a third of the time of inputs[rows, examples]
+        inputs, labels = (t.flatten(0, 1).index_select(0, index) for t in (self.inputs, self.labels))
+        return self._evaluate(x, inputs.view(*examples.shape, -1), labels.view_as(examples))
 
     def objective(self, x: Tensor, chunk: int = 500) -> Tensor:
         """Return the true objective (R,), the mean over all N examples."""
