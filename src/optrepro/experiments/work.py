@@ -21,6 +21,7 @@ from optrepro import layout
 from optrepro.config import Config
 from optrepro.conventions import TIME_IS_UP
 from optrepro.experiments import jobs
+from optrepro.experiments.base import shared
 from optrepro.experiments.base.progress import reporter
 from optrepro.experiments.jobs import Address, Job, Jobs
 from optrepro.store import Entry
@@ -161,9 +162,11 @@ class _Shift:
 
         torch.set_num_threads(1)  # threads of a process that forks would be missing in its children
         importlib.import_module("torch._dynamo")  # the first step of any optimizer of torch would import it
-        runner = importlib.import_module(self.config.studies[name].runner)
-        if hasattr(runner, "prepare"):
-            runner.prepare(self.config.studies[name], self.config)
+        study = self.config.studies[name]
+        runner = importlib.import_module(study.runner)
+        if hasattr(runner, "prepare") and jobs.device_of(self.config.device, study) == "cpu":
+            with shared.keeping():
+                runner.prepare(study, self.jobs.batches(name), self.config)
 
     def _end(self, process: BaseProcess) -> None:
         process.join()

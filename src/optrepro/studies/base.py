@@ -127,7 +127,8 @@ class Study(Model):
     Class attributes:
         runner: import path of the module that runs batches by ``run(study, batch, context)``. It may also define
             ``attempts(study)``, pairs of a key and a function that raises if the value of the key cannot be used;
-            ``attempt_learned(row)`` for learned rows; and ``load(study, reader, ...)`` for its own data.
+            ``attempt_learned(row)`` for learned rows; ``load(study, reader, ...)`` for its own data; and
+            ``prepare(study, batches, scale)``, which makes what all jobs share before their processes are forked.
         timed: whether runs measure time, so that no other job may run at the same time.
         uses: the kind of study whose trained weights the rows of the group policy may use, if any.
     """

@@ -7,6 +7,7 @@ from functools import lru_cache
 
 import torch
 
+from optrepro.experiments.base.shared import shareable
 from optrepro.problems.data import archives, images, texts
 from optrepro.problems.data.images import Dataset, Split
 from optrepro.problems.data.texts import Tokenizer
@@ -20,6 +21,7 @@ from optrepro.studies.objectives import Panel
 _COARSE = ("cifar100",)  # data sets with coarse labels besides the fine ones
 
 
+@shareable
 def load(
     reader: Reader, name: str, seed: int, device: torch.device | str, tokenizer: Tokenizer | None = None
 ) -> Dataset:

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from optrepro.conventions import FLOOR
+from optrepro.experiments.base.shared import shareable
 from optrepro.problems.functions import synthetic
 from optrepro.problems.functions.settings import PriorSettings
 from optrepro.problems.functions.synthetic import Extrema, Functions, SyntheticPrior
@@ -29,6 +30,7 @@ class FixedSet:
     extrema: Extrema
 
 
+@shareable
 def fixed(settings: PriorSettings, seed: int, name: str, count: int, dim: int) -> FixedSet:
     """Return the set `name` ("validation", "test", ...); a larger set begins with the functions of a smaller one.
 

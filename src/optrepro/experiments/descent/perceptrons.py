@@ -18,16 +18,16 @@ from torch import Tensor
 
 from optrepro.experiments.base import data, factory
 from optrepro.experiments.base.context import Context
+from optrepro.experiments.base.shared import shareable
 from optrepro.experiments.base.tidy import metric_rows
 from optrepro.experiments.descent import batched
 from optrepro.metalearning.lto import rollouts
 from optrepro.optimizers._learned import LearnedOptimizer, StepRule
-from optrepro.problems.data.images import Dataset
 from optrepro.problems.networks.perceptrons import Perceptrons
 from optrepro.settings import ConfigError
-from optrepro.studies.base import Batch, Run
+from optrepro.studies.base import Batch, Run, Scale, datasets_of
 from optrepro.studies.comparison import OptimizerConfig
-from optrepro.studies.objectives import ObjectivesStudy
+from optrepro.studies.objectives import ObjectivesStudy, Panel
 
 DIVERGED = 2.0  # chosen: a run counts as diverged once its objective is above this multiple of its start
 
@@ -57,6 +57,15 @@ def run(study: ObjectivesStudy, batch: Batch, context: Context) -> pd.DataFrame:
     return pd.concat([pd.DataFrame(part) for part in state["parts"]], ignore_index=True)
 
 
+def prepare(study: ObjectivesStudy, batches: Sequence[Batch], scale: Scale) -> None:
+    """Build the objectives of all panels, which all optimizers run on."""
+    datasets = datasets_of(study, scale)
+    for workload in sorted(study.workloads, key=datasets.__getitem__):
+        for batch in batches:
+            if runs := [run for run in batch.runs if run.workload == workload]:
+                _objectives(study.workloads[workload], datasets[workload], study.examples, _seeds(runs), "cpu")
+
+
 def attempt_learned(row: OptimizerConfig) -> None:
     """Try to make the learned optimizer of a row, unless a study still has to train its weights."""
     if not issubclass(factory.optimizer_class(row.class_), LearnedOptimizer):
@@ -77,13 +86,12 @@ class _Job:
         # Runs that are stepped one at a time cannot fill a GPU.
         self.device = context.device if learned or batched.row_wise(self.optimizer) else torch.device("cpu")
         self.rule = rule_of(self.optimizer, context) if learned else None
-        self.images: Dataset | None = None
 
     def tune(self) -> tuple[pd.DataFrame, float]:
         """Return the rows of the tuning runs, and the learning rate with the smallest mean area."""
         runs = [run for rate in self.grid for run in self.batch.runs if (run.role, run.learning_rate) == ("tune", rate)]
         repetitions = len(runs) // len(self.grid)
-        problems = self._objectives("tuning", runs[:repetitions]).rows([*range(repetitions)] * len(self.grid))
+        problems = self._objectives("tuning", runs).rows([*range(repetitions)] * len(self.grid))
         record = recorded(self.study.tuning.steps, self.study.evaluations)
         curves = descend(self.optimizer, problems, self.grid, record)
         areas = rollouts.area(curves, record).view(len(self.grid), repetitions).mean(1)
@@ -103,10 +111,19 @@ class _Job:
 
     def _objectives(self, workload: str, runs: Sequence[Run]) -> Perceptrons:
         panel, name = self.study.workloads[workload], self.context.datasets[workload]
-        if self.images is None or self.images.name != name:
-            self.images = data.whole(name, self.device)
-        train, classes = self.images.train, self.images.classes
-        return data.objectives(train, classes, panel, self.study.examples, [run.seed for run in runs])
+        return _objectives(panel, name, self.study.examples, _seeds(runs), str(self.device))
+
+
+def _seeds(runs: Sequence[Run]) -> tuple[int, ...]:
+    """The seeds of runs, each once; tuning runs share theirs with those at other learning rates."""
+    return tuple(dict.fromkeys(run.seed for run in runs))
+
+
+@shareable
+def _objectives(panel: Panel, dataset: str, examples: int, seeds: tuple[int, ...], device: str) -> Perceptrons:
+    """Build the objectives of a panel, one for each seed."""
+    images = data.whole(dataset, torch.device(device))
+    return data.objectives(images.train, images.classes, panel, examples, seeds)
 
 
 def rule_of(row: OptimizerConfig, context: Context) -> StepRule:

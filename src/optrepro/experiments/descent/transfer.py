@@ -10,7 +10,7 @@ Derivative-free references are not tuned. Their budget is at most the one that t
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -35,7 +35,7 @@ from optrepro.problems.functions import shifted
 from optrepro.problems.functions.vlse import Function
 from optrepro.seeds import derive_seed
 from optrepro.settings import ConfigError
-from optrepro.studies.base import Batch, Role, Run
+from optrepro.studies.base import Batch, Role, Run, Scale
 from optrepro.studies.comparison import OptimizerConfig
 from optrepro.studies.transfer import Collection, TransferStudy
 
@@ -84,6 +84,14 @@ def run(study: TransferStudy, batch: Batch, context: Context) -> pd.DataFrame:
             state["parts"].append(rows.to_dict("list"))
             context.progress(part + 1, 1 + len(names), batch.name)
     return pd.concat([pd.DataFrame(part) for part in state["parts"]], ignore_index=True)
+
+
+def prepare(study: TransferStudy, batches: Sequence[Batch], scale: Scale) -> None:
+    """Sample the functions that all contenders run on."""
+    fixed_sets.fixed(study.prior, scale.seed, "validation", study.validation_functions, 2)
+    for collection in study.collections.values():
+        if collection.source == "prior":
+            fixed_sets.fixed(study.prior, scale.seed, "test", collection.count, collection.dim)
 
 
 def attempts(study: TransferStudy) -> Iterator[tuple[str, Callable[[], object]]]:

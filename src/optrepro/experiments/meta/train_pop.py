@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,7 @@ from optrepro.optimizers import _pop_policy as policies
 from optrepro.optimizers._pop_policy import Policy, PolicySettings
 from optrepro.problems.functions.synthetic import SyntheticPrior
 from optrepro.seeds import derive_seed
-from optrepro.studies.base import Batch, Run
+from optrepro.studies.base import Batch, Run, Scale
 from optrepro.studies.policy import PolicyStudy
 
 
@@ -57,6 +57,14 @@ def run(study: PolicyStudy, batch: Batch, context: Context) -> pd.DataFrame:
     return pd.concat(rows, ignore_index=True)
 
 
+def prepare(study: PolicyStudy, batches: Sequence[Batch], scale: Scale) -> None:
+    """Sample the functions on which all policies are validated and tested."""
+    for name in study.policies:
+        for dim, count in _validation_sizes(study, study.entry(name)[2].functions).items():
+            fixed_sets.fixed(study.prior, scale.seed, "validation", count, dim)
+    fixed_sets.fixed(study.prior, scale.seed, "test", study.test_functions, 2)
+
+
 def attempts(study: PolicyStudy) -> Iterator[tuple[str, Callable[[], object]]]:
     """Yield attempts to build the network of every policy."""
     for name in study.policies:
@@ -67,6 +75,12 @@ def attempts(study: PolicyStudy) -> Iterator[tuple[str, Callable[[], object]]]:
 def so_far(policy: Path) -> Path:
     """Return the path of the best weights so far of a training in progress."""
     return policy.with_name(f"{policy.stem}-so-far{policy.suffix}")
+
+
+def _validation_sizes(study: PolicyStudy, functions: Iterable[int]) -> dict[int, int]:
+    """The number of validation functions in each dimension of a training: about equally many coordinates in each."""
+    dims = sorted(functions)
+    return {dim: max(1, study.validation_functions * dims[0] // dim) for dim in dims}
 
 
 class _Training:
@@ -105,9 +119,8 @@ class _Training:
             self.trainer.load_state_dict(mine["trainer"])
         elif self.context.weights is not None:
             self.trainer.begin_with(policies.load(self.context.weights)[0])
-        # In each dimension of the training, the validation set has about the same number of coordinates.
-        dims, count = sorted(self.trainer.settings.functions), self.study.validation_functions
-        validation = [self._fixed("validation", max(1, count * dims[0] // dim), dim) for dim in dims]
+        sizes = _validation_sizes(self.study, self.trainer.settings.functions)
+        validation = [self._fixed("validation", count, dim) for dim, count in sizes.items()]
         iterations = self.trainer.settings.iterations
 
         def saved() -> dict[str, Any]:

@@ -13,7 +13,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from optrepro.experiments.base import factory, tidy
+from optrepro.experiments.base import data, factory, tidy
 from optrepro.experiments.base.context import Context
 from optrepro.experiments.base.tidy import Row
 from optrepro.experiments.base.tuning import tuned_learning_rate
@@ -23,7 +23,7 @@ from optrepro.problems.data import images as datasets
 from optrepro.problems.data.images import Dataset
 from optrepro.problems.networks import classic
 from optrepro.seeds import derive_seed
-from optrepro.studies.base import Batch, Run
+from optrepro.studies.base import Batch, Run, Scale, dataset_of
 from optrepro.studies.comparison import OptimizerConfig
 from optrepro.studies.recipe import Recipe
 from optrepro.studies.training import TrainingStudy
@@ -34,6 +34,12 @@ STACK = 32  # copies in one stacked program; more would cost memory without bein
 def run(study: TrainingStudy, batch: Batch, context: Context) -> pd.DataFrame:
     """Tune on validation data, then train with the tuned rate. Returns tidy results, see `train`."""
     return train(study, batch, context, *tasks.of(study, context))
+
+
+def prepare(study: Recipe, batches: Sequence[Batch], scale: Scale) -> None:
+    """Load the data."""
+    reader = study.readings(scale)[0].reader
+    data.load(reader, dataset_of(reader, scale), scale.seed, "cpu")
 
 
 def attempts(study: TrainingStudy) -> Iterator[tuple[str, Callable[[], object]]]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib
+from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
@@ -16,7 +18,7 @@ from optrepro.experiments.training.replicas import Separate
 from optrepro.problems.data import texts
 from optrepro.problems.data.images import Dataset
 from optrepro.problems.networks import gpt
-from optrepro.studies.base import Batch, Reader
+from optrepro.studies.base import Batch, Reader, Scale, dataset_of
 from optrepro.studies.data import LanguageTask
 from optrepro.studies.finetuning import FineTuningStudy
 
@@ -33,6 +35,13 @@ def run(study: FineTuningStudy, batch: Batch, context: Context) -> pd.DataFrame:
     dataset, build = tasks.of(study, context)
     asks = isinstance(study.task, LanguageTask) and study.task.exact_match > 0
     return train(study, batch, context, dataset, build, partial(Asked, context) if asks else Training)
+
+
+def prepare(study: FineTuningStudy, batches: Sequence[Batch], scale: Scale) -> None:
+    """Load the data, and the libraries that build transformers and adapters."""
+    data.load(study.task, dataset_of(study.task, scale), scale.seed, "cpu", tasks.tokenizer_of(study))
+    for library in ("peft", "transformers.models.gpt2.modeling_gpt2", "transformers.models.vit.modeling_vit"):
+        importlib.import_module(library)
 
 
 def load(study: FineTuningStudy, reader: Reader, name: str, seed: int, device: torch.device | str) -> Dataset:

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from optrepro.experiments.base.context import Context
 from optrepro.experiments.training import tasks
-from optrepro.experiments.training.classification import Training, train
+from optrepro.experiments.training.classification import Training, prepare, train
 from optrepro.problems.data.images import Dataset, Split
 from optrepro.seeds import derive_seed
 from optrepro.studies.base import Batch
@@ -26,6 +26,9 @@ def run(study: ShiftStudy, batch: Batch, context: Context) -> pd.DataFrame:
     the whole curve too, on validation data; the tuned rate is the best one at the end.
     """
     return train(study, batch, context, *tasks.of(study, context), Shifted)
+
+
+__all__ = ["prepare", "run"]
 
 
 class Shifted(Training):
