@@ -338,14 +338,11 @@ def _write(path: Path, text: str) -> None:
     path.write_text(text)
 
 
-_WRONG_PLACE = (FileNotFoundError, IsADirectoryError, NotADirectoryError, PermissionError)
-
-
 def entry_point() -> None:
-    """Run the program; errors that the user can correct are printed as one line, without a traceback."""
+    """Run the program; errors that the user can correct, as files and disks, are a line without a traceback."""
     try:
         app()
-    except (ConfigError, DamagedFileError, FetchError, runtable.MissingRunsError, *_WRONG_PLACE) as error:
+    except (ConfigError, DamagedFileError, FetchError, runtable.MissingRunsError, OSError) as error:
         typer.echo(f"error: {error}", err=True)
         sys.exit(2)
 

@@ -140,7 +140,7 @@ def test_a_study_that_measures_time_runs_alone(tiny: Tiny, monkeypatch: pytest.M
         if job.batch.study == "images":
             beside.append(len(self.running))
         else:
-            assert all(other.batch.study != "images" for other, _ in self.running.values())
+            assert all(running.job.batch.study != "images" for running in self.running.values())
         fork(self, job)
 
     monkeypatch.setattr(type(tiny().studies["images"]), "timed", True)

@@ -4,8 +4,9 @@ import json
 import os
 import random
 import resource
-import shutil
 import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -66,7 +67,9 @@ cli.entry_point()
 @pytest.fixture
 def project(tmp_path: Path) -> Project:
     """A copy of the project with a small scale, in which nothing has run."""
-    copy = Project(tmp_path / "project")
+    folder = tmp_path / "project"
+    folder.mkdir()
+    copy = Project(folder)
     (copy.folder / "config" / "faults.yaml").write_text(SCALE)
     return copy
 
@@ -94,19 +97,25 @@ def test_where_files_cannot_grow_the_jobs_fail_with_the_reason_and_the_same_comm
     assert results(project.folder) == expected
 
 
-@pytest.mark.skipif(os.geteuid() != 0 or not shutil.which("mount"), reason="needs to mount a small disk")
-def test_a_full_disk_fails_the_jobs_and_room_mends_it(project: Project, expected: dict[str, str]) -> None:
-    disk = project.folder / "state"
-    disk.mkdir()
-    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", disk], check=False)
-    if mounted.returncode != 0:
+@contextmanager
+def mounted(folder: Path, options: str) -> Iterator[None]:
+    """Within the block, a file system in memory is mounted at the folder."""
+    if os.geteuid() != 0:
+        pytest.skip("mounting needs the rights of root")
+    folder.mkdir(parents=True)
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", options, "tmpfs", folder], check=False).returncode != 0:
         pytest.skip("mounting is not allowed here")
     try:
-        printed = project.call(*WORK, check=False)
-        assert "No space left on device" in printed
-        assert "Traceback" not in printed
+        yield
     finally:
-        subprocess.run(["umount", disk], check=True)
+        subprocess.run(["umount", folder], check=True)
+
+
+def test_a_full_disk_fails_the_jobs_and_room_mends_it(project: Project, expected: dict[str, str]) -> None:
+    with mounted(project.folder / "state", "size=64k"):
+        printed = project.call(*WORK, check=False)
+    assert "No space left on device" in printed
+    assert "Traceback" not in printed
     project.call(*WORK)
     assert results(project.folder) == expected
 
@@ -114,19 +123,12 @@ def test_a_full_disk_fails_the_jobs_and_room_mends_it(project: Project, expected
 def test_results_that_cannot_be_written_are_one_line_and_what_ran_is_kept(
     project: Project, expected: dict[str, str]
 ) -> None:
-    for folder in ("results", "logs", "state"):
-        (project.folder / folder).mkdir(exist_ok=True)
-        (project.folder / folder).chmod(0o777)
-    place = project.folder / "results" / "faults"
-    place.mkdir()
-    place.chmod(0o555)
-    nobody = {"user": 65534, "group": 65534, "extra_groups": []} if os.geteuid() == 0 else {}
-    printed = project.call(*WORK, check=False, **nobody)
-    assert "Permission denied" in printed
+    with mounted(project.folder / "results" / "faults", "ro"):
+        printed = project.call(*WORK, check=False)
+    assert "Read-only file system" in printed
     assert "Traceback" not in printed
     before = finished(project.folder)
     assert len(before) == 4
-    place.chmod(0o755)
     project.call(*WORK)
     assert finished(project.folder) == before
     assert results(project.folder) == expected

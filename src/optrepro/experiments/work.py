@@ -11,11 +11,12 @@ import sys
 import time
 import traceback
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
-from multiprocessing.connection import wait
+from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from types import FrameType
+from typing import NamedTuple
 
 from optrepro import layout
 from optrepro.config import Config
@@ -76,6 +77,14 @@ def work(
     return _Shift(config, studies, workers, seconds, report).run()
 
 
+class Running(NamedTuple):
+    """A job that runs, the GPU that it has, and where the reason comes from if it fails."""
+
+    job: Job
+    gpu: str | None
+    reason: Connection
+
+
 class _Shift:
     """One call of `work`."""
 
@@ -86,7 +95,7 @@ class _Shift:
         asked = [batch for study in studies for batch in self.jobs.batches(study)]
         self.blocked = sorted(self.jobs.with_needed(asked), key=_priority)  # batches that need results of others
         self.ready: list[Job] = []
-        self.running: dict[BaseProcess, tuple[Job, str | None]] = {}
+        self.running: dict[BaseProcess, Running] = {}
         self.free_gpus = jobs.gpus()
         self.warm: set[str] = set()
         self.outcome = Outcome()
@@ -138,7 +147,7 @@ class _Shift:
 
     def _has_room(self, job: Job) -> bool:
         """Whether a job may start beside those that run; one that measures time runs alone."""
-        beside = [other for other, _ in self.running.values()]
+        beside = [running.job for running in self.running.values()]
         if beside and any(self.config.studies[j.batch.study].timed for j in (job, *beside)):
             return False
         return len(beside) < self.workers and (job.device != "cuda" or bool(self.free_gpus))
@@ -149,9 +158,12 @@ class _Shift:
         gpu = self.free_gpus.pop(0) if job.device == "cuda" else None
         threads = self.workers if study.timed else 1
         seconds = None if self.ends is None else max(0.0, self.ends - time.monotonic())
-        process = _fork.Process(target=_child, args=(self.jobs, job, gpu, threads, seconds))
+        receiver, sender = _fork.Pipe(duplex=False)
+        process = _fork.Process(target=_child, args=(self.jobs, job, gpu, threads, seconds, sender))
         process.start()
-        self.running[process] = job, gpu
+        sender.close()
+        layout.failure(job.key).unlink(missing_ok=True)
+        self.running[process] = Running(job, gpu, receiver)
 
     def _warm_up(self, name: str) -> None:
         """Load what all jobs of a study need, once, so that the processes that are forked find it in memory."""
@@ -170,9 +182,10 @@ class _Shift:
 
     def _end(self, process: BaseProcess) -> None:
         process.join()
-        job, gpu = self.running.pop(process)
-        if gpu is not None:
-            self.free_gpus.insert(0, gpu)
+        running = self.running.pop(process)
+        job = running.job
+        if running.gpu is not None:
+            self.free_gpus.insert(0, running.gpu)
         address, name = job.batch.address, "/".join(job.batch.address)
         if process.exitcode == 0 and self.jobs.finished(job.batch) is not None:
             self.outcome.finished.append(address)
@@ -182,8 +195,11 @@ class _Shift:
             self.outcome.waiting.append(address)
             self.report(f"{name} saved its state and goes on next time")
         else:
-            reason = _why(job, process.exitcode)
+            reason = _why(process.exitcode, running.reason)
             self.outcome.failed[address] = reason
+            with suppress(OSError):  # the disk may be what failed
+                layout.failure(job.key).parent.mkdir(parents=True, exist_ok=True)
+                layout.failure(job.key).write_text(f"{reason}\n")
             self.report(f"{name} failed: {reason} (log: {layout.log(self.config.scale, *address)})")
 
     @contextmanager
@@ -210,8 +226,11 @@ def _priority(batch: Batch) -> int:
     return min((run.repetition for run in batch.runs), default=0)
 
 
-def _child(found: Jobs, job: Job, gpu: str | None, threads: int, seconds: float | None) -> None:
-    """Carry out a job in a process of its own, which writes to the log of the batch and ends with its parent."""
+def _child(found: Jobs, job: Job, gpu: str | None, threads: int, seconds: float | None, reason: Connection) -> None:
+    """Carry out a job in a process of its own, which writes to the log of the batch and ends with its parent.
+
+    If the job fails, a line on the error is sent to `reason`.
+    """
     _end_with_parent()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent passes it on, as SIGTERM
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
@@ -222,14 +241,11 @@ def _child(found: Jobs, job: Job, gpu: str | None, threads: int, seconds: float 
         os.dup2(sys.stdout.fileno(), descriptor)
     if gpu is not None:
         os.environ["CUDA_VISIBLE_DEVICES"] = gpu
-    failure = layout.failure(job.key)
-    failure.unlink(missing_ok=True)
     try:
         carry_out(found, job, threads, seconds)
     except Exception as error:
+        reason.send(" ".join(f"{type(error).__name__}: {error}".split()))
         traceback.print_exc()
-        failure.parent.mkdir(parents=True, exist_ok=True)
-        failure.write_text(f"{type(error).__name__}: {error}\n")
         sys.exit(1)
 
 
@@ -240,14 +256,15 @@ def _end_with_parent() -> None:
         ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGTERM)
 
 
-def _why(job: Job, status: int | None) -> str:
-    """Why a process that ended with this status has failed."""
+def _why(status: int | None, reason: Connection) -> str:
+    """Why a process that ended with this status has failed, in a line."""
+    if reason.poll():
+        with suppress(EOFError):
+            return str(reason.recv())
     if status is not None and status < 0:
         hint = ", perhaps because memory ran out" if status == -signal.SIGKILL else ""
         return f"its process was ended by {signal.Signals(-status).name}{hint}"
-    failure = layout.failure(job.key)
-    lines = failure.read_text().splitlines() if failure.exists() else []
-    return lines[0] if lines else f"its process ended with status {status}"
+    return f"its process ended with status {status}"
 
 
 def carry_out(found: Jobs, job: Job, threads: int, seconds: float | None = None) -> Entry:
