@@ -173,9 +173,11 @@ class _Shift:
         import torch
 
         torch.set_num_threads(1)  # threads of a process that forks would be missing in its children
-        importlib.import_module("torch._dynamo")  # the first step of any optimizer of torch would import it
         study = self.config.studies[name]
         runner = importlib.import_module(study.runner)
+        if not any(batch.study == name for batch in [*(job.batch for job in self.ready), *self.blocked]):
+            return  # this job is the last one of the study, and shares nothing
+        importlib.import_module("torch._dynamo")  # the first step of any optimizer of torch would import it
         if hasattr(runner, "prepare") and jobs.device_of(self.config.device, study) == "cpu":
             with shared.keeping():
                 runner.prepare(study, self.jobs.batches(name), self.config)
