@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Literal
 
 from optrepro.damage import DamagedFileError, set_aside
+from optrepro.settings import ConfigError
 
 DATA_DIR = Path("data")
 CHECKSUMS = "SHA256SUMS"
@@ -313,9 +314,9 @@ ARCHIVES: dict[str, Archive] = {
 
 
 def archive(name: str) -> Archive:
-    """Return an archive by its name. Raises: ValueError for an unknown name."""
+    """Return an archive by its name. Raises: ConfigError for an unknown name."""
     if name not in ARCHIVES:
-        raise ValueError(f"unknown data set {name!r}: choose from {', '.join(ARCHIVES)}")
+        raise ConfigError(f"unknown data set {name!r}: choose from {', '.join(ARCHIVES)}")
     return ARCHIVES[name]
 
 
