@@ -1,10 +1,10 @@
 rule data:
+    """Download a data set unless it is available, and list its files with their checksums."""
     output:
         "<results>/data/{dataset}.sha256",
     log:
         "<logs>/data/{dataset}.log",
     retries: 2
-    """Download a data set unless it is available, and list its files with their checksums."""
     localrule: True
     conda:
         "../../environment.yml"

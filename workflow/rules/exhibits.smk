@@ -1,4 +1,5 @@
 rule exhibit:
+    """Draw an exhibit from its tables."""
     input:
         tables=tables_of(SCALE),
         facts=facts_of(SCALE),
@@ -11,7 +12,6 @@ rule exhibit:
         multiext(f"figures/{SCALE}/{{exhibit}}", ".png", ".csv", ".md", ".tex", ".json"),
     log:
         f"<logs>/{SCALE}/exhibits/{{exhibit}}.log",
-    """Draw an exhibit from its tables."""
     localrule: True
     conda:
         "../../environment.yml"

@@ -1,4 +1,5 @@
 rule report:
+    """Collect every exhibit, the claims and the fidelity ledger in one page."""
     input:
         sidecars=[f"{layout.exhibit(SCALE, name)}.json" for name in CATALOGUE.exhibits],
         ledger=catalogue.files(Path("config"), "fidelity.yaml"),
@@ -6,7 +7,6 @@ rule report:
         f"<results>/{SCALE}/report.html",
     log:
         f"<logs>/{SCALE}/report.log",
-    """Collect every exhibit, the claims and the fidelity ledger in one page."""
     localrule: True
     conda:
         "../../environment.yml"

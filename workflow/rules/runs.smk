@@ -1,4 +1,8 @@
 rule study:
+    """Run what the store lacks of a study, in one process that forks, and collect its tidy results and its facts.
+
+    On a cluster each batch is a job of its own, and what is left to do here, where the workflow runs, is to collect.
+    """
     input:
         data=data_listing,
         trained=trained_elsewhere,
@@ -12,10 +16,6 @@ rule study:
     wildcard_constraints:
         scale=SCALE,
         study="|".join(sorted(set(SETTINGS.studies) - set(LEARNING))) or NEVER,
-    """Run what the store lacks of a study, in one process that forks, and collect its tidy results and its facts.
-
-    On a cluster each batch is a job of its own, and what is left to do here, where the workflow runs, is to collect.
-    """
     localrule: True
     conda:
         "../../environment.yml"
