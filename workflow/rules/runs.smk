@@ -64,6 +64,7 @@ rule batch:
     params:
         settings=settings_of_batch,
         source=source_of_batch,
+        threads=threads_of_torch,
     shell:
-        "optrepro run {wildcards.study} {wildcards.batch} --threads {threads}"
+        "optrepro run {wildcards.study} {wildcards.batch} --threads {params.threads}"
         " --minutes {resources.slice_minutes} > {log} 2>&1"

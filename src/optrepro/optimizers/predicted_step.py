@@ -205,7 +205,7 @@ class Network(nn.Module):
             mean = tables["mean"].mul_(MEMORY).add_(gradient, alpha=1 - MEMORY)
             hidden = memory["hidden"][:, start:stop]
             cells.step(hidden, memory["cell"][:, start:stop])
-            given = torch.addmm(bias, out, hidden).view(-1, *gradient.shape)
+            given = torch.addmm(bias, out, hidden).view(len(out), *gradient.shape)
             here = step[part]
             if settings.output == "step":
                 here.copy_(given[0])

@@ -17,7 +17,7 @@ from optrepro.optimizers.l2l import L2LPolicy, L2LSettings
 from optrepro.problems.networks.perceptrons import Perceptrons
 
 SMALL = L2LSettings(cells=4)
-SETTINGS = UnrolledSettings(iterations=4, unroll=4, max_grad_norm=math.inf)
+SETTINGS = UnrolledSettings(iterations=4, unroll=4, max_grad_norm=1e30)
 
 
 def objectives(index: int, count: int = 2, examples: int = 30) -> Perceptrons:
