@@ -226,6 +226,7 @@ def test_minimize_draws_the_trajectory(function: str, dim: int) -> None:
 MISTAKES = {
     "a scale file that is not there": (["plan", "--config", "nowhere.yaml"], "nowhere.yaml does not exist"),
     "a value that is not allowed": (["plan", "--set", "seed=-1"], "override seed=-1: seed = -1 is not allowed."),
+    "a misspelt data set": (["plan", "--set", "studies.images.dataset=[minst]"], "unknown data set 'minst'"),
     "an override of the wrong form": (["plan", "--set", "seed"], "override 'seed' is not of the form"),
     "a setting that an optimizer refuses": (
         ["check", "--set", "studies.boxes.settings.alpha=1"],

@@ -70,7 +70,8 @@ def test_what_the_store_has_comes_without_torch(tiny_file: Path, tiny: Tiny) -> 
         "assert len(outcome.stored) == 3, outcome; assert outcome.collected == ['images'];"
         "assert 'torch' not in sys.modules"
     )
-    subprocess.run([sys.executable, "-c", script], check=True)
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
 
 
 def test_the_weights_that_a_study_needs_are_trained_first(tiny_pop: Tiny) -> None:

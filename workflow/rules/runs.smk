@@ -22,12 +22,11 @@ rule study:
     threads: threads_of_study
     resources:
         gpu=0 if CLUSTER else asks_for_gpu,
-        slice_minutes=0,
     params:
         settings=settings_of_study,
         source=source_of_study,
     shell:
-        "optrepro work {wildcards.study} --workers {threads} --minutes {resources.slice_minutes} > {log} 2>&1"
+        "optrepro work {wildcards.study} --workers {threads} > {log} 2>&1"
 
 
 # Studies that train weights have priority, because others wait for them.

@@ -41,7 +41,7 @@ class Outcome:
     Attributes:
         stored: results that were in the store.
         finished: jobs that ran to their end.
-        failed: jobs that failed, with the last line of their error.
+        failed: jobs that failed, with their error in a line.
         waiting: jobs that did not run or did not end, because the time was up or what they need failed.
         collected: studies whose tidy results are there.
     """
@@ -62,8 +62,8 @@ def work(
 ) -> Outcome:
     """Run all jobs of the studies, and those that they need, that are not in the store; then collect the studies.
 
-    A job runs in a process of its own. Jobs that train weights for others come first, then the first repetition of
-    everything, then the second one, and so on. A job that fails stops only those that need it.
+    A job runs in a process of its own. The first repetition of everything comes before the second one, and so on, and
+    what others need comes before them. A job that fails stops only those that need it.
 
     Args:
         config: the config of the scale.

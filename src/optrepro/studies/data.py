@@ -5,11 +5,20 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Annotated, ClassVar, Literal
 
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
+from optrepro.problems.data import archives
 from optrepro.studies.base import ELSEWHERE, Count, Model, Reading, Scale, Study
 
 NUMBERED = ("gsm8k",)  # corpora of questions whose answers end in "#### number"
+
+
+def _known(names: tuple[str, ...]) -> tuple[str, ...]:
+    for name in names:
+        archives.archive(name)
+    return names
+
+
 FirstAtHand = Annotated[
     tuple[str, ...],
     Field(
@@ -17,6 +26,7 @@ FirstAtHand = Annotated[
         description="Names of data sets in order of preference. The first one that is available is used; with "
         "`download`, the first one of the list.",
     ),
+    AfterValidator(_known),
     ELSEWHERE,
 ]
 TASK = Field(description="The data, and what is learned on them.")
