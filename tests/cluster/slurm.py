@@ -32,7 +32,7 @@ SchedulerParameters=bf_interval=1,sched_interval=2,batch_sched_delay=1
 AccountingStorageType=accounting_storage/none
 JobAcctGatherType=jobacct_gather/none
 GresTypes=gpu
-ReturnToService=2
+ReturnToService=1
 SlurmdParameters=config_overrides
 StateSaveLocation={folder}/state
 SlurmdSpoolDir={folder}/spool

@@ -34,6 +34,11 @@ PANELS = {
         for data in ("grey", "cifar10", "cifar100")
     }
 }
+DATASETS = {
+    "grey": "fashion-mnist",
+    "cifar10": "cifar10",
+    "cifar100": "cifar100",
+}  # MNIST where a name has none of them
 TITLES = {"grey": "Fashion-MNIST", "cifar10": "CIFAR-10", "cifar100": "CIFAR-100"}
 ROBUSTNESS = {
     **{f"batch-{size}": {"hidden": 48, "batch_size": size, "steps": 400} for size in (10, 64, 256)},
@@ -90,7 +95,10 @@ def objectives_study() -> Callable[..., StudyResults]:
             "kind": "objectives",
             "tuning": {"dataset": ["mnist"], "inputs": 48, "hidden": 48, "batch_size": 64, "steps": 400},
             "tuning_repetitions": 2,
-            "panels": {name: {"dataset": [name.split("-")[1]], **panel} for name, panel in panels.items()},
+            "panels": {
+                name: {"dataset": [DATASETS.get(name.split("-")[1], "mnist")], **panel}
+                for name, panel in panels.items()
+            },
             "repetitions": seeds,
             "examples": 5000,
             "learning_rates": [0.01, 0.1, 1.0],
