@@ -98,8 +98,8 @@ class TransferStudy(ConstantRates):
     ]
     functions: Annotated[
         tuple[str, ...],
-        Field(min_length=1, description="The benchmark: ids of functions in `optrepro.problems.functions.vlse`."),
-    ]
+        Field(description="The benchmark: ids of functions in `optrepro.problems.functions.vlse`."),
+    ] = ()
     collections: Annotated[
         dict[Name, Collection], Field(min_length=1, description="The problems that the optimizers run on, by name.")
     ]
@@ -119,6 +119,12 @@ class TransferStudy(ConstantRates):
     def _names_tell_rows_apart(self) -> Self:
         if both := sorted({*self.references} & {*self.optimizers}):
             raise ValueError(f"references.{both[0]} is not allowed: an optimizer has the same name")
+        return self
+
+    @model_validator(mode="after")
+    def _the_benchmark_has_functions(self) -> Self:
+        if not self.functions and any(each.source == "vlse" for each in self.collections.values()):
+            raise ValueError("functions = [] is not allowed: a collection has the source vlse")
         return self
 
     def batches(self, study_id: str, scale: Scale) -> Iterator[Batch]:

@@ -72,7 +72,7 @@ def curves(study: StudyResults) -> pd.DataFrame:
     """
     rows = []
     for collection in _present(study, (PRIOR, VLSE)):
-        scores = _scores(study, collection)
+        scores = by_problem(study, collection)
         for key in _keys(study, scores.index.unique("optimizer")):
             for evaluations, own in scores.xs(key, level="optimizer").groupby("step"):
                 head = {"collection": collection, **_names(study, key), "evaluations": evaluations}
@@ -87,7 +87,7 @@ def in_distribution(study: StudyResults) -> pd.DataFrame:
     The means by kind are ``<kind>_improvement`` and ``<kind>_digits``, over ``<kind>_functions`` functions.
     """
     table = compare(study, [PRIOR], [_horizon(study)])
-    final = _scores(study, PRIOR).xs(_horizon(study), level="step").reset_index()
+    final = by_problem(study, PRIOR).xs(_horizon(study), level="step").reset_index()
     kinds = _kinds(study)
     for index, kind in enumerate(KINDS):
         own = final[final.problem.map(kinds) == index].groupby("optimizer", observed=True)
@@ -136,7 +136,7 @@ def compare(study: StudyResults, collections: Iterable[str], budgets: Sequence[i
     """
     tables = []
     for collection in collections:
-        scores = _scores(study, collection)
+        scores = by_problem(study, collection)
         for before, budget in pairwise([-1, *budgets]):  # a run can diverge at once, with 0 finite evaluations
             if budget in scores.index.get_level_values("step"):
                 table = _compare(study, scores.xs(budget, level="step"), policy)
@@ -156,7 +156,7 @@ def ablation(study: StudyResults) -> pd.DataFrame:
     all with ``_low`` and ``_high`` (95 %, over the seeds or over the functions; NaN for a single seed).
     ``vlse_improvement_p`` and ``vlse_digits_p`` are of Wilcoxon's test over the functions, not corrected.
     """
-    scores = {"prior": _trained_scores(study), "vlse": _last(_scores(study, VLSE))}
+    scores = {"prior": _trained_scores(study), "vlse": _last(by_problem(study, VLSE))}
     seen = study.runs[study.runs.workload == VALIDATION].groupby("optimizer", observed=True).step.max()
     rows = []
     for key in _keys(study, study.runs.optimizer.unique()):
@@ -174,7 +174,7 @@ def ablation(study: StudyResults) -> pd.DataFrame:
 # --- Reading ---------------------------------------------------------------------------------------------------------
 
 
-def _scores(study: StudyResults, collection: str) -> pd.DataFrame:
+def by_problem(study: StudyResults, collection: str) -> pd.DataFrame:
     """Improvement and digits by step, problem and optimizer; problems are seeds, or workloads of the benchmark."""
     runs = _regrets(study, collection)
     first = runs.value.where(runs.step == 1).groupby([runs[key] for key in RUN], observed=True).transform("max")
@@ -182,8 +182,8 @@ def _scores(study: StudyResults, collection: str) -> pd.DataFrame:
     digits = -np.log10(shares.clip(lower=10**-MOST_DIGITS))
     problem = runs.workload if collection == VLSE else runs.seed
     table = runs.assign(problem=problem, improvement=1 - shares, digits=digits)
-    by_problem = table.dropna(subset=list(MEASURES)).groupby(["step", "problem", "optimizer"], observed=True)
-    scores: pd.DataFrame = by_problem.agg({"improvement": "mean", "digits": "median"})
+    grouped = table.dropna(subset=list(MEASURES)).groupby(["step", "problem", "optimizer"], observed=True)
+    scores: pd.DataFrame = grouped.agg({"improvement": "mean", "digits": "median"})
     return scores
 
 

@@ -40,11 +40,11 @@ class Singly:
     def one(self, row: int) -> Evaluate:
         """Return the function of one row alone."""
         p = self.problems[row]
-        width = p.upper - p.lower
+        lower, width = torch.from_numpy(p.lower), torch.from_numpy(p.upper - p.lower)
 
         def evaluate(u: Tensor) -> tuple[Tensor, Tensor]:
-            value, gradient = p.value_and_gradient(p.lower + width * u.detach().numpy())
-            return torch.tensor(value, dtype=torch.float64), torch.from_numpy(width * gradient)
+            value, gradient = p.value_and_gradient((lower + width * u).numpy())
+            return torch.tensor(value, dtype=torch.float64), width * torch.from_numpy(gradient)
 
         return evaluate
 

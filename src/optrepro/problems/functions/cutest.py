@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import hashlib
 import io
-import warnings
 from collections.abc import Callable
 from contextlib import redirect_stdout
 from itertools import islice
@@ -107,9 +106,8 @@ def _of_free_variables(native: Any, start: Array, free: NDArray[np.bool_]) -> Ca
     def evaluate(x: Array) -> tuple[float, Array]:
         whole = start.copy()
         whole[free] = x
-        # S2MPJ prints and warns where a formula is not defined, and raises where Python's own functions do.
-        with redirect_stdout(io.StringIO()), warnings.catch_warnings(), np.errstate(all="ignore"):
-            warnings.simplefilter("ignore")
+        # Where a formula is not defined, S2MPJ prints, NumPy warns, and Python's own functions raise.
+        with redirect_stdout(io.StringIO()), np.errstate(all="ignore"):
             try:
                 value, gradient = native.fgx(whole[:, None])
                 return float(np.real(np.squeeze(value))), np.asarray(gradient, dtype=float).ravel()[free]
