@@ -426,8 +426,8 @@ POP_ERRORS = {
         "studies.meta: policies.log.prior = {'shares': {'gp': 0.5}} is not allowed: shares = {'gp': 0.5} must sum to 1",
     ),
     "an unknown source": (
-        "studies.transfer.collections.vlse.source=bbob",
-        "studies.transfer.collections.vlse.source = 'bbob' is not allowed. Input should be 'prior', 'vlse',",
+        "studies.transfer.collections.vlse.source=coco",
+        "studies.transfer.collections.vlse.source = 'coco' is not allowed. Input should be 'prior', 'vlse',",
     ),
     "a schedule where rates stay constant": (
         "studies.transfer.optimizers.adam.schedule=step",

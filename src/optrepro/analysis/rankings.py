@@ -6,6 +6,7 @@ J. Demsar, Statistical comparisons of classifiers over multiple data sets, JMLR 
 
 from __future__ import annotations
 
+from functools import cache
 from itertools import combinations
 from typing import NamedTuple
 
@@ -51,8 +52,13 @@ def critical_difference(optimizers: int, problems: int, alpha: float = 0.05) -> 
 
     q is the quantile of the studentized range divided by sqrt(2).
     """
-    q = stats.studentized_range.ppf(1 - alpha, optimizers, np.inf) / np.sqrt(2)
+    q = _studentized_range(optimizers, alpha) / np.sqrt(2)
     return float(q * np.sqrt(optimizers * (optimizers + 1) / (6 * problems)))
+
+
+@cache  # a quantile takes a second
+def _studentized_range(optimizers: int, alpha: float) -> float:
+    return float(stats.studentized_range.ppf(1 - alpha, optimizers, np.inf))
 
 
 def summary(values: pd.DataFrame) -> pd.DataFrame:

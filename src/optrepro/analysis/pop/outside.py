@@ -183,9 +183,7 @@ def _compared(study: StudyResults, digits: pd.DataFrame) -> pd.DataFrame:
 
 
 def _against(digits: pd.DataFrame, key: str) -> dict[str, float]:
-    """The record of the policy against an optimizer, and Wilcoxon's p; NaN for the policy itself."""
-    if POP not in digits or key == POP:
-        return dict.fromkeys(("wins", "ties", "losses", "p"), np.nan)
-    difference = (digits[POP] - digits[key]).dropna()
+    """The record of the policy against an optimizer, and Wilcoxon's p; zeros and NaN for the policy itself."""
+    difference = (digits[POP] - digits[key]).dropna() if POP in digits and key != POP else pd.Series(dtype=float)
     p = rankings.wilcoxon(difference)[1] if len(difference) else np.nan
     return {**columns.record(difference), "p": p}

