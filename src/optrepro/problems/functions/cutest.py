@@ -36,7 +36,7 @@ def problems(count: int, largest: int) -> list[Problem]:
 
     Raises: ImportError if the package is not installed; ValueError if no problem is so small.
     """
-    found = list(islice(filter(None, map(_problem, names(largest))), count))
+    found = list(islice(filter(None, map(problem, names(largest))), count))
     if not found:
         raise ValueError(f"dim = {largest} is not allowed: no problem of CUTEst has so few variables")
     return found
@@ -54,7 +54,7 @@ def names(largest: int) -> list[str]:
     return sorted(set(found) - SLOW, key=lambda name: hashlib.sha256(name.encode()).digest())
 
 
-def _problem(name: str) -> Problem | None:
+def problem(name: str) -> Problem | None:
     """Return a problem by its name; None if it is not finite at the start, or has no variables but constants."""
     native = _native(name)
     x, lower, upper = (np.asarray(each, dtype=float).ravel() for each in (native.x0, native.xlower, native.xupper))
@@ -118,20 +118,19 @@ def _of_free_variables(native: Any, start: Array, free: NDArray[np.bool_]) -> Ca
 
 
 def _lowest(evaluate: Callable[[Array], tuple[float, Array]], start: Array, lower: Array, upper: Array) -> float:
-    """Return the lowest value of L-BFGS-B, run in box coordinates."""
+    """Return the lowest value of L-BFGS-B in box coordinates.
+
+    The function is divided by ten times its steepest slope at the start, so that the first trial is a tenth of the box.
+    """
     width, seen = upper - lower, [np.inf]
+    scale = 10 * np.abs(width * evaluate(start)[1]).max() or 1.0
 
     def in_box(u: Array) -> tuple[float, Array]:
         value, gradient = evaluate(lower + width * u)
         seen.append(value)
-        return value, width * gradient
+        return value / scale, width / scale * gradient
 
-    optimize.minimize(
-        in_box,
-        (start - lower) / width,
-        method="L-BFGS-B",
-        jac=True,
-        bounds=[(0, 1)] * len(start),
-        options={"maxfun": LONG, "maxiter": LONG, "ftol": 0, "gtol": 0},
-    )
+    u, bounds = (start - lower) / width, [(0, 1)] * len(start)
+    options = {"maxfun": LONG, "maxiter": LONG, "ftol": 0, "gtol": 0}
+    optimize.minimize(in_box, u, method="L-BFGS-B", jac=True, bounds=bounds, options=options)
     return float(np.nanmin(seen))
