@@ -21,6 +21,10 @@ COLLECTIONS = {
 }
 BENCHMARK = ["booth", "sphere", "levy", "beale", "ackley", "branin", "eggholder"]  # the last one has kinks
 HORIZON, EVALUATIONS = 10, (1, 2, 5, 10, 20, 40, 100)
+OUTSIDE = {  # collections of problems of others, with the numbers of variables that their problems have in turn
+    "pop-cutest": {"cutest": ({"source": "cutest", "dim": 32, "count": 24}, (2, 4, 8, 20))},
+    "pop-bbob": {f"bbob-{d}d": ({"source": "bbob", "dim": d, "count": 24}, (d,)) for d in (2, 10)},
+}
 
 
 @pytest.fixture(scope="session")
@@ -41,42 +45,77 @@ def transfer_study() -> Callable[..., StudyResults]:
                     smooth = float(not workload.endswith("eggholder"))
                     rows.append(["f", "pop", workload, "adam", "test", 0.1, 0, 0, "smooth", smooth])
         rows += [["f", "pop", "prior-test", "adam", "test", 0.1, i, 0, "kind", float(i % 3)] for i in range(24)]
-        for key, level in DIGITS.items():
-            rates = {"pop": [np.nan], "random-search": []}.get(key, [0.01, 0.1, 1.0])
-            for rate in rates:
-                head = [f"{key}/{rate}", "pop", "prior-validation", key, "tune", rate, 0, HORIZON]
-                scores = {"improvement": 1 - 10**-level, "digits": level - (rate == 0.01) - 0.5 * (rate == 1.0)}
-                rows += [[*head, metric, value] for metric, value in scores.items()]
-                rows.append([*head, "tuning_score", scores["improvement"] + 0.1 * scores["digits"]])
-        groups = {"lbfgs": "quasi-newton", "pop": "policy"}
-        optimizers = {
-            key: {"label": key.upper(), "group": groups.get(key, "first-order")} for key in DIGITS if "-" not in key
-        }
-        settings = {
-            "kind": "transfer",
-            "budget": HORIZON,
-            "learning_rates": [0.01, 0.1, 1.0],
-            "optimizers": optimizers,
-            "references": {"random-search": {"label": "random search", "method": "random-search"}},
-            "functions": BENCHMARK,
-            "collections": COLLECTIONS,
-        }
-        return StudyResults(frame(rows), facts("pop", "laptop", settings, None, (), 0, ()))
+        settings = {**_settings(COLLECTIONS, HORIZON), "functions": BENCHMARK}
+        return StudyResults(frame(rows + _tuning()), facts("pop", "laptop", settings, None, (), 0, ()))
 
     return make
 
 
+@pytest.fixture(scope="session")
+def outside_study() -> Callable[..., StudyResults]:
+    """A function that makes a study of `OUTSIDE` up, where DIGITS are gained after 10 evaluations, 2.7 times as many
+    after 500. Its arguments: `study` (``pop-cutest`` or ``pop-bbob``), `installed` (whether its package is).
+    """
+
+    def make(study: str = "pop-cutest", installed: bool = True) -> StudyResults:
+        rows: list[list[Any]] = []
+        for collection, (entry, dimensions) in OUTSIDE[study].items() if installed else ():
+            rows += _descents(collection, collection, entry["count"], {}, (), (*EVALUATIONS, 50, 200, 500), 50)
+            head = ["f", study, collection, "adam", "test", 0.1]
+            rows += [[*head, i, 0, "dimension", dimensions[i % len(dimensions)]] for i in range(entry["count"])]
+            rows.append([*head, 3, 70, "diverged", 1.0])
+        settings = _settings({name: entry for name, (entry, _) in OUTSIDE[study].items()}, 50)
+        missing = () if installed else ("a", "b")
+        return StudyResults(frame(rows + _tuning()), facts(study, "laptop", settings, None, (), 2, missing))
+
+    return make
+
+
+def _tuning() -> list[list[Any]]:
+    """Runs on the prior's validation functions; the second of three rates is the best."""
+    rows: list[list[Any]] = []
+    for key, level in DIGITS.items():
+        rates = {"pop": [np.nan], "random-search": []}.get(key, [0.01, 0.1, 1.0])
+        for rate in rates:
+            head = [f"{key}/{rate}", "pop", "prior-validation", key, "tune", rate, 0, HORIZON]
+            scores = {"improvement": 1 - 10**-level, "digits": level - (rate == 0.01) - 0.5 * (rate == 1.0)}
+            rows += [[*head, metric, value] for metric, value in scores.items()]
+            rows.append([*head, "tuning_score", scores["improvement"] + 0.1 * scores["digits"]])
+    return rows
+
+
+def _settings(collections: dict[str, Any], budget: int) -> dict[str, Any]:
+    groups = {"lbfgs": "quasi-newton", "pop": "policy"}
+    optimizers = {
+        key: {"label": key.upper(), "group": groups.get(key, "first-order")} for key in DIGITS if "-" not in key
+    }
+    return {
+        "kind": "transfer",
+        "budget": budget,
+        "learning_rates": [0.01, 0.1, 1.0],
+        "optimizers": optimizers,
+        "references": {"random-search": {"label": "random search", "method": "random-search"}},
+        "collections": collections,
+    }
+
+
 def _descents(
-    workload: str, collection: str, problems: int, digits: dict[tuple[str, str], float], stalls: tuple[str, ...]
+    workload: str,
+    collection: str,
+    problems: int,
+    digits: dict[tuple[str, str], float],
+    stalls: tuple[str, ...],
+    recorded: tuple[int, ...] = EVALUATIONS,
+    horizon: int = HORIZON,
 ) -> list[list[Any]]:
     rng, rows = np.random.default_rng(len(workload)), []
     of_problem = rng.uniform(0.8, 1.2, problems)
     for key, level in DIGITS.items():
         own = digits.get((collection, key), level) * of_problem * rng.uniform(0.98, 1.02, problems)
-        for problem, evaluations in itertools.product(range(problems), EVALUATIONS):
-            if key == "random-search" and evaluations > HORIZON:
+        for problem, evaluations in itertools.product(range(problems), recorded):
+            if key == "random-search" and evaluations > horizon:
                 continue
-            counted = min(evaluations, HORIZON) if key in stalls else evaluations
+            counted = min(evaluations, horizon) if key in stalls else evaluations
             regret = (1 + problem) * 10 ** (-own[problem] * np.log10(counted))
             head = [f"{workload}/{key}", "pop", workload, key, "test", 0.1, problem, evaluations]
             rows.append([*head, "regret", regret])

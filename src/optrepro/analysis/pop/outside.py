@@ -80,6 +80,8 @@ def profiles(study: StudyResults) -> pd.DataFrame:
     number of variables plus one, which is what a gradient costs in More and Wild's profiles.
     """
     digits = _digits(study)
+    if digits.empty:
+        return pd.DataFrame(columns=PROFILES)
     tables = []
     for tolerance in TOLERANCES.values():
         times = solving_times(digits, tolerance)
@@ -113,7 +115,7 @@ def shares_below(values: pd.DataFrame) -> pd.DataFrame:
         pd.DataFrame({"optimizer": key, "x": x, "share": [(own <= each).sum() / len(own) for each in x]})
         for key, own in values.items()
     ]
-    return pd.concat(tables, ignore_index=True) if tables and len(values) else pd.DataFrame(columns=["optimizer"])
+    return pd.concat(tables, ignore_index=True)
 
 
 # --- Reading ---------------------------------------------------------------------------------------------------------
