@@ -35,7 +35,7 @@ def mean_interval(values: ArrayLike, level: float = 0.95) -> Interval:
     if len(sample) < 2:
         return Interval(float(sample[0]) if len(sample) else np.nan, np.nan, np.nan)
     mean = float(sample.mean())
-    half = float(stats.t.ppf((1 + level) / 2, len(sample) - 1) * stats.sem(sample))
+    half = float(stats.t.ppf((1 + level) / 2, len(sample) - 1) * sample.std(ddof=1) / np.sqrt(len(sample)))
     return Interval(mean, mean - half, mean + half)
 
 
@@ -84,8 +84,7 @@ def sign_flip_test(differences: ArrayLike, seed: int = 0) -> float:
 @lru_cache(maxsize=EXACT)
 def sign_patterns(n: int) -> NDArray[np.float64]:
     """All patterns of n signs, (2^n, n)."""
-    patterns: NDArray[np.float64] = 1.0 - 2 * (np.arange(2**n)[:, None] >> np.arange(n) & 1)
-    return patterns
+    return np.where(np.arange(2**n)[:, None] >> np.arange(n) & 1, -1.0, 1.0)
 
 
 def two_sided(null: NDArray[np.float64], observed: float) -> float:
