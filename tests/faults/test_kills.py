@@ -21,8 +21,10 @@ SCALE = """
 extends: smoke.yaml
 scale: faults
 studies:
-  vlse: {functions: [booth, sphere, levy, rastrigin, ackley, beale], optimizers: {drop: [nesterov, rmsprop, adamw, adagrad, momentum, rprop]}}
-  vlse-surfaces: {functions: [booth, sphere, levy, rastrigin, ackley, beale], resolution: 21}
+  vlse:
+    functions: &functions [booth, sphere, levy, rastrigin, ackley, beale]
+    optimizers: {drop: [nesterov, rmsprop, adamw, adagrad, momentum, rprop]}
+  vlse-surfaces: {functions: *functions, resolution: 21}
   gap-sgdm: {runs_per_job: optimizer, steps: 60, optimizers: {from: sgdm, keep: [momentum-90, raw, random-raw]}}
 REMOVED
 """
