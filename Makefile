@@ -1,19 +1,24 @@
 # make         set up .venv from the lock and run the main job at laptop scale
-# make test    lint, tests, and the whole workflow at smoke scale
+# make test    lint and tests
+# make system  tests of the whole workflow: at smoke scale from nothing, under faults, and on a SLURM
 # make faults  100 kills of a running workflow, each followed by the same command
 VENV ?= .venv
 PYTHON ?= python3
 SCALE ?= laptop
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 
-.PHONY: all test faults lint redraw benchmarks clean
+.PHONY: all test system faults lint redraw benchmarks clean
 
 all: $(VENV)/.ready
 	@if [ -t 1 ]; then live='--logger rich'; fi; snakemake --cores all --configfile config/$(SCALE).yaml $$live
 
 test: $(VENV)/.ready-dev lint
-	pytest -n 2 --dist loadfile --no-loadscope-reorder --cov --cov-report=
-	@echo "branch coverage of src, without what runs in jobs of the workflow: $$(coverage report --format=total) %"
+	pytest -m "not system" -n 2 --dist loadfile --no-loadscope-reorder --cov --cov-report=
+	@echo "branch coverage of src: $$(coverage report --format=total) %"
+
+# Three at a time, because much of the time they wait.
+system: $(VENV)/.ready-dev
+	pytest -m system -n 3 --dist loadfile --no-loadscope-reorder
 
 faults: $(VENV)/.ready-dev
 	OPTREPRO_KILLS=100 pytest tests/faults/test_kills.py

@@ -3,6 +3,8 @@ from itertools import product
 
 import numpy as np
 import pytest
+from scipy import stats
+from statsmodels.stats.multitest import multipletests
 
 from optrepro.analysis.intervals import holm, mean_interval, median_interval, sign_flip_test
 
@@ -42,6 +44,13 @@ def test_sign_flip_p_is_the_share_of_sign_patterns_at_least_as_extreme():
     assert sign_flip_test(differences) == pytest.approx(share)
 
 
+@pytest.mark.parametrize("pairs", [2, 6, 14])
+def test_sign_flip_p_is_that_of_scipy_with_equal_differences_too(pairs):
+    for sample in (np.random.default_rng(0).normal(0.3, 1, pairs), np.array([0.1, 0.2, 0.3] * 5)[:pairs]):
+        test = stats.permutation_test((sample,), np.mean, permutation_type="samples", n_resamples=np.inf)
+        assert sign_flip_test(sample) == pytest.approx(test.pvalue)
+
+
 @pytest.mark.parametrize(("pairs", "smallest"), [(3, 2 / 8), (10, 2 / 1024)])
 def test_smallest_p_is_two_sign_patterns(pairs, smallest):
     assert sign_flip_test(np.arange(1.0, pairs + 1)) == pytest.approx(smallest)
@@ -67,6 +76,11 @@ def test_holm_by_hand():
 def test_holm_never_falls_and_never_exceeds_one():
     assert holm([0.03, 0.031, 0.9]) == pytest.approx([0.09, 0.09, 0.9])
     assert holm([0.6, 0.7]) == [1.0, 1.0]
+
+
+def test_holm_is_that_of_statsmodels():
+    p = np.random.default_rng(0).random(40) ** 3
+    assert holm(p.tolist()) == multipletests(p, method="holm")[1].tolist()
 
 
 def test_holm_leaves_out_what_was_not_tested():

@@ -84,6 +84,15 @@ def test_ranks_of_zero_differences_are_split_between_the_signs():
     assert row.statistic == 1.5
 
 
+@pytest.mark.parametrize("pairs", [1, 2, 7, 13, 14, 43])
+def test_wilcoxon_is_that_of_scipy_with_ties_and_zeros_and_without(pairs):
+    rng = np.random.default_rng(pairs)
+    for difference in (rng.standard_normal(pairs), rng.integers(-2, 4, pairs).astype(float)):
+        if difference.any():
+            expected = stats.wilcoxon(difference, zero_method="zsplit", method="auto")
+            assert rankings.wilcoxon(pd.Series(difference)) == pytest.approx((expected.statistic, expected.pvalue))
+
+
 def test_consistent_differences_are_found_and_chance_is_not(values):
     p = rankings.pairwise(values).set_index(["first", "second"]).p_holm
     assert p["a", "e"] < 0.001

@@ -7,8 +7,10 @@ import socket
 import subprocess
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
+
+import psutil
 
 PROGRAMS = ("munged", "slurmctld", "slurmd", "sbatch", "srun", "squeue", "sinfo", "scontrol", "scancel")
 NODE = "node1"
@@ -123,6 +125,7 @@ def start(folder: Path) -> Iterator[Slurm]:
                 daemon.wait(timeout=20)
             except subprocess.TimeoutExpired:
                 daemon.kill()
+        _end_what_jobs_left(folder)
 
 
 MUNGE = {"key-file": "key", "socket": "socket", "pid-file": "pid", "log-file": "log", "seed-file": "seed"}
@@ -158,6 +161,15 @@ def _free_ports(number: int) -> list[int]:
     for server in sockets:
         server.close()
     return ports
+
+
+def _end_what_jobs_left(folder: Path) -> None:
+    """End the processes of jobs whose node went down, which SLURM signals but does not wait for."""
+    for process in psutil.process_iter():
+        with suppress(psutil.Error):
+            environment = process.environ()
+            if "SLURM_JOB_ID" in environment and environment.get("SLURM_CONF") == str(folder / "slurm.conf"):
+                process.kill()
 
 
 def _end_jobs(slurm: Slurm) -> None:

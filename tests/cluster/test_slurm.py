@@ -14,7 +14,7 @@ from tests.cluster import slurm
 from tests.cluster.slurm import NODE, Slurm, wait_for
 from tests.workflow.conftest import ROOT, Project
 
-pytestmark = pytest.mark.cluster
+pytestmark = [pytest.mark.system, pytest.mark.cluster]
 
 PROFILE = ("--workflow-profile", "profiles/slurm")
 QUICK = ("--slurm-init-seconds-before-status-checks", "2", "--latency-wait", "5")  # the profile waits for longer

@@ -14,13 +14,17 @@ from optrepro.layout import RECORD
 from optrepro.provenance import file_hash
 from tests.workflow.conftest import Project
 
+pytestmark = pytest.mark.system
+
 KILLS = int(os.environ.get("OPTREPRO_KILLS", "20"))
 SCALE = """
 extends: smoke.yaml
 scale: faults
 studies:
-  vlse: {optimizers: {drop: [nesterov, rmsprop, adamw, adagrad, momentum, rprop]}}
-  vlse-surfaces: {resolution: 21}
+  vlse:
+    functions: &functions [booth, sphere, levy, rastrigin, ackley, beale]
+    optimizers: {drop: [nesterov, rmsprop, adamw, adagrad, momentum, rprop]}
+  vlse-surfaces: {functions: *functions, resolution: 21}
   gap-sgdm: {runs_per_job: optimizer, steps: 60, optimizers: {from: sgdm, keep: [momentum-90, raw, random-raw]}}
 REMOVED
 """

@@ -14,6 +14,8 @@ import pytest
 from tests.faults.test_kills import finished, results
 from tests.workflow.conftest import Project
 
+pytestmark = pytest.mark.system
+
 STUDIES = ("boxes", "images")
 SCALE = """
 scale: faults

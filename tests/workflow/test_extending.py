@@ -9,6 +9,8 @@ import pytest
 
 from tests.workflow.conftest import Project
 
+pytestmark = pytest.mark.system
+
 FILES = {
     "toy/paper.yaml": "title: A paper about dice\nposition: 9\n",
     "toy/studies.yaml": """

@@ -9,6 +9,8 @@ from optrepro import catalogue, config, runtable
 from optrepro.exhibits.render import FORMATS
 from tests.workflow.conftest import ROOT, Project
 
+pytestmark = pytest.mark.system
+
 SMOKE = ("--configfile", "config/smoke.yaml")
 EXHIBITS = catalogue.load(ROOT / "config").exhibits
 

@@ -10,6 +10,8 @@ from optrepro import catalogue, config, layout, runtable
 from optrepro.experiments import status
 from tests.workflow.conftest import ROOT, TIDY, Project
 
+pytestmark = pytest.mark.system
+
 SMOKE = ("--configfile", "config/smoke.yaml")
 PAPER = ("--configfile", "config/paper.yaml")
 EXHIBITS = catalogue.load(ROOT / "config").exhibits

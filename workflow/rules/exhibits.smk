@@ -12,6 +12,7 @@ rule exhibit:
         multiext(f"figures/{SCALE}/{{exhibit}}", ".png", ".csv", ".md", ".tex", ".json"),
     log:
         f"<logs>/{SCALE}/exhibits/{{exhibit}}.log",
+    priority: 3
     localrule: True
     conda:
         "../../environment.yml"

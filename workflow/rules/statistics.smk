@@ -1,4 +1,5 @@
 # One job computes the tables that share their studies and their code, so that most processes start once for several.
+# Tables and figures have priority over runs, so that the first figures are there soon.
 for _names in CATALOGUE.jobs():
 
     rule:
@@ -12,6 +13,7 @@ for _names in CATALOGUE.jobs():
             [f"<results>/{{scale}}/tables/{name}.parquet" for name in _names],
         log:
             f"<logs>/{{scale}}/statistics/{_names[0]}.log",
+        priority: 2
         localrule: True
         conda:
             "../../environment.yml"

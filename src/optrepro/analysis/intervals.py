@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy import stats
-from statsmodels.stats.multitest import multipletests
 
-EXACT = 2**14  # number of sign patterns: all of them for up to 14 pairs, a random sample for more
+EXACT = 14  # largest number of pairs whose 2^n sign patterns are enumerated
+ROUNDING = 1e-12  # differences of a statistic, relative to its largest value, that count as ties
 
 
 class Interval(NamedTuple):
@@ -34,7 +35,7 @@ def mean_interval(values: ArrayLike, level: float = 0.95) -> Interval:
     if len(sample) < 2:
         return Interval(float(sample[0]) if len(sample) else np.nan, np.nan, np.nan)
     mean = float(sample.mean())
-    half = float(stats.t.ppf((1 + level) / 2, len(sample) - 1) * stats.sem(sample))
+    half = float(stats.t.ppf((1 + level) / 2, len(sample) - 1) * sample.std(ddof=1) / np.sqrt(len(sample)))
     return Interval(mean, mean - half, mean + half)
 
 
@@ -58,26 +59,38 @@ def median_interval(values: ArrayLike, level: float = 0.95) -> tuple[float, floa
 def sign_flip_test(differences: ArrayLike, seed: int = 0) -> float:
     """Two-sided p-value of the hypothesis that paired differences (n,) are symmetric about 0, by flipping their signs.
 
-    The test is exact for up to 14 pairs, where all 2^n sign patterns are enumerated; for more pairs, `EXACT` patterns
-    are drawn with `seed`. Without pairs p is NaN. The smallest possible p for n pairs is 2 / 2^n.
+    The test is exact for up to `EXACT` pairs, where all 2^n sign patterns are enumerated; for more pairs, 2^`EXACT`
+    patterns are drawn with `seed`. Without pairs p is NaN. The smallest possible p for n pairs is 2 / 2^n.
 
-    Source: Fisher's randomization test for paired samples, as `scipy.stats.permutation_test` carries it out.
+    Source: Fisher's randomization test for paired samples; `scipy.stats.permutation_test` gives the same.
     Raises: ValueError for a difference that is not finite.
     """
     sample = _finite(differences)
     if len(sample) == 0:
         return np.nan
-    if len(sample) == 1 or not sample.any():
-        return 1.0  # every pattern is as extreme as the one observed
+    if len(sample) <= EXACT:
+        return two_sided(sign_patterns(len(sample)) @ sample, sample.sum())
     test = stats.permutation_test(
         (sample,),
         lambda x, axis: np.mean(x, axis=axis),
         permutation_type="samples",
         vectorized=True,
-        n_resamples=EXACT,
+        n_resamples=2**EXACT,
         rng=np.random.default_rng(seed),
     )
     return float(test.pvalue)
+
+
+@lru_cache(maxsize=EXACT)
+def sign_patterns(n: int) -> NDArray[np.float64]:
+    """All patterns of n signs, (2^n, n)."""
+    return np.where(np.arange(2**n)[:, None] >> np.arange(n) & 1, -1.0, 1.0)
+
+
+def two_sided(null: NDArray[np.float64], observed: float) -> float:
+    """Twice the smaller tail, at most 1, of a statistic with the equally likely values `null` under the hypothesis."""
+    tie = ROUNDING * np.abs(null).max()
+    return min(1.0, 2 * float(min((null <= observed + tie).mean(), (null >= observed - tie).mean())))
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
@@ -86,9 +99,9 @@ def holm(p_values: Sequence[float]) -> list[float]:
     Source: S. Holm, A simple sequentially rejective multiple test procedure, 1979.
     """
     adjusted = np.array(p_values, dtype=np.float64)
-    valid = ~np.isnan(adjusted)
-    if valid.any():
-        adjusted[valid] = multipletests(adjusted[valid], method="holm")[1]
+    order = np.argsort(adjusted)[: np.isfinite(adjusted).sum()]  # NaN is sorted to the end
+    scaled = adjusted[order] * np.arange(len(order), 0, -1)
+    adjusted[order] = np.maximum.accumulate(scaled).clip(max=1)
     return [float(p) for p in adjusted]
 
 

@@ -15,7 +15,9 @@ import pandas as pd
 from scipy import stats
 
 from optrepro.analysis import columns
-from optrepro.analysis.intervals import holm
+from optrepro.analysis.intervals import holm, sign_patterns, two_sided
+
+ENUMERATED = 13  # largest number of pairs for which Wilcoxon's test enumerates all sign patterns
 
 
 class Friedman(NamedTuple):
@@ -102,9 +104,17 @@ def pairwise(values: pd.DataFrame) -> pd.DataFrame:
 def wilcoxon(difference: pd.Series) -> tuple[float, float]:
     """Statistic and two-sided p-value of Wilcoxon's signed-rank test on paired differences (n,).
 
-    The ranks of zero differences are split evenly between both signs (Demsar 2006).
+    The ranks of zero differences are split evenly between both signs (Demsar 2006). Up to 13 pairs have the exact
+    distribution, ties or not, as in `scipy.stats.wilcoxon`; more have it without ties, and the normal one with ties.
     """
-    if not difference.any():
-        return len(difference) * (len(difference) + 1) / 4, 1.0  # half of all ranks; scipy would divide by zero
-    test = stats.wilcoxon(difference, zero_method="zsplit", method="auto")
-    return float(test.statistic), float(test.pvalue)
+    d = difference.to_numpy(dtype=np.float64)
+    if not d.any():
+        return len(d) * (len(d) + 1) / 4, 1.0  # half of all ranks; scipy would divide by zero
+    if len(d) > ENUMERATED:
+        test = stats.wilcoxon(d, zero_method="zsplit", method="auto")
+        return float(test.statistic), float(test.pvalue)
+    ranks = stats.rankdata(np.abs(d))
+    signed = np.where(d == 0, 0, ranks)
+    total = ranks.sum()
+    balance = float(np.sign(d) @ signed)  # ranks of positive differences minus those of negative ones
+    return float(total - abs(balance)) / 2, two_sided(sign_patterns(len(d)) @ signed, balance)

@@ -198,11 +198,16 @@ def grid(axes: Axes, axis: str = "y") -> None:
 def save(figure: Figure, path: Path) -> None:
     """Write ``path.svg`` and ``path.png`` without date and version, so that equal figures give equal bytes."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    drawing = StringIO()
-    figure.savefig(drawing, format="svg", metadata={"Date": None, "Creator": None})
-    path.with_suffix(".svg").write_text(_with_stable_names(drawing.getvalue(), path.name))
+    path.with_suffix(".svg").write_text(svg(figure, path.name))
     figure.set_layout_engine("none")  # the layout is the same for both files, and finding it takes longest
     figure.savefig(path.with_suffix(".png"), metadata={"Software": None})
+
+
+def svg(figure: Figure, name: str) -> str:
+    """A figure as SVG without date and version; `name` begins the names of its clip paths."""
+    drawing = StringIO()
+    figure.savefig(drawing, format="svg", metadata={"Date": None, "Creator": None})
+    return _with_stable_names(drawing.getvalue(), name)
 
 
 def _with_stable_names(svg: str, prefix: str) -> str:

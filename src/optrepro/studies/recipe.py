@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field
 
 from optrepro.seeds import derive_seed, fingerprint
-from optrepro.studies.base import ELSEWHERE, Batch, Count, Role, Run, Scale, counted, dataset_of
+from optrepro.studies.base import ELSEWHERE, LATER, Batch, Count, Role, Run, Scale, counted, dataset_of
 from optrepro.studies.comparison import Comparison, Schedule
 from optrepro.studies.fields import Gpu
 
@@ -41,6 +41,11 @@ class Recipe(Comparison):
     ] = "float32"
     evaluations: Annotated[Count, Field(description="Number of points of the learning curves.")] = 10
     tuning_repetitions: Annotated[Count, Field(description="Number of tuning runs at each learning rate.")]
+    tuning_steps: Annotated[
+        Count | None,
+        Field(description="Number of steps of a tuning run, with the whole schedule; null: as many as `steps`."),
+        LATER,
+    ] = None
     test_repetitions: Annotated[Count, Field(description="Number of test runs at the tuned rate."), ELSEWHERE]
     runs_per_job: Annotated[
         Count | Literal["optimizer", "study"],
@@ -56,6 +61,10 @@ class Recipe(Comparison):
     def criterion(self) -> Literal["accuracy", "loss"]:
         """Criterion of tuning on validation data: the highest accuracy or the lowest loss."""
         return "accuracy"
+
+    def steps_of(self, role: Role) -> int:
+        """Number of steps of a run."""
+        return self.tuning_steps or self.steps if role == "tune" else self.steps
 
     @property
     def model(self) -> str:
@@ -110,9 +119,10 @@ class Recipe(Comparison):
     def tuning_in_words(self, datasets: Mapping[str, str]) -> str:
         """The tuning on validation data, with the same budget for every optimizer."""
         rates = len(self.learning_rates)
+        shorter = f" of {self.tuning_steps} steps" if self.tuning_steps else ""
         return (
             f"Each optimizer's learning rate is tuned on validation data, over {rates} values with "
-            f"{counted(self.tuning_repetitions, 'other seed')} ({rates * self.tuning_repetitions} runs)."
+            f"{counted(self.tuning_repetitions, 'other seed')} ({rates * self.tuning_repetitions} runs{shorter})."
         )
 
     def network_in_words(self) -> str:

@@ -398,6 +398,14 @@ def test_tuning_runs_are_evaluated_once_at_their_end(tiny: Tiny) -> None:
     assert set(table[table.role == "tune"].step) == {STEPS}
 
 
+def test_tuning_runs_may_be_shorter_and_have_the_whole_schedule(tiny: Tiny) -> None:
+    settings = tiny(entry("x", "torch.optim.Still"), "studies.images.tuning_steps=4", "studies.images.schedule=step")
+    table = carry_out(settings, "x")
+    assert set(table[table.role == "tune"].step) == {4}
+    assert table[table.role == "test"].step.max() == STEPS
+    assert rates(settings)[:4] == pytest.approx([1, 1, 0.1, 0.01])
+
+
 # Curves
 
 

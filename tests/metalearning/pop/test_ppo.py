@@ -383,6 +383,18 @@ def test_a_training_begins_with_the_weights_that_it_is_given() -> None:
     assert_equal(list(made.averaged.parameters()), list(given.parameters()))
 
 
+def test_an_output_that_the_given_policy_lacks_begins_at_zero_with_little_noise() -> None:
+    given = trainer(seed=5).policy
+    made = Trainer(SETTINGS, replace(SMALL, second="momentum"), SyntheticPrior(QUADRATICS), seed=0)
+    made.begin_with(given)
+    features = torch.randn(6, 4, Trajectory.FEATURES, generator=torch.Generator().manual_seed(1))
+    before, after = given(features), made.policy(features)
+    for old, new, added in zip(before, after, (0.0, ppo.QUIET), strict=True):
+        torch.testing.assert_close(new[..., 0], old)
+        assert_equal(new[..., 1], torch.full_like(old, added))
+    assert_equal(list(made.averaged.parameters()), list(made.policy.parameters()))
+
+
 def test_horizons_cover_their_range_evenly_in_the_logarithm() -> None:
     made = trainer(horizons=(4, 64))
     drawn = []

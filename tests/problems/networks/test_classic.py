@@ -16,6 +16,7 @@ IMAGE = (3, 32, 32)
         ("cnn", IMAGE, 20, {"width": 8}, 9 * (3 * 8 + 8 * 16 + 16 * 32) + 8 + 16 + 32 + 16 * 32 * 20 + 20),
         ("resnet18", IMAGE, 10, {}, 11_173_962),
         ("resnet18", IMAGE, 100, {}, 11_220_132),
+        ("resnet18", IMAGE, 100, {"width": 8}, 182_252),
     ],
 )
 def test_number_of_parameters(name, input_shape, classes, settings, parameters):

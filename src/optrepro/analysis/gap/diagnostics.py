@@ -11,8 +11,7 @@ from collections.abc import Iterator
 import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike, NDArray
-from scipy import special
-from statsmodels.stats.multitest import multipletests
+from scipy import special, stats
 
 from optrepro.analysis.results import StudyResults
 
@@ -74,7 +73,7 @@ def stationarity(study: StudyResults) -> pd.DataFrame:
                 "length": length,
                 "series": series,
                 "tests": len(p),
-                "rejected": multipletests(p, LEVEL, "fdr_bh")[0].mean(),
+                "rejected": (stats.false_discovery_control(p) <= LEVEL).mean(),
                 "uncorrected": (p < LEVEL).mean(),
                 "smallest": p.min(),
             }
@@ -90,9 +89,8 @@ def rejections(study: StudyResults) -> pd.DataFrame:
     tests = _tests(study)
     tests = tests[tests.length == tests.length.min()]
     family = tests.layer.where(tests.layer.isin(SUMS), "tensors")
-    tests["rejected"] = tests.groupby(["workload", "series", family]).p.transform(
-        lambda p: multipletests(p, LEVEL, "fdr_bh")[0]
-    )
+    adjusted = tests.groupby(["workload", "series", family]).p.transform(stats.false_discovery_control)
+    tests["rejected"] = adjusted <= LEVEL
     shares: pd.Series = tests.groupby(["workload", "layer", "series"], sort=False).rejected.mean()
     return shares.astype(float).reset_index()
 

@@ -168,7 +168,7 @@ class Training:
         self.schedule = optimizer.schedule or study.schedule
         self.needs = getattr(self.optimizers[0], "needs", None)
         self.step = 0
-        self.steps = study.steps
+        self.steps = study.steps_of(runs[0].role)
         self.rows: list[Row] = []
         self.alive = [True] * len(runs)
         self._augmented = isinstance(study, TrainingStudy) and study.augment

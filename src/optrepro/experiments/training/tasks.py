@@ -42,8 +42,9 @@ def of(study: TrainingStudy | FineTuningStudy, context: Context) -> tuple[Datase
     def network(run: Run) -> nn.Module:
         seed = derive_seed(run.seed, "weights")
         made = classic.build(study.network, dataset.input_shape, dataset.classes, seed=seed, **study.network_settings)
-        if context.device.type == "cuda" and not classic.stackable(study.network):
-            made = made.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # fast in bfloat16
+        if study.network == "resnet18" or (context.device.type == "cuda" and not classic.stackable(study.network)):
+            # Fast in bfloat16 on a GPU; on a CPU ResNet-18's steps take a quarter less time.
+            made = made.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         return made.to(context.device)
 
     def build(runs: Sequence[Run]) -> Models:

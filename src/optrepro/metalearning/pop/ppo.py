@@ -29,7 +29,7 @@ from torch.nn import functional as F
 
 from optrepro.metalearning.pop import environment
 from optrepro.metalearning.pop.settings import PPOSettings
-from optrepro.optimizers._pop_policy import Policy, PolicySettings, Trajectory
+from optrepro.optimizers._pop_policy import FIRST_LOG_STD, Policy, PolicySettings, Trajectory
 from optrepro.problems.functions import synthetic
 from optrepro.problems.functions.synthetic import SyntheticPrior
 
@@ -37,6 +37,7 @@ CANDIDATES, REFINEMENTS = 4, 8  # effort of the search for the minimum; small, b
 WARM_UP = 10  # iterations over which the learning rate rises
 CAUTION, LEAST_CAUTION = 1.2, 0.01  # change per iteration of the adapted learning-rate factor, and its smallest value
 BONUS, BONUSES = 1.1, (1e-4, 0.1)  # change per iteration of the adapted entropy weight, and its bounds
+QUIET = -4.0  # log standard deviation of an output that is added to a trained policy
 LAST_RATE = 0.02  # fraction of the learning rate at the end of its linear decay
 
 
@@ -126,9 +127,17 @@ class Trainer:
         self.iteration, self.functions_seen, self.caution, self.bonus = 0, 0, 1.0, settings.entropy
 
     def begin_with(self, policy: Policy) -> None:
-        """Start from the weights of another policy."""
-        for mine in (self.policy, self.averaged):
-            mine.load_state_dict(policy.state_dict())
+        """Start from the weights of another policy; an output that it lacks begins at 0, with little noise."""
+        given, weights = policy.state_dict(), self.policy.state_dict()
+        for name, mine in weights.items():
+            known = given[name]
+            mine[: len(known)] = known
+            mine[len(known) :] = 0
+        more = self.policy.settings.outputs - policy.settings.outputs
+        if more > 0:
+            weights["head.bias"][2 * policy.settings.outputs + 1 :: 2] = QUIET - FIRST_LOG_STD
+        for network in (self.policy, self.averaged):
+            network.load_state_dict(weights)
 
     @property
     def done(self) -> bool:

@@ -55,18 +55,20 @@ class BasicBlock(nn.Module):
         return torch.relu(residual + self.shortcut(x))
 
 
-def resnet18(input_shape: Sequence[int], classes: int) -> nn.Module:
+def resnet18(input_shape: Sequence[int], classes: int, width: int = 64) -> nn.Module:
     """Build ResNet-18 in its CIFAR form: a 3 x 3 stem of stride 1, and no pooling before the blocks; 11.2 M parameters.
+
+    With another `width` than 64, all layers have proportionally more or fewer channels.
 
     Source: He et al. 2016 (arXiv 1512.03385); the stem for small images is chosen, as is usual on CIFAR.
     """
     layers: list[nn.Module] = [
-        nn.Conv2d(input_shape[0], 64, 3, padding=1, bias=False),
-        nn.BatchNorm2d(64),
+        nn.Conv2d(input_shape[0], width, 3, padding=1, bias=False),
+        nn.BatchNorm2d(width),
         nn.ReLU(),
     ]
-    channels = 64
-    for filters, stride in ((64, 1), (128, 2), (256, 2), (512, 2)):
+    channels = width
+    for filters, stride in ((width, 1), (2 * width, 2), (4 * width, 2), (8 * width, 2)):
         layers += [BasicBlock(channels, filters, stride), BasicBlock(filters, filters, 1)]
         channels = filters
     network = nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(channels, classes))
@@ -103,7 +105,8 @@ def build(name: str, input_shape: Sequence[int], classes: int, *, seed: int, **s
         input_shape: shape of one input, (C, H, W), or any shape for the dense networks.
         classes: number of logits.
         seed: seed of the initialization; global random states are not changed.
-        settings: keyword arguments of the network's function: `hidden` of the perceptron, `width` of the CNN.
+        settings: keyword arguments of the network's function: `hidden` of the perceptron, `width` of the CNN and of
+            ResNet-18.
 
     Raises: ValueError for an unknown name or setting, a size below 1, or an input of another shape than (C, H, W) for
     a convolutional network.
