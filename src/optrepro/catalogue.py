@@ -56,6 +56,10 @@ class ExhibitEntry(Model):
         str,
         Field(description="Caption; scale, seeds, data and missing runs are added to it when the figure is drawn."),
     ]
+    published: Annotated[
+        bool,
+        Field(description="Whether it is in the published gallery; `false` until its studies have published results."),
+    ] = True
 
 
 class Exhibits(Model):
@@ -71,6 +75,10 @@ class Catalogue(Model):
     papers: Annotated[dict[str, Paper], Field(description="The papers by the names of their folders, in order.")]
     tables: Annotated[dict[Name, TableEntry], Field(description="All tables, by name.")]
     exhibits: Annotated[dict[Name, ExhibitEntry], Field(description="All exhibits, by name.")]
+
+    def published(self) -> list[str]:
+        """The exhibits of the published gallery."""
+        return [name for name, entry in self.exhibits.items() if entry.published]
 
     def studies_of(self, exhibit: str) -> list[str]:
         """The studies whose results an exhibit shows, in the order of its tables."""

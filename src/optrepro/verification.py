@@ -27,7 +27,8 @@ class Finding:
 
 def verify(scale: str, catalogue: Catalogue) -> list[Finding]:
     """Compare the files of a scale, or of the published results, with the hashes in their sidecars."""
-    return [*_results(scale), *(_exhibit(scale, name, catalogue) for name in catalogue.exhibits)]
+    names = catalogue.published() if scale == layout.PUBLISHED else catalogue.exhibits
+    return [*_results(scale), *(_exhibit(scale, name, catalogue) for name in names)]
 
 
 def publish(scale: str) -> Iterator[Path]:

@@ -40,7 +40,7 @@ use rule exhibit as published_exhibit with:
 rule redraw:
     """Draw the published exhibits from the committed results."""
     input:
-        exhibits(CATALOGUE.exhibits, layout.PUBLISHED),
+        exhibits(CATALOGUE.published(), layout.PUBLISHED),
 
 
 rule figures:
