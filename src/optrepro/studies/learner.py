@@ -178,9 +178,9 @@ class LearnerStudy(ImageStudy):
     """Meta-training: step rules are learned on the training of perceptrons, on new objectives in each iteration.
 
     The rules are validated on fixed objectives with other images. The weights with the best score are kept, beside the
-    results. The score is the mean objective along the trajectory. With several settings in `validation` it is the worst
-    over these of the geometric mean of two ratios to AdaGrad at the best of its rates: of that mean objective, and of
-    the objective at the end.
+    results. The score is the mean objective along the trajectory. With several settings in `validation`, that mean and
+    the objective at the end are added and divided by what AdaGrad reaches in this setting at the best of its rates, and
+    the score is the worst one.
     """
 
     runner: ClassVar[str] = "optrepro.experiments.meta.train_step_rules"

@@ -5,6 +5,7 @@ import math
 import os
 import signal
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from optrepro.experiments.base.checkpoint import Checkpoint, Interrupted
 from optrepro.experiments.base.context import Context, no_progress
 from optrepro.experiments.meta import train_step_rules
 from optrepro.metalearning.lto import rollouts
+from optrepro.metalearning.lto.imitation import AdaGrad
 from optrepro.optimizers import _learned
 from optrepro.optimizers.l2l import L2LPolicy, L2LSettings
 from optrepro.problems.networks.perceptrons import Perceptrons
@@ -105,6 +107,7 @@ def assert_same(a: dict[str, Tensor], b: dict[str, Tensor]) -> None:
 def test_a_killed_and_resumed_learning_equals_an_uninterrupted_one_bit_for_bit(
     row: str, tiny_lto: Tiny, tmp_path: Path
 ) -> None:
+    tiny_lto = partial(tiny_lto, SETTINGS, "studies.learn.averaging=0.5")
     weights = tmp_path / "start.safetensors" if row == "mirror" else None
     if weights is not None:
         learn(tiny_lto(), weights, "imitation")
@@ -221,6 +224,57 @@ def test_a_row_may_begin_with_the_weights_of_another(
     learn(tiny, tmp_path / "p", "longer", weights=path)
     torch.testing.assert_close(seen[-1], dict(load(path)[0].state_dict()), rtol=0, atol=1e-6)
     assert load(tmp_path / "p")[1]["started_from"] == "unrolled"
+
+
+SETTINGS = (
+    "studies.learn.validation={small: {inputs: 4, hidden: 4, batch_size: 2, steps: 8}, "
+    "noisy: {inputs: 6, hidden: 8, batch_size: 4, steps: 6, label_noise: 0.5}}"
+)
+
+
+def test_the_score_is_the_worst_of_all_settings_relative_to_adagrad_at_its_best_rate(
+    tiny_lto: Tiny, tmp_path: Path
+) -> None:
+    settings = tiny_lto(SETTINGS, "studies.learn.reference_rates=[0.01, 0.1]")
+    table, study = learn(settings, tmp_path / "p"), study_of(settings)
+    each = {name: curve(table, f"score-{name}") for name in ("small", "noisy")}
+    score = curve(table, "score")
+    pd.testing.assert_series_equal(score, pd.DataFrame(each).max(axis=1), check_names=False)
+    rule, card = load(tmp_path / "p")
+    assert score[card["iterations"]] == score.min()
+    assert card["validation"]["score"] == pytest.approx(score.min(), rel=1e-3)
+    assert set(card["validation_settings"]) == {"small", "noisy"}
+    assert card["validation_curve"] == [[step, pytest.approx(value, rel=1e-3)] for step, value in score.items()]
+
+    images = data.load(study, "digits", 7, "cpu")
+    seeds = [derive_seed(7, "meta-validation", i) for i in range(3)]
+    noisy = study.validation["noisy"]
+    problems = data.objectives(images.validation, images.classes, noisy, 32, seeds)
+    problems, steps = data.with_label_noise(problems, [0.5] * 3), list(range(7))
+
+    def total(mine: Any) -> float:
+        objectives = rollouts.roll_out(mine, problems, steps)
+        return float(rollouts.area(objectives, steps).mean() + objectives[-1].mean())
+
+    best = min(total(AdaGrad(0.01)), total(AdaGrad(0.1)))
+    assert each["noisy"][card["iterations"]] == pytest.approx(total(rule) / best, rel=1e-3)
+
+
+def test_averaged_weights_are_kept_where_they_are_better(
+    scripted: Callable[..., list[dict[str, Tensor]]], tiny_lto: Tiny, tmp_path: Path
+) -> None:
+    seen = scripted(0.9, 0.8, 0.7, 0.5, 0.6, 0.9, 0.8, 0.9, 0.9, 0.9)  # the current weights, then the averaged ones
+    learn(tiny_lto("studies.learn.validate_every=1", "studies.learn.averaging=0.99"), tmp_path / "p")
+    assert_same(load(tmp_path / "p")[0].state_dict(), seen[3])
+    for name, mean in seen[3].items():  # a plain mean in the beginning
+        torch.testing.assert_close(mean, (seen[0][name] + seen[2][name]) / 2)
+
+
+def test_the_best_weights_so_far_lie_beside_those_of_the_end(tiny_lto: Tiny, tmp_path: Path) -> None:
+    learn(tiny_lto(), tmp_path / "p.safetensors")
+    last, so_far = (load(tmp_path / f"p{name}.safetensors") for name in ("", "-so-far"))
+    assert_same(last[0].state_dict(), so_far[0].state_dict())
+    assert last[1]["iterations"] == so_far[1]["iterations"]
 
 
 # The objectives

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from copy import deepcopy
@@ -97,9 +96,10 @@ class Measured(NamedTuple):
     area: float
     final: float
 
-    def relative_to(self, reference: Measured) -> float:
-        """The geometric mean of the two ratios to a reference."""
-        return math.sqrt(self.area / reference.area * self.final / reference.final)
+    @property
+    def sum(self) -> float:
+        """What scores compare: how low the objective is on the way and at the end."""
+        return self.area + self.final
 
 
 class _Learning:
@@ -235,14 +235,12 @@ class _Learning:
             return means
         if self.state["references"] is None:
             self.state["references"] = {name: self._reference(name) for name in self.settings}
-        references = self.state["references"]
-        scores = {name: found.relative_to(Measured(*references[name])) for name, found in measured.items()}
+        scores = {name: found.sum / self.state["references"][name] for name, found in measured.items()}
         return {**means, "score": max(scores.values()), **{f"score-{name}": score for name, score in scores.items()}}
 
-    def _reference(self, name: str) -> list[float]:
-        """Return what AdaGrad reaches in a setting: at the best of its rates, for each measure."""
-        found = [self._measure(AdaGrad(rate), name) for rate in self.study.reference_rates]
-        return [min(each.area for each in found), min(each.final for each in found)]
+    def _reference(self, name: str) -> float:
+        """Return the sum of both measures that AdaGrad reaches in a setting at the best of its rates."""
+        return min(self._measure(AdaGrad(rate), name).sum for rate in self.study.reference_rates)
 
     def _measure(self, rule: StepRule, name: str) -> Measured:
         """Return the means over the validation problems of a setting."""

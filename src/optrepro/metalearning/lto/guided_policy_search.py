@@ -203,7 +203,8 @@ class Trainer:
         return owner.to(self.device)
 
     def _teacher(self) -> StepRule:
-        return self.rule if self.settings.teacher_rate is None else AdaGrad(self.settings.teacher_rate)
+        rate = self.settings.teacher_rate
+        return self.rule if rate is None else AdaGrad(rate, self.rule.settings.warmup)
 
     @torch.no_grad()
     def _sample(self, problems: Perceptrons, owner: Tensor, rule: StepRule) -> list[Samples]:
