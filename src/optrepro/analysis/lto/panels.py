@@ -27,7 +27,7 @@ from optrepro.analysis.intervals import holm, sign_flip_test
 from optrepro.analysis.results import StudyResults
 from optrepro.conventions import ALPHA, PSD
 
-VARIANTS = {"psd-trained": PSD, "psd-bregman": PSD, "imitation": PSD, "l2l-trained": "l2l"}
+VARIANTS = {"psd-trained": PSD, "psd-bregman": PSD, "psd-paper": PSD, "imitation": PSD, "l2l-trained": "l2l"}
 CLASSIC = ("first-order", "quasi-newton")  # groups of optimizers that are tuned, not learned
 MEASURES = ("area", "final")
 VERDICTS = ("best", "equivalent", "tied", "worse")
