@@ -48,8 +48,8 @@ def curves(study: StudyResults) -> pd.DataFrame:
     over the repetitions that do not diverge (over all if all diverge); repetitions (their number), lost (how many of
     them diverge) and overshot.
     """
-    runs, outcomes = _objectives(study, "test"), _outcomes(_unlimited(study, "test"))
-    rows = []
+    runs, rows = _objectives(study, "test"), []
+    outcomes: Any = _outcomes(_unlimited(study, "test"))
     for panel, key in _cells(study, runs):
         own, outcome = runs.loc[(panel, key)].unstack("seed"), outcomes.loc[(panel, key)]
         whole = own.loc[:, ~outcome.diverged] if not outcome.diverged.all() else own
@@ -245,7 +245,7 @@ def _relative(study: StudyResults, runs: pd.Series, panel: str, until: int | Non
     areas = _areas(own, until).unstack("optimizer")
     unlimited = _unlimited(study, "test").xs(panel, level="workload", drop_level=False)
     by_then = unlimited[unlimited.index.get_level_values("step") <= (until or np.inf)]
-    outcomes = _outcomes(by_then).groupby("optimizer").sum()
+    outcomes: Any = _outcomes(by_then).groupby("optimizer").sum()
     classic = [key for key in areas if study.facts.optimizers[str(key)]["group"] in CLASSIC]
     reference = areas[classic].mean().idxmin() if classic else None
     rows = []
@@ -400,7 +400,7 @@ def _compared(study: StudyResults) -> pd.DataFrame:
     runs = _objectives(study, "test")
     values = {"area": _areas(runs), "final": _finals(runs)}
     rates = study.runs[study.runs.role == "test"].groupby("optimizer").learning_rate.first()
-    outcomes = _outcomes(_unlimited(study, "test")).groupby(["workload", "optimizer"]).sum()
+    outcomes: Any = _outcomes(_unlimited(study, "test")).groupby(["workload", "optimizer"]).sum()
     rows = []
     wide: dict[str, Any] = {measure: table.unstack("optimizer") for measure, table in values.items()}
     for panel, key in _cells(study, runs):
