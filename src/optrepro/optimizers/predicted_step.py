@@ -397,7 +397,9 @@ class PredictedStepDescent(LearnedOptimizer):
         (*s) each: the iterate ``x``, the gradient's absolute value ``size``, the size of the last step ``moved``, the
         sum of ``squares`` of the gradients and their running ``mean``, all float32; with ``relative`` also the size of
         the initial weights, ``start``. It takes 8 x cells + 20 or 24 bytes per coordinate: 84 with the shipped policy.
-    Raises: as `LearnedOptimizer`, and FileNotFoundError for an unknown policy.
+    Raises: as `LearnedOptimizer`, FileNotFoundError for an unknown policy, and ValueError where a policy with
+        ``relative`` cannot know the size of a tensor: for flat parameters that join several, and for ranks that hold
+        different parameters.
     Source: Li and Malik 2017, arXiv 1703.00441; `StepPolicy` lists the differences.
     """
 
@@ -411,10 +413,16 @@ class PredictedStepDescent(LearnedOptimizer):
     ) -> None:
         rule: Any = policy if isinstance(policy, StepPolicy) else self.from_pretrained(policy)
         super().__init__(params, rule, lr, process_group=process_group)
+        self.couples = rule.settings.relative
 
     def _begin(self, coordinates: Coordinates) -> _coordinates.Memory:
         memory = super()._begin(coordinates)
         if self.rule.settings.relative:
+            if any(len(getattr(param, "_fqns", ())) > 1 for param in coordinates.params):
+                raise ValueError(
+                    f"params join several tensors, and {type(self).__name__} needs the size of each: pass "
+                    "use_orig_params=True to FullyShardedDataParallel, or use torch.distributed.fsdp.fully_shard"
+                )
             squares, counts = coordinates.squares()
             found = sizes_of(squares[None], counts)[0].float().tolist()
             for size, (start, stop) in zip(found, coordinates.vectors.bounds, strict=True):
