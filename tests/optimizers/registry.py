@@ -242,6 +242,15 @@ MAKES = [
         policy=lambda: StepPolicy(StepPolicySettings(cells=4, scale=1.0)),
     ),
     *register(
+        optimizers.PredictedStepDescent,
+        {"psd-relative": {}},
+        lr=1.0,
+        needs_loss=True,
+        policy=lambda: StepPolicy(
+            StepPolicySettings(4, 1, "normalized", 1.0, warmup=3, relative=True, steadiness=True)
+        ),
+    ),
+    *register(
         optimizers.L2L,
         {"l2l": {}, "l2l-shipped": {"policy": "shipped"}},
         lr=1.0,

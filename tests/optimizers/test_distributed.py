@@ -29,7 +29,7 @@ GLOBAL = ("gap-sgd-raw", "gap-sgd-debiased", "gap-adamw", "aligned-adam")
 MOVING = ("continuous-sgd-quick", "continuous-adamw")
 EACH = ("gap-sgd-each", "gap-adamw-each", "aligned-sgd", "random-adamw")
 PLAIN = ("random-sgd", "mean-sgd", "mean-adamw", "cautious-adamw")
-LEARNED = ("pop", "pop-shipped", "psd", "psd-shipped", "l2l")
+LEARNED = ("pop", "pop-shipped", "psd", "psd-shipped", "psd-relative", "l2l")
 LINES = ("conjugate-gradient", "conjugate-gradient-search", "polyak")
 
 

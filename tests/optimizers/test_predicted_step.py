@@ -16,6 +16,7 @@ GROUPS = [(0, 4), (4, 7)]
 FORMS = [
     StepPolicySettings(cells=5, output="step", scale=0.02),
     StepPolicySettings(cells=5, networks=2, output="normalized", scale=0.1),
+    StepPolicySettings(cells=5, output="normalized", scale=1.6, warmup=4, relative=True, steadiness=True),
 ]
 
 
@@ -29,7 +30,7 @@ def make(settings: StepPolicySettings) -> StepPolicy:
     return policy
 
 
-@pytest.fixture(params=FORMS, ids=lambda form: form.output)
+@pytest.fixture(params=FORMS, ids=lambda form: f"{form.output}{'-relative' * form.relative}")
 def policy(request: pytest.FixtureRequest) -> StepPolicy:
     return make(request.param)
 
@@ -91,10 +92,10 @@ def test_the_policy_is_an_lstm_of_each_coordinate_alone(policy: StepPolicy) -> N
     expected = torch.empty_like(x)
     for group, (start, stop) in enumerate(GROUPS):
         network = policy.networks[group if settings.networks > 1 else 0]
-        cell = nn.LSTMCell(predicted_step.INPUTS, settings.cells)
+        cell = nn.LSTMCell(settings.inputs, settings.cells)
         order = torch.cat([torch.arange(settings.cells) + gate * settings.cells for gate in (0, 1, 3, 2)])
-        cell.weight_ih.copy_(network.weight[order, : predicted_step.INPUTS])
-        cell.weight_hh.copy_(network.weight[order, predicted_step.INPUTS :])
+        cell.weight_ih.copy_(network.weight[order, : settings.inputs])
+        cell.weight_hh.copy_(network.weight[order, settings.inputs :])
         cell.bias_ih.copy_(network.bias[order, 0])
         cell.bias_hh.zero_()
         for row in range(x.shape[1]):
@@ -103,7 +104,7 @@ def test_the_policy_is_an_lstm_of_each_coordinate_alone(policy: StepPolicy) -> N
                 for t in range(len(x)):
                     state = cell(seen[t][:, row, i][None], state)
                     out = network.out @ state[0][0] + network.out_bias[:, 0]
-                    expected[t, row, i] = settings.scale * (out * units[t][:, row, i]).sum()
+                    expected[t, row, i] = (out * units[t][:, row, i]).sum()
     torch.testing.assert_close(run(policy, x, values, gradients), expected, rtol=1e-4, atol=1e-6)
 
 
@@ -151,6 +152,51 @@ def test_an_untrained_normalized_policy_without_output_weights_is_adagrad() -> N
     torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-6)
 
 
+def without_output_weights(settings: StepPolicySettings) -> StepPolicy:
+    """A policy whose outputs are constant."""
+    policy = StepPolicy(settings)
+    with torch.no_grad():
+        for network in policy.networks:
+            network.out.zero_()  # type: ignore[operator]
+    return policy
+
+
+def test_steps_grow_linearly_in_the_warmup() -> None:
+    warm, plain = (without_output_weights(StepPolicySettings(output="normalized", warmup=n)) for n in (4, 0))
+    factors = torch.tensor([0.25, 0.5, 0.75, *[1.0] * 6])
+    torch.testing.assert_close(run(warm, *history()), factors[:, None, None] * run(plain, *history()))
+
+
+def test_relative_steps_are_in_units_of_the_initial_size_of_their_tensor() -> None:
+    relative, plain = (
+        without_output_weights(StepPolicySettings(output="normalized", relative=r)) for r in (True, False)
+    )
+    x, values, gradients = history()
+    sizes = torch.cat([x[0][:, a:b].square().mean(1, keepdim=True).sqrt().expand(-1, b - a) for a, b in GROUPS], 1)
+    torch.testing.assert_close(run(relative, x, values, gradients), sizes * run(plain, x, values, gradients))
+
+
+def test_steadiness_is_one_half_for_a_constant_gradient_and_falls_with_its_noise() -> None:
+    noise = torch.randn(200, 400, generator=torch.Generator().manual_seed(0))
+    found = []
+    for level in (0.0, 0.5, 2.0, 20.0):
+        gradients = -1 + level * noise
+        mean, squares = torch.zeros(400), torch.zeros(400)
+        for time, gradient in enumerate(gradients):
+            mean, squares = torch.lerp(mean, gradient, 1 - predicted_step.MEMORY), squares + gradient.square()
+            if not level:
+                torch.testing.assert_close(predicted_step.steadiness(mean, squares, time), torch.full((400,), 0.5))
+        found.append(predicted_step.steadiness(mean, squares, len(gradients) - 1).mean().item())
+    assert found == sorted(found, reverse=True)
+    assert found[-1] < 0.25
+
+
+def test_tensors_of_zeros_have_the_size_of_all_tensors_together() -> None:
+    x = torch.tensor([[3.0, 4.0, 0.0, 0.0], [0.0, 0.0, 0.0, 0.0]])
+    sizes = predicted_step.sizes(x, [(0, 2), (2, 4)])
+    torch.testing.assert_close(sizes, torch.tensor([[12.5**0.5] * 2 + [2.5] * 2, [1.0] * 4]))
+
+
 def descend(optimizer: torch.optim.Optimizer, x: Tensor, target: Tensor) -> None:
     def closure() -> Tensor:
         optimizer.zero_grad()
@@ -181,8 +227,9 @@ def train(network: nn.Module, optimizer: torch.optim.Optimizer, steps: range) ->
         optimizer.step(closure)  # type: ignore[arg-type]
 
 
-def test_the_optimizer_takes_the_steps_of_the_rule() -> None:
-    policy, network = make(FORMS[0]), model()
+@pytest.mark.parametrize("form", [FORMS[0], FORMS[2]], ids=["step", "relative"])
+def test_the_optimizer_takes_the_steps_of_the_rule(form: StepPolicySettings) -> None:
+    policy, network = make(form), model()
     optimizer = PredictedStepDescent(network.parameters(), policy=policy)
     x, memory, unit = torch.cat([p.detach().flatten() for p in network.parameters()])[None], None, None
     for step in range(5):
@@ -218,6 +265,8 @@ def test_the_optimizers_step_is_the_rules_but_for_rounding(policy: StepPolicy, m
     x, values, gradients = history(rows=1)
     memory = policy.begin(x[0], GROUPS)
     tables = {name: torch.zeros(*shape, 7) for name, shape in policy.table_shapes().items()}
+    if policy.settings.relative:
+        tables[predicted_step.SIZE] = predicted_step.sizes(x[0], GROUPS)[0]
     before = 0.0
     for time, (at, value, gradient) in enumerate(zip(x, values, gradients, strict=True)):
         expected, memory = policy.step(memory, at, value, gradient)

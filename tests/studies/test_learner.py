@@ -5,6 +5,7 @@ import pytest
 
 from optrepro import runtable
 from optrepro.config import Config
+from optrepro.settings import ConfigError
 from tests.studies.runs import ids, rows
 
 Tiny = Callable[..., Config]
@@ -22,6 +23,11 @@ LEARNERS = {
     "studies.learn.imitation.iterations=4": {"imitation", "mirror"},
     "studies.learn.learners.bregman.method=imitation": {"bregman"},
     "studies.learn.validate_every=3": EVERY,
+    "studies.learn.validation={small: {inputs: 4, hidden: 4, batch_size: 2, steps: 8}}": EVERY,
+    "studies.learn.averaging=0.9": EVERY,
+    "studies.learn.objective.label_noise=0.5": EVERY,
+    "studies.learn.learners.mirror.objective={batch_sizes: [2, 8]}": {"mirror"},
+    "studies.learn.learners.bregman.policy={relative: true}": {"bregman"},
     "studies.learn.learners.bregman.validate_every=1": {"bregman"},
     "studies.learn.learners.bregman.label=other": set(),
     "studies.learn.learners.bregman.group=other": set(),
@@ -64,3 +70,15 @@ def test_weights_go_to_the_rows_that_begin_with_them_or_use_them(tiny_lto: Tiny)
     assert given["longer"] == given["learned"] == ("learn", "unrolled")
     assert given["mirror"] == ("learn", "imitation")
     assert {n for n, weights in given.items() if weights is None} == {*EVERY, "adagrad", "adam"} - {"longer", "mirror"}
+
+
+def test_what_came_later_is_in_no_id_at_its_default(tiny_lto: Tiny) -> None:
+    later = "learn.validation={}", "learn.averaging=0", "learn.policy.warmup=0", "learn.objective.batch_sizes=[]"
+    settings = tiny_lto(*(f"studies.{each}" for each in later))
+    for name in EVERY:
+        assert ids(settings, name, "learn") == ids(tiny_lto(), name, "learn")
+
+
+def test_batch_sizes_that_do_not_fill_a_batch_are_refused(tiny_lto: Tiny) -> None:
+    with pytest.raises(ConfigError, match=r"batch_sizes: \[3\] do not divide batch_size = 8"):
+        tiny_lto("studies.learn.objective.batch_sizes=[2, 3]")

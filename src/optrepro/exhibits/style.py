@@ -141,6 +141,7 @@ _LOOKS = {
     "psd": Look("#E6007E", "*"),
     "psd-trained": Look("#F58AC2", "p", _DASH),
     "psd-bregman": Look("#8C1F9E", "h", _DASHDOT),
+    "psd-paper": Look("#5B1FA8", "X", _DASH),
     "imitation": Look("#7A5C61", "P", _DOT),
     "l2l": Look("#00A0D2", "X", _DASH),
     "l2l-trained": Look("#7CCBE8", "x", _DOT),

@@ -114,6 +114,16 @@ class Coordinates:
             result += total(part, groups)
         return list(result.view(-1, 1, 1))
 
+    def squares(self) -> tuple[Tensor, Tensor]:
+        """Sum of squares and number of elements of each parameter, over all ranks; two float64 vectors (params,)."""
+        x, exist = self.values(torch.float64), self.exist()
+        parts = [(x[start:stop], exist[start:stop]) for start, stop in self.vectors.bounds]
+        found = x.new_tensor([[float(mine.square().sum()), float(there.sum())] for mine, there in parts]).view(-1, 2)
+        for groups in self.spread:
+            mine = [i for i, holding in enumerate(self.holders) if holding == groups]
+            found[mine] = total(found[mine], groups)
+        return found[:, 0], found[:, 1]
+
     def dot(self, a: Tensor, b: Tensor) -> float:
         """The inner product of two vectors (n,), summed over all ranks in float64."""
         result = 0.0

@@ -14,9 +14,10 @@ import torch
 from torch import Tensor, nn
 from torch.optim.optimizer import ParamsT
 
-from optrepro.optimizers import _learned
+from optrepro.optimizers import _coordinates, _learned
 from optrepro.optimizers._base import require
 from optrepro.optimizers._closure import Look
+from optrepro.optimizers._coordinates import Coordinates
 from optrepro.optimizers._learned import Cells, Columns, LearnedOptimizer, Memory, Now, Numbers, blocks, lstm_cell
 
 if TYPE_CHECKING:
@@ -27,7 +28,8 @@ MEMORY = 0.9  # chosen: decay of the gradient's running mean
 SMALL = 1e-12  # chosen: added to the root of the sum of squared gradients
 START = 2.3  # the usual first loss in meta-training, about log 10 for ten classes
 MAX = torch.finfo(torch.float32).max
-TABLES = ("x", "size", "moved", "squares", "mean")  # what the policy remembers of a coordinate beside the LSTM's states
+TABLES = ("x", "size", "moved", "squares", "mean")
+SIZE = "start"  # the table of `sizes`
 UNITS = 1e-30, 1e30  # bounds on the unit of the loss, well within the range of float32
 
 
@@ -43,18 +45,39 @@ class StepPolicySettings:
             is two numbers, the coefficients of the gradient and of its running mean, both divided by the root of the
             sum of squared gradients (chosen; a constant first coefficient gives AdaGrad).
         scale: factor on the output.
+        warmup: number of steps over which the factor grows from a small one, linearly; 0 is none (chosen).
+        relative: whether the factor is relative to the size of the initial weights, see `sizes` (chosen).
+        steadiness: whether `steadiness` is a further input of the network (chosen).
     """
 
     cells: int = 16
     networks: int = 1
     output: Literal["step", "normalized"] = "step"
     scale: float = 0.01
+    warmup: int = 0
+    relative: bool = False
+    steadiness: bool = False
 
     def __post_init__(self) -> None:
         require(self.cells >= 1, "cells", self.cells, "at least 1")
         require(self.networks >= 1, "networks", self.networks, "at least 1")
         require(self.output in ("step", "normalized"), "output", self.output, "step or normalized")
         require(self.scale > 0, "scale", self.scale, "positive")
+        require(self.warmup >= 0, "warmup", self.warmup, "at least 0")
+
+    @property
+    def tables(self) -> tuple[str, ...]:
+        """What the policy remembers of a coordinate, one number each, beside the LSTM's states."""
+        return (*TABLES, SIZE) if self.relative else TABLES
+
+    @property
+    def inputs(self) -> int:
+        """Number of inputs of the network."""
+        return INPUTS + self.steadiness
+
+    def factor(self, time: int) -> float:
+        """The factor on the output after so many steps, but for the size of the initial weights."""
+        return self.scale * min(1.0, (time + 1) / max(self.warmup, 1))
 
 
 class Place(NamedTuple):
@@ -72,8 +95,8 @@ class Place(NamedTuple):
 class StepPolicy(nn.Module):
     r"""The recurrent policy: one LSTM layer, shared over the coordinates of a group, on the observation features.
 
-    The mean action is :math:`\Delta x_t = s \sum_k (w_k^\top h_t + b_k)\, u_{t,k}` with the scale :math:`s` and units
-    :math:`u_{t,k}` from the settings. `inputs` encodes the features by logarithm and sign.
+    The mean action is :math:`\Delta x_t = \sum_k (w_k^\top h_t + b_k)\, u_{t,k}`. The units :math:`u_{t,k}` follow from
+    the settings and contain the scale. `inputs` encodes the features by logarithm and sign.
 
     Args:
         settings: size and form of the policy.
@@ -100,6 +123,8 @@ class StepPolicy(nn.Module):
             **{name: torch.zeros_like(x) for name in TABLES},
             "x": x.clone(),
         }
+        if self.settings.relative:
+            memory[SIZE] = sizes(x, groups)
         for i, (start, stop) in enumerate(memory["groups"].tolist()):
             memory[f"hidden{i}"] = x.new_zeros(self.settings.cells, len(x) * (stop - start))
             memory[f"cell{i}"] = torch.zeros_like(memory[f"hidden{i}"])
@@ -118,14 +143,14 @@ class StepPolicy(nn.Module):
             memory[f"hidden{i}"], memory[f"cell{i}"] = hidden, cell
             out = network.head(hidden).view(-1, len(x), stop - start)
             parts.append((out * units[..., start:stop]).sum(0))
-        return self.settings.scale * torch.cat(parts, 1), memory
+        return torch.cat(parts, 1), memory
 
     def _step_in_place(self, memory: Memory, x: Tensor, value: Tensor, gradient: Tensor) -> tuple[Tensor, Memory]:
         """The same step but for rounding; tables of the memory are updated in place."""
         step, time = torch.empty_like(x), int(memory["time"])
         change = relative_change(value, memory["value"]).tanh() if time else torch.zeros_like(value)
         for i, (start, stop) in enumerate(memory["groups"].tolist()):
-            tables = {name: memory[name][:, start:stop] for name in TABLES}
+            tables = {name: memory[name][:, start:stop] for name in self.settings.tables}
             tables |= {name: memory[f"{name}{i}"] for name in ("hidden", "cell")}
             at = Place(time, x[:, start:stop], change, gradient[:, start:stop])
             cast(Network, self.networks[i]).advance(self.settings, tables, at, step[:, start:stop])
@@ -134,7 +159,7 @@ class StepPolicy(nn.Module):
     def table_shapes(self) -> dict[str, tuple[int, ...]]:
         """Names of the state tensors, with their shape for one coordinate."""
         states = dict.fromkeys(("hidden", "cell"), (self.settings.cells,))
-        return {**dict.fromkeys(TABLES, ()), **states}
+        return {**dict.fromkeys(self.settings.tables, ()), **states}
 
     @torch.no_grad()
     def advance(self, memory: Memory, now: Now) -> Tensor:
@@ -150,7 +175,7 @@ class StepPolicy(nn.Module):
         change = relative_change(*value).tanh().float() if now.time else torch.zeros_like(value[0]).float()
         for i, (start, stop) in enumerate([(0, len(step))] if shared else now.columns):
             tables = {name: table[..., start:stop] for name, table in memory.items()}
-            tables |= {name: tables[name][None] for name in TABLES}
+            tables |= {name: tables[name][None] for name in self.settings.tables}
             at = Place(now.time, now.x[None, start:stop], change, now.gradient[None, start:stop])
             cast(Network, self.networks[i]).advance(self.settings, tables, at, step[None, start:stop])
         return step.mul_(now.gradient != 0)
@@ -168,7 +193,8 @@ class Network(nn.Module):
         super().__init__()
         cells, outputs = settings.cells, 1 if settings.output == "step" else 2
         bound = 1 / math.sqrt(cells)
-        self.weight = nn.Parameter(torch.empty(4 * cells, INPUTS + cells, dtype=torch.float32).uniform_(-bound, bound))
+        weight = torch.empty(4 * cells, settings.inputs + cells, dtype=torch.float32)
+        self.weight = nn.Parameter(weight.uniform_(-bound, bound))
         self.bias = nn.Parameter(torch.zeros(4 * cells, 1, dtype=torch.float32))
         self.out = nn.Parameter(torch.empty(outputs, cells, dtype=torch.float32).uniform_(-bound, bound) / 10)
         self.out_bias = nn.Parameter(torch.zeros(outputs, 1, dtype=torch.float32))
@@ -188,21 +214,24 @@ class Network(nn.Module):
     def advance(self, settings: StepPolicySettings, memory: Memory, at: Place, step: Tensor) -> None:
         """Write the steps of this network's coordinates, (R, n), into `step`, and update their memory in place.
 
-        The memory holds the states ``hidden`` and ``cell``, (cells, R n), and all `TABLES`, (R, n).
+        The memory holds the states ``hidden`` and ``cell``, (cells, R n), and the settings' `tables`, (R, n).
         """
         parts = blocks(step.shape[0], step.shape[1], 4 * settings.cells, step.device)
         most = max(_area(rows, columns) for rows, columns in parts)
         cells = Cells(self.weight, self.bias, most)
-        out, bias = settings.scale * self.out, settings.scale * self.out_bias
+        factor = settings.factor(at.time)
+        out, bias = factor * self.out, factor * self.out_bias
         start = 0
         for part in parts:
             rows, stop = part[0], start + _area(*part)
-            gradient, tables = at.gradient[part], {name: memory[name][part] for name in TABLES}
-            seen = cells.inputs(stop - start).view(INPUTS, *gradient.shape)
+            gradient, tables = at.gradient[part], {name: memory[name][part] for name in settings.tables}
+            seen = cells.inputs(stop - start).view(settings.inputs, *gradient.shape)
             seen[0] = at.change[rows, None]
-            _look(at.time, at.x[part], gradient, tables, seen[1:])
+            _look(at.time, at.x[part], gradient, tables, seen[1:INPUTS])
             squares = tables["squares"].addcmul_(gradient, gradient).clamp_max_(MAX)
             mean = tables["mean"].mul_(MEMORY).add_(gradient, alpha=1 - MEMORY)
+            if settings.steadiness:
+                seen[INPUTS] = steadiness(mean, squares, at.time)
             hidden = memory["hidden"][:, start:stop]
             cells.step(hidden, memory["cell"][:, start:stop])
             given = torch.addmm(bias, out, hidden).view(len(out), *gradient.shape)
@@ -212,6 +241,8 @@ class Network(nn.Module):
             else:
                 torch.mul(given[0], gradient, out=here).addcmul_(given[1], mean)
                 here.div_(squares.sqrt().add_(SMALL)).neg_()
+            if settings.relative:
+                here.mul_(tables[SIZE])
             start = stop
 
 
@@ -223,7 +254,10 @@ def _area(rows: slice, columns: slice) -> int:
 def observe(
     settings: StepPolicySettings, memory: Memory, x: Tensor, value: Tensor, gradient: Tensor
 ) -> tuple[Tensor, Tensor, Memory]:
-    """The network's inputs (INPUTS, R, P), the units of its outputs (outputs, R, P) and the new memory."""
+    """The network's inputs (inputs, R, P), the units of its outputs (outputs, R, P) and the new memory.
+
+    A step is the sum of the outputs, each times its unit.
+    """
     time = int(memory["time"])
     psi = features(memory, x, value, gradient)
     squares = torch.addcmul(memory["squares"], gradient, gradient)
@@ -232,6 +266,7 @@ def observe(
         units = torch.ones_like(x)[None]
     else:
         units = torch.stack([gradient, mean]) / -(squares.sqrt() + SMALL)
+    units = settings.factor(time) * units * (memory[SIZE] if settings.relative else 1)
     later = {
         **memory,
         "time": memory["time"] + 1,
@@ -242,7 +277,46 @@ def observe(
         "squares": squares,
         "mean": mean,
     }
-    return inputs(psi), units, later
+    seen = inputs(psi)
+    if settings.steadiness:
+        seen = torch.cat([seen, steadiness(mean, squares, time)[None]])
+    return seen, units, later
+
+
+def steadiness(mean: Tensor, squares: Tensor, time: int) -> Tensor:
+    """How steady the gradient of each coordinate is, from 0 to 1: 1/2 if it does not change, less the more it varies.
+
+    It is m / (m + r) with the size m of the running mean and the root r of the mean square of all gradients.
+
+    Args:
+        mean: running mean of the gradient, which begins with 0, (...).
+        squares: sum of the squared gradients, (...).
+        time: number of gradients before the last one.
+    """
+    size = mean.abs() / (1 - MEMORY ** (time + 1))
+    return size / (size + (squares / (time + 1)).sqrt() + SMALL)
+
+
+def sizes(x: Tensor, groups: Columns) -> Tensor:
+    """The size of the weights of each coordinate's tensor, (R, P); see `sizes_of`."""
+    squares = torch.stack([x[:, start:stop].square().sum(1) for start, stop in groups], 1)
+    counts = torch.tensor([stop - start for start, stop in groups], device=x.device)
+    return sizes_of(squares, counts).repeat_interleave(counts, 1)
+
+
+def sizes_of(squares: Tensor, counts: Tensor) -> Tensor:
+    """The sizes (R, G) of G tensors of weights: their root mean squares.
+
+    The initial weights of a layer tell how many inputs it has, and so how long steps may be. A tensor of zeros gets the
+    root mean square over all tensors, and one among nothing but zeros gets 1.
+
+    Args:
+        squares: sum of the squares of each tensor, (R, G).
+        counts: number of elements of each tensor, (G,).
+    """
+    own = (squares / counts.clamp_min(1)).sqrt()
+    everywhere = (squares.sum(1, keepdim=True) / counts.sum().clamp_min(1)).sqrt()
+    return own.where(own > 0, everywhere.where(everywhere > 0, 1.0))
 
 
 def features(memory: Memory, x: Tensor, value: Tensor, gradient: Tensor) -> Tensor:
@@ -321,9 +395,11 @@ class PredictedStepDescent(LearnedOptimizer):
 
     Shape: as `LearnedOptimizer`. The state of a parameter of shape (*s) is ``hidden`` and ``cell``, (*s, cells), and
         (*s) each: the iterate ``x``, the gradient's absolute value ``size``, the size of the last step ``moved``, the
-        sum of ``squares`` of the gradients and their running ``mean``, all float32. It takes 8 x cells + 20 bytes per
-        coordinate: 84 with the shipped policy.
-    Raises: as `LearnedOptimizer`, and FileNotFoundError for an unknown policy.
+        sum of ``squares`` of the gradients and their running ``mean``, all float32; with ``relative`` also the size of
+        the initial weights, ``start``. It takes 8 x cells + 20 or 24 bytes per coordinate: 84 with the shipped policy.
+    Raises: as `LearnedOptimizer`, FileNotFoundError for an unknown policy, and ValueError where a policy with
+        ``relative`` cannot know the size of a tensor: for flat parameters that join several, and for ranks that hold
+        different parameters.
     Source: Li and Malik 2017, arXiv 1703.00441; `StepPolicy` lists the differences.
     """
 
@@ -337,6 +413,21 @@ class PredictedStepDescent(LearnedOptimizer):
     ) -> None:
         rule: Any = policy if isinstance(policy, StepPolicy) else self.from_pretrained(policy)
         super().__init__(params, rule, lr, process_group=process_group)
+        self.couples = rule.settings.relative
+
+    def _begin(self, coordinates: Coordinates) -> _coordinates.Memory:
+        memory = super()._begin(coordinates)
+        if self.rule.settings.relative:
+            if any(len(getattr(param, "_fqns", ())) > 1 for param in coordinates.params):
+                raise ValueError(
+                    f"params join several tensors, and {type(self).__name__} needs the size of each: pass "
+                    "use_orig_params=True to FullyShardedDataParallel, or use torch.distributed.fsdp.fully_shard"
+                )
+            squares, counts = coordinates.squares()
+            found = sizes_of(squares[None], counts)[0].float().tolist()
+            for size, (start, stop) in zip(found, coordinates.vectors.bounds, strict=True):
+                memory.tables[SIZE][start:stop] = size
+        return memory
 
     def _number_names(self) -> tuple[str, ...]:
         return (*super()._number_names(), "unit")

@@ -9,7 +9,22 @@ from pydantic import Field, model_validator
 
 from optrepro.metalearning.lto.settings import GuidedSettings, ImitationSettings, MirrorSettings, UnrolledSettings
 from optrepro.seeds import derive_seed, fingerprint
-from optrepro.studies.base import KIND, Batch, Count, Model, Name, Positive, Run, Scale, counted, dataset_of, overridden
+from optrepro.settings import Share
+from optrepro.studies.base import (
+    KIND,
+    LATER,
+    Batch,
+    Count,
+    Model,
+    Name,
+    Positive,
+    Run,
+    Scale,
+    counted,
+    dataset_of,
+    determining,
+    overridden,
+)
 from optrepro.studies.data import ImageStudy
 from optrepro.studies.fields import Gpu, Label
 
@@ -32,6 +47,34 @@ class MetaObjective(ObjectiveConfig):
         Count, Field(description="Size of the random subset of the images that an objective is the mean over.")
     ]
     problems: Annotated[Count, Field(description="Number of new objectives in an iteration.")]
+    batch_sizes: Annotated[
+        tuple[Count, ...],
+        Field(
+            description="Batch sizes, divisors of `batch_size`, of which each objective of the training draws one; "
+            "empty: all have `batch_size`."
+        ),
+        LATER,
+    ] = ()
+    label_noise: Annotated[
+        Share,
+        Field(
+            description="Largest share of random labels: each objective of the training draws its own share, uniformly "
+            "from 0 on."
+        ),
+        LATER,
+    ] = 0.0
+
+    @model_validator(mode="after")
+    def _batches_can_be_filled(self) -> Self:
+        if odd := [size for size in self.batch_sizes if self.batch_size % size]:
+            raise ValueError(f"batch_sizes: {odd} do not divide batch_size = {self.batch_size}")
+        return self
+
+
+class ValidationConfig(ObjectiveConfig):
+    """Objectives that rules are validated on, with images that training never sees."""
+
+    label_noise: Annotated[Share, Field(description="Share of random labels.")] = 0.0
 
 
 class StepPolicyConfig(Model):
@@ -52,6 +95,25 @@ class StepPolicyConfig(Model):
         ),
     ] = "step"
     scale: Annotated[Positive, Field(description="Factor on the LSTM's outputs.")] = 0.01
+    warmup: Annotated[
+        int, Field(ge=0, description="Number of steps over which this factor grows to its value, linearly."), LATER
+    ] = 0
+    relative: Annotated[
+        bool,
+        Field(
+            description="Whether the factor is relative to the size of the initial weights: their root mean square in "
+            "each weight matrix or bias vector."
+        ),
+        LATER,
+    ] = False
+    steadiness: Annotated[
+        bool,
+        Field(
+            description="Whether the policy sees how steady the gradient of a coordinate is: the size of its running "
+            "mean beside the root of its mean square."
+        ),
+        LATER,
+    ] = False
 
 
 class L2LConfig(Model):
@@ -102,10 +164,10 @@ class LearnerRecipe(NamedTuple):
     bregman: GuidedSettings
     unrolled: UnrolledSettings
 
-    def used(self, method: Method) -> dict[str, Any]:
-        """The settings that a method uses, as JSON values."""
+    def used(self, method: Method) -> dict[str, Model]:
+        """The settings that a method uses."""
         rule = "l2l" if method == "unrolled" else "policy"
-        return {part: getattr(self, part).model_dump(mode="json") for part in ("objective", rule, method)}
+        return {part: getattr(self, part) for part in ("objective", rule, method)}
 
 
 def _form(recipe: LearnerRecipe) -> tuple[StepPolicyConfig, L2LConfig]:
@@ -115,8 +177,10 @@ def _form(recipe: LearnerRecipe) -> tuple[StepPolicyConfig, L2LConfig]:
 class LearnerStudy(ImageStudy):
     """Meta-training: step rules are learned on the training of perceptrons, on new objectives in each iteration.
 
-    The rules are validated on fixed objectives with other images. The weights with the lowest mean objective along the
-    trajectory are kept, beside the results.
+    The rules are validated on fixed objectives with other images. The weights with the best score are kept, beside the
+    results. The score is the mean objective along the trajectory. With several settings in `validation`, that mean and
+    the objective at the end are added and divided by what AdaGrad reaches in this setting at the best of its rates, and
+    the score is the worst one.
     """
 
     runner: ClassVar[str] = "optrepro.experiments.meta.train_step_rules"
@@ -126,7 +190,32 @@ class LearnerStudy(ImageStudy):
         MetaObjective,
         Field(description="The objectives of meta-training; every row is validated on objectives of this kind."),
     ]
-    validation_problems: Annotated[Count, Field(description="Number of fixed objectives that rules are validated on.")]
+    validation: Annotated[
+        dict[Name, ValidationConfig],
+        Field(description="The settings in which rules are validated, by name; empty: the one of `objective` alone."),
+        LATER,
+    ] = {}
+    reference_rates: Annotated[
+        tuple[Positive, ...],
+        Field(
+            min_length=1,
+            description="Learning rates of AdaGrad, the best of which is the reference of a setting in `validation`.",
+        ),
+        LATER,
+    ] = (0.02, 0.04, 0.08, 0.13, 0.2)
+    averaging: Annotated[
+        float,
+        Field(
+            ge=0,
+            lt=1,
+            description="Decay of an exponential average of the weights over the iterations, which is validated beside "
+            "the current weights; 0: there is none.",
+        ),
+        LATER,
+    ] = 0.0
+    validation_problems: Annotated[
+        Count, Field(description="Number of fixed objectives that rules are validated on, in each setting.")
+    ]
     validate_every: Annotated[Count, Field(description="Number of iterations between validations.")]
     patience: Annotated[
         Count, Field(description="Number of validations without a better score after which the learning stops.")
@@ -173,9 +262,12 @@ class LearnerStudy(ImageStudy):
     def training_of(self, row: str, study_id: str, scale: Scale) -> Batch:
         """The batch that learns a rule, starting from the weights of another batch if `start` is set."""
         validation = {"objective", "validation_problems", "validate_every", "patience", "labels"}
-        data = self.model_dump(mode="json", include={*validation, "train_examples", "validation_examples"})
+        validation |= {"validation", "reference_rates", "averaging"}
+        common = {*validation, "train_examples", "validation_examples"}
+        data = {name: value for name, value in determining(self).items() if name in common}
         learner = self.learners[row]
-        own = [learner.method, learner.validate_every, self.recipe(row).used(learner.method)]
+        used = {name: determining(part) for name, part in self.recipe(row).used(learner.method).items()}
+        own = [learner.method, learner.validate_every, used]
         earlier = self.training_of(learner.start, study_id, scale).settings if learner.start else None
         settings = fingerprint([data, own, earlier, dataset_of(self, scale), scale.seed])
         # The seed does not depend on the row, so all rules are learned on the same objectives.

@@ -155,13 +155,13 @@ def test_the_table_has_panels_totals_progress_and_targets(material):
     assert target.area == "asked: at least 4 of 4"
     assert target["verdict by area"].endswith("(reached)")
     totals = table[table.part == "all panels"].set_index("optimizer")
-    assert totals.loc["PSD", "verdict by area"] == "best 4, tied 0, worse 0 (0 uncorrected)"
+    assert totals.loc["PSD", "verdict by area"] == "best 4, equivalent 0, tied 0, worse 0 (0 uncorrected)"
     assert totals.loc["ADAGRAD", "difference to it, area"] == "the policy's wins/ties/losses 4/0/0"
 
 
 def test_a_target_that_is_missed_says_so(diverging):
     table = lto_table.table(diverging[lto_table])
-    missed = table[table.panel == "diverged runs in all panels"].iloc[0]
+    missed = table[table.panel == "runs that end above their start, in all panels"].iloc[0]
     assert missed["verdict by area"] == "2 (not reached)"
 
 

@@ -1,12 +1,14 @@
 from collections.abc import Callable
+from typing import Any
 
+import pytest
 import torch
 
 from optrepro.config import Config
 from optrepro.experiments.base import data
 from optrepro.problems.data.images import Dataset
 from optrepro.problems.networks.perceptrons import Perceptrons, project
-from optrepro.studies.learner import ObjectiveConfig
+from optrepro.studies.learner import MetaObjective, ObjectiveConfig
 
 Tiny = Callable[..., Config]
 
@@ -81,3 +83,35 @@ def test_inputs_are_projected_images_of_the_subset_with_their_labels() -> None:
 def test_no_image_is_twice_in_an_objective() -> None:
     inputs = made(5, examples=1437).inputs[0]
     assert len(inputs.unique(dim=0)) == len(data.whole("digits", "cpu").train.images.flatten(1).unique(dim=0))
+
+
+def meta(**changes: Any) -> MetaObjective:
+    sizes: dict[str, Any] = {"inputs": 6, "hidden": 4, "batch_size": 8, "steps": 5, "examples": 40, "problems": 2}
+    return MetaObjective(**sizes, **changes)
+
+
+def test_objectives_vary_only_where_they_are_asked_to() -> None:
+    plain = made(*range(12))
+    same = data.varied(plain, meta())
+    assert same.batch_sizes is None
+    assert same.labels is plain.labels
+    sizes = data.varied(plain, meta(batch_sizes=(2, 8))).batch_sizes
+    assert set(sizes or ()) == {2, 8}
+    assert sizes == data.varied(plain, meta(batch_sizes=(2, 8), label_noise=0.5)).batch_sizes
+
+
+def test_each_objective_draws_its_variation_by_its_own_seed() -> None:
+    changes = meta(batch_sizes=(1, 2, 4, 8), label_noise=0.9)
+    together = data.varied(made(1, 2, 3), changes)
+    for row, seed in enumerate((1, 2, 3)):
+        alone = data.varied(made(seed), changes)
+        assert alone.batch_sizes == (together.batch_sizes or ())[row : row + 1]
+        assert torch.equal(alone.labels[0], together.labels[row])
+
+
+def test_so_large_a_share_of_the_labels_is_random() -> None:
+    plain = made(1, 2, 3, examples=400)
+    noisy = data.with_label_noise(plain, [0.0, 0.5, 1.0])
+    changed = (noisy.labels != plain.labels).float().mean(1).tolist()
+    assert changed == pytest.approx([0.0, 0.45, 0.9], abs=0.08)  # one label in ten is drawn again
+    assert noisy.inputs is plain.inputs

@@ -322,7 +322,7 @@ def test_the_best_weights_so_far_lie_beside_those_of_the_end(tmp_path: Path) -> 
 
     with pytest.raises(KeyboardInterrupt):
         train(tmp_path / "p.safetensors", progress=stop)
-    _, card = load(train_pop.so_far(tmp_path / "p.safetensors"))
+    _, card = load(tmp_path / "p-so-far.safetensors")
     assert card["functions_seen"] == 2 * 8
     assert card["validation_curve"] == [[16, pytest.approx(card["validation"]["score"])]]  # type: ignore[index]
     assert "test" not in card

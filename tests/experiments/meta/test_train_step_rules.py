@@ -1,16 +1,20 @@
 """A study that learns step rules: resumable bit for bit, its best weights kept, and its card and rows true."""
 
+import json
 import math
 import os
 import signal
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import pytest
 import torch
-from torch import Tensor
+from safetensors import safe_open
+from safetensors.torch import load_file
+from torch import Tensor, nn
 
 from optrepro import runtable
 from optrepro.config import Config
@@ -19,6 +23,7 @@ from optrepro.experiments.base.checkpoint import Checkpoint, Interrupted
 from optrepro.experiments.base.context import Context, no_progress
 from optrepro.experiments.meta import train_step_rules
 from optrepro.metalearning.lto import rollouts
+from optrepro.metalearning.lto.imitation import AdaGrad
 from optrepro.optimizers import _learned
 from optrepro.optimizers.l2l import L2LPolicy, L2LSettings
 from optrepro.problems.networks.perceptrons import Perceptrons
@@ -77,6 +82,20 @@ def curve(table: pd.DataFrame, metric: str) -> pd.Series:
     return table[table.metric == metric].set_index("step").value
 
 
+def assert_same_file(a: Path, b: Path) -> None:
+    """The same weights with the same card."""
+    weights, cards = zip(*((load_file(path), metadata(path)["card"]) for path in (a, b)), strict=True)
+    assert_same(*weights)
+    assert min(card.pop("cpu_hours") for card in cards) >= 0  # what took longer is no difference
+    assert cards[0] == cards[1]
+
+
+def metadata(path: Path) -> dict[str, Any]:
+    with safe_open(str(path), "pt") as file:
+        facts: dict[str, Any] = json.loads(file.metadata()["rule"])
+        return facts
+
+
 def assert_same(a: dict[str, Tensor], b: dict[str, Tensor]) -> None:
     torch.testing.assert_close(dict(a), dict(b), rtol=0, atol=0)
 
@@ -88,6 +107,7 @@ def assert_same(a: dict[str, Tensor], b: dict[str, Tensor]) -> None:
 def test_a_killed_and_resumed_learning_equals_an_uninterrupted_one_bit_for_bit(
     row: str, tiny_lto: Tiny, tmp_path: Path
 ) -> None:
+    tiny_lto = partial(tiny_lto, SETTINGS, "studies.learn.averaging=0.5")
     weights = tmp_path / "start.safetensors" if row == "mirror" else None
     if weights is not None:
         learn(tiny_lto(), weights, "imitation")
@@ -110,7 +130,7 @@ def test_a_killed_and_resumed_learning_equals_an_uninterrupted_one_bit_for_bit(
     resumed = attempt()
     assert done == [(i + 1, done[0][1]) for i in range(done[0][1])]  # no iteration was done twice
     pd.testing.assert_frame_equal(resumed, expected, check_exact=True)
-    assert (tmp_path / "resumed.safetensors").read_bytes() == (tmp_path / "expected.safetensors").read_bytes()
+    assert_same_file(tmp_path / "resumed.safetensors", tmp_path / "expected.safetensors")
 
 
 def test_every_time_slice_gets_somewhere_however_short(tiny_lto: Tiny, tmp_path: Path) -> None:
@@ -134,9 +154,9 @@ def scripted(monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[dict[str, Te
     def script(*areas: float) -> list[dict[str, Tensor]]:
         seen: list[dict[str, Tensor]] = []
 
-        def measured(self: Any) -> tuple[float, float]:
-            seen.append({name: value.clone() for name, value in self.trainer.rule.state_dict().items()})
-            return areas[len(seen) - 1], 0.0
+        def measured(self: Any, rule: nn.Module, name: str) -> train_step_rules.Measured:
+            seen.append({name: value.clone() for name, value in rule.state_dict().items()})
+            return train_step_rules.Measured(areas[len(seen) - 1], 0.0)
 
         monkeypatch.setattr(train_step_rules._Learning, "_measure", measured)
         return seen
@@ -206,6 +226,57 @@ def test_a_row_may_begin_with_the_weights_of_another(
     assert load(tmp_path / "p")[1]["started_from"] == "unrolled"
 
 
+SETTINGS = (
+    "studies.learn.validation={small: {inputs: 4, hidden: 4, batch_size: 2, steps: 8}, "
+    "noisy: {inputs: 6, hidden: 8, batch_size: 4, steps: 6, label_noise: 0.5}}"
+)
+
+
+def test_the_score_is_the_worst_of_all_settings_relative_to_adagrad_at_its_best_rate(
+    tiny_lto: Tiny, tmp_path: Path
+) -> None:
+    settings = tiny_lto(SETTINGS, "studies.learn.reference_rates=[0.01, 0.1]")
+    table, study = learn(settings, tmp_path / "p"), study_of(settings)
+    each = {name: curve(table, f"score-{name}") for name in ("small", "noisy")}
+    score = curve(table, "score")
+    pd.testing.assert_series_equal(score, pd.DataFrame(each).max(axis=1), check_names=False)
+    rule, card = load(tmp_path / "p")
+    assert score[card["iterations"]] == score.min()
+    assert card["validation"]["score"] == pytest.approx(score.min(), rel=1e-3)
+    assert set(card["validation_settings"]) == {"small", "noisy"}
+    assert card["validation_curve"] == [[step, pytest.approx(value, rel=1e-3)] for step, value in score.items()]
+
+    images = data.load(study, "digits", 7, "cpu")
+    seeds = [derive_seed(7, "meta-validation", i) for i in range(3)]
+    noisy = study.validation["noisy"]
+    problems = data.objectives(images.validation, images.classes, noisy, 32, seeds)
+    problems, steps = data.with_label_noise(problems, [0.5] * 3), list(range(7))
+
+    def total(mine: Any) -> float:
+        objectives = rollouts.roll_out(mine, problems, steps)
+        return float(rollouts.area(objectives, steps).mean() + objectives[-1].mean())
+
+    best = min(total(AdaGrad(0.01)), total(AdaGrad(0.1)))
+    assert each["noisy"][card["iterations"]] == pytest.approx(total(rule) / best, rel=1e-3)
+
+
+def test_averaged_weights_are_kept_where_they_are_better(
+    scripted: Callable[..., list[dict[str, Tensor]]], tiny_lto: Tiny, tmp_path: Path
+) -> None:
+    seen = scripted(0.9, 0.8, 0.7, 0.5, 0.6, 0.9, 0.8, 0.9, 0.9, 0.9)  # the current weights, then the averaged ones
+    learn(tiny_lto("studies.learn.validate_every=1", "studies.learn.averaging=0.99"), tmp_path / "p")
+    assert_same(load(tmp_path / "p")[0].state_dict(), seen[3])
+    for name, mean in seen[3].items():  # a plain mean in the beginning
+        torch.testing.assert_close(mean, (seen[0][name] + seen[2][name]) / 2)
+
+
+def test_the_best_weights_so_far_lie_beside_those_of_the_end(tiny_lto: Tiny, tmp_path: Path) -> None:
+    learn(tiny_lto(), tmp_path / "p.safetensors")
+    last, so_far = (load(tmp_path / f"p{name}.safetensors") for name in ("", "-so-far"))
+    assert_same(last[0].state_dict(), so_far[0].state_dict())
+    assert last[1]["iterations"] == so_far[1]["iterations"]
+
+
 # The objectives
 
 
@@ -243,7 +314,7 @@ def test_the_card_says_what_was_done(learned: tuple[pd.DataFrame, Path], tiny_lt
     assert area[card["iterations"]] == area.min()
     assert (card["seed"], card["config_hash"]) == (batch.runs[0].seed, batch.settings)
     assert card["validation"]["area"] == pytest.approx(area.min(), rel=1e-3)
-    assert card["objective"] == study_of(tiny_lto()).objective.model_dump()
+    assert card["objective"] == study_of(tiny_lto()).objective.model_dump(mode="json")
     assert card["unrolled"] == study_of(tiny_lto()).unrolled.model_dump()
     assert "mirror" not in card
     assert card["trained_on"].startswith("scikit-learn digits")

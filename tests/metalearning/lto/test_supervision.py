@@ -8,7 +8,7 @@ from optrepro.metalearning.lto.supervision import Recorder
 from optrepro.optimizers.predicted_step import INPUTS, StepPolicy, StepPolicySettings, observe
 from optrepro.problems.networks.perceptrons import Perceptrons
 
-SETTINGS = StepPolicySettings(cells=5, networks=4, output="normalized", scale=0.3)
+SETTINGS = StepPolicySettings(cells=5, networks=4, output="normalized", scale=0.3, warmup=3, relative=True)
 
 
 def policy() -> StepPolicy:
@@ -29,7 +29,7 @@ def test_the_actions_and_their_gradient_are_those_of_autograd_step_by_step() -> 
     steps: list[Tensor] = []
     for inputs, unit in zip(seen, units, strict=True):
         state = net.cell(inputs, *state)  # type: ignore[operator]
-        steps.append(SETTINGS.scale * (net.head(state[0]) * unit).sum(0))  # type: ignore[operator]
+        steps.append((net.head(state[0]) * unit).sum(0))  # type: ignore[operator]
     expected = torch.stack(steps)
     actions = supervision.unroll(made, 2, seen, units)
     torch.testing.assert_close(actions, expected)

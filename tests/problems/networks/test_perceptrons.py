@@ -1,4 +1,5 @@
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -52,6 +53,20 @@ def test_the_objective_is_the_mean_over_all_examples_however_it_is_cut(problems)
     expected, _ = problems.evaluate(x, torch.arange(EXAMPLES).expand(RUNS, -1))
     torch.testing.assert_close(problems.objective(x), expected)
     torch.testing.assert_close(problems.objective(x, chunk=8), expected)
+
+
+def test_a_smaller_batch_is_repeated_so_that_its_mean_is_that_of_its_own_examples(problems):
+    mixed = replace(problems, batch_size=8, batch_sizes=(2, 8, 4))
+    x, drawn = problems.start(), mixed.minibatches(40)
+    values, gradients = mixed.evaluate(x, drawn[0])
+    for row, size in enumerate((2, 8, 4)):
+        alone = replace(problems.rows([row]), batch_size=size)
+        own = alone.minibatches(40)
+        assert torch.equal(drawn[:, [row]], own.repeat(1, 1, 8 // size))
+        value, gradient = alone.evaluate(x[[row]], own[0])
+        torch.testing.assert_close(values[[row]], value)
+        torch.testing.assert_close(gradients[[row]], gradient)
+    assert mixed.rows([2, 0]).batch_sizes == (4, 2)
 
 
 def test_evaluations_change_nothing(problems):

@@ -6,9 +6,9 @@ initial points and minibatches, so comparisons are paired over the repetitions. 
 - the area: the mean of the true objective over the iterations, by the trapezoid rule over the recorded ones;
 - the final objective.
 
-Objectives are limited to twice the initial value, above which a run counts as diverged, as it does if a value is not
-finite; so diverged runs have an area too. A variant is a learned optimizer trained in another way. It is ranked in
-place of the shipped optimizer.
+Objectives are limited to twice the initial value, so every run has an area. A run diverges if it ends above its start,
+or is not finite at its end; it overshoots if it is above twice its start on the way, and recovers. A variant is a
+learned optimizer trained in another way. It is ranked in place of the shipped optimizer.
 """
 
 from __future__ import annotations
@@ -27,13 +27,15 @@ from optrepro.analysis.intervals import holm, sign_flip_test
 from optrepro.analysis.results import StudyResults
 from optrepro.conventions import ALPHA, PSD
 
-VARIANTS = {"psd-trained": PSD, "psd-bregman": PSD, "imitation": PSD, "l2l-trained": "l2l"}
+VARIANTS = {"psd-trained": PSD, "psd-bregman": PSD, "psd-paper": PSD, "imitation": PSD, "l2l-trained": "l2l"}
 CLASSIC = ("first-order", "quasi-newton")  # groups of optimizers that are tuned, not learned
 MEASURES = ("area", "final")
-DIVERGED = 2.0  # multiple of the initial objective above which a run counts as diverged, as in the runs
-SHARE = 12 / 15  # target for the share of panels in which the policy is best or tied (this project's)
+VERDICTS = ("best", "equivalent", "tied", "worse")
+LIMIT = 2.0  # multiple of the initial objective to which objectives are limited, and above which a run overshoots
+MARGIN = 0.01  # share of the rival's mean by which the policy may be worse to be equivalent (chosen)
+SHARES = {"area": 12 / 15, "final": 1.0}  # targets for the share of panels in which the policy is best or equivalent
 TUNING, VALIDATION = "tuning", "meta-validation"
-LOGGED = ("area", "final", "guiding", "policy", "mismatch", "kl", "loss")
+LOGGED = ("area", "final", "score", "guiding", "policy", "mismatch", "kl", "loss")
 
 
 # --- The panels of the figures ---------------------------------------------------------------------------------------
@@ -43,37 +45,35 @@ def curves(study: StudyResults) -> pd.DataFrame:
     """True objective during the runs: one row per panel, optimizer and recorded iteration.
 
     Columns: panel, figure, dataset, optimizer, label, group, step; mean with ``_low`` and ``_high`` (95 %) and std,
-    over the repetitions that do not diverge (over all if all diverge); repetitions (their number), and diverged_share,
-    the share of repetitions that have diverged by this iteration.
+    over the repetitions that do not diverge (over all if all diverge); repetitions (their number), lost (how many of
+    them diverge) and overshot.
     """
-    runs = _objectives(study, "test")
-    ends = _diverged(study, "test").set_index(["workload", "optimizer", "seed"]).step.sort_index()
-    rows = []
+    runs, rows = _objectives(study, "test"), []
+    outcomes: Any = _outcomes(_unlimited(study, "test"))
     for panel, key in _cells(study, runs):
-        own = runs.loc[(panel, key)].unstack("seed")
-        diverged = ends.loc[panel, key] if (panel, key) in ends.index else ends.iloc[:0]
-        whole = own.drop(columns=diverged.index) if len(diverged) < own.shape[1] else own
+        own, outcome = runs.loc[(panel, key)].unstack("seed"), outcomes.loc[(panel, key)]
+        whole = own.loc[:, ~outcome.diverged] if not outcome.diverged.all() else own
+        counts = {"repetitions": own.shape[1], "lost": outcome.diverged.sum(), "overshot": outcome.overshot.sum()}
         for step, values in whole.iterrows():
-            share = (diverged <= step).sum() / own.shape[1]
             head = {**_panel(study, panel), **columns.names(study, key), "step": step}
-            spread = {"std": values.std(), "repetitions": own.shape[1], "diverged_share": share}
-            rows.append({**head, **columns.interval("mean", values.dropna()), **spread})
+            rows.append({**head, **columns.interval("mean", values.dropna()), "std": values.std(), **counts})
     return pd.DataFrame(rows)
 
 
 def scores(study: StudyResults, figure: str | None = None) -> pd.DataFrame:
     """One row per panel and optimizer, both in the order of the config, for one figure or all (None).
 
-    Columns: panel, figure, dataset, optimizer, label, group, learning_rate (NaN without one), repetitions, diverged
-    (number of runs), and for both measures, ``area`` and ``final``:
+    Columns: panel, figure, dataset, optimizer, label, group, learning_rate (NaN without one), repetitions, diverged and
+    overshot (numbers of runs), and for both measures, ``area`` and ``final``:
 
     - the mean over the repetitions with ``_low`` and ``_high`` (95 %), and ``_relative``: divided by that of the
       classic optimizer with the lowest mean in the panel;
     - ``_rank`` (1 is best) among the optimizers of the config, with a variant in place of the optimizer it varies;
     - ``_rival``: the other optimizer with the lowest mean, a choice by the compared values that favours it;
     - ``_difference`` to the rival, paired, with ``_low`` and ``_high``; ``_p`` of the sign-flip test, ``_p_holm``
-      adjusted for the panels of all figures, and ``_verdict``: "best" or "worse" if ``_p_holm`` is below 0.05, else
-      "tied".
+      adjusted for the panels of all figures, and ``_verdict``: "best" if it is lower and ``_p_holm`` below 0.05; else
+      "equivalent" if the 95 % interval of the difference lies below `MARGIN` times the rival's mean; else "worse" if
+      ``_p_holm`` is below 0.05; else "tied".
     """
     table = _compared(study)
     return table if figure is None else table[table.figure == figure].reset_index(drop=True)
@@ -93,23 +93,25 @@ def panels(study: StudyResults) -> dict[str, str]:
 def summary(study: StudyResults) -> pd.DataFrame:
     """One row per optimizer over all panels, in the order of the config.
 
-    Columns: optimizer, label, group, panels, lost (diverged runs), and for both measures: ``_rank`` (average),
-    ``_best``, ``_tied`` and ``_worse`` (panels by verdict), ``_behind`` (panels in which it is worse without
-    correction), ``_relative`` (geometric mean over the panels), ``_wins``, ``_ties``, ``_losses`` (panels in which the
-    policy's mean is lower, equal, higher), and ``_p`` of Wilcoxon's test against the policy on log10 of the means over
-    the panels, Holm-corrected over the optimizers. friedman_p is that of Friedman's test on areas, without variants.
+    Columns: optimizer, label, group, panels, lost (runs that diverge), overshot, and for both measures: ``_rank``
+    (average), ``_best``, ``_equivalent``, ``_tied`` and ``_worse`` (panels by verdict), ``_behind`` (panels in which it
+    is worse without correction), ``_relative`` (geometric mean over the panels), ``_wins``, ``_ties``, ``_losses``
+    (panels in which the policy's mean is lower, equal, higher), and ``_p`` of Wilcoxon's test against the policy on
+    log10 of the means over the panels, Holm-corrected over the optimizers. friedman_p is that of Friedman's test on
+    areas, without variants.
     """
     table = scores(study)
     means = {measure: table.pivot(index="panel", columns="optimizer", values=measure) for measure in MEASURES}
     rows = []
     for key in table.optimizer.unique():
         own = table[table.optimizer == key]
-        row: dict[str, Any] = {**columns.names(study, key), "panels": len(own), "lost": own.diverged.sum()}
+        row: dict[str, Any] = {**columns.names(study, key), "panels": len(own)}
+        row |= {"lost": own.diverged.sum(), "overshot": own.overshot.sum()}
         for measure in MEASURES:
             verdicts = own[f"{measure}_verdict"]
             behind = (own[f"{measure}_difference"] > 0) & (own[f"{measure}_p"] < ALPHA)
             row |= {f"{measure}_rank": own[f"{measure}_rank"].mean(), f"{measure}_behind": behind.sum()}
-            row |= {f"{measure}_{verdict}": (verdicts == verdict).sum() for verdict in ("best", "tied", "worse")}
+            row |= {f"{measure}_{verdict}": (verdicts == verdict).sum() for verdict in VERDICTS}
             row[f"{measure}_relative"] = np.exp(np.log(own[f"{measure}_relative"]).mean())
             row |= _record(means[measure], key, measure)
         rows.append(row)
@@ -129,7 +131,7 @@ def tuned(study: StudyResults) -> pd.DataFrame:
     """
     rates = study.runs[study.runs.role == "test"].groupby("optimizer").learning_rate.first()
     area = _areas(_objectives(study, "tune")).groupby(["optimizer", "learning_rate"], dropna=False).mean()
-    diverged = _diverged(study, "tune").groupby("optimizer").size()
+    diverged = _outcomes(_unlimited(study, "tune")).diverged.groupby("optimizer").sum()
     rows = []
     for key in columns.in_order(study.facts.optimizers, rates.index):
         own = (
@@ -179,14 +181,17 @@ def targets(study: StudyResults) -> pd.DataFrame:
 
 def _targets(study: StudyResults) -> Iterator[Target]:
     own: Any = summary(study).set_index("optimizer").loc[PSD]
-    needed, reached = math.ceil(SHARE * own.panels - 1e-9), own.area_best + own.area_tied
-    yield Target(
-        "panels in which its area is the best or statistically tied with the best other's",
-        f"at least {needed} of {own.panels}",
-        f"{reached} (best {own.area_best}, tied {own.area_tied}; behind in {own.area_behind} without correction)",
-        reached >= needed,
-    )
-    yield Target("diverged runs in all panels", "none", f"{own.lost or 'none'}", own.lost == 0)
+    for measure, name in (("area", "area"), ("final", "final objective")):
+        counts = {verdict: int(own[f"{measure}_{verdict}"]) for verdict in VERDICTS}
+        needed, reached = math.ceil(SHARES[measure] * own.panels - 1e-9), counts["best"] + counts["equivalent"]
+        yield Target(
+            f"panels in which its {name} is the best or at most {MARGIN:.0%} worse than the best other's",
+            f"at least {needed} of {own.panels}",
+            f"{reached} ({', '.join(f'{verdict} {count}' for verdict, count in counts.items())})",
+            reached >= needed,
+        )
+    ended = "runs that end above their start, in all panels"
+    yield Target(ended, "none", f"{own.lost or 'none'}", own.lost == 0)
     beyond = progress(study)
     for row in beyond[beyond.optimizer == PSD].to_dict("records") if len(beyond) else []:
         fall = f"{row['progress']:+.4f} [{row['progress_low']:+.4f}, {row['progress_high']:+.4f}]"
@@ -215,9 +220,9 @@ def robustness(study: StudyResults) -> pd.DataFrame:
 
     Panels are named by the property and its value: ``batch-10``. Different horizons come from one long run, by its area
     up to each multiple of the trained horizon. Columns: varied ("batch", "width", "horizon"), value, trained (the value
-    of the tuning objective), optimizer, label, group, repetitions, diverged (up to the horizon); area with ``_low`` and
-    ``_high``; reference, the classic optimizer with the lowest mean area for the value, and `relative`, the mean of the
-    paired ratios of the area to that of the reference, with ``_low`` and ``_high``.
+    of the tuning objective), optimizer, label, group, repetitions, diverged and overshot (by the horizon); area with
+    ``_low`` and ``_high``; reference, the classic optimizer with the lowest mean area for the value, and `relative`,
+    the mean of the paired ratios of the area to that of the reference, with ``_low`` and ``_high``.
     """
     runs, settings = _objectives(study, "test"), study.facts.settings["tuning"]
     trained = {"batch": settings["batch_size"], "width": settings["hidden"], "horizon": settings["steps"]}
@@ -238,15 +243,15 @@ def _relative(study: StudyResults, runs: pd.Series, panel: str, until: int | Non
     """The rows of `robustness` for one panel, up to an iteration (None: all)."""
     own = runs.xs(panel, level="workload", drop_level=False)
     areas = _areas(own, until).unstack("optimizer")
-    diverged = _diverged(study, "test")
-    by_then = (diverged.workload == panel) & (diverged.step <= (until or np.inf))
-    ends = diverged[by_then].groupby("optimizer").size()
+    unlimited = _unlimited(study, "test").xs(panel, level="workload", drop_level=False)
+    by_then = unlimited[unlimited.index.get_level_values("step") <= (until or np.inf)]
+    outcomes: Any = _outcomes(by_then).groupby("optimizer").sum()
     classic = [key for key in areas if study.facts.optimizers[str(key)]["group"] in CLASSIC]
     reference = areas[classic].mean().idxmin() if classic else None
     rows = []
     for key in columns.in_order(study.facts.optimizers, areas):
         ratio = (areas[key] / areas[reference]).dropna() if reference else pd.Series(dtype=float)
-        counts = {"repetitions": areas[key].count(), "diverged": int(ends.get(key, 0)), "reference": reference}
+        counts = {"repetitions": areas[key].count(), **outcomes.loc[key].to_dict(), "reference": reference}
         rows.append(
             {
                 **columns.names(study, key),
@@ -284,10 +289,10 @@ def ablation(*studies: StudyResults) -> pd.DataFrame:
     """Each learner on the validation problems: before its training, with the weights that are kept, and at the end.
 
     Columns: problem (the validation objective, which differs between studies), study, optimizer, label, group, method,
-    seeds, iterations; kept (iteration with the lowest area, whose weights are kept); area (at that iteration) with
-    ``_low`` and ``_high`` (95 % over the seeds, NaN for one), first and last (area at the first and the last
-    validation), final (objective at the end of the horizon, at the kept iteration). All are means over the seeds. An
-    area that is not finite is replaced by the worst finite one of its run.
+    seeds, iterations; kept (iteration with the best score, or without one the lowest area, whose weights are kept);
+    area (at that iteration) with ``_low`` and ``_high`` (95 % over the seeds, NaN for one), first and last (area at the
+    first and the last validation), final (objective at the end of the horizon, at the kept iteration). All are means
+    over the seeds. An area that is not finite is replaced by the worst finite one of its run.
     """
     problems = {study.facts.study: _problem(study.facts.settings["objective"]) for study in studies}
     logged = metatraining(*studies)
@@ -310,10 +315,10 @@ def _problem(objective: Mapping[str, Any]) -> str:
 
 def _kept(logged: pd.DataFrame) -> dict[str, float]:
     """The columns of `ablation` for one training run."""
-    values = logged[logged.metric.isin(MEASURES)].pivot(index="step", columns="metric", values="value")
-    area = values.area.where(np.isfinite(values.area))
-    area = area.fillna(area.max())
-    best: Any = area.idxmin()
+    values = logged[logged.metric.isin((*MEASURES, "score"))].pivot(index="step", columns="metric", values="value")
+    values = values.where(np.isfinite(values))
+    area = values.area.fillna(values.area.max())
+    best: Any = values.get("score", area).idxmin()
     return {
         "iterations": float(area.index.max()),
         "kept": float(best),
@@ -328,22 +333,38 @@ def _kept(logged: pd.DataFrame) -> dict[str, float]:
 
 
 def _objectives(study: StudyResults, role: str) -> pd.Series:
-    """The objective, at most `DIVERGED` times its initial value, by workload, optimizer, learning rate, seed, step.
+    """The objective, at most `LIMIT` times its initial value, indexed as `_unlimited`."""
+    objectives = _unlimited(study, role)
+    return objectives.clip(upper=LIMIT * _grouped(objectives).transform("first"))
+
+
+def _unlimited(study: StudyResults, role: str) -> pd.Series:
+    """The objective by workload, optimizer, learning rate, seed, step; infinite where it is not a number.
 
     The learning rate is a level of the index only for tuning runs.
     """
     rows = study.runs[(study.runs.role == role) & (study.runs.metric == "objective")]
     rate = ["learning_rate"] if role == "tune" else []
-    by = ["workload", "optimizer", *rate, "seed"]
-    first = rows.sort_values("step").groupby(by, observed=True, dropna=False).value.transform("first")
-    value = rows.value.fillna(np.inf).clip(upper=DIVERGED * first)
-    return rows.assign(value=value).set_index([*by, "step"]).value.sort_index()
+    by = ["workload", "optimizer", *rate, "seed", "step"]
+    return rows.set_index(by).value.fillna(np.inf).sort_index()
+
+
+def _grouped(objectives: pd.Series) -> Any:
+    """Curves by run."""
+    by = [name for name in objectives.index.names if name != "step"]
+    return objectives.groupby(by, observed=True, dropna=False)
+
+
+def _outcomes(objectives: pd.Series) -> pd.DataFrame:
+    """Which runs diverge and which overshoot, from curves that are not limited; columns diverged and overshot."""
+    first, last, highest = (_grouped(objectives).agg(which) for which in ("first", "last", "max"))
+    diverged = ~np.isfinite(last) | (last > first)
+    return pd.DataFrame({"diverged": diverged, "overshot": ~diverged & (highest > LIMIT * first)})
 
 
 def _areas(objectives: pd.Series, until: int | None = None) -> pd.Series:
     """Mean of each curve over its iterations, up to `until` (None: all); indexed like the curves, without step."""
-    by = [name for name in objectives.index.names if name != "step"]
-    return objectives.groupby(by, observed=True, dropna=False).agg(_area, until=until)
+    return _grouped(objectives).agg(_area, until=until)  # type: ignore[no-any-return]
 
 
 def _area(curve: pd.Series, until: int | None) -> float:
@@ -357,13 +378,7 @@ def _area(curve: pd.Series, until: int | None) -> float:
 
 def _finals(objectives: pd.Series) -> pd.Series:
     """Last value of each curve."""
-    by = [name for name in objectives.index.names if name != "step"]
-    return objectives.groupby(by, observed=True).last()
-
-
-def _diverged(study: StudyResults, role: str) -> pd.DataFrame:
-    """One row per diverged run, with the iteration at which it diverged."""
-    return study.runs[(study.runs.role == role) & (study.runs.metric == "diverged")]
+    return _grouped(objectives).last()  # type: ignore[no-any-return]
 
 
 def _cells(study: StudyResults, runs: pd.Series) -> list[tuple[str, str]]:
@@ -385,12 +400,12 @@ def _compared(study: StudyResults) -> pd.DataFrame:
     runs = _objectives(study, "test")
     values = {"area": _areas(runs), "final": _finals(runs)}
     rates = study.runs[study.runs.role == "test"].groupby("optimizer").learning_rate.first()
-    diverged = _diverged(study, "test").groupby(["workload", "optimizer"]).size()
+    outcomes: Any = _outcomes(_unlimited(study, "test")).groupby(["workload", "optimizer"]).sum()
     rows = []
     wide: dict[str, Any] = {measure: table.unstack("optimizer") for measure, table in values.items()}
     for panel, key in _cells(study, runs):
         row: dict[str, Any] = {**_panel(study, panel), **columns.names(study, key), "learning_rate": rates[key]}
-        row |= {"repetitions": wide["area"].xs(panel)[key].count(), "diverged": diverged.get((panel, key), 0)}
+        row |= {"repetitions": wide["area"].xs(panel)[key].count(), **outcomes.loc[(panel, key)].to_dict()}
         for measure, table in wide.items():
             row |= _against_rivals(study, table.xs(panel).dropna(axis=1, how="all"), key, measure)
         rows.append(row)
@@ -398,8 +413,14 @@ def _compared(study: StudyResults) -> pd.DataFrame:
     for measure in MEASURES:
         p = table.groupby("optimizer")[f"{measure}_p"].transform(lambda own: holm(own.tolist()))
         table[f"{measure}_p_holm"] = p
-        sign = np.sign(table[f"{measure}_difference"]).where(p < ALPHA, 0)
-        table[f"{measure}_verdict"] = sign.map({-1: "best", 0: "tied", 1: "worse"})
+        difference = table[f"{measure}_difference"]
+        margin = MARGIN * (table[measure] - difference)  # of the rival's mean
+        kinds = [
+            ("best", (p < ALPHA) & (difference < 0)),
+            ("equivalent", table[f"{measure}_difference_high"] < margin),
+            ("worse", (p < ALPHA) & (difference > 0)),
+        ]
+        table[f"{measure}_verdict"] = np.select([holds for _, holds in kinds], [name for name, _ in kinds], "tied")
     return table
 
 

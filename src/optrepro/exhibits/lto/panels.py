@@ -12,8 +12,9 @@ from optrepro.conventions import PSD
 from optrepro.exhibits import style
 from optrepro.exhibits.material import Material
 
-SHOWN = ("sgd", "momentum", "conjugate-gradient", "lbfgs", "adam", "adagrad", "rmsprop", "l2l", PSD)  # as in the paper
-LEARNED = {"l2l": 1.9, PSD: 2.6}  # line widths of the learned optimizers
+CLASSIC = ("sgd", "momentum", "conjugate-gradient", "lbfgs", "adam", "adagrad", "rmsprop")  # as in the paper
+LEARNED = {"l2l": 1.9, "psd-paper": 1.9, PSD: 2.6}  # line widths of the learned optimizers
+SHOWN = (*CLASSIC, *LEARNED)
 FACES = "grey"  # the panel in place of the paper's Toronto Faces Dataset
 HEADROOM = 1.12  # upper limit of a panel, as a multiple of the initial objective
 
@@ -21,7 +22,7 @@ PLATE = {"facecolor": "white", "edgecolor": "none", "alpha": 0.85, "pad": 1.0}  
 
 
 def figure(material: Material) -> Figure:
-    """Mean over the repetitions and one standard deviation, by data set, with the numbers of diverged runs."""
+    """Mean over the repetitions and one standard deviation, by data set, with the numbers of `losses`."""
     curves, scores = _of_figure(material)
     shown = curves[curves.optimizer.isin(SHOWN)]
     titles = dict(zip(shown.panel, shown.dataset, strict=True))
@@ -41,9 +42,9 @@ def figure(material: Material) -> Figure:
 
 
 def curve_panel(axes: Axes, curves: pd.DataFrame) -> None:
-    """The curves of one panel, clipped at its upper limit, with the numbers of diverged runs at the top."""
+    """The curves of one panel, clipped at its upper limit, with the numbers of `losses` at the top."""
     start = curves[curves.step == 0]["mean"].max()
-    lows, diverged = [], 0
+    lows, marked = [], 0
     for place, (key, rows) in enumerate(curves.groupby("optimizer", sort=False)):
         look, width = style.look(str(key)), LEARNED.get(str(key), 1.0)
         marks: dict[str, Any] = {"markevery": (place / 27, 1 / 3), "markersize": 7 if key == PSD else 3.5}
@@ -54,25 +55,30 @@ def curve_panel(axes: Axes, curves: pd.DataFrame) -> None:
         alpha = 0.2 if key in LEARNED else 0.08
         axes.fill_between(rows.step, rows["mean"] - spread, rows["mean"] + spread, color=look.color, alpha=alpha, lw=0)
         lows.append((rows["mean"] - spread).min())
-        if rows.diverged_share.max() > 0:
-            mark_diverged(axes, rows, diverged)
-            diverged += 1
+        if text := losses(rows.lost.iloc[0], rows.overshot.iloc[0]):
+            _mark(axes, text, look.color, marked)
+            marked += 1
     low, high = min(lows), HEADROOM * start
     axes.set(xlabel="iteration", xlim=(0, curves.step.max()), ylim=(low - 0.03 * (high - low), high))
     style.grid(axes)
 
 
-def mark_diverged(axes: Axes, rows: pd.DataFrame, above: int) -> None:
-    """Write the number of diverged runs of each optimizer at the top, four in a row."""
+def losses(diverged: int, overshot: int) -> str:
+    """The numbers of runs that diverge (✕) and that overshoot and recover (△), where there are any."""
+    return " ".join(f"{sign} {count}" for sign, count in (("✕", diverged), ("△", overshot)) if count)
+
+
+def _mark(axes: Axes, text: str, color: str, above: int) -> None:
+    """Write the losses of an optimizer at the top, four in a row, after those of `above` others."""
     axes.text(
         0.02 + 0.25 * (above % 4),
         0.985 - 0.075 * (above // 4),
-        f"✕ {round(rows.diverged_share.max() * rows.repetitions.max())}",
+        text,
         transform=axes.transAxes,
         va="top",
         fontsize=6.5,
         fontweight="bold",
-        color=style.look(str(rows.optimizer.iloc[0])).color,
+        color=color,
         bbox=PLATE,
         zorder=5,
     )
@@ -108,7 +114,7 @@ def readable_scores(scores: pd.DataFrame) -> pd.DataFrame:
         readable[f"p (Holm), {name}"] = [style.p_value(p) for p in scores[f"{measure}_p_holm"]]
         readable[f"verdict by {name}"] = scores[f"{measure}_verdict"]
     readable["repetitions"] = scores.repetitions
-    readable["diverged"] = scores.diverged
+    readable |= {"diverged": scores.diverged, "overshot and recovered": scores.overshot}
     return pd.DataFrame(readable)
 
 

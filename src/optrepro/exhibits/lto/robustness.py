@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 
 from optrepro.conventions import PSD
 from optrepro.exhibits import style
-from optrepro.exhibits.lto.panels import LEARNED
+from optrepro.exhibits.lto.panels import LEARNED, losses
 from optrepro.exhibits.material import Material
 
 AXES = {"batch": "batch size", "width": "hidden units", "horizon": "iterations"}
@@ -57,8 +57,8 @@ def relative_panel(axes: Axes, table: pd.DataFrame) -> None:
         point = {**look.point, **look.line, "markersize": 8 if key == PSD else 4}
         axes.errorbar(x, shown, yerr=ends, **point, lw=width, elinewidth=1, label=rows.label.iloc[0])
         for at, height, row in zip(x, shown, rows.to_dict("records"), strict=True):
-            if row["diverged"]:
-                mark_diverged(axes, at, height, row)
+            if text := losses(row["diverged"], row["overshot"]):
+                _mark(axes, at, height, f"{text} of {row['repetitions']}", look.color)
     axes.axhline(1, color=style.MUTED, linewidth=0.8, zorder=0)
     trained = table.trained.iloc[0]
     axes.set_xticks(
@@ -69,18 +69,18 @@ def relative_panel(axes: Axes, table: pd.DataFrame) -> None:
     style.grid(axes)
 
 
-def mark_diverged(axes: Axes, x: float, y: float, row: dict[Any, Any]) -> None:
-    """Write the number of diverged runs beside a marker, on the side of the panel's middle."""
+def _mark(axes: Axes, x: float, y: float, text: str, color: str) -> None:
+    """Write a text beside a marker, on the side of the panel's middle."""
     right = x < sum(axes.get_xlim()) / 2
     axes.annotate(
-        f"✕ {row['diverged']} of {row['repetitions']}",
+        text,
         (x, y),
         xytext=(5 if right else -5, 0),
         textcoords="offset points",
         ha="left" if right else "right",
         va="center",
         fontsize=6.5,
-        color=style.look(row["optimizer"]).color,
+        color=color,
     )
 
 
@@ -98,5 +98,5 @@ def table(material: Material) -> pd.DataFrame:
         readable[name] = [style.interval(mean, low, high, 4) for mean, low, high in ends]
     readable["best classic"] = rows.reference.map(labels).fillna("–")
     readable["repetitions"] = rows.repetitions
-    readable["diverged"] = rows.diverged
+    readable |= {"diverged": rows.diverged, "overshot and recovered": rows.overshot}
     return pd.DataFrame(readable)

@@ -13,12 +13,12 @@ from matplotlib.ticker import NullFormatter, StrMethodFormatter
 
 from optrepro.conventions import PSD
 from optrepro.exhibits import style
-from optrepro.exhibits.lto.panels import LEARNED, readable_scores
+from optrepro.exhibits.lto.panels import LEARNED, losses, readable_scores
 from optrepro.exhibits.material import Material
 from optrepro.exhibits.panels import name_rows, row_positions
 
-VERDICTS = {"best": style.look(PSD).color, "tied": "#F3A6CE", "worse": style.FAINT}
-SIGNS = {"best": "●", "tied": "◐", "worse": "○"}
+VERDICTS = {"best": style.look(PSD).color, "equivalent": "#E377B2", "tied": "#F6C6E0", "worse": style.FAINT}
+SIGNS = {"best": "●", "equivalent": "◕", "tied": "◐", "worse": "○"}
 SIZES = {PSD: 9.0, "l2l": 6.0}  # marker sizes of the learned optimizers; 4 for others
 REACH = 0.85  # quantile of the ratios at the end of the axis; larger ratios are drawn there
 
@@ -36,7 +36,7 @@ def figure(material: Material) -> Figure:
     rank_panel(ranks, summary)
     verdict_panel(verdicts, summary)
     handles = [Patch(color=color, label=verdict) for verdict, color in VERDICTS.items()]
-    right.legend(handles=handles, ncols=3, loc="outside lower center")
+    right.legend(handles=handles, ncols=2, loc="outside lower center")
     return page
 
 
@@ -51,8 +51,7 @@ def relative_panel(axes: Axes, scores: pd.DataFrame) -> None:
         x = min(row["area_relative"], high)
         axes.plot(x, y[row["panel"]], **point, markersize=SIZES.get(row["optimizer"], 4.0), clip_on=False)
     for row in scores[scores.optimizer == PSD].to_dict("records"):
-        verdict = row["area_verdict"] + (f", {row['diverged']} diverged" if row["diverged"] else "")
-        text = f"{SIGNS[row['area_verdict']]} {verdict}"
+        text = f"{SIGNS[row['area_verdict']]} {row['area_verdict']} {losses(row['diverged'], row['overshot'])}".strip()
         axes.text(1.03, y[row["panel"]], text, transform=axes.get_yaxis_transform(), fontsize=6.5, va="center")
     axes.axvline(1, color=style.MUTED, linewidth=0.8, zorder=0)
     axes.set(xscale="log", xlim=(low / 1.01, high * 1.01))
@@ -80,16 +79,16 @@ def rank_panel(axes: Axes, summary: pd.DataFrame) -> None:
 
 
 def verdict_panel(axes: Axes, summary: pd.DataFrame) -> None:
-    """Numbers of panels in which an optimizer's area is best, tied with the best other one, or worse."""
+    """Numbers of panels by the verdict on an optimizer's area, and of the runs that diverge or overshoot."""
     for place, row in enumerate(summary.to_dict("records")):
         left = 0
         for verdict, color in VERDICTS.items():
             axes.barh(place, row[f"area_{verdict}"], left=left, height=0.6, color=color)
             left += row[f"area_{verdict}"]
-        if row["lost"]:
-            axes.text(left, place, f" ✕ {row['lost']}", color=style.WARNING, fontsize=6.5, va="center")
-    axes.set(title="Verdicts by area", xlabel="panels (✕ diverged runs)")
-    axes.set_xlim(0, 1.15 * summary.panels.max())
+        lost = losses(row["lost"], row["overshot"])
+        axes.text(left, place, f" {lost}", color=style.WARNING, fontsize=6.5, va="center")
+    axes.set(title="Verdicts by area", xlabel="panels (runs: ✕ diverged, △ overshot)")
+    axes.set_xlim(0, 1.25 * summary.panels.max())
     _rows(axes, summary)
 
 
@@ -110,7 +109,8 @@ def table(material: Material) -> pd.DataFrame:
 def _overall(row: dict[Any, Any], rates: dict[str, str]) -> dict[str, Any]:
     """The summary of an optimizer, with the number of panels in which it is worse before Holm's correction."""
     cells = {"part": "all panels", "panel": f"{row['panels']} panels", "optimizer": row["label"]}
-    cells |= {"learning rate": rates.get(row["optimizer"], "–"), "diverged": row["lost"]}
+    cells |= {"learning rate": rates.get(row["optimizer"], "–")}
+    cells |= {"diverged": row["lost"], "overshot and recovered": row["overshot"]}
     for measure, name in (("area", "area"), ("final", "final objective")):
         cells[name] = f"{row[f'{measure}_relative']:.3f} of the best classic (geometric mean)"
         cells[f"rank by {name}"] = f"{row[f'{measure}_rank']:.2f}"

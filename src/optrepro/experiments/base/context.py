@@ -47,3 +47,8 @@ class Context:
     policy: Path | None = None
     datasets: Mapping[str, str] = field(default_factory=dict)
     studies: Mapping[str, Study] = field(default_factory=dict)
+
+    @property
+    def policy_so_far(self) -> Path | None:
+        """File of the best weights so far of a meta-training in progress."""
+        return self.policy and self.policy.with_name(f"{self.policy.stem}-so-far{self.policy.suffix}")

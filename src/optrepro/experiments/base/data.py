@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import lru_cache
+from random import Random
 
 import torch
 
@@ -15,7 +17,7 @@ from optrepro.problems.networks.perceptrons import Perceptrons, project
 from optrepro.seeds import derive_seed
 from optrepro.studies.base import Reader
 from optrepro.studies.data import ImageData, LanguageTask, VisionTask
-from optrepro.studies.learner import ObjectiveConfig
+from optrepro.studies.learner import MetaObjective, ObjectiveConfig
 from optrepro.studies.objectives import Panel
 
 _COARSE = ("cifar100",)  # data sets with coarse labels besides the fine ones
@@ -94,6 +96,27 @@ def objectives(
     return Perceptrons(
         torch.stack(inputs), torch.stack(labels), objective.hidden, classes, objective.batch_size, tuple(seeds)
     )
+
+
+def varied(problems: Perceptrons, objective: MetaObjective) -> Perceptrons:
+    """Give each objective the batch size and the share of random labels that its seed draws, as far as they vary."""
+    draws = [Random(derive_seed(seed, "variation")) for seed in problems.seeds]
+    if objective.batch_sizes:
+        problems = replace(problems, batch_sizes=tuple(draw.choice(objective.batch_sizes) for draw in draws))
+    return with_label_noise(problems, [objective.label_noise * draw.random() for draw in draws])
+
+
+def with_label_noise(problems: Perceptrons, shares: Sequence[float]) -> Perceptrons:
+    """Draw so large a share of each objective's labels anew from all classes."""
+    if not any(shares):
+        return problems
+    kept = []
+    for labels, seed, share in zip(problems.labels, problems.seeds, shares, strict=True):
+        generator = torch.Generator().manual_seed(derive_seed(seed, "label noise"))
+        drawn = torch.randint(problems.classes, labels.shape, generator=generator)
+        hit = torch.rand(labels.shape, generator=generator) < share
+        kept.append(torch.where(hit.to(labels.device), drawn.to(labels.device), labels))
+    return replace(problems, labels=torch.stack(kept))
 
 
 def _subset(count: int, size: int, seed: int) -> torch.Tensor:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -70,11 +69,6 @@ def attempts(study: PolicyStudy) -> Iterator[tuple[str, Callable[[], object]]]:
     for name in study.policies:
         settings = PolicySettings(**study.entry(name)[1].model_dump())
         yield f"policies.{name}", partial(Policy, settings)
-
-
-def so_far(policy: Path) -> Path:
-    """Return the path of the best weights so far of a training in progress."""
-    return policy.with_name(f"{policy.stem}-so-far{policy.suffix}")
 
 
 def _validation_sizes(study: PolicyStudy, functions: Iterable[int]) -> dict[int, int]:
@@ -158,8 +152,8 @@ class _Training:
         if score > mine["best"]:
             weights = {name: value.detach().cpu().clone() for name, value in candidates[best].state_dict().items()}
             mine.update(best=score, stale=0, weights=weights)
-            if self.repetition == 0 and self.context.policy is not None:
-                policies.save(candidates[best], so_far(self.context.policy), self._facts(mine))
+            if self.repetition == 0 and self.context.policy_so_far is not None:
+                policies.save(candidates[best], self.context.policy_so_far, self._facts(mine))
 
     def curve(self, run: Run, history: list[dict[str, float]]) -> pd.DataFrame:
         """Return the validation rows of the training."""

@@ -203,7 +203,8 @@ class Trainer:
         return owner.to(self.device)
 
     def _teacher(self) -> StepRule:
-        return self.rule if self.settings.teacher_rate is None else AdaGrad(self.settings.teacher_rate)
+        rate = self.settings.teacher_rate
+        return self.rule if rate is None else AdaGrad(rate, self.rule.settings.warmup)
 
     @torch.no_grad()
     def _sample(self, problems: Perceptrons, owner: Tensor, rule: StepRule) -> list[Samples]:
@@ -213,7 +214,8 @@ class Trainer:
         columns = torch.cat(chosen)
         members = torch.bincount(owner)
         x, spans = problems.start(), [(g.start, g.stop) for g in problems.groups]
-        observed, memory = self.rule.begin(x[:, columns], spans), rule.begin(x, spans)
+        observed = supervision.begin(self.rule, x, spans, columns.expand(len(x), -1))
+        memory = rule.begin(x, spans)
         stream, examples = state_features(self.settings.state), problems.minibatches(2 * horizon + 1)
         recorded: dict[str, list[Tensor]] = {
             name: [] for name in ("states", "actions", "gradients", "seen", "units", "squares", "bends")

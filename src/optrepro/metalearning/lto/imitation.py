@@ -17,26 +17,32 @@ from optrepro.problems.networks.perceptrons import Perceptrons
 
 
 class AdaGrad:
-    """AdaGrad (Duchi et al. 2011) as a step rule."""
+    """AdaGrad (Duchi et al. 2011) as a step rule.
 
-    def __init__(self, rate: float):
-        self.rate = rate
+    Args:
+        rate: learning rate.
+        warmup: number of steps over which the rate grows to its value, linearly; 0 is none.
+    """
+
+    def __init__(self, rate: float, warmup: int = 0):
+        self.rate, self.warmup = rate, warmup
 
     def begin(self, x: Tensor, groups: Columns) -> Memory:
-        """Return memory with the sum of squared gradients, (R, P)."""
-        return {"squares": torch.zeros_like(x)}
+        """Return memory with the sum of squared gradients, (R, P), and the number of steps."""
+        return {"squares": torch.zeros_like(x), "time": torch.zeros((), dtype=torch.int64)}
 
     def step(self, memory: Memory, x: Tensor, value: Tensor, gradient: Tensor) -> tuple[Tensor, Memory]:
         """See `StepRule`."""
-        squares = torch.addcmul(memory["squares"], gradient, gradient)
-        return -self.rate * gradient / (squares.sqrt() + 1e-10), {"squares": squares}
+        squares, time = torch.addcmul(memory["squares"], gradient, gradient), memory["time"] + 1
+        rate = self.rate * min(1.0, int(time) / max(self.warmup, 1))
+        return -rate * gradient / (squares.sqrt() + 1e-10), {"squares": squares, "time": time}
 
 
 class Trainer(StepTrainer[ImitationSettings, StepPolicy]):
     """Trains a policy to imitate AdaGrad on the states that the policy visits.
 
     The method is dataset aggregation (Ross et al. 2011), but each iteration uses only its own data: the policy acts,
-    and is regressed on the actions that AdaGrad would have taken.
+    and is regressed on the actions that AdaGrad would have taken, with the policy's own warm-up.
 
     Args:
         settings: settings of the training.
@@ -82,7 +88,7 @@ class Trainer(StepTrainer[ImitationSettings, StepPolicy]):
     def _record(self, problems: Perceptrons, source: torch.Generator) -> list[supervision.Sequences]:
         s = self.settings
         recorder = Recorder(self.rule, problems, self.horizon, s.coordinates, source)
-        teacher, groups = AdaGrad(s.teacher_rate), supervision.columns(problems)
+        teacher, groups = AdaGrad(s.teacher_rate, self.rule.settings.warmup), supervision.columns(problems)
         x, examples = problems.start(), problems.minibatches(self.horizon)
         teacher_memory, own = teacher.begin(x, groups), self.rule.begin(x, groups)
         targets: list[list[Tensor]] = [[] for _ in groups]

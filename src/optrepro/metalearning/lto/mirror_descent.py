@@ -116,7 +116,7 @@ class Trainer(StepTrainer[MirrorSettings, StepPolicy]):
         x, examples = problems.start(), problems.minibatches(self.horizon)
         count = problems.labels.shape[1]
         truth = torch.stack([torch.randperm(count, generator=source)[: s.truth] for _ in x]).to(x.device)
-        memory = self.rule.begin(x / scale, supervision.columns(problems))
+        memory = self.rule.begin(x, supervision.columns(problems))
         actions, gradients, values = [], [], []
         for batch in examples:
             true, slope = problems.evaluate(x, truth)

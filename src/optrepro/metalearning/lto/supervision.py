@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
+from optrepro.optimizers._learned import Columns, Memory
 from optrepro.optimizers.predicted_step import Network, StepPolicy, observe
 from optrepro.problems.networks.perceptrons import Perceptrons
 
@@ -57,7 +58,7 @@ class Recorder:
         self.columns = [c.to(x.device) for c in self.columns]
         self.sizes = [c.shape[1] for c in self.columns]
         self.sampled = torch.cat(self.columns, 1)
-        self.memory = policy.begin(x.gather(1, self.sampled), columns(problems))
+        self.memory = begin(policy, x, columns(problems), self.sampled)
         self.seen: list[Tensor] = []
         self.units: list[Tensor] = []
 
@@ -87,11 +88,17 @@ def columns(problems: Perceptrons) -> list[tuple[int, int]]:
     return [(g.start, g.stop) for g in problems.groups]
 
 
+def begin(policy: StepPolicy, x: Tensor, groups: Columns, sampled: Tensor) -> Memory:
+    """Return the memory, before the first step from x (R, P), for the coordinates of the columns `sampled`, (R, N)."""
+    memory = policy.begin(x, groups)
+    return {**memory, **{name: memory[name].gather(1, sampled) for name in policy.settings.tables}}
+
+
 def unroll(policy: StepPolicy, network: int, seen: Tensor, units: Tensor) -> Tensor:
     """Return the mean actions (T, N) of one network on inputs (T, INPUTS, N) with units (T, outputs, N)."""
     net = cast(Network, policy.networks[network])
     hidden: Tensor = _Lstm.apply(net.weight, net.bias, seen)  # type: ignore[no-untyped-call]
-    return policy.settings.scale * ((net.out @ hidden + net.out_bias) * units).sum(1)
+    return ((net.out @ hidden + net.out_bias) * units).sum(1)
 
 
 class _Lstm(torch.autograd.Function):

@@ -43,6 +43,8 @@ class Perceptrons:
         batch_size: number of examples in a minibatch.
         seeds: seed of each network's initial weights and minibatches; optimizers that run with equal seeds start from
             the same point and see the same minibatches.
+        batch_sizes: number of different examples in the minibatches of each network, if they differ between networks.
+            They divide `batch_size`, and the examples are repeated to fill the minibatch, which changes no mean.
     """
 
     inputs: Tensor
@@ -51,6 +53,7 @@ class Perceptrons:
     classes: int
     batch_size: int
     seeds: tuple[int, ...]
+    batch_sizes: tuple[int, ...] | None = None
 
     def __len__(self) -> int:
         return len(self.seeds)
@@ -77,13 +80,12 @@ class Perceptrons:
 
     def minibatches(self, steps: int) -> Tensor:
         """Return the indices of the examples of each step, (steps, R, B); every epoch has a new random order."""
-        count = self.labels.shape[-1]
-        passes = math.ceil(steps * self.batch_size / count)
-        orders = []
-        for seed in self.seeds:
+        count, orders = self.labels.shape[-1], []
+        for seed, size in zip(self.seeds, self.batch_sizes or [self.batch_size] * len(self), strict=True):
             generator = _generator(seed, "batches")
+            passes = math.ceil(steps * size / count)
             drawn = torch.cat([torch.randperm(count, generator=generator) for _ in range(passes)])
-            orders.append(drawn[: steps * self.batch_size].view(steps, self.batch_size))
+            orders.append(drawn[: steps * size].view(steps, size).repeat(1, self.batch_size // size))
         return torch.stack(orders, 1).to(self.inputs.device)
 
     def evaluate(self, x: Tensor, examples: Tensor) -> tuple[Tensor, Tensor]:
@@ -107,7 +109,8 @@ class Perceptrons:
         """Select objectives by number; a number may be repeated."""
         index = list(rows)
         seeds = tuple(self.seeds[i] for i in index)
-        return replace(self, inputs=self.inputs[index], labels=self.labels[index], seeds=seeds)
+        sizes = None if self.batch_sizes is None else tuple(self.batch_sizes[i] for i in index)
+        return replace(self, inputs=self.inputs[index], labels=self.labels[index], seeds=seeds, batch_sizes=sizes)
 
     def _unpack(self, x: Tensor) -> list[Tensor]:
         return [x[:, g.columns].view(-1, *s) for g, s in zip(self.groups, self.shapes, strict=True)]
