@@ -239,3 +239,9 @@ def test_the_ablation_shows_the_rows_of_both_studies_in_their_groups(material):
     assert {"standard", "sharing", "48 inputs, 48 hidden units, 400 iterations"} <= set(texts(figure))
     table = lto_ablation.table(material[lto_ablation]).set_index("learner")
     assert table.loc["separate", "area, kept weights"] == "0.8000"
+
+
+def test_a_difference_to_a_mean_of_zero_has_no_percent():
+    row = {"final": 0.2, "final_difference": 0.2, "final_difference_low": 0.1, "final_difference_high": 0.3}
+    assert lto_panels.relative_difference(row, "final", ends=True) == "–"
+    assert lto_panels.relative_difference(row | {"final": 0.4}, "final") == "+100.0 %"

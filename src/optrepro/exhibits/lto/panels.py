@@ -119,11 +119,14 @@ def readable_scores(scores: pd.DataFrame) -> pd.DataFrame:
 
 
 def relative_difference(row: Any, measure: str, ends: bool = False) -> str:
-    """The difference to the best other optimizer in percent of its mean, with its interval; a dash without one."""
+    """The difference to the best other optimizer in percent of its mean, with its interval.
+
+    A dash stands for no other optimizer, and for a mean of 0, of which there are no percent.
+    """
     difference = row[f"{measure}_difference"]
-    if difference != difference:
-        return "–"
     reference = row[measure] - difference
+    if difference != difference or reference == 0:
+        return "–"
     mean, low, high = (100 * row[f"{measure}_difference{end}"] / reference for end in ("", "_low", "_high"))
     interval = f" [{low:+.1f}, {high:+.1f}]" if ends and low == low else ""
     return f"{mean:+.1f} %{interval}"
