@@ -87,7 +87,7 @@ def verdict_panel(axes: Axes, summary: pd.DataFrame) -> None:
             left += row[f"area_{verdict}"]
         lost = losses(row["lost"], row["overshot"])
         axes.text(left, place, f" {lost}", color=style.WARNING, fontsize=6.5, va="center")
-    axes.set(title="Verdicts by area", xlabel="panels (runs: ✕ diverged, △ overshot)")
+    axes.set(title="Verdicts by area", xlabel="panels\n(runs: ✕ diverged, △ overshot)")
     axes.set_xlim(0, 1.25 * summary.panels.max())
     _rows(axes, summary)
 
