@@ -6,7 +6,7 @@ import json
 import os
 import sys
 from pathlib import Path
-from typing import Annotated, TypeVar
+from typing import Annotated, Any, TypeVar
 
 import typer
 import yaml
@@ -29,6 +29,8 @@ Overrides = Annotated[list[str] | None, typer.Option("--set", help="Override, as
 DataDir = Annotated[Path | None, typer.Option(help="Folder of downloads. [default: OPTREPRO_DATA, or data]")]
 CatalogueDir = Annotated[Path, typer.Option("--catalogue", help="Config folder, which holds the papers' folders.")]
 Scale = Annotated[str, typer.Option(help="The scale whose results are used, or 'published'.")]
+Newcomer = Annotated[str, typer.Argument(help="File and class, as my_optimizer.py:MyOptimizer, or an import path.")]
+NewcomerSettings = Annotated[str, typer.Option("--settings", help="Keyword arguments of the class, as JSON or YAML.")]
 DEFAULT = Path("config/laptop.yaml")
 PICTURES = (".png", ".svg", ".pdf")
 T = TypeVar("T")
@@ -250,6 +252,21 @@ def minimize(
         typer.echo(out)
 
 
+@app.command("check-optimizer")
+def check_optimizer(
+    optimizer: Newcomer,
+    settings: NewcomerSettings = "{}",
+    lr: Annotated[float | None, typer.Option(help="Learning rate. [default: the class's own, or 0.01]")] = None,
+) -> None:
+    """Try a class of optimizers on a tiny problem, in a process of its own; print what it does. Status 1: unusable."""
+    from optrepro.newcomers import conformance, target
+
+    report = conformance.examine(target.parse(optimizer), _mapping(settings, "settings"), lr)
+    typer.echo(conformance.table(report))
+    if report.failure is not None:
+        raise typer.Exit(1)
+
+
 @app.command("schema")
 def schema_(out: Annotated[Path | None, typer.Option(help="File. [default: standard output]")] = None) -> None:
     """Print the JSON schema of the config."""
@@ -312,6 +329,14 @@ def _studies(settings: Config, names: list[str] | None) -> list[str]:
     if unknown := [name for name in names or () if name not in settings.studies]:
         raise ConfigError(f"study = {unknown[0]!r} is not one of {sorted(settings.studies)}")
     return list(names or settings.studies)
+
+
+def _mapping(text: str, option: str) -> dict[str, Any]:
+    """The mapping that an option holds. Raises: ConfigError if it is none."""
+    found = parse(text, f"--{option}")
+    if not isinstance(found, dict):
+        raise ConfigError(f"{option} = {shortened(text)} is not allowed; it is a mapping, as '{{\"betas\": [0.9, 0.99]}}'")
+    return found
 
 
 def _is_scale(path: Path) -> bool:
