@@ -78,6 +78,7 @@ def examine(
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder, "findings.jsonl")
         # Forked, because to import torch anew would take longer than the checks.
+        importlib.import_module("torch._dynamo")  # the first step of any optimizer of torch would import it
         process = _fork.Process(target=_child, args=(target, dict(settings or {}), rate, out), daemon=True)
         process.start()
         process.join(limit)

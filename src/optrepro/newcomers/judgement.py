@@ -1,0 +1,207 @@
+"""Judges a newcomer: its runs beside the published rows, a check of this machine, and what it all comes to."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from optrepro import layout
+from optrepro.analysis.results import StudyResults, read_study
+from optrepro.experiments import work
+from optrepro.newcomers import conformance, standing, tasks
+from optrepro.newcomers.conformance import Report
+from optrepro.newcomers.standing import Standing
+from optrepro.newcomers.target import Target
+from optrepro.newcomers.tasks import KEY, OVERHEAD, Plan, Published, Task
+from optrepro.settings import ConfigError
+
+FOLDER = Path("judgements")
+SAME = ["workload", "role", "learning_rate", "seed", "step", "metric"]  # what a value of two runs agrees in
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """All that was found out about a newcomer.
+
+    Attributes:
+        target: the class.
+        report: what it does on a tiny problem.
+        plan: what was run.
+        standings: its place by the name of the task.
+        machine: how the row that was run again compares with the published one, by the name of the task.
+        cost: one row per network: network, step (median ratio of the time of a step to that of torch's AdamW),
+            memory (ratio of the bytes of state); empty if it was not measured.
+        left_out: why other tasks have no standing, by name.
+    """
+
+    target: Target
+    report: Report
+    plan: Plan
+    standings: Mapping[str, Standing]
+    machine: Mapping[str, str]
+    cost: pd.DataFrame
+    left_out: Mapping[str, str]
+
+
+def judge(
+    target: Target,
+    names: Sequence[str] = tasks.DEFAULT,
+    settings: Mapping[str, Any] | None = None,
+    rates: Sequence[float] | None = None,
+    budget: int = 1,
+    scale: str = layout.PUBLISHED,
+    workers: int = 1,
+    report: Callable[[str], None] = print,
+) -> Judgement:
+    """Judge a class.
+
+    Args:
+        target: the class.
+        names: tasks, of `tasks.TASKS`.
+        settings: keyword arguments of the class, without ``lr``.
+        rates: learning rates to tune over; None: each study's own.
+        budget: how many times everybody's tuning it gets.
+        scale: whose rows it is compared with.
+        workers: number of jobs at the same time.
+        report: called with one line for each thing that happens.
+
+    Raises: ConfigError for a class that cannot be used, a task that does not exist, or rows that are not there.
+    """
+    target.make_importable()
+    found = conformance.examine(target, settings, rates and sorted(rates)[len(rates) // 2])
+    if (failure := found.failure) is not None:
+        raise ConfigError(f"{target.path} cannot be judged: {failure.check}: {failure.meaning}")
+    plan = tasks.plan(target, names, settings or {}, rates, budget, scale, found.refused)
+    outcome = work.work(plan.config, list(plan.config.studies), workers, report=report)
+    standings, machine, left_out = {}, {}, dict(plan.left_out)
+    for name, task in plan.tasks.items():
+        if task.study not in outcome.collected:
+            reasons = [f"{batch}: {why}" for (study, batch), why in outcome.failed.items() if study == task.study]
+            left_out[name] = reasons[0] if reasons else "what it needs has failed"
+            continue
+        own, published = read_study(layout.tidy(plan.config.scale, task.study)), plan.published[task.study]
+        standings[name] = standing.of(standing.joined(published.results, own), found.ignores_rate)
+        machine[name] = _again(task, own, published)
+    return Judgement(target, found, plan, standings, machine, _cost(plan, outcome.collected), left_out)
+
+
+def text(judgement: Judgement) -> str:
+    """The judgement as lines: each task with its place, peers and warnings; cost; machine; sentences to quote."""
+    lines = []
+    for name, each in judgement.standings.items():
+        lines += [f"{name}: {each.study.facts.dataset or each.problems}", f"  {each.tuned}"]
+        lines += [f"  {line}" for line in _scores(each)] + [""]
+        lines += [f"  {line}" for line in _pairs(each)]
+        lines += [f"  ! {note}" for note in judgement.plan.notes.get(name, ())]
+        lines += [f"  ! {warning}" for warning in each.warnings] + [""]
+    for row in judgement.cost.itertuples():
+        lines.append(f"cost on {row.network}: a step takes {row.step:.2f} times as long as torch's AdamW, its state {row.memory:.2f} times the memory")
+    lines += [f"this machine, {name}: {found}" for name, found in judgement.machine.items()]
+    lines += [f"the published rows, {name}: {origin(judgement.plan.published[judgement.plan.tasks[name].study])}" for name in judgement.standings]
+    lines += [f"left out, {name}: {why}" for name, why in judgement.left_out.items()]
+    return "\n".join([*lines, "", *(each.sentence() for each in judgement.standings.values())])
+
+
+def origin(published: Published) -> str:
+    """Commit, versions and machine that published rows come from, in words."""
+    records = published.records.values()
+    commits = sorted({str(record["git"]["commit"])[:7] for record in records})
+    environments = [record["environment"] for record in records]
+    torches = sorted({each["packages"].get("torch", "?") for each in environments})
+    machines = sorted({f"{each['machine']}, Python {each['python']}" for each in environments})
+    return f"commit {', '.join(commits)}; torch {', '.join(torches)}; {'; '.join(machines)}"
+
+
+def write(judgement: Judgement, folder: Path) -> list[Path]:
+    """Write the judgement as CSV and JSON; the cost, which differs from time to time, has a file of its own."""
+    folder.mkdir(parents=True, exist_ok=True)
+    scores = [each.scores.assign(task=name) for name, each in judgement.standings.items()]
+    pairs = [each.pairs.assign(task=name) for name, each in judgement.standings.items()]
+    written = []
+    for name, parts in (("scores", scores), ("pairs", pairs), ("cost", [judgement.cost])):
+        written.append(folder / f"{name}.csv")
+        pd.concat(parts, ignore_index=True).to_csv(written[-1], index=False, lineterminator="\n")
+    summary = {
+        "class": judgement.target.path,
+        "checks": [finding._asdict() for finding in judgement.report.findings],
+        "tasks": {
+            name: {
+                "study": judgement.plan.tasks[name].study,
+                "rank": int(each.own["rank"]),
+                "of": len(each.scores),
+                "score": float(each.own.score),
+                "tuned": each.tuned,
+                "sentence": each.sentence(),
+                "warnings": [*judgement.plan.notes.get(name, ()), *each.warnings],
+                "machine": judgement.machine[name],
+                "published": origin(judgement.plan.published[judgement.plan.tasks[name].study]),
+            }
+            for name, each in judgement.standings.items()
+        },
+        "left_out": dict(judgement.left_out),
+    }
+    written.append(folder / "judgement.json")
+    written[-1].write_text(json.dumps(summary, indent=1, ensure_ascii=False) + "\n")
+    return written
+
+
+def _again(task: Task, own: StudyResults, published: Published) -> str:
+    """How the row that was run again compares with the published one, in words."""
+    values = [
+        runs[(runs.optimizer == task.again) & runs.metric.ne("surface")].set_index(SAME).value
+        for runs in (published.results.runs, own.runs)
+    ]
+    both = pd.concat(values, axis=1, keys=["published", "here"], join="inner")
+    label = published.results.facts.label(task.again)
+    if both.empty:
+        return f"{label}, run again, has no value in common with the published one"
+    equal = int((both.published == both.here).sum())
+    if equal == len(both) == len(values[0]) == len(values[1]):
+        return f"{label}, run again, gives all {len(both):,} published values"
+    apart = (both.here - both.published).abs() / both.published.abs().clip(lower=np.finfo(float).tiny)
+    missing = max(len(each) for each in values) - len(both)
+    return (
+        f"{label}, run again, gives {equal:,} of {len(both):,} published values; of the others, half are at most "
+        f"{apart[both.published != both.here].median():.1%} away" + (f"; {missing:,} have no partner" if missing else "")
+    )
+
+
+def _cost(plan: Plan, collected: Sequence[str]) -> pd.DataFrame:
+    """The column `cost` of a judgement."""
+    names = ["network", "step", "memory"]
+    if OVERHEAD not in plan.config.studies or OVERHEAD not in collected:
+        return pd.DataFrame(columns=names)
+    runs = read_study(layout.tidy(plan.config.scale, OVERHEAD)).runs
+    own = runs[runs.optimizer == KEY].assign(network=lambda table: table.workload.str.partition("/")[0])
+    medians = own.pivot_table(index="network", columns="metric", values="value", aggfunc="median", sort=False)
+    return medians.reset_index().rename(columns={"step_ratio": "step", "state_ratio": "memory"})[names]
+
+
+def _scores(each: Standing) -> list[str]:
+    table = each.scores
+    width = max(map(len, table.label))
+    return [
+        f"{row['rank']:4.0f}  {row['label']:{width}}  {_interval(row, 'score')}{'  <' if row['optimizer'] == KEY else ''}"
+        for _, row in table.iterrows()
+    ]
+
+
+def _pairs(each: Standing) -> list[str]:
+    width = max(map(len, each.pairs.label))
+    head = f"{'beside':{width}}  wins ties losses  difference                 Holm's p"
+    return [head] + [
+        f"{row['label']:{width}}  {row['wins']:4} {row['ties']:4} {row['losses']:6}  {_interval(row, 'difference'):25}  "
+        f"{'–' if np.isnan(row['p_holm']) else format(row['p_holm'], '.3f')}"
+        for _, row in each.pairs.iterrows()
+    ]
+
+
+def _interval(row: pd.Series, name: str) -> str:
+    low, high = row[f"{name}_low"], row[f"{name}_high"]
+    return f"{row[name]:.4g}" + ("" if np.isnan(low) else f" [{low:.4g}, {high:.4g}]")
