@@ -113,7 +113,9 @@ def work(
 
     settings = _settings(config, set_)
     chosen = _studies(settings, studies)
-    done = shift.work(settings, chosen, workers or _cores(), 60 * minutes or None, lambda line: typer.echo(line, err=True))
+    done = shift.work(
+        settings, chosen, workers or _cores(), 60 * minutes or None, lambda line: typer.echo(line, err=True)
+    )
     typer.echo(
         f"{len(done.finished)} batches ran, {len(done.stored)} were in the store, {len(done.failed)} failed, "
         f"{len(done.waiting)} are left; {len(done.collected)} of {len(chosen)} studies are complete",
@@ -282,7 +284,7 @@ def judge(
     out: Annotated[Path | None, typer.Option(help="Folder. [default: judgements/ and the name of the class]")] = None,
 ) -> None:
     """Compare a class of optimizers with the published rows: run its rows alone, then print where it stands."""
-    from optrepro.newcomers import judgement, target
+    from optrepro.newcomers import judgement, page, target
 
     chosen = target.parse(optimizer)
     rates = None if learning_rates is None else _rates(learning_rates)
@@ -298,7 +300,8 @@ def judge(
         lambda line: typer.echo(line, err=True),
     )
     typer.echo(judgement.text(found))
-    for path in judgement.write(found, out or judgement.FOLDER / chosen.slug):
+    folder = out or judgement.FOLDER / chosen.slug
+    for path in [*judgement.write(found, folder), page.write(found, folder / "judgement.html")]:
         typer.echo(path, err=True)
 
 
@@ -384,7 +387,9 @@ def _mapping(text: str, option: str) -> dict[str, Any]:
     """The mapping that an option holds. Raises: ConfigError if it is none."""
     found = parse(text, f"--{option}")
     if not isinstance(found, dict):
-        raise ConfigError(f"{option} = {shortened(text)} is not allowed; it is a mapping, as '{{\"betas\": [0.9, 0.99]}}'")
+        raise ConfigError(
+            f"{option} = {shortened(text)} is not allowed; it is a mapping, as '{{\"betas\": [0.9, 0.99]}}'"
+        )
     return found
 
 

@@ -14,6 +14,7 @@ import multiprocessing
 import os
 import signal
 import tempfile
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, field
@@ -204,6 +205,16 @@ def _closure(parameters: Sequence[Tensor], factor: float = 1.0) -> Callable[[], 
     return evaluate
 
 
+def _counted(closure: Callable[[], Tensor], calls: Counter[str]) -> Callable[[], Tensor]:
+    """The closure, each of whose calls is counted."""
+
+    def evaluate() -> Tensor:
+        calls["closure"] += 1
+        return closure()
+
+    return evaluate
+
+
 def _same(first: Sequence[Tensor], second: Sequence[Tensor]) -> bool:
     """Whether all bits are equal; NaN equals NaN."""
     return all(torch.equal(a.nan_to_num(), b.nan_to_num()) for a, b in zip(first, second, strict=True))
@@ -269,12 +280,16 @@ def _imported(target: Target) -> type[torch.optim.Optimizer]:
     return found
 
 
-def _constructed(cls: type[torch.optim.Optimizer], settings: dict[str, Any], rate: float | None) -> tuple[_Subject, str]:
+def _constructed(
+    cls: type[torch.optim.Optimizer], settings: dict[str, Any], rate: float | None
+) -> tuple[_Subject, str]:
     """The subject, and what its signature means."""
     accepted = inspect.signature(cls).parameters
     any_name = any(parameter.kind is parameter.VAR_KEYWORD for parameter in accepted.values())
     if unknown := [name for name in settings if name not in accepted and not any_name]:
-        raise _FailedError(f"settings.{unknown[0]} is not an argument of {cls.__name__}; it takes {', '.join(accepted)}")
+        raise _FailedError(
+            f"settings.{unknown[0]} is not an argument of {cls.__name__}; it takes {', '.join(accepted)}"
+        )
     default = accepted["lr"].default if "lr" in accepted else None
     usual = float(default) if isinstance(default, int | float) and default > 0 else 0.01
     subject = _Subject(cls, settings, (rate or usual) if "lr" in accepted else None)
@@ -299,30 +314,23 @@ def _steps(subject: _Subject, refused: dict[str, str]) -> str:
     cls = subject.cls
     if hasattr(cls, "first_step") and hasattr(cls, "second_step"):
         raise _FailedError(
-            "steps in two parts, first_step and second_step, as SAM does: every step needs a second gradient elsewhere, "
+            "steps in two parts, first_step and second_step, as SAM does: each step needs a second gradient elsewhere, "
             "which is twice everybody's budget"
         )
     errors = []
     for closure in (False, True):
         subject.closure = closure
-        parameters = _start()
-        calls = 0
-
-        def evaluate(closure: Callable[[], Tensor] = _closure(parameters)) -> Tensor:
-            nonlocal calls
-            calls += 1
-            return closure()
-
+        parameters, calls = _start(), Counter[str]()
         try:
-            subject.step(subject.make(parameters), evaluate)
+            subject.step(subject.make(parameters), _counted(_closure(parameters), calls))
         except Exception as error:
             errors.append(f"{type(error).__name__}: {error}")
             continue
-        if closure and calls == 0:
+        if closure and not calls:
             if _takes_the_loss(subject):
                 break
             raise _FailedError("step(closure) does not call the closure, and step() alone raises " + errors[0])
-        return _manner(subject, calls, refused)
+        return _manner(subject, calls.total(), refused)
     if _takes_the_loss(subject):
         raise _FailedError("its step takes the loss as a tensor, step(loss); give it an optional closure instead")
     raise _FailedError(f"step() raises {errors[0]}; step(closure) raises {errors[1]}")
@@ -338,20 +346,13 @@ def _manner(subject: _Subject, calls: int, refused: dict[str, str]) -> str:
                 "where one evaluation is all that a step has"
             )
         return f"step(closure), which it calls {calls} time{'' if calls == 1 else 's'} in a first step{modes}"
-    counted = 0
-    parameters = _start(torch.float64)
-
-    def count() -> Tensor:
-        nonlocal counted
-        counted += 1
-        return _closure(parameters)()
-
+    parameters, counts = _start(torch.float64), Counter[str]()
     try:
-        subject.make(parameters).step(count)  # type: ignore[arg-type]
+        subject.make(parameters).step(_counted(_closure(parameters), counts))  # type: ignore[arg-type]
     except Exception as error:
         refused["functions"] = f"step(closure) on float64 raises {one_line(f'{type(error).__name__}: {error}', 120)}"
         return f"step() alone{modes}"
-    if counted == 0:
+    if not counts:
         refused["functions"] = "step(closure) does not call its closure, as torch's optimizers do"
     return f"step(), with an optional closure{modes}"
 
@@ -393,7 +394,10 @@ def _schedule(subject: _Subject) -> tuple[Outcome, str]:
         subject.step(optimizer, _closure(parameters))
     if _same(before, parameters):
         return "ok", "a learning rate that is set to 0 in the groups stops it, so schedules act"
-    return "warning", "a learning rate that is set to 0 in the groups does not stop it: schedules act late or not at all"
+    return (
+        "warning",
+        "a learning rate that is set to 0 in the groups does not stop it: schedules act late or not at all",
+    )
 
 
 def _groups(subject: _Subject) -> tuple[Outcome, str]:
@@ -420,9 +424,13 @@ def _deterministic(subject: _Subject) -> tuple[Outcome, str]:
     torch.set_rng_state(state)
     if not _same(first, second):
         return "warning", "two runs from the same seed differ: nothing can be repeated bit for bit"
-    return ("note", "equal seeds give equal bits; it draws from torch's global generator") if draws else (
-        "ok",
-        "two runs give the same bits",
+    return (
+        ("note", "equal seeds give equal bits; it draws from torch's global generator")
+        if draws
+        else (
+            "ok",
+            "two runs give the same bits",
+        )
     )
 
 

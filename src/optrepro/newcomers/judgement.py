@@ -100,10 +100,13 @@ def text(judgement: Judgement) -> str:
         lines += [f"  {line}" for line in _pairs(each)]
         lines += [f"  ! {note}" for note in judgement.plan.notes.get(name, ())]
         lines += [f"  ! {warning}" for warning in each.warnings] + [""]
-    for row in judgement.cost.itertuples():
-        lines.append(f"cost on {row.network}: a step takes {row.step:.2f} times as long as torch's AdamW, its state {row.memory:.2f} times the memory")
+    for row in judgement.cost.to_dict("records"):
+        ratios = f"a step takes {row['step']:.2f} times as long, its state {row['memory']:.2f} times the memory"
+        lines.append(f"cost on {row['network']}, beside torch's AdamW: {ratios}")
     lines += [f"this machine, {name}: {found}" for name, found in judgement.machine.items()]
-    lines += [f"the published rows, {name}: {origin(judgement.plan.published[judgement.plan.tasks[name].study])}" for name in judgement.standings]
+    for name in judgement.standings:
+        study = judgement.plan.tasks[name].study
+        lines.append(f"the published rows, {name}: {origin(judgement.plan.published[study])}")
     lines += [f"left out, {name}: {why}" for name, why in judgement.left_out.items()]
     return "\n".join([*lines, "", *(each.sentence() for each in judgement.standings.values())])
 
@@ -168,7 +171,8 @@ def _again(task: Task, own: StudyResults, published: Published) -> str:
     missing = max(len(each) for each in values) - len(both)
     return (
         f"{label}, run again, gives {equal:,} of {len(both):,} published values; of the others, half are at most "
-        f"{apart[both.published != both.here].median():.1%} away" + (f"; {missing:,} have no partner" if missing else "")
+        f"{apart[both.published != both.here].median():.1%} away"
+        + (f"; {missing:,} have no partner" if missing else "")
     )
 
 
@@ -184,22 +188,22 @@ def _cost(plan: Plan, collected: Sequence[str]) -> pd.DataFrame:
 
 
 def _scores(each: Standing) -> list[str]:
-    table = each.scores
-    width = max(map(len, table.label))
+    width = max(map(len, each.scores.label))
     return [
-        f"{row['rank']:4.0f}  {row['label']:{width}}  {_interval(row, 'score')}{'  <' if row['optimizer'] == KEY else ''}"
-        for _, row in table.iterrows()
+        f"{row['rank']:4.0f}  {row['label']:{width}}  {_interval(row, 'score')}"
+        + ("  <" if row["optimizer"] == KEY else "")
+        for _, row in each.scores.iterrows()
     ]
 
 
 def _pairs(each: Standing) -> list[str]:
     width = max(map(len, each.pairs.label))
-    head = f"{'beside':{width}}  wins ties losses  difference                 Holm's p"
-    return [head] + [
-        f"{row['label']:{width}}  {row['wins']:4} {row['ties']:4} {row['losses']:6}  {_interval(row, 'difference'):25}  "
-        f"{'–' if np.isnan(row['p_holm']) else format(row['p_holm'], '.3f')}"
-        for _, row in each.pairs.iterrows()
-    ]
+    lines = [f"{'beside':{width}}  wins ties losses  {'difference':26}  p (Holm)"]
+    for _, row in each.pairs.iterrows():
+        counts = f"{row['wins']:4} {row['ties']:4} {row['losses']:6}"
+        p = "–" if np.isnan(row["p_holm"]) else f"{row['p_holm']:.3f}"
+        lines.append(f"{row['label']:{width}}  {counts}  {_interval(row, 'difference'):26}  {p}")
+    return lines
 
 
 def _interval(row: pd.Series, name: str) -> str:

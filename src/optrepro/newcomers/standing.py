@@ -63,9 +63,15 @@ class Standing:
             return f"{place}, {score}; too few pairs to tell it from any single peer ({self.limits})."
         sure = self.pairs[self.pairs.p_holm <= ALPHA]
         better, worse = (list(sure.label[sign * sure.difference > 0]) for sign in (1, -1))
-        parts = [f"{what} {_listed(labels)}" for what, labels in (("better than", better), ("worse than", worse)) if labels]
+        parts = [
+            f"{what} {_listed(labels)}" for what, labels in (("better than", better), ("worse than", worse)) if labels
+        ]
         rest = len(self.pairs) - len(better) - len(worse)
-        parts += [f"not to be told from {'the ' if parts else 'any of the '}{rest}{' others' if parts else ''}"] if rest else []
+        parts += (
+            [f"not to be told from {'the ' if parts else 'any of the '}{rest}{' others' if parts else ''}"]
+            if rest
+            else []
+        )
         return f"{place}, {score}: {', '.join(parts)} (Holm, 5 %; {self.limits})."
 
 
@@ -80,7 +86,9 @@ def joined(published: StudyResults, own: StudyResults) -> StudyResults:
 
 def of(study: StudyResults, ignores_rate: bool = False) -> Standing:
     """The standing of the newcomer in a study with its rows."""
-    return _on_functions(study, ignores_rate) if "functions" in study.facts.settings else _on_networks(study, ignores_rate)
+    return (
+        _on_functions(study, ignores_rate) if "functions" in study.facts.settings else _on_networks(study, ignores_rate)
+    )
 
 
 def _on_functions(study: StudyResults, ignores_rate: bool) -> Standing:
@@ -108,7 +116,7 @@ def _on_functions(study: StudyResults, ignores_rate: bool) -> Standing:
         label=study.facts.label(KEY),
         measure="a mean of digits of the range gained of",
         problems=f"{len(values)} smooth functions",
-        limits=f"laptop proxies; {len(values)} functions, {settings['budget']} evaluations, {settings['starts']} starts",
+        limits=f"laptop proxies; {settings['budget']} evaluations, {settings['starts']} starts",
         scores=_scores(study, values, rankings.average_ranks(-values)),
         pairs=_pairs(study, values, tests),
         tuned=tuned,

@@ -33,9 +33,8 @@ class Target:
 
     @property
     def slug(self) -> str:
-        """The name in lower case, with hyphens between its words."""
-        words = re.findall(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|\d+", self.name)
-        return "-".join(word.lower() for word in words) if words else self.name.strip("_").lower()
+        """The name in lower case, as folders and scales are named."""
+        return re.sub("[^a-z0-9]+", "-", self.name.lower()).strip("-") or "newcomer"
 
     def make_importable(self) -> None:
         """Put the folder of the file first in the search path of this process and of those that it forks."""
@@ -72,7 +71,9 @@ def _of_file(text: str) -> Target:
     if file.suffix != ".py" or not file.is_file():
         raise ConfigError(f"optimizer = {text!r} is not allowed: {name} is not a Python file. {FORM}")
     if not file.stem.isidentifier():
-        raise ConfigError(f"optimizer = {text!r} is not allowed: {file.name} cannot be imported; rename it, as my_own.py")
+        raise ConfigError(
+            f"optimizer = {text!r} is not allowed: {file.name} cannot be imported; rename it, as my_own.py"
+        )
     folder = str(file.resolve().parent)
     other = PathFinder.find_spec(file.stem, [path for path in sys.path if path != folder])
     if other is not None or file.stem in sys.builtin_module_names:

@@ -225,7 +225,9 @@ def _only(pretraining: StudyResults, study: Comparison) -> dict[str, Any]:
 
 def _row_wise(target: Target) -> bool:
     """Whether the runs of a class share a tensor on functions; only classes of torch are known to allow it."""
-    return target.folder is None and target.path.startswith("torch.") and factory.optimizer_class(target.path) in ROW_WISE
+    return (
+        target.folder is None and target.path.startswith("torch.") and factory.optimizer_class(target.path) in ROW_WISE
+    )
 
 
 def _first_starts(results: StudyResults, starts: int) -> StudyResults:
@@ -248,7 +250,7 @@ def _row(target: Target, settings: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _config(scale: str, seed: int, studies: Mapping[str, Any], budget: int) -> Config:
-    """The config of these studies. With a larger budget the newcomer's grid is the one that is longer than a study's."""
+    """The config of these studies. With a larger budget the newcomer's grid is longer than a study's."""
     layers: dict[str, Any] = {"scale": scale, "seed": seed, "device": "cpu", "studies": {}}
     grids = {}
     for name, study in studies.items():
