@@ -281,11 +281,16 @@ def judge(
     workers: Annotated[
         int | None, typer.Option(min=1, help="Jobs at the same time. [default: one for each core]")
     ] = None,
+    add: Annotated[
+        Path | None, typer.Option(help="Scale file to be written with its row, as config/mine.yaml.")
+    ] = None,
     out: Annotated[Path | None, typer.Option(help="Folder. [default: judgements/ and the name of the class]")] = None,
 ) -> None:
     """Compare a class of optimizers with the published rows: run its rows alone, then print where it stands."""
-    from optrepro.newcomers import judgement, page, target
+    from optrepro.newcomers import addition, judgement, page, target
 
+    if add is not None:
+        addition.check(add, budget)
     chosen = target.parse(optimizer)
     rates = None if learning_rates is None else _rates(learning_rates)
     names = [name.strip() for name in on.split(",")]
@@ -303,6 +308,8 @@ def judge(
     folder = out or judgement.FOLDER / chosen.slug
     for path in [*judgement.write(found, folder), page.write(found, folder / "judgement.html")]:
         typer.echo(path, err=True)
+    if add is not None:
+        typer.echo(addition.write(found, add, DEFAULT.name), err=True)
 
 
 @app.command("schema")

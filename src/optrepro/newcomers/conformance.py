@@ -526,7 +526,7 @@ def _scale_free(subject: _Subject) -> tuple[Outcome, str]:
 def _gradients_kept(subject: _Subject) -> tuple[Outcome, str]:
     parameters = _start()
     optimizer = subject.make(parameters)
-    kept = []
+    kept: list[tuple[Tensor, Tensor]] = []
 
     def evaluate() -> Tensor:
         loss = _closure(parameters)()

@@ -74,7 +74,8 @@ def judge(
     Raises: ConfigError for a class that cannot be used, a task that does not exist, or rows that are not there.
     """
     target.make_importable()
-    found = conformance.examine(target, settings, rates and sorted(rates)[len(rates) // 2])
+    middle = sorted(rates)[len(rates) // 2] if rates else None
+    found = conformance.examine(target, settings, middle)
     if (failure := found.failure) is not None:
         raise ConfigError(f"{target.path} cannot be judged: {failure.check}: {failure.meaning}")
     plan = tasks.plan(target, names, settings or {}, rates, budget, scale, found.refused)

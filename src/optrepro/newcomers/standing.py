@@ -51,7 +51,7 @@ class Standing:
     @property
     def own(self) -> pd.Series:
         """The newcomer's row of `scores`."""
-        return self.scores.set_index("optimizer").loc[KEY]
+        return self.scores[self.scores.optimizer == KEY].iloc[0]
 
     def sentence(self) -> str:
         """The verdict in a sentence, with its limits."""
@@ -175,7 +175,7 @@ def _scores(study: StudyResults, values: pd.DataFrame, places: pd.Series) -> pd.
     """The column `scores` of a standing; `places` are the numbers that are ranked, lowest best."""
     rows = [
         {"optimizer": key, "label": study.facts.label(key), **columns.interval("score", values[key].dropna())}
-        for key in values
+        for key in map(str, values)
     ]
     table = pd.DataFrame(rows)
     average = rankings.average_ranks(-values.dropna())
@@ -187,7 +187,7 @@ def _scores(study: StudyResults, values: pd.DataFrame, places: pd.Series) -> pd.
 def _pairs(study: StudyResults, values: pd.DataFrame, p_values: Sequence[float]) -> pd.DataFrame:
     """The table `pairs` of a standing, in the order of the scores of the peers."""
     rows: list[dict[str, Any]] = []
-    for peer in (key for key in values if key != KEY):
+    for peer in (str(key) for key in values if key != KEY):
         difference = (values[KEY] - values[peer]).dropna()
         counts, interval = columns.record(difference), columns.interval("difference", difference)
         rows.append({"peer": peer, "label": study.facts.label(peer), **counts, **interval})

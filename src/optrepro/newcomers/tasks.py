@@ -131,7 +131,10 @@ def plan(
 
     Raises: ConfigError that names what was given and what is allowed.
     """
-    tasks, left_out, published, notes = {}, {}, {}, {}
+    tasks: dict[str, Task] = {}
+    published: dict[str, Published] = {}
+    left_out: dict[str, str] = {}
+    notes: dict[str, list[str]] = {}
     studies: dict[str, Any] = {}
     for name in _with_stand_ins(names, scale, left_out):
         task = TASKS[name]
