@@ -1,5 +1,6 @@
 """A newcomer beside the rows of a scale that was run before."""
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -103,7 +104,7 @@ def test_a_second_judgement_runs_nothing_and_writes_the_same_bytes(
     first = written()
     monkeypatch.setattr(work._Shift, "_fork", None)  # no job may start
     assert written() == first
-    assert b"http" not in first["judgement.html"].replace(b"http://www.w3.org", b"").replace(b"http://purl.org", b"")
+    assert not re.search(rb"<script|<link|src=|href=\"http|url\(http", first["judgement.html"])
 
 
 def test_a_class_of_a_file_has_fewer_starts_which_its_peers_share(judge: Judge, folder: Path) -> None:

@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 
 from optrepro import layout
+from optrepro.analysis.intervals import mean_interval
 from optrepro.analysis.results import StudyResults, read_study
 from optrepro.experiments import work
 from optrepro.newcomers import conformance, standing, tasks
@@ -97,7 +98,7 @@ def text(judgement: Judgement) -> str:
     lines = []
     for name, each in judgement.standings.items():
         lines += [f"{name}: {each.study.facts.dataset or each.problems}", f"  {each.tuned}"]
-        lines += [f"  {line}" for line in _scores(each)] + [""]
+        lines += [f"  rank, {each.unit}:", *(f"  {line}" for line in _scores(each)), ""]
         lines += [f"  {line}" for line in _pairs(each)]
         lines += [f"  ! {note}" for note in judgement.plan.notes.get(name, ())]
         lines += [f"  ! {warning}" for warning in each.warnings] + [""]
@@ -168,12 +169,12 @@ def _again(task: Task, own: StudyResults, published: Published) -> str:
     equal = int((both.published == both.here).sum())
     if equal == len(both) == len(values[0]) == len(values[1]):
         return f"{label}, run again, gives all {len(both):,} published values"
-    apart = (both.here - both.published).abs() / both.published.abs().clip(lower=np.finfo(float).tiny)
-    missing = max(len(each) for each in values) - len(both)
+    here, there = (standing.all_values(study)[task.again].dropna() for study in (own, published.results))
+    mean, low, high = mean_interval(there)
+    verdict = "inside" if low <= here.mean() <= high else "OUTSIDE"
     return (
-        f"{label}, run again, gives {equal:,} of {len(both):,} published values; of the others, half are at most "
-        f"{apart[both.published != both.here].median():.1%} away"
-        + (f"; {missing:,} have no partner" if missing else "")
+        f"{label}, run again, gives {equal:,} of {len(both):,} published values; its score is {here.mean():.4g}, "
+        f"published {mean:.4g} [{low:.4g}, {high:.4g}], {verdict} that interval"
     )
 
 

@@ -96,35 +96,33 @@ def figure(standing: Standing) -> Figure:
         left.plot([row.score_low, row.score_high], [place, place], color=color, linewidth=1)
         left.plot(row.score, place, "o", color=color, markersize=4)
     left.set_yticks(range(len(table)), table.label)
-    left.set_xlabel("score, higher is better")
-    curves = _curves(standing)
+    left.set_xlabel(standing.unit)
+    curves, title, steps = _curves(standing)
     for key, curve in sorted(curves.groupby("optimizer"), key=lambda item: item[0] == KEY):
         own = key == KEY
         color, width = (OWN, 2.0) if own else (style.FAINT, 1.0)
         right.plot(curve.x, curve.y, color=color, linewidth=width, label=standing.label if own else None)
-    right.set_xlabel(str(curves.attrs["x"]))
-    right.set_title(str(curves.attrs["title"]))
+    right.set_xlabel(steps)
+    right.set_title(title)
     right.legend()
     for axes in (left, right):
         style.grid(axes, "both")
     return page
 
 
-def _curves(standing: Standing) -> pd.DataFrame:
-    """Columns optimizer, x, y: on functions the share that is solved, else the mean criterion on test data."""
+def _curves(standing: Standing) -> tuple[pd.DataFrame, str, str]:
+    """Columns optimizer, x, y, with what y and x are: the share of problems solved, or the criterion on test data."""
     study = standing.study
     if "functions" in study.facts.settings:
         table = benchmark.profile(study)
         table = table[(table.subset == "smooth") & (table.target == benchmark.TARGETS[0])]
         curves = table.rename(columns={"evaluations": "x", "share": "y"})
-        names = {"x": "evaluations", "title": f"share of problems with regret at most {benchmark.TARGETS[0]:g}"}
+        title, steps = f"share of problems with regret at most {benchmark.TARGETS[0]:g}", "evaluations"
     else:
         table = comparison.curves(study)
         curves = table[table.metric == f"test_{study.facts.criterion}"].rename(columns={"step": "x", "mean": "y"})
-        names = {"x": "steps", "title": f"test {study.facts.criterion}"}
-    curves = curves[curves.optimizer.isin(standing.scores.optimizer)][["optimizer", "x", "y"]].copy()
-    curves.attrs = names
-    return curves
+        title, steps = f"test {study.facts.criterion}", "steps"
+    return curves[curves.optimizer.isin(standing.scores.optimizer)][["optimizer", "x", "y"]], title, steps
 
 
 def _task(judgement: Judgement, name: str, standing: Standing) -> dict[str, object]:

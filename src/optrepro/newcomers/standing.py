@@ -19,6 +19,9 @@ from optrepro.conventions import ALPHA, FLOOR
 from optrepro.newcomers.tasks import KEY
 
 
+NAMED = 3  # peers that a sentence names
+
+
 @dataclass(frozen=True)
 class Standing:
     """A newcomer's place in one study.
@@ -26,7 +29,9 @@ class Standing:
     Attributes:
         study: the published rows with the newcomer's.
         label: the newcomer's name.
-        measure: what a score is, in words.
+        unit: what a score is; higher is better.
+        measure: a mean score in words, with {} in the place of the number.
+        sign: -1 where the words give the negative of the score, as of a loss.
         problems: what the pairs of a comparison are, in words, as "43 smooth functions".
         limits: what the study is, in words.
         scores: one row per optimizer: optimizer, label, score, score_low, score_high, average_rank (over the problems),
@@ -40,7 +45,9 @@ class Standing:
 
     study: StudyResults
     label: str
+    unit: str
     measure: str
+    sign: int
     problems: str
     limits: str
     scores: pd.DataFrame
@@ -56,9 +63,10 @@ class Standing:
     def sentence(self) -> str:
         """The verdict in a sentence, with its limits."""
         own, told = self.own, self.pairs.p_holm.notna().any()
-        ends = "" if np.isnan(own.score_low) else f" [{own.score_low:.3g}, {own.score_high:.3g}]"
+        low, high = sorted((self.sign * own.score_low, self.sign * own.score_high))
+        ends = "" if np.isnan(low) else f" [{low:.4g}, {high:.4g}]"
         place = f"{self.label} ranks {own['rank']:.0f} of {len(self.scores)} on {self.problems}"
-        score = f"with {self.measure} {own.score:.3g}{ends}"
+        score = self.measure.format(f"{self.sign * own.score:.4g}{ends}")
         if not told:
             return f"{place}, {score}; too few pairs to tell it from any single peer ({self.limits})."
         sure = self.pairs[self.pairs.p_holm <= ALPHA]
@@ -91,13 +99,19 @@ def of(study: StudyResults, ignores_rate: bool = False) -> Standing:
     )
 
 
-def _on_functions(study: StudyResults, ignores_rate: bool) -> Standing:
+def all_values(study: StudyResults) -> pd.DataFrame:
+    """What is compared, problems (smooth functions, or seeds) by optimizers; higher is better."""
+    if "functions" not in study.facts.settings:
+        return comparison.test_scores(study)
     table = benchmark.scores(study)
     smooth = table[table.smooth.astype(bool)]
-    digits = smooth.assign(digits=-np.log10(smooth.regret.clip(lower=FLOOR))).pivot(
-        index="function", columns="optimizer", values="digits"
-    )
-    values = digits[_compared(study, digits)].dropna()
+    digits = smooth.assign(digits=-np.log10(smooth.regret.clip(lower=FLOOR)))
+    return digits.pivot(index="function", columns="optimizer", values="digits")
+
+
+def _on_functions(study: StudyResults, ignores_rate: bool) -> Standing:
+    table, values = benchmark.scores(study), all_values(study)
+    values = values[_compared(study, values)].dropna()
     settings, own = study.facts.settings, table[table.optimizer == KEY]
     rates = own.learning_rate.dropna()
     inside = int((~own.on_edge.astype(bool)).sum())
@@ -114,7 +128,9 @@ def _on_functions(study: StudyResults, ignores_rate: bool) -> Standing:
     return Standing(
         study=study,
         label=study.facts.label(KEY),
-        measure="a mean of digits of the range gained of",
+        unit="mean of -log10 of the normalized regret",
+        measure="with a normalized regret of 10^-x for x = {} on average",
+        sign=1,
         problems=f"{len(values)} smooth functions",
         limits=f"laptop proxies; {settings['budget']} evaluations, {settings['starts']} starts",
         scores=_scores(study, values, rankings.average_ranks(-values)),
@@ -125,8 +141,8 @@ def _on_functions(study: StudyResults, ignores_rate: bool) -> Standing:
 
 
 def _on_networks(study: StudyResults, ignores_rate: bool) -> Standing:
-    all_values = comparison.test_scores(study)
-    values = all_values[_compared(study, all_values)]
+    values = all_values(study)
+    values = values[_compared(study, values)]
     criterion, settings = study.facts.criterion, study.facts.settings
     cell = comparison.tuned_cells(study).loc[KEY]
     rates = sorted(study.runs[(study.runs.optimizer == KEY) & (study.runs.role == "tune")].learning_rate.unique())
@@ -151,7 +167,9 @@ def _on_networks(study: StudyResults, ignores_rate: bool) -> Standing:
     return Standing(
         study=study,
         label=study.facts.label(KEY),
-        measure="a mean test accuracy of" if criterion == "accuracy" else "a mean of the negative test loss of",
+        unit="test accuracy" if criterion == "accuracy" else "negative test loss",
+        measure=f"with a mean test {criterion} of {{}}",
+        sign=comparison.SIGNS[criterion],
         problems=str(study.facts.dataset).partition(" (")[0],
         limits=f"laptop proxy; {network}, {seeds} paired seeds",
         scores=_scores(study, values, (-values).mean()),
@@ -196,4 +214,7 @@ def _pairs(study: StudyResults, values: pd.DataFrame, p_values: Sequence[float])
 
 
 def _listed(labels: Sequence[str]) -> str:
+    """The labels as a list in words, of which at most `NAMED` are named."""
+    if len(labels) > NAMED:
+        return f"{len(labels)} peers, {', '.join(labels[:NAMED])} among them"
     return labels[0] if len(labels) == 1 else f"{', '.join(labels[:-1])} and {labels[-1]}"
