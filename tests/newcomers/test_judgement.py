@@ -127,7 +127,7 @@ def test_more_tuning_than_the_others_had_is_said(judge: Judge) -> None:
 
 def test_faults_that_a_reader_must_know_are_warnings(judge: Judge) -> None:
     standing = judge("torch.optim.SGD", ("images",), rates=[1e-9, 1e-8]).standings["images"]
-    assert any("highest learning rate" in warning for warning in standing.warnings)
+    assert any("learning rate of the grid" in warning for warning in standing.warnings)
     assert standing.own["rank"] == 3
 
 

@@ -18,7 +18,6 @@ from optrepro.analysis.results import StudyResults
 from optrepro.conventions import ALPHA, FLOOR
 from optrepro.newcomers.tasks import KEY
 
-
 NAMED = 3  # peers that a sentence names
 
 
@@ -214,7 +213,6 @@ def _pairs(study: StudyResults, values: pd.DataFrame, p_values: Sequence[float])
 
 
 def _listed(labels: Sequence[str]) -> str:
-    """The labels as a list in words, of which at most `NAMED` are named."""
-    if len(labels) > NAMED:
-        return f"{len(labels)} peers, {', '.join(labels[:NAMED])} among them"
-    return labels[0] if len(labels) == 1 else f"{', '.join(labels[:-1])} and {labels[-1]}"
+    """The labels as a list, with semicolons as some hold commas; of more than `NAMED` the first and the number."""
+    named = "; ".join(labels[:NAMED])
+    return named if len(labels) <= NAMED else f"{len(labels)} peers ({named}; ...)"
