@@ -117,7 +117,7 @@ def _curves(standing: Standing) -> tuple[pd.DataFrame, str, str]:
         table = benchmark.profile(study)
         table = table[(table.subset == "smooth") & (table.target == benchmark.TARGETS[0])]
         curves = table.rename(columns={"evaluations": "x", "share": "y"})
-        title, steps = f"share of problems with regret at most {benchmark.TARGETS[0]:g}", "evaluations"
+        title, steps = f"share solved (regret at most {benchmark.TARGETS[0]:g})", "evaluations"
     else:
         table = comparison.curves(study)
         curves = table[table.metric == f"test_{study.facts.criterion}"].rename(columns={"step": "x", "mean": "y"})

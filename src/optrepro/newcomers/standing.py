@@ -127,7 +127,7 @@ def _on_functions(study: StudyResults, ignores_rate: bool) -> Standing:
     return Standing(
         study=study,
         label=study.facts.label(KEY),
-        unit="mean of -log10 of the normalized regret",
+        unit="mean of -log10 of the normalized regret, in the order of average ranks",
         measure="with a normalized regret of 10^-x for x = {} on average",
         sign=1,
         problems=f"{len(values)} smooth functions",
