@@ -71,7 +71,7 @@ def test_a_sound_class_passes_every_check_and_can_run_everywhere(examined: Class
         (["def move(self, p, lr): p.sub_(0.01 * p.grad.sign())"], "learning rate"),
         (["def move(self, p, lr): p.add_(lr * p.grad.sign())"], "descent"),
         (["def move(self, p, lr): p.sub_(lr * self.defaults['lr'] * 0 + 0.001 * p.grad)"], "schedule"),
-        (["def move(self, p, lr): p.sub_(lr * time.perf_counter() * p.grad.sign())"], "deterministic"),
+        (["def move(self, p, lr): p.sub_(lr * os.urandom(1)[0] * p.grad.sign())"], "deterministic"),
         (["t = 0", "def move(self, p, lr): self.t += 1; p.sub_(lr / self.t * p.grad)"], "resume"),
         (
             [
@@ -98,7 +98,7 @@ def test_a_fault_that_spoils_a_comparison_is_a_warning(examined: Class, lines: l
         (["def step(self, loss): loss.add(1)"], "step", "step(loss)"),
         (["def first_step(self): pass", "def second_step(self): pass"], "step", "SAM"),
         (["def step(self, closure): pass"], "step", "does not call the closure"),
-        (["def move(self, p, lr): os.abort()"], "step", "SIGABRT"),
+        (["def move(self, p, lr): os.kill(os.getpid(), 9)"], "step", "SIGKILL"),
         (["def move(self, p, lr): os._exit(3)"], "step", "3"),
     ],
 )

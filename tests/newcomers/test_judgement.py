@@ -8,7 +8,7 @@ import pytest
 
 from optrepro import config
 from optrepro.experiments import work
-from optrepro.newcomers import judgement, page, tasks
+from optrepro.newcomers import addition, judgement, page, tasks
 from optrepro.newcomers.judgement import Judgement
 from optrepro.newcomers.target import parse
 from optrepro.newcomers.tasks import KEY
@@ -167,3 +167,18 @@ def test_a_mistake_is_one_line_before_anything_runs(
 )
 def test_a_grid_is_as_long_as_everybodys(given: list[float], length: int, rates: tuple[float, ...]) -> None:
     assert tasks.grid(given, length) == rates
+
+
+def test_a_row_that_is_added_makes_a_scale_that_runs_it(judge: Judge, tmp_path: Path) -> None:
+    (tmp_path / "before.yaml").write_text(SCALE)
+    path = tmp_path / "mine.yaml"
+    addition.check(path, budget=1)
+    found = judge("torch.optim.NAdam", ("functions",), settings={"betas": [0.8, 0.99]})
+    addition.write(found, path, "before.yaml")
+    rows = config.load(path).studies["vlse"].optimizers  # type: ignore[attr-defined]
+    assert list(rows) == ["adam", "sgd", "nadam"]
+    assert rows["nadam"].settings == {"betas": [0.8, 0.99]}
+    with pytest.raises(ConfigError, match="the file exists"):
+        addition.check(path, budget=1)
+    with pytest.raises(ConfigError, match="budget = 2"):
+        addition.check(tmp_path / "other.yaml", budget=2)
