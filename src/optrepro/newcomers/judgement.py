@@ -23,6 +23,8 @@ from optrepro.newcomers.tasks import KEY, OVERHEAD, Plan, Published, Task
 from optrepro.settings import ConfigError
 
 FOLDER = Path("judgements")
+REFERENCE = "foreach"  # the row of torch's AdamW among the measured ones
+QUIET = 2.0  # chosen: times that vary more between turns were measured beside other work
 SAME = ["workload", "role", "learning_rate", "seed", "step", "metric"]  # what a value of two runs agrees in
 
 
@@ -37,7 +39,8 @@ class Judgement:
         standings: its place by the name of the task.
         machine: how the row that was run again compares with the published one, by the name of the task.
         cost: one row per network: network, step (median ratio of the time of a step to that of torch's AdamW),
-            memory (ratio of the bytes of state); empty if it was not measured.
+            memory (ratio of the bytes of state), spread (largest time of a step of AdamW over the smallest one, which
+            is near 1 on a quiet machine); empty if it was not measured.
         left_out: why other tasks have no standing, by name.
     """
 
@@ -105,6 +108,8 @@ def text(judgement: Judgement) -> str:
     for row in judgement.cost.to_dict("records"):
         ratios = f"a step takes {row['step']:.2f} times as long, its state {row['memory']:.2f} times the memory"
         lines.append(f"cost on {row['network']}, beside torch's AdamW: {ratios}")
+        if row["spread"] > QUIET:
+            lines.append(f"  ! torch's own step varied {row['spread']:.0f}-fold meanwhile: time it on a quiet machine")
     lines += [f"this machine, {name}: {found}" for name, found in judgement.machine.items()]
     for name in judgement.standings:
         study = judgement.plan.tasks[name].study
@@ -180,13 +185,16 @@ def _again(task: Task, own: StudyResults, published: Published) -> str:
 
 def _cost(plan: Plan, collected: Sequence[str]) -> pd.DataFrame:
     """The column `cost` of a judgement."""
-    names = ["network", "step", "memory"]
+    names = ["network", "step", "memory", "spread"]
     if OVERHEAD not in plan.config.studies or OVERHEAD not in collected:
         return pd.DataFrame(columns=names)
     runs = read_study(layout.tidy(plan.config.scale, OVERHEAD)).runs
-    own = runs[runs.optimizer == KEY].assign(network=lambda table: table.workload.str.partition("/")[0])
+    runs = runs.assign(network=runs.workload.str.partition("/")[0])
+    reference = runs[(runs.optimizer == REFERENCE) & (runs.metric == "step_seconds")].groupby("network").value
+    own = runs[runs.optimizer == KEY]
     medians = own.pivot_table(index="network", columns="metric", values="value", aggfunc="median", sort=False)
-    return medians.reset_index().rename(columns={"step_ratio": "step", "state_ratio": "memory"})[names]
+    table = medians.rename(columns={"step_ratio": "step", "state_ratio": "memory"})
+    return table.assign(spread=reference.max() / reference.min()).reset_index()[names]
 
 
 def _scores(each: Standing) -> list[str]:
