@@ -129,16 +129,16 @@ def _task(judgement: Judgement, name: str, standing: Standing) -> dict[str, obje
     published = judgement.plan.published[judgement.plan.tasks[name].study]
     facts = published.results.facts
     study = kinds.study(facts.settings)
-    words = (study.network_in_words(), study.repetitions_in_words(), study.tuning_in_words(facts.datasets))
-    network, *rest = words
+    network, rest = study.network_in_words(), [study.repetitions_in_words(), study.tuning_in_words(facts.datasets)]
     said = [f"{facts.dataset}." if facts.dataset else "", f"{network}." if network else "", *rest]
+    drawing = style.svg(figure(standing), name)
     return {
         "name": name,
         "sentence": standing.sentence(),
         "protocol": " ".join(part for part in said if part),
         "tuned": standing.tuned,
         "warnings": [*judgement.plan.notes.get(name, ()), *standing.warnings],
-        "figure": style.svg(figure(standing), name),
+        "figure": drawing[drawing.index("<svg") :],  # without the head of a file of its own
         "scores": _html(standing.scores.drop(columns="optimizer")),
         "pairs": _html(standing.pairs.drop(columns="peer")),
         "machine": judgement.machine[name],
