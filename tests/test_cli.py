@@ -345,3 +345,16 @@ def test_looking_at_the_plan_does_not_wait_for_torch(verb: str) -> None:
     command = [sys.executable, "-c", code, verb]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     assert done.stdout.splitlines()[-1] == "False"
+
+
+def test_a_class_is_checked_and_what_cannot_be_judged_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert "resume         ok" in call("check-optimizer", "torch.optim.NAdam", "--settings", '{"betas": [0.8, 0.9]}')
+    assert "fails" in call("check-optimizer", "torch.nn.Linear", status=1)
+    for options, fault in (
+        (["NAdam"], "It must be a file and a class"),
+        (["torch.optim.NAdam", "--settings", "0.9"], "it is a mapping"),
+        (["torch.optim.NAdam", "--learning-rates", "0.1,0.1"], "they are distinct numbers above 0"),
+        (["torch.optim.NAdam", "--add", "mine"], "it is a scale file"),
+    ):
+        with pytest.raises(config.ConfigError, match=fault):
+            cli.app(["judge", *options], standalone_mode=False)

@@ -6,7 +6,7 @@ import json
 import os
 import sys
 from pathlib import Path
-from typing import Annotated, TypeVar
+from typing import Annotated, Any, TypeVar
 
 import typer
 import yaml
@@ -29,6 +29,8 @@ Overrides = Annotated[list[str] | None, typer.Option("--set", help="Override, as
 DataDir = Annotated[Path | None, typer.Option(help="Folder of downloads. [default: OPTREPRO_DATA, or data]")]
 CatalogueDir = Annotated[Path, typer.Option("--catalogue", help="Config folder, which holds the papers' folders.")]
 Scale = Annotated[str, typer.Option(help="The scale whose results are used, or 'published'.")]
+Newcomer = Annotated[str, typer.Argument(help="File and class, as my_optimizer.py:MyOptimizer, or an import path.")]
+NewcomerSettings = Annotated[str, typer.Option("--settings", help="Keyword arguments of the class, as JSON or YAML.")]
 DEFAULT = Path("config/laptop.yaml")
 PICTURES = (".png", ".svg", ".pdf")
 T = TypeVar("T")
@@ -110,9 +112,10 @@ def work(
     from optrepro.experiments import work as shift
 
     settings = _settings(config, set_)
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     chosen = _studies(settings, studies)
-    done = shift.work(settings, chosen, workers or cores, 60 * minutes or None, lambda line: typer.echo(line, err=True))
+    done = shift.work(
+        settings, chosen, workers or _cores(), 60 * minutes or None, lambda line: typer.echo(line, err=True)
+    )
     typer.echo(
         f"{len(done.finished)} batches ran, {len(done.stored)} were in the store, {len(done.failed)} failed, "
         f"{len(done.waiting)} are left; {len(done.collected)} of {len(chosen)} studies are complete",
@@ -250,6 +253,65 @@ def minimize(
         typer.echo(out)
 
 
+@app.command("check-optimizer")
+def check_optimizer(
+    optimizer: Newcomer,
+    settings: NewcomerSettings = "{}",
+    lr: Annotated[float | None, typer.Option(help="Learning rate. [default: the class's own, or 0.01]")] = None,
+) -> None:
+    """Try a class of optimizers on a tiny problem, in a process of its own; print what it does. Status 1: unusable."""
+    from optrepro.newcomers import conformance, target
+
+    report = conformance.examine(target.parse(optimizer), _mapping(settings, "settings"), lr)
+    typer.echo(conformance.table(report))
+    if report.failure is not None:
+        raise typer.Exit(1)
+
+
+@app.command()
+def judge(
+    optimizer: Newcomer,
+    on: Annotated[str, typer.Option(help="Tasks, with commas between them.")] = "functions,images,language",
+    learning_rates: Annotated[
+        str | None, typer.Option(help="Learning rates to tune over, with commas. [default: each study's own]")
+    ] = None,
+    settings: NewcomerSettings = "{}",
+    budget: Annotated[int, typer.Option(min=1, max=4, help="How many times everybody's tuning it gets.")] = 1,
+    scale: Scale = layout.PUBLISHED,
+    workers: Annotated[
+        int | None, typer.Option(min=1, help="Jobs at the same time. [default: one for each core]")
+    ] = None,
+    add: Annotated[
+        Path | None, typer.Option(help="Scale file to be written with its row, as config/mine.yaml.")
+    ] = None,
+    out: Annotated[Path | None, typer.Option(help="Folder. [default: judgements/ and the name of the class]")] = None,
+) -> None:
+    """Compare a class of optimizers with the published rows: run its rows alone, then print where it stands."""
+    from optrepro.newcomers import addition, judgement, page, target
+
+    if add is not None:
+        addition.check(add, budget)
+    chosen = target.parse(optimizer)
+    rates = None if learning_rates is None else _rates(learning_rates)
+    names = [name.strip() for name in on.split(",")]
+    found = judgement.judge(
+        chosen,
+        names,
+        _mapping(settings, "settings"),
+        rates,
+        budget,
+        scale,
+        workers or _cores(),
+        lambda line: typer.echo(line, err=True),
+    )
+    typer.echo(judgement.text(found))
+    folder = out or judgement.FOLDER / chosen.slug
+    for path in [*judgement.write(found, folder), page.write(found, folder / "judgement.html")]:
+        typer.echo(path, err=True)
+    if add is not None:
+        typer.echo(addition.write(found, add, DEFAULT.name), err=True)
+
+
 @app.command("schema")
 def schema_(out: Annotated[Path | None, typer.Option(help="File. [default: standard output]")] = None) -> None:
     """Print the JSON schema of the config."""
@@ -312,6 +374,30 @@ def _studies(settings: Config, names: list[str] | None) -> list[str]:
     if unknown := [name for name in names or () if name not in settings.studies]:
         raise ConfigError(f"study = {unknown[0]!r} is not one of {sorted(settings.studies)}")
     return list(names or settings.studies)
+
+
+def _cores() -> int:
+    """Number of cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _rates(text: str) -> list[float]:
+    """The learning rates that an option lists. Raises: ConfigError if they are not distinct positive numbers."""
+    found = parse(f"[{text}]", "--learning-rates")
+    numbers = all(isinstance(rate, int | float) and not isinstance(rate, bool) and rate > 0 for rate in found)
+    if not found or not numbers or len(set(found)) < len(found):
+        raise ConfigError(f"learning_rates = {shortened(text)} is not allowed; they are distinct numbers above 0")
+    return [float(rate) for rate in found]
+
+
+def _mapping(text: str, option: str) -> dict[str, Any]:
+    """The mapping that an option holds. Raises: ConfigError if it is none."""
+    found = parse(text, f"--{option}")
+    if not isinstance(found, dict):
+        raise ConfigError(
+            f"{option} = {shortened(text)} is not allowed; it is a mapping, as '{{\"betas\": [0.9, 0.99]}}'"
+        )
+    return found
 
 
 def _is_scale(path: Path) -> bool:
