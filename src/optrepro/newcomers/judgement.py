@@ -113,7 +113,7 @@ def text(judgement: Judgement) -> str:
     lines += [f"this machine, {name}: {found}" for name, found in judgement.machine.items()]
     for name in judgement.standings:
         study = judgement.plan.tasks[name].study
-        lines.append(f"the published rows, {name}: {origin(judgement.plan.published[study])}")
+        lines.append(f"the rows beside it, {name}: {origin(judgement.plan.published[study])}")
     lines += [f"left out, {name}: {why}" for name, why in judgement.left_out.items()]
     return "\n".join([*lines, "", *(each.sentence() for each in judgement.standings.values())])
 
@@ -170,16 +170,16 @@ def _again(task: Task, own: StudyResults, published: Published) -> str:
     both = pd.concat(values, axis=1, keys=["published", "here"], join="inner")
     label = published.results.facts.label(task.again)
     if both.empty:
-        return f"{label}, run again, has no value in common with the published one"
+        return f"{label}, run again, has no value in common with the earlier one"
     equal = int((both.published == both.here).sum())
     if equal == len(both) == len(values[0]) == len(values[1]):
-        return f"{label}, run again, gives all {len(both):,} published values"
+        return f"{label}, run again, gives all {len(both):,} earlier values"
     here, there = (standing.all_values(study)[task.again].dropna() for study in (own, published.results))
     mean, low, high = mean_interval(there)
     verdict = "inside" if low <= here.mean() <= high else "OUTSIDE"
     return (
-        f"{label}, run again, gives {equal:,} of {len(both):,} published values; its score is {here.mean():.4g}, "
-        f"published {mean:.4g} [{low:.4g}, {high:.4g}], {verdict} that interval"
+        f"{label}, run again, gives {equal:,} of {len(both):,} earlier values; its score is {here.mean():.4g}, "
+        f"earlier {mean:.4g} [{low:.4g}, {high:.4g}], {verdict} that interval"
     )
 
 

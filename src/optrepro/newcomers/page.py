@@ -48,7 +48,7 @@ summary { cursor: pointer; color: #555; }
 {{ task.figure | safe }}
 <details open><summary>Scores</summary><div class="table">{{ task.scores | safe }}</div></details>
 <details><summary>Beside each peer</summary><div class="table">{{ task.pairs | safe }}</div></details>
-<p>This machine: {{ task.machine }}. The published rows: {{ task.origin }}.</p>
+<p>This machine: {{ task.machine }}. The rows beside it: {{ task.origin }}.</p>
 </section>
 {% endfor %}
 {% for name, why in left_out.items() %}<p>Left out, {{ name }}: {{ why }}.</p>
