@@ -7,8 +7,7 @@ from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
-from optrepro.problems.functions.outside import PACKAGES
-from optrepro.problems.functions.settings import PriorSettings
+from optrepro.problems.functions.settings import PACKAGES, PriorSettings
 from optrepro.seeds import derive_seed, fingerprint
 from optrepro.studies.base import ELSEWHERE, KIND, Batch, Count, Model, Name, Role, Run, Scale, Study, determining
 from optrepro.studies.comparison import ConstantRates

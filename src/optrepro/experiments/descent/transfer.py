@@ -33,6 +33,7 @@ from optrepro.metalearning.pop import environment
 from optrepro.optimizers._pop_policy import Policy
 from optrepro.optimizers.pop import POP
 from optrepro.problems.functions import outside, shifted
+from optrepro.problems.functions.settings import PACKAGES
 from optrepro.problems.functions.vlse import Function
 from optrepro.seeds import derive_seed
 from optrepro.settings import ConfigError
@@ -174,7 +175,7 @@ class _Job:
 
     def _sampled(self, name: str, collection: Collection) -> tuple[_Sampled | Singly, dict[str, Array]]:
         """Return problems with one start each, and the facts about them."""
-        if collection.source in outside.PACKAGES:
+        if collection.source in PACKAGES:
             singles = singly.of(collection.source, collection.count, collection.dim)
             return singles, {"dimension": singles.valid.sum(-1).numpy()}
         if collection.source == "prior":

