@@ -38,7 +38,8 @@ class Judgement:
         plan: what was run.
         standings: its place by the name of the task.
         machine: how the row that was run again compares with the published one, by the name of the task.
-        cost: one row per network: network, step (median ratio of the time of a step to that of torch's AdamW),
+        cost: one row per network: network, step (median ratio of the time of a step to that of torch's AdamW,
+            NaN where the times show other work),
             memory (ratio of the bytes of state), spread (largest time of a step of AdamW over the smallest one, which
             is near 1 on a quiet machine); empty if it was not measured.
         left_out: why other tasks have no standing, by name.
@@ -106,10 +107,11 @@ def text(judgement: Judgement) -> str:
         lines += [f"  ! {note}" for note in judgement.plan.notes.get(name, ())]
         lines += [f"  ! {warning}" for warning in each.warnings] + [""]
     for row in judgement.cost.to_dict("records"):
-        ratios = f"a step takes {row['step']:.2f} times as long, its state {row['memory']:.2f} times the memory"
-        lines.append(f"cost on {row['network']}, beside torch's AdamW: {ratios}")
-        if row["spread"] > QUIET:
-            lines.append(f"  ! torch's own step varied {row['spread']:.0f}-fold meanwhile: time it on a quiet machine")
+        step = f"a step takes {row['step']:.2f} times as long"
+        if np.isnan(row["step"]):
+            step = f"a step was not timed, for torch's own varied {row['spread']:.0f}-fold beside other work"
+        memory = f"its state {row['memory']:.2f} times the memory"
+        lines.append(f"cost on {row['network']}, beside torch's AdamW: {step}; {memory}")
     lines += [f"this machine, {name}: {found}" for name, found in judgement.machine.items()]
     for name in judgement.standings:
         study = judgement.plan.tasks[name].study
@@ -194,7 +196,9 @@ def _cost(plan: Plan, collected: Sequence[str]) -> pd.DataFrame:
     own = runs[runs.optimizer == KEY]
     medians = own.pivot_table(index="network", columns="metric", values="value", aggfunc="median", sort=False)
     table = medians.rename(columns={"step_ratio": "step", "state_ratio": "memory"})
-    return table.assign(spread=reference.max() / reference.min()).reset_index()[names]
+    table["spread"] = reference.max() / reference.min()
+    table["step"] = table.step.where(table.spread <= QUIET)
+    return table.reset_index()[names]
 
 
 def _scores(each: Standing) -> list[str]:
