@@ -200,15 +200,26 @@ def save(figure: Figure, path: Path) -> None:
     """Write ``path.svg`` and ``path.png`` without date and version, so that equal figures give equal bytes."""
     path.parent.mkdir(parents=True, exist_ok=True)
     path.with_suffix(".svg").write_text(svg(figure, path.name))
-    figure.set_layout_engine("none")  # the layout is the same for both files, and finding it takes longest
     figure.savefig(path.with_suffix(".png"), metadata={"Software": None})
 
 
 def svg(figure: Figure, name: str) -> str:
     """A figure as SVG without date and version; `name` begins the names of its clip paths."""
+    _lay_out(figure)
     drawing = StringIO()
     figure.savefig(drawing, format="svg", metadata={"Date": None, "Creator": None})
     return _with_stable_names(drawing.getvalue(), name)
+
+
+def _lay_out(figure: Figure) -> None:
+    """Let the layout engine place the axes, once for both files, and round the places, whose last digits are chance."""
+    if (engine := figure.get_layout_engine()) is None:
+        return
+    engine.execute(figure)
+    figure.set_layout_engine("none")
+    for axes in figure.axes:
+        left, bottom, width, height = axes.get_position(original=True).bounds
+        axes.set_position((round(left, 5), round(bottom, 5), round(width, 5), round(height, 5)))
 
 
 def _with_stable_names(svg: str, prefix: str) -> str:
