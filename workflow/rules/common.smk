@@ -75,7 +75,6 @@ onstart:
 
 # Where jobs run on other machines, each batch is a job. Only there Snakemake keeps `--jobs` apart from `--cores`.
 CLUSTER = workflow.resource_settings.nodes is not None
-NEVER = "(?!)"  # a pattern that matches nothing, for wildcards without values
 
 
 onsuccess:
@@ -117,19 +116,29 @@ def settings_of_batch(wildcards):
     return fingerprint(_settings(batch_of(wildcards)))
 
 
-def settings_of_study(wildcards):
-    """A hash of everything in the config that determines a study's results and facts."""
-    batches = [_settings(batch) for batch in BATCHES[wildcards.study].values()]
-    return fingerprint([study_of(wildcards).model_dump(mode="json", by_alias=True), batches])
+def together(studies):
+    """The studies in groups that the same tables read; one that trains weights, or measures times, is a group alone."""
+    groups = {}
+    for name in studies:
+        readers = frozenset(table for table, entry in CATALOGUE.tables.items() if name in entry.studies)
+        alone = name in LEARNING or SETTINGS.studies[name].timed or not readers
+        groups.setdefault(name if alone else readers, []).append(name)
+    return list(groups.values())
+
+
+def settings_of_studies(studies):
+    """A hash of everything in the config that determines the results and facts of some studies."""
+    dumped = [SETTINGS.studies[name].model_dump(mode="json", by_alias=True) for name in studies]
+    return fingerprint([dumped, [_settings(batch) for name in studies for batch in BATCHES[name].values()]])
 
 
 def source_of_batch(wildcards):
     return provenance.source_hash(*runtable.source_modules(SETTINGS, batch_of(wildcards)))
 
 
-def source_of_study(wildcards):
-    batches = BATCHES[wildcards.study].values()
-    modules = [module for batch in batches for module in runtable.source_modules(SETTINGS, batch)]
+def source_of_studies(studies):
+    batches = [batch for name in studies for batch in BATCHES[name].values()]
+    modules = {module for batch in batches for module in runtable.source_modules(SETTINGS, batch)}
     return provenance.source_hash("optrepro.experiments.collect", *modules)
 
 
@@ -137,14 +146,14 @@ def study_of(wildcards):
     return SETTINGS.studies[wildcards.study]
 
 
-def trained_elsewhere(wildcards):
-    """The results of the studies whose trained weights a study uses."""
-    used = {batch.weights[0] for batch in BATCHES[wildcards.study].values() if batch.weights}
-    return [layout.tidy(SCALE, study) for study in sorted(used - {wildcards.study})]
+def trained_elsewhere(studies):
+    """The results of the other studies whose trained weights some studies use."""
+    used = {batch.weights[0] for name in studies for batch in BATCHES[name].values() if batch.weights}
+    return [layout.tidy(SCALE, study) for study in sorted(used.difference(studies))]
 
 
-def batches_of(wildcards):
-    return [layout.metrics(SCALE, wildcards.study, batch) for batch in BATCHES[wildcards.study]]
+def batches_of(studies):
+    return [layout.metrics(SCALE, name, batch) for name in studies for batch in BATCHES[name]]
 
 
 def needed(wildcards):
@@ -154,20 +163,21 @@ def needed(wildcards):
     return [layout.metrics(SCALE, *address) for address in addresses]
 
 
-def data_listing(wildcards):
-    """Lists of files with checksums, one for each data set that a study reads and that is not embedded."""
-    names = data_of(study_of(wildcards), SETTINGS)
+def data_listing(studies):
+    """Lists of files with checksums, one for each data set that some studies read and that is not embedded."""
+    names = dict.fromkeys(data for study in studies for data in data_of(SETTINGS.studies[study], SETTINGS))
     return [f"results/data/{name}.sha256" for name in names if not archives.archive(name).embedded]
 
 
-def asks_for_gpu(wildcards):
-    return int(study_of(wildcards).wants_gpu)
+def asks_for_gpu(studies):
+    return int(any(SETTINGS.studies[study].wants_gpu for study in studies))
 
 
-def threads_of_study(wildcards):
-    """One thread for each batch, or all if the study measures times, so that no other job runs meanwhile."""
+def threads_of_studies(studies):
+    """One thread for each batch, or all if a study measures times, so that no other job runs meanwhile."""
     cores = workflow.cores or 1
-    return cores if study_of(wildcards).timed else min(cores, len(BATCHES[wildcards.study]))
+    timed = any(SETTINGS.studies[study].timed for study in studies)
+    return cores if timed else min(cores, sum(len(BATCHES[study]) for study in studies))
 
 
 def threads_of_batch(wildcards):

@@ -1,47 +1,44 @@
-rule study:
-    """Run what the store lacks of a study, in one process that forks, and collect its tidy results and its facts.
+# One job runs, in one process that forks, what the store lacks of the studies that the same tables read, and collects
+# their tidy results and facts; so most processes start once for several. On a cluster each batch is a job of its own, and
+# what is left to do here, where the workflow runs, is to collect. Studies that train weights have priority, because
+# others wait for them.
+for _studies in together(SETTINGS.studies):
 
-    On a cluster each batch is a job of its own, and what is left to do here, where the workflow runs, is to collect.
-    """
-    input:
-        data=data_listing,
-        trained=trained_elsewhere,
-        batches=batches_of if CLUSTER else [],
-    output:
-        tidy="<results>/{scale}/tidy/{study}.parquet",
-        facts="<results>/{scale}/tidy/{study}.json",
-        sidecar="<results>/{scale}/tidy/{study}.sidecar.json",
-    log:
-        "<logs>/{scale}/studies/{study}.log",
-    wildcard_constraints:
-        scale=SCALE,
-        study="|".join(sorted(set(SETTINGS.studies) - set(LEARNING))) or NEVER,
-    localrule: True
-    conda:
-        "../../environment.yml"
-    threads: threads_of_study
-    resources:
-        gpu=0 if CLUSTER else asks_for_gpu,
-    params:
-        settings=settings_of_study,
-        source=source_of_study,
-    shell:
-        "optrepro work {wildcards.study} --workers {threads} > {log} 2>&1"
-
-
-# Studies that train weights have priority, because others wait for them.
-use rule study as training with:
-    wildcard_constraints:
-        scale=SCALE,
-        study="|".join(LEARNING) or NEVER,
-    priority: 1
+    rule:
+        name:
+            f"study_{_studies[0]}"
+        input:
+            data=data_listing(_studies),
+            trained=trained_elsewhere(_studies),
+            batches=batches_of(_studies) if CLUSTER else [],
+        output:
+            [
+                f"<results>/{SCALE}/tidy/{study}{suffix}"
+                for study in _studies
+                for suffix in (".parquet", ".json", ".sidecar.json")
+            ],
+        log:
+            f"<logs>/{SCALE}/studies/{_studies[0]}.log",
+        priority: int(_studies[0] in LEARNING)
+        localrule: True
+        conda:
+            "../../environment.yml"
+        threads: threads_of_studies(_studies)
+        resources:
+            gpu=0 if CLUSTER else asks_for_gpu(_studies),
+        params:
+            settings=settings_of_studies(_studies),
+            source=source_of_studies(_studies),
+            names=" ".join(_studies),
+        shell:
+            "optrepro work {params.names} --workers {threads} > {log} 2>&1"
 
 
 # On a cluster only.
 rule batch:
     """Run one batch: rows of the run table, each an optimizer on a problem."""
     input:
-        data=data_listing,
+        data=lambda wildcards: data_listing([wildcards.study]),
         needed=needed,
     output:
         metrics="<results>/{scale}/runs/{study}/{batch}/metrics.parquet",
@@ -56,7 +53,7 @@ rule batch:
         "../../environment.yml"
     threads: threads_of_batch
     resources:
-        gpu=asks_for_gpu,
+        gpu=lambda wildcards: asks_for_gpu([wildcards.study]),
         mem_mb=memory_of,
         slice_minutes=0,
         slurm_extra=slurm_options_of,

@@ -6,7 +6,6 @@ import importlib
 from collections.abc import Sequence
 from pathlib import Path
 
-import matplotlib.pyplot as plt
 import pandas as pd
 
 from optrepro import parquet, provenance
@@ -35,9 +34,7 @@ def render(name: str, entry: ExhibitEntry, tables: Sequence[Path], facts: Sequen
     exhibit = importlib.import_module(entry.module)
     caption = captions.caption(entry.caption, material)
     stem.parent.mkdir(parents=True, exist_ok=True)
-    figure = exhibit.figure(material)
-    style.save(figure, stem)
-    plt.close(figure)
+    style.save(exhibit.figure(material), stem)
     outputs = [stem.with_suffix(f".{suffix}") for suffix in FORMATS]
     _write_table(exhibit.table(material), name, f"{entry.title}. {caption}", stem)
     provenance.write_sidecar(

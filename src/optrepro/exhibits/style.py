@@ -216,7 +216,7 @@ def _lay_out(figure: Figure) -> None:
     if (engine := figure.get_layout_engine()) is None:
         return
     engine.execute(figure)
-    figure.set_layout_engine("none")
+    figure.set_layout_engine(None)  # with any engine, even one that places nothing, each file would be drawn twice
     for axes in figure.axes:
         left, bottom, width, height = axes.get_position(original=True).bounds
         axes.set_position((round(left, 5), round(bottom, 5), round(width, 5), round(height, 5)))

@@ -5,6 +5,7 @@ import pandas as pd
 import pytest
 
 from optrepro.experiments.base import tidy
+from optrepro.studies.base import Run
 
 ROW = ["0123456789", "images", "digits/softmax", "sgd", "test", 0.1, 3, 100, "test_loss", 0.25]
 NAMES = [
@@ -72,3 +73,18 @@ def test_stored_values_keep_four_digits():
     values = np.array([0.0, 1.0, -3.14159265, 1e-12, 7.7e300])
     np.testing.assert_allclose(tidy._rounded(values), values, rtol=1.3e-4)
     assert tidy._rounded(values)[:2].tolist() == [0, 1]
+
+
+def test_joined_rows_are_those_of_each_part_in_their_order() -> None:
+    runs = [Run("images", "digits", name, "test", None, 0, 0, {}) for name in ("sgd", "adam")]
+    grid = tidy.metric_rows(runs[0], 0.1, "regret", np.ones((2, 3)), seed=np.arange(2)[:, None], step=[1, 5, 9])
+    none = tidy.metric_rows(runs[0], 0.1, "diverged", np.ones(0), seed=np.arange(0), step=np.arange(0))
+    one = tidy.metric_rows(runs[1], np.nan, "smooth", True)
+    table = tidy.joined([grid, none, one])
+    assert list(table.columns) == NAMES
+    assert list(zip(table.seed, table.step, strict=True)) == [(0, 1), (0, 5), (0, 9), (1, 1), (1, 5), (1, 9), (0, 0)]
+    assert list(table.optimizer) == ["sgd"] * 6 + ["adam"]
+    assert list(table.metric) == ["regret"] * 6 + ["smooth"]
+    assert list(table.learning_rate[:6]) == [0.1] * 6
+    assert table.learning_rate.isna().sum() == 1
+    assert tidy.joined([none]).empty

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -47,21 +47,47 @@ def frame(rows: Iterable[Row]) -> pd.DataFrame:
     return pd.DataFrame(list(rows), columns=list(COLUMNS))
 
 
-def metric_rows(run: Run, rate: float, metric: str, value: Any, seed: Any = 0, step: Any = 0) -> pd.DataFrame:
+class Rows(NamedTuple):
+    """Rows of one run and metric that differ in seed, step and value alone."""
+
+    run: Run
+    rate: float
+    metric: str
+    seed: NDArray[np.int64]
+    step: NDArray[np.int64]
+    value: NDArray[np.float64]
+
+
+def metric_rows(run: Run, rate: float, metric: str, value: Any, seed: Any = 0, step: Any = 0) -> Rows:
     """Make tidy rows of one metric; `value`, `seed` and `step` are broadcast against each other."""
-    value, seed, step = np.broadcast_arrays(np.atleast_1d(value), seed, step)
+    value, seed, step = (np.ravel(each) for each in np.broadcast_arrays(np.atleast_1d(value), seed, step))
+    return Rows(run, rate, metric, seed.astype(np.int64), step.astype(np.int64), _rounded(value.astype(np.float64)))
+
+
+def joined(parts: Iterable[Rows]) -> pd.DataFrame:
+    """Make the tidy table of rows of several runs and metrics. A table of each part would take most of the time."""
+    parts = list(parts)
+    lengths = [len(part.value) for part in parts]
+
+    def repeated(of_part: Callable[[Rows], str | float]) -> NDArray[Any]:
+        each = [of_part(part) for part in parts]
+        return np.repeat(np.array(each, dtype=object if each and isinstance(each[0], str) else None), lengths)
+
+    def in_a_row(name: str) -> NDArray[Any]:
+        return np.concatenate([getattr(part, name) for part in parts])
+
     return pd.DataFrame(
         {
-            "run": run.id,
-            "study": run.study,
-            "workload": run.workload,
-            "optimizer": run.optimizer,
-            "role": run.role,
-            "learning_rate": rate,
-            "seed": seed.ravel(),
-            "step": step.ravel(),
-            "metric": metric,
-            "value": _rounded(value.ravel().astype(np.float64)),
+            "run": repeated(lambda part: part.run.id),
+            "study": repeated(lambda part: part.run.study),
+            "workload": repeated(lambda part: part.run.workload),
+            "optimizer": repeated(lambda part: part.run.optimizer),
+            "role": repeated(lambda part: part.run.role),
+            "learning_rate": repeated(lambda part: part.rate),
+            "seed": in_a_row("seed"),
+            "step": in_a_row("step"),
+            "metric": repeated(lambda part: part.metric),
+            "value": in_a_row("value"),
         }
     )
 

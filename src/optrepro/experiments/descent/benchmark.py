@@ -18,12 +18,12 @@ from torch import Tensor
 
 from optrepro.conventions import FLOOR
 from optrepro.experiments.base.context import Context
-from optrepro.experiments.base.tidy import metric_rows
+from optrepro.experiments.base.tidy import Rows, joined, metric_rows
 from optrepro.experiments.descent import batched
 from optrepro.experiments.descent.batched import Descent, Evaluate
 from optrepro.problems.functions import vlse
 from optrepro.problems.functions.vlse import Function
-from optrepro.studies.base import Batch, Role, Run
+from optrepro.studies.base import Batch, Role, Run, Scale
 from optrepro.studies.comparison import OptimizerConfig
 from optrepro.studies.functions import FunctionsStudy
 
@@ -74,6 +74,12 @@ def run(study: FunctionsStudy, batch: Batch, context: Context) -> pd.DataFrame:
             done.append(_tune_and_test(study, batch, optimizer, chunk, device).to_dict("list"))
             context.progress(len(done), len(chunks), batch.name)
     return pd.concat([pd.DataFrame(part) for part in done], ignore_index=True)
+
+
+def prepare(study: FunctionsStudy, batches: Sequence[Batch], scale: Scale) -> None:
+    """Estimate the largest value of every function, to which all optimizers' results are related."""
+    for name in study.functions:
+        _ = get(name, study.dimension).largest
 
 
 def descend(
@@ -195,7 +201,7 @@ def _tune_and_test(
             rows.extend(_path_rows(run, chosen[i], f, test.paths[:, i, 0].cpu()))
         facts = {"dimension": f.dim, "range": f.largest - f.optimum, "smooth": f.smooth, f"group[{f.group}]": 1}
         rows.extend(metric_rows(run, chosen[i], metric, value) for metric, value in facts.items())
-    return pd.concat([part for part in rows if len(part)], ignore_index=True)
+    return joined(rows)
 
 
 def starts_of(f: Function, count: int, seed: int) -> Tensor:
@@ -220,7 +226,7 @@ def _digits_gained(regrets: Array) -> Array:
     return digits
 
 
-def _regret_rows(run: Run, rate: float, regrets: Array) -> pd.DataFrame:
+def _regret_rows(run: Run, rate: float, regrets: Array) -> Rows:
     """Make rows of the regrets (budget, S) at the recorded evaluations."""
     budget, starts = regrets.shape
     steps = recorded(budget)
@@ -233,13 +239,13 @@ def recorded(budget: int) -> Array:
     return np.array(sorted(step for step in steps if step <= budget))
 
 
-def _diverged_rows(run: Run, rate: float, descents: Descents, i: int, j: int) -> pd.DataFrame:
+def _diverged_rows(run: Run, rate: float, descents: Descents, i: int, j: int) -> Rows:
     starts = descents.diverged[i, j].nonzero()[:, 0].cpu()
     made = descents.values[:, i, j, :].isfinite().sum(0).cpu()
     return metric_rows(run, rate, "diverged", np.ones(len(starts)), seed=starts.numpy(), step=made[starts].numpy())
 
 
-def _path_rows(run: Run, rate: float, f: Function, path: Tensor) -> list[pd.DataFrame]:
+def _path_rows(run: Run, rate: float, f: Function, path: Tensor) -> list[Rows]:
     """Make rows of the points (budget, 2) of one run, in the function's own coordinates."""
     made = int(path[:, 0].isfinite().sum())
     kept = np.array([t for t in range(made) if t < PATH or t % 10 == 9])

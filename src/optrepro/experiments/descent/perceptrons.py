@@ -19,7 +19,7 @@ from torch import Tensor
 from optrepro.experiments.base import data, factory
 from optrepro.experiments.base.context import Context
 from optrepro.experiments.base.shared import shareable
-from optrepro.experiments.base.tidy import metric_rows
+from optrepro.experiments.base.tidy import joined, metric_rows
 from optrepro.experiments.descent import batched
 from optrepro.metalearning.lto import rollouts
 from optrepro.optimizers._learned import LearnedOptimizer, StepRule
@@ -251,4 +251,4 @@ def _rows(runs: Sequence[Run], rates: Sequence[float], record: Sequence[int], cu
         above = np.flatnonzero(~np.isfinite(curve) | (curve > DIVERGED * curve[0]))
         if len(above):
             rows.append(metric_rows(run, rate, "diverged", 1.0, seed=run.repetition, step=record[above[0]]))
-    return pd.concat(rows)
+    return joined(rows)

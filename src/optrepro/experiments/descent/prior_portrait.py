@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from optrepro.experiments.base.context import Context
-from optrepro.experiments.base.tidy import metric_rows
+from optrepro.experiments.base.tidy import Rows, joined, metric_rows
 from optrepro.experiments.descent import fixed_sets
 from optrepro.experiments.descent.fixed_sets import FixedSet
 from optrepro.problems.functions import shifted, vlse
@@ -40,18 +40,17 @@ def run(study: PriorStudy, batch: Batch, context: Context) -> pd.DataFrame:
     found = {
         name: fixed_sets.fixed(study.prior, context.seed, name, count, study.dim) for name, count in counts.items()
     }
-    return pd.concat(
+    return joined(
         [
-            _set_rows(batch, "validation", "tune", found["validation"]),
-            _set_rows(batch, "test", "test", found["test"]),
+            *_set_rows(batch, "validation", "tune", found["validation"]),
+            *_set_rows(batch, "test", "test", found["test"]),
             *(_gallery_rows(batch, study, found["test"]) if study.dim == 2 else []),
             *_statistics_rows(batch, study, context),
-        ],
-        ignore_index=True,
+        ]
     )
 
 
-def _set_rows(batch: Batch, name: str, role: Role, fixed: FixedSet) -> pd.DataFrame:
+def _set_rows(batch: Batch, name: str, role: Role, fixed: FixedSet) -> list[Rows]:
     facts = {
         "minimum": fixed.extrema.minimum,
         "maximum": fixed.extrema.maximum,
@@ -61,7 +60,7 @@ def _set_rows(batch: Batch, name: str, role: Role, fixed: FixedSet) -> pd.DataFr
     return _rows(batch, name, role, facts)
 
 
-def _gallery_rows(batch: Batch, study: PriorStudy, fixed: FixedSet) -> list[pd.DataFrame]:
+def _gallery_rows(batch: Batch, study: PriorStudy, fixed: FixedSet) -> list[Rows]:
     shown = slice(0, study.gallery)
     unit = torch.linspace(0, 1, study.resolution, dtype=torch.float64)
     grid = torch.stack(torch.meshgrid(unit, unit, indexing="xy"), dim=-1).flatten(0, 1)
@@ -77,31 +76,31 @@ def _gallery_rows(batch: Batch, study: PriorStudy, fixed: FixedSet) -> list[pd.D
     return rows
 
 
-def _statistics_rows(batch: Batch, study: PriorStudy, context: Context) -> list[pd.DataFrame]:
+def _statistics_rows(batch: Batch, study: PriorStudy, context: Context) -> list[Rows]:
     seed = derive_seed(context.seed, "prior", "statistics")
     total = 2 + len(shifted.NAMES)
     context.progress(0, total, "prior")
     own = SyntheticPrior(study.prior).sample(seed, study.described, study.dim)
-    rows = [_rows(batch, "statistics/prior", "test", describe(own, seed, POINTS))]
+    rows = _rows(batch, "statistics/prior", "test", describe(own, seed, POINTS))
     for done, name in enumerate(shifted.NAMES, start=1):
         context.progress(done, total, name)
         problems = shifted.get(name, derive_seed(seed, name), study.described, study.dim)
-        rows.append(_rows(batch, f"statistics/shift-{name}", "test", describe(problems, seed, POINTS)))
+        rows += _rows(batch, f"statistics/shift-{name}", "test", describe(problems, seed, POINTS))
     context.progress(total - 1, total, "vlse")
     for i, f in enumerate(map(vlse.get, study.functions)):
         if f.dim <= study.dim:
-            rows.append(_rows(batch, "statistics/vlse", "test", describe(f, seed, POINTS), first=i))
+            rows += _rows(batch, "statistics/vlse", "test", describe(f, seed, POINTS), first=i)
     context.progress(total, total, "done")
     return rows
 
 
-def _rows(batch: Batch, workload: str, role: Role, facts: Mapping[str, Tensor], first: int = 0) -> pd.DataFrame:
+def _rows(batch: Batch, workload: str, role: Role, facts: Mapping[str, Tensor], first: int = 0) -> list[Rows]:
     """Make a row for each function and fact that is not NaN; `first` is the index of the first function."""
     row = _run(batch, workload, role)
     seeds = {name: first + np.flatnonzero(~values.isnan().numpy()) for name, values in facts.items()}
-    return pd.concat(
-        [metric_rows(row, 0.0, name, values[seeds[name] - first], seed=seeds[name]) for name, values in facts.items()]
-    )
+    return [
+        metric_rows(row, 0.0, name, values[seeds[name] - first], seed=seeds[name]) for name, values in facts.items()
+    ]
 
 
 def _run(batch: Batch, workload: str, role: Role) -> Run:

@@ -6,7 +6,7 @@ import pandas as pd
 import torch
 
 from optrepro.experiments.base.context import Context
-from optrepro.experiments.base.tidy import metric_rows
+from optrepro.experiments.base.tidy import Rows, joined, metric_rows
 from optrepro.problems.functions import vlse
 from optrepro.problems.functions.vlse import Function
 from optrepro.studies.base import Batch, Run
@@ -21,10 +21,10 @@ def run(study: SurfacesStudy, batch: Batch, context: Context) -> pd.DataFrame:
     ``minimizer[k]``, coordinate k of known minimizer number `seed`; and ``smooth``.
     """
     functions = [f for f in map(vlse.get, study.functions) if f.dim == 2]
-    return pd.concat([rows for f in functions for rows in _function_rows(f, study, batch)], ignore_index=True)
+    return joined(rows for f in functions for rows in _function_rows(f, study, batch))
 
 
-def _function_rows(f: Function, study: SurfacesStudy, batch: Batch) -> list[pd.DataFrame]:
+def _function_rows(f: Function, study: SurfacesStudy, batch: Batch) -> list[Rows]:
     run = Run(batch.study, f.name, "none", "test", None, 0, 0, batch.settings)
     values = surface(f, study.resolution).flatten().numpy()
     rows = [metric_rows(run, 0.0, "surface", values, step=range(len(values)))]

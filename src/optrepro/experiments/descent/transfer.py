@@ -24,7 +24,7 @@ from torch import Tensor
 
 from optrepro.experiments.base import factory
 from optrepro.experiments.base.context import Context
-from optrepro.experiments.base.tidy import COLUMNS, metric_rows
+from optrepro.experiments.base.tidy import COLUMNS, Rows, joined, metric_rows
 from optrepro.experiments.descent import batched, benchmark, derivative_free, fixed_sets, singly
 from optrepro.experiments.descent.batched import Descent, Evaluate, Suite
 from optrepro.experiments.descent.benchmark import Boxes, recorded
@@ -91,11 +91,14 @@ def run(study: TransferStudy, batch: Batch, context: Context) -> pd.DataFrame:
 
 
 def prepare(study: TransferStudy, batches: Sequence[Batch], scale: Scale) -> None:
-    """Sample the functions that all contenders run on."""
+    """Sample the functions that all contenders run on, and estimate the largest values of the benchmark's."""
     fixed_sets.fixed(study.prior, scale.seed, "validation", study.validation_functions, 2)
     for collection in study.collections.values():
         if collection.source == "prior":
             fixed_sets.fixed(study.prior, scale.seed, "test", collection.count, collection.dim)
+        elif collection.source == "vlse":
+            for function in study.functions:
+                _ = benchmark.get(function, collection.dim).largest
         elif outside.installed(collection.source):
             singly.of(collection.source, collection.count, collection.dim)
 
@@ -153,7 +156,7 @@ class _Job:
             scores.append(facts["tuning_score"].mean())
             for metric, values in facts.items():
                 rows.append(metric_rows(row, rate or np.nan, metric, values.mean(), step=study.budget))
-        return pd.concat(rows), float(grid[int(np.argmax(scores))] or np.nan)
+        return joined(rows), float(grid[int(np.argmax(scores))] or np.nan)
 
     def test(self, name: str, rate: float) -> pd.DataFrame:
         """Return the rows of the test runs on a collection."""
@@ -171,7 +174,7 @@ class _Job:
         rows = [self._regret_rows(row, rate, _regrets(made, suite.optima)), _diverged_rows(row, rate, made, 0)]
         count = np.arange(len(suite.start))
         rows += [metric_rows(row, rate, metric, values[count], seed=count) for metric, values in facts.items()]
-        return pd.concat(rows)
+        return joined(rows)
 
     def _sampled(self, name: str, collection: Collection) -> tuple[_Sampled | Singly, dict[str, Array]]:
         """Return problems with one start each, and the facts about them."""
@@ -224,7 +227,7 @@ class _Job:
             for i, f in enumerate(fs)
             for j, rate in enumerate(grid.tolist())
         ]
-        return grid[torch.from_numpy(scores.argmax(-1))], pd.concat(rows)
+        return grid[torch.from_numpy(scores.argmax(-1))], joined(rows)
 
     def _benchmark_rows(self, name: str, fs: list[Function], count: int, rates: Tensor, budget: int) -> pd.DataFrame:
         suite = self._boxes(name, fs, "test", count)
@@ -238,9 +241,9 @@ class _Job:
             facts = {"dimension": f.dim, "range": f.largest - f.optimum, "smooth": f.smooth, f"group[{f.group}]": 1}
             rows += [metric_rows(row, rate, metric, value) for metric, value in facts.items()]
             rows += self._picture_rows(row, rate, f, made, mine)
-        return pd.concat(rows)
+        return joined(rows)
 
-    def _picture_rows(self, row: Run, rate: float, f: Function, made: Made, mine: slice) -> list[pd.DataFrame]:
+    def _picture_rows(self, row: Run, rate: float, f: Function, made: Made, mine: slice) -> list[Rows]:
         """Make rows of the first start's path (2-D only) and of a policy's learning rates, up to the tuned budget."""
         rows = []
         if f.dim == 2:
@@ -269,7 +272,7 @@ class _Job:
             "digits": digits,
         }
 
-    def _regret_rows(self, row: Run, rate: float, regrets: Array) -> pd.DataFrame:
+    def _regret_rows(self, row: Run, rate: float, regrets: Array) -> Rows:
         steps = recorded(len(regrets))
         seeds = np.arange(regrets.shape[1])[:, None]
         return metric_rows(row, rate, "regret", regrets[steps - 1].T, seed=seeds, step=steps)
@@ -285,7 +288,7 @@ def _regrets(made: Made, optima: Tensor) -> Array:
     return regrets
 
 
-def _diverged_rows(row: Run, rate: float, made: Made, first: int, count: int | None = None) -> pd.DataFrame:
+def _diverged_rows(row: Run, rate: float, made: Made, first: int, count: int | None = None) -> Rows:
     mine = slice(first, None if count is None else first + count)
     seeds = made.diverged[mine].nonzero()[:, 0]
     evaluations = made.values[:, mine].isfinite().sum(0)[seeds]

@@ -12,7 +12,7 @@ import pandas as pd
 from torch import Tensor
 
 from optrepro.experiments.base.context import Context
-from optrepro.experiments.base.tidy import metric_rows
+from optrepro.experiments.base.tidy import Rows, joined, metric_rows
 from optrepro.experiments.descent import benchmark, fixed_sets
 from optrepro.experiments.descent.benchmark import Boxes
 from optrepro.experiments.descent.fixed_sets import FixedSet
@@ -39,7 +39,7 @@ def run(study: PolicyStudy, batch: Batch, context: Context) -> pd.DataFrame:
     The policy keeps the weights with the highest validation score.
     """
     repetitions = len({run.repetition for run in batch.runs})
-    rows: list[pd.DataFrame] = []
+    rows: list[Rows] = []
     with context.checkpoint.listening():
         state: dict[str, Any] = context.checkpoint.load() or {"done": []}
         for repetition in range(len(state["done"]), repetitions):
@@ -49,11 +49,11 @@ def run(study: PolicyStudy, batch: Batch, context: Context) -> pd.DataFrame:
         runs = {run.workload: run for run in batch.runs if run.repetition == repetition}
         training = _Training(study, batch, context, repetition)
         training.trainer.averaged.load_state_dict(finished["weights"])
-        rows += [training.curve(runs["prior-validation"], finished["history"]), *training.tests(runs)]
+        rows += [*training.curve(runs["prior-validation"], finished["history"]), *training.tests(runs)]
         if repetition == 0:
             assert context.policy is not None
             policies.save(training.trainer.averaged, context.policy, training.card(finished, rows))
-    return pd.concat(rows, ignore_index=True)
+    return joined(rows)
 
 
 def prepare(study: PolicyStudy, batches: Sequence[Batch], scale: Scale) -> None:
@@ -155,17 +155,16 @@ class _Training:
             if self.repetition == 0 and self.context.policy_so_far is not None:
                 policies.save(candidates[best], self.context.policy_so_far, self._facts(mine))
 
-    def curve(self, run: Run, history: list[dict[str, float]]) -> pd.DataFrame:
+    def curve(self, run: Run, history: list[dict[str, float]]) -> list[Rows]:
         """Return the validation rows of the training."""
         steps = [int(validated["step"]) for validated in history]
         metrics = [key for key in history[0] if key != "step"]
-        parts = [
+        return [
             metric_rows(run, np.nan, key, [validated[key] for validated in history], seed=self.repetition, step=steps)
             for key in metrics
         ]
-        return pd.concat(parts)
 
-    def tests(self, runs: dict[str, Run]) -> list[pd.DataFrame]:
+    def tests(self, runs: dict[str, Run]) -> list[Rows]:
         """Test the policy, and return the rows."""
         budget = self.study.network.horizon
         improvement, digits = self._on(self.trainer.averaged, self._fixed("test", self.study.test_functions, 2))
@@ -186,9 +185,9 @@ class _Training:
             )
         return rows
 
-    def card(self, finished: dict[str, Any], rows: list[pd.DataFrame]) -> dict[str, object]:
+    def card(self, finished: dict[str, Any], rows: list[Rows]) -> dict[str, object]:
         """Return the model card of the weights."""
-        test = pd.concat(rows).query("workload == 'prior-test'").groupby("metric").value.mean()
+        test = joined(rows).query("workload == 'prior-test'").groupby("metric").value.mean()
         return {
             **self._facts(finished),
             "test": {key: round(float(test[key]), 4) for key in ("improvement", "digits")},

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from optrepro.experiments.base import data
 from optrepro.experiments.base.context import Context
-from optrepro.experiments.base.tidy import metric_rows
+from optrepro.experiments.base.tidy import joined, metric_rows
 from optrepro.metalearning.lto import guided_policy_search, imitation, mirror_descent, rollouts, unrolled
 from optrepro.metalearning.lto.imitation import AdaGrad
 from optrepro.optimizers import _learned
@@ -165,7 +165,7 @@ class _Learning:
             having = [each for each in history if metric in each]
             values, steps = [each[metric] for each in having], [each["step"] for each in having]
             parts.append(metric_rows(self.run, np.nan, metric, values, seed=self.run.repetition, step=steps))
-        return pd.concat(parts, ignore_index=True)
+        return joined(parts)
 
     def card(self) -> dict[str, object]:
         """Return the model card of the weights."""

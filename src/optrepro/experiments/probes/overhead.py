@@ -28,7 +28,7 @@ RATE = 1e-6  # small, so that parameters stay finite; the work does not depend o
 VERSIONS = ("foreach", "fused")  # versions of torch's optimizer; ratios are relative to the first
 MOST_TURNS = 40  # more turns would add little
 STEPS = 64  # largest number of steps per turn; the continuous form observes and pauses once in so many
-TURN = 0.05  # seconds; a turn has as many steps as fit into this time, up to STEPS
+TURN = 0.05  # seconds; a turn has as many steps as fit into this time or into `seconds`, up to STEPS
 IMAGES, CLASSES = (3, 32, 32), 100
 
 
@@ -153,7 +153,7 @@ def _measure(
     sides = {name: _Side.of(cls(parameters, RATE, **family.settings, **{name: True}), parameters) for name in VERSIONS}
     sides[key] = _Side.of(factory.make(row, parameters, RATE), parameters)
     known = [*VERSIONS, key] if key == next(iter(timed(family))) else [key]
-    steps = max(1, min(STEPS, int(TURN / sides[key].turn(1))))
+    steps = max(1, min(STEPS, int(min(TURN, study.seconds) / sides[key].turn(1))))
     rows: list[Row] = []
 
     def record(optimizer: str, turn: int, metric: str, value: float) -> None:
