@@ -108,7 +108,7 @@ def choices(study: StudyResults) -> pd.DataFrame:
     `share` is the share since the evaluation before `step`, `overall` the share over the whole training, both over all
     test seeds, and over all tensors if each tensor has its own choice.
     """
-    runs = study.runs[(study.runs.role == "test") & study.runs.metric.str.startswith("chosen")]
+    runs = _chosen(study)
     tables = [
         _shares(runs[runs.optimizer == key], entry).assign(optimizer=key)
         for key, entry in study.facts.optimizers.items()
@@ -123,10 +123,12 @@ def overall_shares(study: StudyResults, optimizer: str) -> pd.Series:
 
     Raises: KeyError if the optimizer has no recorded choices.
     """
-    table = choices(study)
-    if optimizer not in set(table.optimizer):
+    runs = _chosen(study)
+    own = runs[runs.optimizer == optimizer]
+    if own.empty:
         raise KeyError(optimizer)
-    return table[table.optimizer == optimizer].drop_duplicates("candidate").set_index("candidate").overall
+    shares = _shares(own, study.facts.optimizers[optimizer])
+    return shares.drop_duplicates("candidate").set_index("candidate").overall
 
 
 def sweep(study: StudyResults) -> pd.DataFrame:
@@ -440,6 +442,11 @@ def _diverged(study: StudyResults, role: str) -> pd.Series:
     """Number of diverged runs by (optimizer, learning rate), without entries of 0."""
     runs = study.runs[(study.runs.role == role) & (study.runs.metric == "diverged")]
     return runs.groupby(["optimizer", "learning_rate"]).run.nunique()
+
+
+def _chosen(study: StudyResults) -> pd.DataFrame:
+    """The rows of test runs that count how often each candidate was chosen."""
+    return study.runs[(study.runs.role == "test") & study.runs.metric.str.startswith("chosen")]
 
 
 def _shares(runs: pd.DataFrame, entry: Mapping[str, Any]) -> pd.DataFrame:
