@@ -91,6 +91,10 @@ ERRORS = {
         "studies.boxes.budgt=3",
         "studies.boxes.budgt is not a key of the config; did you mean budget?",
     ),
+    "a key of another place that resembles one of this place": (
+        "studies.boxes.learning_rate=0.1",
+        "studies.boxes.learning_rate is not a key of the config; did you mean learning_rates?",
+    ),
     "a key that resembles none": ("zzz=3", "zzz is not a key of the config"),
     "a misspelt key of an optimizer": (
         "studies.boxes.optimizers.sgd.setings={}",

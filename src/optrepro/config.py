@@ -450,7 +450,10 @@ def _explain(layers: Sequence[Layer], problem: Any) -> tuple[str, str]:
     if missing:
         return place, "is missing"
     if kind == "extra_forbidden":
-        close = get_close_matches(str(path[-1]), _keys(), n=1)
+        wrong = str(path[-1])
+        beside = {key for _, layer in layers for key in _at(layer, path[:-1])}
+        close = get_close_matches(wrong, beside - {wrong}, n=1, cutoff=0.8)
+        close = close or get_close_matches(wrong, _keys() - {wrong}, n=1)  # another place may have the key itself
         return place, "is not a key of the config" + (f"; did you mean {close[0]}?" if close else "")
     message = in_words(problem)
     return (
@@ -485,3 +488,10 @@ def _holds(layer: Any, path: Sequence[Any]) -> bool:
         except (KeyError, IndexError, TypeError):
             return False
     return True
+
+
+def _at(layer: Any, path: Sequence[Any]) -> list[str]:
+    """The keys that a layer sets at a path."""
+    for part in path:
+        layer = layer[part] if _holds(layer, [part]) else {}
+    return [str(key) for key in layer] if isinstance(layer, Mapping) else []
