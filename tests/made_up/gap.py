@@ -168,11 +168,10 @@ def families_study() -> Callable[..., StudyResults]:
                     rows += [[*head, 0, step, name, gap * f] for name, f in _QUARTILES.items()]
                     if key == "random":
                         rows.append([*head, 0, step, "share_ahead", ahead])
+                        rows += [[*head, member, step, "member_median", gap * (1 + member)] for member in range(3)]
                 rows += [[*head, start, 20, "final_gap", final * factor] for start, factor in enumerate(spread)]
                 rows.append([*head, 0, 20, "diverged", 0.0])
-                if workload.startswith("families/"):
-                    tune = [*head[:4], "tune", power]
-                    rows.append([*tune, 0, 20, "gap_median", final])
+                rows.append([*head[:4], "tune", power, 0, 20, "gap_median", final])
         settings = {"kind": "families", "starts": 16, "tuning_starts": 4, "steps": 20}
         return StudyResults(frame(rows), facts("gap-families", "laptop", settings, None, (), 0, ()))
 

@@ -24,11 +24,19 @@ def test_curves_hold_median_quartiles_and_the_share_ahead(families_study):
     assert table.groupby(["kind", "toy", "optimizer"]).shown.any().all()
 
 
-def test_final_gaps_are_those_at_the_shown_power(families_study):
-    gaps = families.final_gaps(families_study(), "families/ellipse")
-    assert gaps.shape == (16, 3)
+def test_final_gaps_are_those_at_the_power_and_the_schedule_that_are_best_for_each_family(families_study):
+    shrinking = {("families-decayed/ellipse", "spectral"): {0.1: 1e-7, 1.0: 1e-2}}
+    gaps = families.final_gaps(families_study(shrinking), "ellipse")
+    assert gaps.shape == (16, 2)
     assert gaps.median()["frobenius"] == pytest.approx(1e-5)
-    assert gaps.median()["spectral"] == pytest.approx(1e-3)
+    assert gaps.median()["spectral"] == pytest.approx(1e-7)
+
+
+def test_each_random_member_has_a_curve_at_the_power_of_the_figure(families_study):
+    table = families.members(families_study())
+    assert set(table.toy) == {"ellipse"}
+    last = table[table.step == 20].set_index("member")["median"]
+    assert last.to_dict() == pytest.approx({0: 0.01, 1: 0.02, 2: 0.03})
 
 
 def test_sign_test_counts_starts_and_leaves_ties_out():

@@ -7,13 +7,14 @@ from scipy import stats
 
 from optrepro.analysis.results import StudyResults
 
+SCHEDULES = ("families", "families-decayed")  # panels of families at equal power, whose steps shrink or do not
 _QUARTILES = {"gap_median": "median", "gap_lower": "lower", "gap_upper": "upper", "share_ahead": "ahead"}
 
 
 def curves(study: StudyResults) -> pd.DataFrame:
     """The gap to the minimum along the runs: one row per panel, optimizer, power and step.
 
-    Columns: kind (members or families), toy, optimizer, power, step; median, lower, upper (quartiles of the gap over
+    Columns: kind of panel, toy, optimizer, power, step; median, lower, upper (quartiles of the gap over
     starts); ahead (share of the random members whose median is below that of frobenius); diverged_share (share of the
     runs); shown (whether the figure draws this power, see `shown_powers`).
     """
@@ -33,11 +34,20 @@ def curves(study: StudyResults) -> pd.DataFrame:
     return table.rename(columns={"learning_rate": "power"})[names]
 
 
+def members(study: StudyResults) -> pd.DataFrame:
+    """The median gap of each random member along the runs: toy, member, step, median, at the power of the figure."""
+    runs = study.runs[study.runs.metric == "member_median"]
+    shown = shown_powers(study)
+    keep = [shown[w, "random"] == p for w, p in zip(runs.workload, runs.learning_rate, strict=True)]
+    table = runs[keep].assign(toy=runs.workload.str.partition("/")[2])
+    return table.rename(columns={"seed": "member", "value": "median"})[["toy", "member", "step", "median"]]
+
+
 def shown_powers(study: StudyResults) -> dict[tuple[str, str], float]:
     """The power that the figure draws, by (workload, optimizer).
 
-    Each family has its own power, with the smallest final median gap on the tuning starts. Members share the power that
-    is best for the random members, which favours the optimal member least.
+    Each family has its own power, with the smallest final median gap on the tuning starts. Members share one power,
+    that at which the best of the random members ends lowest there, which favours the optimal member least.
     """
     final = _final_medians(study)
     shown: dict[tuple[str, str], float] = {}
@@ -49,12 +59,16 @@ def shown_powers(study: StudyResults) -> dict[tuple[str, str], float]:
     return shown
 
 
-def final_gaps(study: StudyResults, workload: str) -> pd.DataFrame:
-    """Gap at the last step at the powers of `shown_powers`: starts by optimizers."""
-    shown = shown_powers(study)
-    runs = study.runs[(study.runs.metric == "final_gap") & (study.runs.workload == workload)]
-    keep = [shown[workload, o] == p for o, p in zip(runs.optimizer, runs.learning_rate, strict=True)]
-    return runs[keep].pivot_table(index="seed", columns="optimizer", values="value", observed=True)
+def final_gaps(study: StudyResults, toy: str) -> pd.DataFrame:
+    """Gap at the last step of each family on a toy, starts by families, with the power and the schedule it is tuned to.
+
+    The identity, which is plain gradient descent, is not a family and is left out.
+    """
+    final = _final_medians(study)
+    tuned = final[final.workload.isin([f"{kind}/{toy}" for kind in SCHEDULES]) & (final.optimizer != "identity")]
+    best = tuned.loc[tuned.groupby("optimizer").value.idxmin(), ["workload", "optimizer", "learning_rate"]]
+    gaps = study.runs[(study.runs.metric == "final_gap") & (study.runs.role == "test")].merge(best)
+    return gaps.pivot_table(index="seed", columns="optimizer", values="value", observed=True)
 
 
 def sign_test(gaps: pd.DataFrame, first: str, second: str) -> tuple[float, float]:
@@ -66,8 +80,6 @@ def sign_test(gaps: pd.DataFrame, first: str, second: str) -> tuple[float, float
 
 
 def _final_medians(study: StudyResults) -> pd.DataFrame:
-    """Median gap at the last step by workload, optimizer and power; on the tuning starts if there are any."""
-    runs = study.runs[study.runs.metric == "gap_median"]
-    tuned = runs[runs.role == "tune"].workload.unique()
-    runs = runs[(runs.role == "tune") | ~runs.workload.isin(tuned)].sort_values("step")
+    """Median gap at the last step on the tuning starts, by workload, optimizer and power."""
+    runs = study.runs[(study.runs.metric == "gap_median") & (study.runs.role == "tune")].sort_values("step")
     return runs.groupby(["workload", "optimizer", "learning_rate"]).value.last().reset_index()

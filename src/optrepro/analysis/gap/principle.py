@@ -13,7 +13,7 @@ from optrepro.conventions import ALPHA
 def fastest_member(study: StudyResults) -> Verdict:
     """Holds if no member of equal power ends below the optimal one on any toy; in part if fewer than half do on each.
 
-    Members are the random ones, at the power that is best for them, and the identity at the same power.
+    Members are the random ones, at the power that is best for the best of them, and the identity at the same power.
     """
     table = families.curves(study)
     last = table[(table.kind == "members") & table.shown & (table.step == table.step.max())]
@@ -101,15 +101,12 @@ def self_term_lowers_choice(study: StudyResults) -> Verdict:
 
 
 def _winners(study: StudyResults) -> dict[str, tuple[str, str, float]]:
-    """By toy, the family with the lowest median final gap, the runner-up, and the p-value of the sign test.
-
-    The identity, which is plain gradient descent, is not a family and is left out.
-    """
+    """By toy, the family with the lowest median final gap, the runner-up, and the p-value of the sign test."""
     winners = {}
     for workload in study.runs.workload.unique():
         kind, toy = workload.split("/")
         if kind == "families":
-            gaps = families.final_gaps(study, workload).drop(columns="identity")
+            gaps = families.final_gaps(study, toy)
             first, second = gaps.median().sort_values().index[:2]
             winners[toy] = (str(first), str(second), families.sign_test(gaps, first, second)[1])
     return winners

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from typing import Any
+
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
@@ -19,40 +22,47 @@ TOYS = {
     "saddle": "saddle",
     "wells": "four wells",
 }
-NAMES = {
-    "members": {"frobenius": "optimal member", "random": "random members", "identity": "identity"},
-    "families": {
-        "frobenius": "Frobenius",
-        "spectral": "spectral",
-        "lyapunov": "Lyapunov",
-        "diagonal": "diagonal",
-        "identity": "identity",
-    },
+MEMBERS = {"frobenius": "optimal member", "random": "random member", "identity": "identity"}
+FAMILIES = {
+    "frobenius": "Frobenius (optimal member)",
+    "spectral": "spectral",
+    "lyapunov": "Lyapunov",
+    "diagonal": "diagonal",
+    "identity": "identity",
 }
 KINDS = {
-    "members": "Members of one family at one budget",
-    "families": "Families at equal power",
-    "families-norm": "Families at equal norm",  # in the table only
+    "members": "Members of one family",
+    "families": "Families, constant scale",
+    "families-decayed": "Families, shrinking steps",
 }
+NORM = {"families-norm": "Families, equal norm"}  # in the table only
+FIXED = ("lyapunov", "diagonal")  # their steps do not shrink with the gradient
+STALLED = 100  # a family has stalled if shrinking steps lower its last gap by more than this factor
 
 
 def figure(material: Material) -> Figure:
-    """Median gap over the starts with quartiles; one row of panels per comparison, one panel per toy loss."""
-    table = material.tables["gap-families"]
-    drawn = table[table.shown & table.kind.isin(NAMES)]
-    kinds = list(drawn.kind.unique())
-    page = style.page(material, height=62 * len(kinds))
+    """One row of panels for each toy loss: members of one family, families, and families whose steps shrink."""
+    table, members = material.tables["gap-families"], material.tables["gap-family-members"]
+    drawn = table[table.shown & table.kind.isin(KINDS)]
+    toys, kinds = list(drawn.toy.unique()), [kind for kind in KINDS if kind in set(drawn.kind)]
+    page = style.page(material, height=20 + 50 * len(toys))
+    panels = page.subplots(len(toys), len(kinds), squeeze=False, sharex=True)
     letters = iter("abcdefghijklmnopqrstuvwxyz")
-    for part, kind in zip(page.subfigures(len(kinds), 1, squeeze=False)[:, 0], kinds, strict=True):
-        curves = drawn[drawn.kind == kind]
-        toys = list(curves.toy.unique())
-        panels = part.subplots(1, len(toys), squeeze=False)[0]
-        for axes, toy in zip(panels, toys, strict=True):
-            _panel(axes, kind, curves[curves.toy == toy])
+    for row, toy in zip(panels, toys, strict=True):
+        here = drawn[drawn.toy == toy]
+        for axes, kind in zip(row, kinds, strict=True):
+            if kind == "members":
+                _single_members(axes, members[members.toy == toy])
+            _panel(axes, MEMBERS if kind == "members" else FAMILIES, here[here.kind == kind])
             axes.set_title(f"{next(letters)}  {TOYS.get(toy, toy)}")
-        panels[0].set_ylabel("loss above its minimum")
-        part.suptitle(KINDS[kind], x=0.01, ha="left", fontsize=9.5, fontweight="bold")
-        part.legend(*panels[0].get_legend_handles_labels(), ncols=len(NAMES[kind]), loc="outside lower center")
+        row[0].set_ylabel("loss above its minimum")
+        _name_stalled(row[kinds.index("families")], here)
+    for axes, kind in zip(panels[0], kinds, strict=True):
+        axes.set_title(f"{KINDS[kind]}\n{axes.get_title('left')}", loc="left")
+    for axes in panels[-1]:
+        axes.set_xlabel("step")
+    named = {label: line for axes in panels[0] for line, label in zip(*axes.get_legend_handles_labels(), strict=True)}
+    page.legend(named.values(), named.keys(), ncols=6, loc="outside lower center")
     return page
 
 
@@ -62,9 +72,12 @@ def table(material: Material) -> pd.DataFrame:
     last = curves[curves.shown & (curves.step == curves.groupby("toy").step.transform("max"))]
     return pd.DataFrame(
         {
-            "comparison": last.kind.map(KINDS),
+            "comparison": last.kind.map({**KINDS, **NORM}),
             "loss": last.toy.map(lambda toy: TOYS.get(toy, toy)),
-            "optimizer": [NAMES[kind.split("-")[0]][key] for kind, key in zip(last.kind, last.optimizer, strict=True)],
+            "optimizer": [
+                (MEMBERS if kind == "members" else FAMILIES)[key]
+                for kind, key in zip(last.kind, last.optimizer, strict=True)
+            ],
             "power": [f"{power:g}" for power in last.power],
             "final gap (median)": [style.number(gap) for gap in last["median"]],
             "lower quartile": [style.number(gap) for gap in last.lower],
@@ -75,16 +88,41 @@ def table(material: Material) -> pd.DataFrame:
     )
 
 
-def _panel(axes: Axes, kind: str, curves: pd.DataFrame) -> None:
-    for key, name in NAMES[kind].items():
+def _panel(axes: Axes, names: Iterable[str], curves: pd.DataFrame) -> None:
+    """Median and quartiles over the starts; random members are drawn one by one instead."""
+    for key in names:
+        if key == "random":
+            continue
         rows = curves[curves.optimizer == key].sort_values("step")
         look = style.look(key)
         lower, middle, upper = (_drawable(rows[column]) for column in ("lower", "median", "upper"))
-        axes.plot(rows.step, middle, **look.line, label=name)
+        axes.plot(rows.step, middle, **look.line, label=FAMILIES[key])
         axes.fill_between(rows.step, lower, upper, color=look.color, alpha=0.12, lw=0)
     drawn = _drawable(curves[["lower", "upper"]])
-    axes.set(xlabel="step", yscale="log", ylim=(np.nanmin(drawn) / 2, np.nanmax(drawn) * 2))
+    axes.set(yscale="log", ylim=(np.nanmin(drawn) / 2, np.nanmax(drawn) * 2))
     style.grid(axes)
+
+
+def _single_members(axes: Axes, members: pd.DataFrame) -> None:
+    look = style.look("random")
+    for number, (_, rows) in enumerate(members.sort_values("step").groupby("member")):
+        label = MEMBERS["random"] if number == 0 else None
+        axes.plot(rows.step, _drawable(rows["median"]), color=look.color, lw=0.6, ls=":", label=label)
+
+
+def _name_stalled(axes: Axes, curves: pd.DataFrame) -> None:
+    """Say in the panel of constant scale which families stall there because the length of their steps is fixed."""
+    last = curves[curves.step == curves.step.max()].set_index(["kind", "optimizer"])["median"].clip(lower=FLOOR)
+    stalled = [
+        FAMILIES[key]
+        for key in FIXED
+        if last.get(("families", key), 0.0) > STALLED * last.get(("families-decayed", key), np.inf)
+    ]
+    if stalled:
+        text = f"{', '.join(stalled)}: stalled,\nsteps of fixed length"
+        plate = {"facecolor": "white", "alpha": 0.8, "edgecolor": "none", "pad": 1}
+        place: dict[str, Any] = {"ha": "right", "va": "top", "transform": axes.transAxes}
+        axes.text(0.98, 0.97, text, fontsize=6.5, color=style.MUTED, bbox=plate, **place)
 
 
 def _drawable(gaps: pd.Series | pd.DataFrame) -> NDArray[np.float64]:

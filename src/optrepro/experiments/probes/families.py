@@ -1,19 +1,21 @@
 """Compares the static families on toy losses: on which losses are the optimal operators also the fastest?
 
 An optimizer steps x <- x - Q g, where Q is the optimal operator of its family for Sigma, an exponential average of
-g g^T along its own trajectory, including the current gradient. Gradients are exact. There are three kinds of panels:
+g g^T along its own trajectory, including the current gradient. Gradients are exact. There are four kinds of panels:
 
 - ``members/<toy>`` compares members of the Frobenius family with equal budget B: the optimal one, members that are
   optimal for a random Sigma (so that Q is fixed), and the identity, which treats all directions alike.
 - ``families/<toy>`` compares the families. Their budgets have different units, so each operator is scaled once such
   that its learning power at Sigma_0, the average of g g^T over the start box, equals that of the Frobenius family.
+- ``families-decayed/<toy>`` lets the steps shrink linearly to 0. The steps of Lyapunov and diagonal do not shrink with
+  the gradient, so with a constant scale they circle the minimum at the distance of a step.
 - ``families-norm/<toy>`` scales to equal Frobenius norms at Sigma_0 instead, which favours the Frobenius family; it
   shows how much the comparison depends on the scaling.
 
 The power of a run is the Frobenius budget in units of the toy's curvature: sqrt(B) times the largest eigenvalue of the
 Hessian. Gradient descent whose rate is the largest possible eigenvalue of Q is stable below 2.
 
-Source: arXiv 2512.06370v1 has six such panels; losses, powers, averaging and both matches are chosen.
+Source: arXiv 2512.06370v1 has six such panels; losses, powers, averaging, decay of steps and both matches are chosen.
 """
 
 from __future__ import annotations
@@ -76,8 +78,8 @@ def run(study: FamiliesSettings, batch: Batch, context: Context) -> pd.DataFrame
 def measure(settings: FamiliesSettings, seed: int, progress: Progress = no_progress) -> pd.DataFrame:
     """Run all panels and return one tidy table.
 
-    ``workload`` is members/<toy>, families/<toy> or families-norm/<toy>; ``optimizer`` is frobenius, random or identity
-    in the first kind, and frobenius, spectral, lyapunov, diagonal or identity in the others; ``learning_rate`` is the
+    ``workload`` is the kind of panel and the toy, as families/ellipse; ``optimizer`` is frobenius, random or identity
+    in members/<toy>, and frobenius, spectral, lyapunov, diagonal or identity in the others; ``learning_rate`` is the
     power.
 
     The gap is the loss minus its minimum 0, and inf once a run has diverged. Metrics:
@@ -85,11 +87,12 @@ def measure(settings: FamiliesSettings, seed: int, progress: Progress = no_progr
     - ``gap_median``, ``gap_lower``, ``gap_upper``: median and quartiles of the gap at `points` steps over the starts,
       for ``random`` over members and starts.
     - ``share_ahead`` (only ``random``): share of members whose median over the starts is below that of ``frobenius``.
+    - ``member_median`` (only ``random``): median over the starts of member number ``seed``.
     - ``final_gap``: gap at the last step from start number ``seed``; for ``random`` the median over members.
     - ``diverged``: share of the runs that diverged.
 
-    Role tune (not in members/<toy>) has ``gap_median`` at the last step, from its own starts; the tuned power minimizes
-    it.
+    Role tune has ``gap_median`` at the last step, from its own starts, for ``random`` that of the member that ends
+    lowest; the tuned power minimizes it.
     """
     panels = [
         *((_members, name) for name in settings.member_toys),
@@ -103,7 +106,14 @@ def measure(settings: FamiliesSettings, seed: int, progress: Progress = no_progr
     return tidy.frame(rows)
 
 
-def descend(loss: Callable[[Tensor], Tensor], start: Tensor, operator: Operator, steps: int, decay: float) -> Tensor:
+def descend(
+    loss: Callable[[Tensor], Tensor],
+    start: Tensor,
+    operator: Operator,
+    steps: int,
+    decay: float,
+    shrinking: bool = False,
+) -> Tensor:
     """Return the loss along x <- x - Q(Sigma) g, (steps + 1, ...); inf once a run has diverged.
 
     Args:
@@ -112,16 +122,18 @@ def descend(loss: Callable[[Tensor], Tensor], start: Tensor, operator: Operator,
         operator: maps Sigma (..., d, d) to Q.
         steps: number of updates.
         decay: weight of the past in Sigma, the average of g g^T; the weights are normalized to the sum 1.
+        shrinking: whether Q is multiplied by a factor that falls linearly from 1 to 0.
     """
     x, sigma, weight = start, torch.zeros(*start.shape, start.shape[-1], dtype=start.dtype), 0.0
     inside = torch.ones(start.shape[:-1], dtype=torch.bool)
     values = []
-    for _ in range(steps + 1):
+    for step in range(steps + 1):
         value, gradient = _value_and_gradient(loss, x)
         values.append(torch.where(inside, value, torch.inf))
         sigma = decay * sigma + gradient.unsqueeze(-1) * gradient.unsqueeze(-2)
         weight = decay * weight + 1
-        moved = x - (operator(sigma / weight) @ gradient.unsqueeze(-1)).squeeze(-1)
+        factor = 1 - step / steps if shrinking else 1.0
+        moved = x - factor * (operator(sigma / weight) @ gradient.unsqueeze(-1)).squeeze(-1)
         inside = inside & (moved.norm(dim=-1) < DISC)
         # A diverged run keeps its last point, so that later steps do not overflow.
         x = torch.where(inside.unsqueeze(-1), moved, x)
@@ -173,26 +185,42 @@ def match(size: Size, operator: Operator, sigma: Tensor) -> Tensor:
     return size(frobenius(sigma), sigma) / size(operator(sigma), sigma)
 
 
-MATCHES: dict[str, Size] = {"families": learning_power, "families-norm": frobenius_norm}
+MATCHES: dict[str, tuple[Size, bool]] = {  # how operators are scaled, and whether steps shrink, by kind of panel
+    "families": (learning_power, False),
+    "families-decayed": (learning_power, True),
+    "families-norm": (frobenius_norm, False),
+}
 FAMILIES: dict[str, Operator] = {f.__name__: f for f in (frobenius, spectral, lyapunov, diagonal, identity)}
 
 
 def _members(toy: Toy, settings: FamiliesSettings, seed: int) -> Iterator[Row]:
     """Yield the rows that compare the optimal member of the Frobenius family with others of the same budget."""
     workload = f"members/{toy.name}"
-    start = _starts(toy, settings.starts, seed, "test")
     budget = torch.tensor(settings.powers, dtype=torch.float64) / toy.curvature()
-    optimal = _gaps(toy, start, frobenius, budget, settings)
-    yield from _curves(workload, "frobenius", optimal, settings)
-    yield from _curves(workload, "identity", _gaps(toy, start, identity, budget, settings), settings)
-
     generator = torch.Generator().manual_seed(derive_seed(seed, workload, "members"))
     factor = torch.randn(settings.members, 1, 2, 2, generator=generator, dtype=torch.float64)
     members = frobenius(factor @ factor.mT)
-    others = _gaps(toy, start.expand(settings.members, -1, -1), lambda _: members, budget, settings)
-    yield from _curves(workload, "random", others, settings)
-    ahead = (_quantile(others, 0.5) < _quantile(optimal, 0.5).unsqueeze(-1)).double().mean(-1)
+
+    def gaps(role: str, count: int) -> dict[str, Tensor]:
+        start = _starts(toy, count, seed, role)
+        others = start.expand(settings.members, -1, -1)
+        return {
+            "frobenius": _gaps(toy, start, frobenius, budget, settings),
+            "identity": _gaps(toy, start, identity, budget, settings),
+            "random": _gaps(toy, others, lambda _: members, budget, settings),
+        }
+
+    test = gaps("test", settings.starts)
+    for name, found in test.items():
+        yield from _curves(workload, name, found, settings)
+    single = _quantile(test["random"], 0.5)
+    for member, median in enumerate(single.unbind(-1)):
+        yield from _per_step(workload, "random", "member_median", median, settings, member)
+    ahead = (single < _quantile(test["frobenius"], 0.5).unsqueeze(-1)).double().mean(-1)
     yield from _per_step(workload, "random", "share_ahead", ahead, settings)
+    for name, found in gaps("tune", settings.tuning_starts).items():
+        final = _quantile(found[-1], 0.5)
+        yield from _tuning(workload, name, final if name != "random" else final.amin(-1), settings)
 
 
 def _families(toy: Toy, settings: FamiliesSettings, seed: int) -> Iterator[Row]:
@@ -202,20 +230,27 @@ def _families(toy: Toy, settings: FamiliesSettings, seed: int) -> Iterator[Row]:
     budget = torch.tensor(settings.powers, dtype=torch.float64) / toy.curvature()
     tuning_start = _starts(toy, settings.tuning_starts, seed, "tune")
     start = _starts(toy, settings.starts, seed, "test")
-    for (kind, size), (name, operator) in itertools.product(MATCHES.items(), FAMILIES.items()):
+    for (kind, (size, shrinking)), (name, operator) in itertools.product(MATCHES.items(), FAMILIES.items()):
         workload = f"{kind}/{toy.name}"
         scale = budget * match(size, operator, sigma_0)
-        yield from _curves(workload, name, _gaps(toy, start, operator, scale, settings), settings)
-        tuning = _quantile(_gaps(toy, tuning_start, operator, scale, settings)[-1], 0.5)
-        for power, value in zip(settings.powers, tuning.tolist(), strict=True):
-            yield _row(workload, name, power, "gap_median", value, settings.steps, role="tune")
+        yield from _curves(workload, name, _gaps(toy, start, operator, scale, settings, shrinking), settings)
+        final = _quantile(_gaps(toy, tuning_start, operator, scale, settings, shrinking)[-1], 0.5)
+        yield from _tuning(workload, name, final, settings)
 
 
-def _gaps(toy: Toy, start: Tensor, operator: Operator, scale: Tensor, settings: FamiliesSettings) -> Tensor:
+def _gaps(
+    toy: Toy, start: Tensor, operator: Operator, scale: Tensor, settings: FamiliesSettings, shrinking: bool = False
+) -> Tensor:
     """Return the gaps (steps + 1, powers, ...) of runs from starts (..., 2), with Q times each scale (powers,)."""
     scale = scale.reshape(-1, *[1] * (start.ndim + 1))
     start = start.expand(len(scale), *start.shape)
-    return descend(toy, start, lambda sigma: scale * operator(sigma), settings.steps, settings.decay)
+    return descend(toy, start, lambda sigma: scale * operator(sigma), settings.steps, settings.decay, shrinking)
+
+
+def _tuning(workload: str, optimizer: str, final: Tensor, settings: FamiliesSettings) -> Iterator[Row]:
+    """Yield the rows of tuning, from the median gap at the last step of each power (powers,)."""
+    for power, value in zip(settings.powers, final.tolist(), strict=True):
+        yield _row(workload, optimizer, power, "gap_median", value, settings.steps, role="tune")
 
 
 def _starts(toy: Toy, count: int, seed: int, role: str) -> Tensor:
@@ -236,12 +271,14 @@ def _curves(workload: str, optimizer: str, gaps: Tensor, settings: FamiliesSetti
         yield _row(workload, optimizer, power, "diverged", diverged[p].item(), settings.steps)
 
 
-def _per_step(workload: str, optimizer: str, metric: str, values: Tensor, settings: FamiliesSettings) -> Iterator[Row]:
+def _per_step(
+    workload: str, optimizer: str, metric: str, values: Tensor, settings: FamiliesSettings, seed: int = 0
+) -> Iterator[Row]:
     """Yield rows of values (steps + 1, powers) at evenly spaced steps, including the first and the last."""
     shown = sorted({round(float(step)) for step in torch.linspace(0, settings.steps, settings.points)})
     for p, power in enumerate(settings.powers):
         for step in shown:
-            yield _row(workload, optimizer, power, metric, values[step, p].item(), step)
+            yield _row(workload, optimizer, power, metric, values[step, p].item(), step, seed=seed)
 
 
 def _quantile(values: Tensor, q: float) -> Tensor:
