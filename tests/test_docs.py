@@ -157,8 +157,8 @@ def test_the_readme_shows_three_figures_of_the_gallery():
 def test_the_graph_in_the_readme_has_the_rules_of_the_workflow():
     (graph,) = blocks(README, "mermaid")
     nodes = set(re.findall(r"\b[a-z_]+\b", re.sub(r"\(?\[.*?\]\)?|-- .*? -->|flowchart LR", " ", graph)))
-    # The rules of statistics are made in a loop, one for the tables of each job.
-    assert nodes - {"config", "published", "store", "statistics"} == workflow_rules()
+    # The rules of studies and statistics are made in loops, one for the results of each job.
+    assert nodes - {"config", "published", "store", "study", "statistics"} == workflow_rules()
 
 
 @pytest.mark.skipif(not PUBLISHED, reason="figures/claims.md is drawn from published results, and there are none yet")
