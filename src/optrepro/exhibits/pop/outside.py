@@ -116,6 +116,7 @@ def table(material: Material) -> pd.DataFrame:
 def _without_runs(material: Material) -> Figure:
     """A page that says why there is nothing to see."""
     page = style.page(material, height=30)
+    page.set_layout_engine("none")  # without axes there is nothing to lay out
     page.text(0.5, 0.4, _why(material), ha="center", va="center", fontsize=8, color=style.WARNING)
     return page
 
