@@ -41,7 +41,8 @@ class TableEntry(Model):
         bool, Field(description="Whether the table judges all claims, so that it reads all studies that they name.")
     ] = False
     files: Annotated[
-        tuple[str, ...], Field(description="Other files that the function reads; filled in when the catalogue is read.")
+        tuple[str, ...],
+        Field(description="Other files that the function reads; for claims they are filled in."),
     ] = ()
 
 
@@ -86,11 +87,11 @@ class Catalogue(Model):
         return list(dict.fromkeys(names))
 
     def jobs(self) -> list[tuple[Name, ...]]:
-        """The tables in groups that share their studies and their module, each of which one job computes."""
+        """The tables in groups that share their studies, files and module, each of which one job computes."""
         groups: dict[tuple[object, ...], list[Name]] = {}
         for name, entry in self.tables.items():
             module = entry.function.rpartition(".")[0]
-            groups.setdefault((entry.studies, module, entry.judges), []).append(name)
+            groups.setdefault((entry.studies, module, entry.judges, entry.files), []).append(name)
         return [tuple(names) for names in groups.values()]
 
 

@@ -128,6 +128,34 @@ def work(
 
 
 @app.command()
+def evaluate(
+    studies: Annotated[list[str], typer.Argument(help="Studies of the kind transfer, as pop-cutest.")],
+    config: ConfigPath = DEFAULT,
+    set_: Overrides = None,
+    workers: Annotated[
+        int | None, typer.Option(min=1, help="Jobs at the same time. [default: one for each core]")
+    ] = None,
+    minutes: Annotated[float, typer.Option(min=0, help="Save and stop after this time (status 75); 0: never.")] = 0,
+    again: Annotated[bool, typer.Option("--again", help="Look a second time, with other weights of a policy.")] = False,
+) -> None:
+    """Evaluate final weights on collections, once, and record it in results/published/evaluations.json.
+
+    Runs what is left of the studies, so the same command goes on after a stop; then publish the scale.
+    """
+    from optrepro.experiments import evaluate as evaluation
+
+    settings = _settings(config, set_)
+    chosen = _studies(settings, studies)
+    done = evaluation.evaluate(
+        settings, chosen, workers or _cores(), 60 * minutes or None, again, lambda line: typer.echo(line, err=True)
+    )
+    for each in done:
+        typer.echo(f"{each.study}: {each.in_words()}, {each.cpu_hours:.2f} CPU hours")
+    if not all(each.complete for each in done):
+        raise typer.Exit(TIME_IS_UP if minutes else 1)
+
+
+@app.command()
 def status(
     studies: Annotated[list[str] | None, typer.Argument(help="Studies. [default: all of the config]")] = None,
     config: ConfigPath = DEFAULT,
