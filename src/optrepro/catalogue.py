@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -29,6 +29,13 @@ class TableEntry(Model):
     function: Annotated[DottedPath, Field(description="Import path of the function that makes the table.")]
     studies: Annotated[
         tuple[Name, ...], Field(description="Studies whose results are its positional arguments, in this order.")
+    ] = ()
+    further: Annotated[
+        tuple[Name, ...],
+        Field(
+            description="Studies whose results are positional arguments, too, where there are any: the published "
+            "results may lack them."
+        ),
     ] = ()
     arguments: Annotated[dict[str, Any], Field(description="Keyword arguments of the function.")] = {}
     each: Annotated[
@@ -91,7 +98,7 @@ class Catalogue(Model):
         groups: dict[tuple[object, ...], list[Name]] = {}
         for name, entry in self.tables.items():
             module = entry.function.rpartition(".")[0]
-            groups.setdefault((entry.studies, module, entry.judges, entry.files), []).append(name)
+            groups.setdefault((entry.studies, entry.further, module, entry.judges, entry.files), []).append(name)
         return [tuple(names) for names in groups.values()]
 
 
@@ -182,8 +189,9 @@ def load(folder: Path) -> Catalogue:
         path = (folder if system == ALL else folder / system) / "exhibits.yaml"
         if path.exists():
             declared: Exhibits = _read(path, Exhibits)
-            tables |= {name: _judging(entry, folder) for name, entry in _expanded(declared.tables)}
+            tables |= dict(_expanded(declared.tables))
             exhibits |= {n: e.model_copy(update={"system": system}) for n, e in declared.exhibits.items()}
+    tables = {name: _judging(entry, folder, exhibits) for name, entry in tables.items()}
     for name, exhibit in exhibits.items():
         for table in exhibit.tables:
             if table not in tables:
@@ -245,13 +253,25 @@ def _expanded(tables: dict[str, TableEntry]) -> Iterator[tuple[str, TableEntry]]
             yield name.replace("{study}", study), entry.model_copy(update={"studies": (study,), "each": ()})
 
 
-def _judging(entry: TableEntry, folder: Path) -> TableEntry:
-    """The entry; if it judges the claims, with their studies and files filled in."""
+def _judging(entry: TableEntry, folder: Path, exhibits: Mapping[str, ExhibitEntry]) -> TableEntry:
+    """The entry; if it judges the claims, with their studies and files filled in.
+
+    Studies of claims alone that unpublished exhibits test are `further` ones.
+    """
     if not entry.judges:
         return entry
-    studies: Sequence[str] = [study for claim in claims(folder) for study in claim.settings.get("studies", ())]
+    studies: dict[bool, list[str]] = {True: [], False: []}  # by whether they are published
+    for claim in claims(folder):
+        tested = exhibits.get(claim.exhibit) if claim.exhibit else None
+        studies[tested is None or tested.published] += claim.settings.get("studies", ())
+    further = [study for study in studies[False] if study not in studies[True]]
     read = [str(path) for path in (*files(folder, "claims.yaml"), *files(folder, "paper.yaml"))]
-    update = {"studies": tuple(dict.fromkeys(studies)), "files": tuple(read), "arguments": {"folder": str(folder)}}
+    update = {
+        "studies": tuple(dict.fromkeys(studies[True])),
+        "further": tuple(dict.fromkeys(further)),
+        "files": tuple(read),
+        "arguments": {"folder": str(folder)},
+    }
     return entry.model_copy(update=update)
 
 
