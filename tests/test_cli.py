@@ -135,6 +135,25 @@ def test_the_status_tells_what_is_done_what_failed_and_what_the_rest_will_take()
     assert lines["images"][:4] == ["3", "1", "0", "0"]
 
 
+def test_a_halving_prints_its_candidates_the_best_first_and_writes_the_table(tiny_halving: Path) -> None:
+    call("halve", "search", "--config", tiny_halving, "--minutes", 1e-6, status=75)
+    printed = call("halve", "search", "--config", tiny_halving).splitlines()
+    assert printed[-1] == "results/tiny-halving/tables/search.csv"
+    table = pd.read_csv(printed[-1])
+    assert list(table.columns[1:3]) == ["ppo.learning_rate", "network.history"]
+    assert table.rungs.tolist() == [3, 2, 1, 1]
+    assert table.best.tolist() == [True, False, False, False]
+    assert table.functions.tolist() == [32, 16, 8, 8]
+    assert table["score at 4"].count() == 1
+    assert printed[2].startswith(f"| {table.candidate[0]} ")
+
+
+def test_what_is_no_halving_is_not_halved() -> None:
+    result = CliRunner().invoke(cli.app, ["halve", "boxes", "--config", "config/tiny.yaml"])
+    assert isinstance(result.exception, config.ConfigError)
+    assert "study = 'boxes' is not allowed: it is of the kind functions" in str(result.exception)
+
+
 def test_what_no_config_asks_for_is_pruned_from_the_store() -> None:
     call("run", "images", "sgd")
     [kept] = layout.store().iterdir()
