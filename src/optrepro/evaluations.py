@@ -24,15 +24,15 @@ DIGITS = 12  # of a hash, where a text names it
 class Evaluation(Model):
     """One look at the collections of a study with certain weights."""
 
-    study: Name
-    scale: Name
+    study: Annotated[Name, Field(description="The study that was run.")]
+    scale: Annotated[Name, Field(description="The scale that it was run at.")]
     weights: Annotated[dict[Name, str], Field(description="SHA-256 of the weights of each learned row.")]
     collections: Annotated[dict[Name, dict[str, Any]], Field(description="Settings of each collection.")]
     packages: Annotated[dict[str, str], Field(description="Versions of the packages that hold the problems.")]
     commits: Annotated[tuple[str, ...], Field(description="Commits of the code, one for all pieces if it stayed.")]
     problems: Annotated[dict[Name, int], Field(description="Problems of each collection; none before the end.")] = {}
     cpu_hours: Annotated[float, Field(ge=0, description="Of all pieces that ended; what was stored costs none.")] = 0.0
-    complete: bool = False
+    complete: Annotated[bool, Field(description="Whether all of its runs are there.")] = False
 
     @property
     def subject(self) -> tuple[object, ...]:
