@@ -10,12 +10,12 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
-import numpy as np
 import pandas as pd
 
+from optrepro.experiments.base import tidy
 from optrepro.experiments.base.checkpoint import Checkpoint
 from optrepro.experiments.base.context import Context
-from optrepro.experiments.base.tidy import metric_rows
+from optrepro.experiments.base.tidy import Row
 from optrepro.experiments.meta import train_pop
 from optrepro.studies.base import Batch, Scale
 from optrepro.studies.halving import HalvingStudy
@@ -47,7 +47,7 @@ def run(study: HalvingStudy, batch: Batch, context: Context) -> pd.DataFrame:
             scores = {name: state["trained"][name]["training"]["best"] for name in state["alive"]}
             state["alive"] = best_half(scores) if rung < len(ends) - 1 else best_half(scores)[:1]
             state["rungs"].append({"end": ends[rung], "scores": scores, "kept": state["alive"]})
-    return pd.concat(_rows(batch, context, study, state), ignore_index=True)
+    return tidy.frame(_rows(batch, state))
 
 
 def prepare(study: HalvingStudy, batches: Sequence[Batch], scale: Scale) -> None:
@@ -105,11 +105,12 @@ def _training(study: HalvingStudy, batch: Batch, context: Context, name: str) ->
     return train_pop._Training(study.trainings(), own, context, 0)
 
 
-def _rows(batch: Batch, context: Context, study: HalvingStudy, state: State) -> Iterator[pd.DataFrame]:
+def _rows(batch: Batch, state: State) -> Iterator[Row]:
     for run in batch.runs:
-        training = _training(study, batch, context, run.optimizer)
-        yield training.curve(run, state["trained"][run.optimizer]["training"]["history"])
+        head = (run.id, run.study, run.workload, run.optimizer, run.role, float("nan"), 0)
+        for validated in state["trained"][run.optimizer]["training"]["history"]:
+            for metric in (name for name in validated if name != "step"):
+                yield Row(*head, int(validated["step"]), metric, validated[metric])
         for rung in (each for each in state["rungs"] if run.optimizer in each["scores"]):
-            measured = {"rung_score": rung["scores"][run.optimizer], "kept": float(run.optimizer in rung["kept"])}
-            for metric, value in measured.items():
-                yield metric_rows(run, np.nan, metric, value, seed=0, step=rung["end"])
+            yield Row(*head, rung["end"], "rung_score", rung["scores"][run.optimizer])
+            yield Row(*head, rung["end"], "kept", float(run.optimizer in rung["kept"]))
