@@ -101,6 +101,20 @@ def test_an_entry_of_the_ledger_holds_for_all_of_its_paths(folder: Path) -> None
     assert read == {"a": 1, "b": 1, "c": 2, "d": None}
 
 
+def test_a_table_of_claims_can_do_without_the_studies_of_unpublished_exhibits(folder: Path) -> None:
+    exhibits = EXHIBITS + "  waiting: {title: W, module: a.b, tables: [curves], caption: C, published: false}\n"
+    (folder / "mine" / "exhibits.yaml").write_text(exhibits)
+    tested = {"comparison": ["images", "boxes"], "waiting": ["boxes", "new"]}
+    claims = [
+        {"id": name, "statement": "s", "source": "1", "criterion": "c", "exhibit": name, "settings": {"studies": used}}
+        for name, used in tested.items()
+    ]
+    (folder / "mine" / "claims.yaml").write_text(yaml.safe_dump(claims))
+    (folder / "exhibits.yaml").write_text("tables:\n  claims: {function: a.b, judges: true}\n")
+    judges = catalogue.load(folder).tables["claims"]
+    assert (judges.studies, judges.further) == (("images", "boxes"), ("new",))
+
+
 def test_a_choice_of_unknown_standing_is_an_error(folder: Path) -> None:
     (folder / "fidelity.yaml").write_text("- {path: a, value: 1, standing: guessed, why: w}")
     with pytest.raises(

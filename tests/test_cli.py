@@ -18,7 +18,9 @@ import optrepro
 from optrepro import __main__ as command
 from optrepro import cli, config, layout, provenance, runtable
 from optrepro.analysis.results import StudyResults
+from optrepro.evaluations import Evaluation
 from optrepro.exhibits.material import Material
+from optrepro.experiments import evaluate
 from optrepro.experiments.descent.minimize import OPTIMIZERS
 from optrepro.optimizers import _pop_policy as policy
 from optrepro.optimizers.pop import WEIGHTS
@@ -133,6 +135,43 @@ def test_the_status_tells_what_is_done_what_failed_and_what_the_rest_will_take()
     call("work", "images", "boxes", "--set", "studies.images.optimizers.gap.settings.momentum=[0.5]", status=1)
     lines = {line.split()[0]: line.split()[1:] for line in call("status").splitlines()}
     assert lines["images"][:4] == ["3", "1", "0", "0"]
+
+
+@pytest.mark.parametrize(("complete", "minutes", "status"), [(True, 0, 0), (False, 0, 1), (False, 5, 75)])
+def test_an_evaluation_says_what_is_on_record_and_whether_it_is_over(
+    complete: bool, minutes: int, status: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    facts = {"weights": {"pop": "ab" * 32}, "collections": {}, "packages": {}, "commits": ("one",)}
+    looked = Evaluation(study="boxes", scale="tiny", complete=complete, problems={"all": 3}, cpu_hours=1.5, **facts)
+    monkeypatch.setattr(evaluate, "evaluate", lambda config, studies, *rest: [looked])
+    said = call("evaluate", "boxes", "--minutes", minutes, status=status)
+    size = "3 problems" if complete else "not complete"
+    assert said == f"boxes: scale tiny, {size}, weights pop abababababab, 1.50 CPU hours\n"
+
+
+def test_what_evaluates_no_policy_is_not_evaluated() -> None:
+    result = CliRunner().invoke(cli.app, ["evaluate", "boxes"])
+    assert isinstance(result.exception, config.ConfigError)
+    assert "study = 'boxes' is not allowed: it evaluates no policy" in str(result.exception)
+
+
+def test_a_halving_prints_its_candidates_the_best_first_and_writes_the_table(tiny_halving: Path) -> None:
+    call("halve", "search", "--config", tiny_halving, "--minutes", 1e-6, status=75)
+    printed = call("halve", "search", "--config", tiny_halving).splitlines()
+    assert printed[-1] == "results/tiny-halving/tables/search.csv"
+    table = pd.read_csv(printed[-1])
+    assert list(table.columns[1:3]) == ["ppo.learning_rate", "network.history"]
+    assert table.rungs.tolist() == [3, 2, 1, 1]
+    assert table.best.tolist() == [True, False, False, False]
+    assert table.functions.tolist() == [32, 16, 8, 8]
+    assert table["score at 4"].count() == 1
+    assert printed[2].startswith(f"| {table.candidate[0]} ")
+
+
+def test_what_is_no_halving_is_not_halved() -> None:
+    result = CliRunner().invoke(cli.app, ["halve", "boxes", "--config", "config/tiny.yaml"])
+    assert isinstance(result.exception, config.ConfigError)
+    assert "study = 'boxes' is not allowed: it is of the kind functions" in str(result.exception)
 
 
 def test_what_no_config_asks_for_is_pruned_from_the_store() -> None:

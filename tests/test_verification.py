@@ -4,11 +4,15 @@ from pathlib import Path
 
 import pytest
 
-from optrepro import layout, provenance, verification
+from optrepro import evaluations, layout, provenance, verification
+from optrepro.analysis.results import StudyResults
 from optrepro.catalogue import Catalogue
+from optrepro.config import ConfigError
+from optrepro.evaluations import Evaluation
 from optrepro.verification import Finding
 
 MODULE = "optrepro.exhibits.style"
+FACTS = json.dumps({"settings": {"kind": "surfaces", "functions": ["sphere"], "resolution": 8}, "missing": []})
 CATALOGUE = Catalogue.model_validate(
     {
         "papers": {"gap": {"title": "GAP", "position": 1}},
@@ -33,7 +37,7 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     metrics = written(layout.metrics("tiny", "images", "sgd"), "metrics")
     provenance.write_sidecar(metrics.with_name("run.json"), outputs=[metrics], inputs=[], attempts=1)
     tidy = written(layout.tidy("tiny", "images"), "tidy")
-    facts = written(tidy.with_suffix(".json"), "facts")
+    facts = written(tidy.with_suffix(".json"), FACTS)
     provenance.write_sidecar(tidy.with_suffix(".sidecar.json"), outputs=[tidy, facts], inputs=[metrics])
     table = written(layout.table("tiny", "scores"), "table")
     figure = written(Path(f"{layout.exhibit('tiny', 'first')}.svg"), "figure")
@@ -92,7 +96,7 @@ def test_an_exhibit_is_stale_when_its_code_changed(project: Path, monkeypatch: p
 def test_publishing_copies_tidy_results_and_keeps_what_their_runs_recorded(project: Path) -> None:
     paths = list(verification.publish("tiny"))
     assert paths == [Path("results/published/tidy/images.parquet"), Path("results/published/tidy/images.json")]
-    assert [path.read_text() for path in paths] == ["tidy", "facts"]
+    assert [path.read_text() for path in paths] == ["tidy", FACTS]
     record = json.loads(Path("results/published/tidy/images.sidecar.json").read_text())
     assert record["runs"]["sgd"] == json.loads(Path("results/tiny/runs/images/sgd/run.json").read_text())
 
@@ -104,6 +108,24 @@ def test_published_results_stand_without_the_scale_they_came_from(project: Path)
     assert verification.verify(layout.PUBLISHED, empty) == []
     Path("results/published/tidy/images.parquet").write_text("edited")
     assert verification.verify(layout.PUBLISHED, empty) == [Finding("results/published/tidy/images.parquet", "altered")]
+
+
+def test_results_on_collections_of_others_are_published_only_once_their_evaluation_is_on_record(
+    project: Path, outside_study: Callable[..., StudyResults]
+) -> None:
+    settings = outside_study("pop-cutest").facts.settings
+    tidy = written(layout.tidy("tiny", "pop-cutest"), "tidy")
+    written(tidy.with_suffix(".json"), json.dumps({"settings": settings, "missing": []}))
+    looked = Evaluation(
+        study="pop-cutest", scale="tiny", weights={}, collections=settings["collections"], packages={}, commits=()
+    )
+    for each in ([], [looked], [looked.model_copy(update={"scale": "smoke", "complete": True})]):
+        evaluations.write(each)
+        with pytest.raises(ConfigError, match=r"no complete evaluation of pop-cutest at the scale tiny; run: optrepro"):
+            list(verification.publish("tiny"))
+        assert not layout.tidy(layout.PUBLISHED, "images").exists()
+    evaluations.write([looked.model_copy(update={"complete": True})])
+    assert len(list(verification.publish("tiny"))) == 4
 
 
 def test_publishing_a_scale_without_results_is_an_error_that_names_the_folder(project: Path) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -30,6 +30,13 @@ class TableEntry(Model):
     studies: Annotated[
         tuple[Name, ...], Field(description="Studies whose results are its positional arguments, in this order.")
     ] = ()
+    further: Annotated[
+        tuple[Name, ...],
+        Field(
+            description="Studies whose results are positional arguments, too, where there are any: the published "
+            "results may lack them."
+        ),
+    ] = ()
     arguments: Annotated[dict[str, Any], Field(description="Keyword arguments of the function.")] = {}
     each: Annotated[
         tuple[Name, ...],
@@ -41,7 +48,8 @@ class TableEntry(Model):
         bool, Field(description="Whether the table judges all claims, so that it reads all studies that they name.")
     ] = False
     files: Annotated[
-        tuple[str, ...], Field(description="Other files that the function reads; filled in when the catalogue is read.")
+        tuple[str, ...],
+        Field(description="Other files that the function reads; for claims they are filled in."),
     ] = ()
 
 
@@ -86,11 +94,11 @@ class Catalogue(Model):
         return list(dict.fromkeys(names))
 
     def jobs(self) -> list[tuple[Name, ...]]:
-        """The tables in groups that share their studies and their module, each of which one job computes."""
+        """The tables in groups that share their studies, files and module, each of which one job computes."""
         groups: dict[tuple[object, ...], list[Name]] = {}
         for name, entry in self.tables.items():
             module = entry.function.rpartition(".")[0]
-            groups.setdefault((entry.studies, module, entry.judges), []).append(name)
+            groups.setdefault((entry.studies, entry.further, module, entry.judges, entry.files), []).append(name)
         return [tuple(names) for names in groups.values()]
 
 
@@ -181,8 +189,9 @@ def load(folder: Path) -> Catalogue:
         path = (folder if system == ALL else folder / system) / "exhibits.yaml"
         if path.exists():
             declared: Exhibits = _read(path, Exhibits)
-            tables |= {name: _judging(entry, folder) for name, entry in _expanded(declared.tables)}
+            tables |= dict(_expanded(declared.tables))
             exhibits |= {n: e.model_copy(update={"system": system}) for n, e in declared.exhibits.items()}
+    tables = {name: _judging(entry, folder, exhibits) for name, entry in tables.items()}
     for name, exhibit in exhibits.items():
         for table in exhibit.tables:
             if table not in tables:
@@ -244,13 +253,25 @@ def _expanded(tables: dict[str, TableEntry]) -> Iterator[tuple[str, TableEntry]]
             yield name.replace("{study}", study), entry.model_copy(update={"studies": (study,), "each": ()})
 
 
-def _judging(entry: TableEntry, folder: Path) -> TableEntry:
-    """The entry; if it judges the claims, with their studies and files filled in."""
+def _judging(entry: TableEntry, folder: Path, exhibits: Mapping[str, ExhibitEntry]) -> TableEntry:
+    """The entry; if it judges the claims, with their studies and files filled in.
+
+    Studies of claims alone that unpublished exhibits test are `further` ones.
+    """
     if not entry.judges:
         return entry
-    studies: Sequence[str] = [study for claim in claims(folder) for study in claim.settings.get("studies", ())]
+    studies: dict[bool, list[str]] = {True: [], False: []}  # by whether they are published
+    for claim in claims(folder):
+        tested = exhibits.get(claim.exhibit) if claim.exhibit else None
+        studies[tested is None or tested.published] += claim.settings.get("studies", ())
+    further = [study for study in studies[False] if study not in studies[True]]
     read = [str(path) for path in (*files(folder, "claims.yaml"), *files(folder, "paper.yaml"))]
-    update = {"studies": tuple(dict.fromkeys(studies)), "files": tuple(read), "arguments": {"folder": str(folder)}}
+    update = {
+        "studies": tuple(dict.fromkeys(studies[True])),
+        "further": tuple(dict.fromkeys(further)),
+        "files": tuple(read),
+        "arguments": {"folder": str(folder)},
+    }
     return entry.model_copy(update=update)
 
 

@@ -133,6 +133,61 @@ def work(
 
 
 @app.command()
+def evaluate(
+    studies: Annotated[list[str], typer.Argument(help="Studies of the kind transfer, as pop-cutest.")],
+    config: ConfigPath = DEFAULT,
+    set_: Overrides = None,
+    workers: Annotated[
+        int | None, typer.Option(min=1, help="Jobs at the same time. [default: one for each core]")
+    ] = None,
+    minutes: Annotated[float, typer.Option(min=0, help="Save and stop after this time (status 75); 0: never.")] = 0,
+    again: Annotated[bool, typer.Option("--again", help="Look a second time, with other weights of a policy.")] = False,
+) -> None:
+    """Evaluate final weights on collections, once, and record it in results/published/evaluations.json.
+
+    Runs what is left of the studies, so the same command goes on after a stop; then publish the scale.
+    """
+    from optrepro.experiments import evaluate as evaluation
+
+    settings = _settings(config, set_)
+    chosen = _studies(settings, studies)
+    done = evaluation.evaluate(
+        settings, chosen, workers or _cores(), 60 * minutes or None, again, lambda line: typer.echo(line, err=True)
+    )
+    for each in done:
+        typer.echo(f"{each.study}: {each.in_words()}, {each.cpu_hours:.2f} CPU hours")
+    if not all(each.complete for each in done):
+        raise typer.Exit(TIME_IS_UP if minutes else 1)
+
+
+@app.command()
+def halve(
+    study: Annotated[str, typer.Argument(help="Study of the kind halving, as pop-halving.")],
+    config: ConfigPath = Path("config/halving.yaml"),
+    set_: Overrides = None,
+    minutes: Annotated[float, typer.Option(min=0, help="Save and stop after this time (status 75); 0: never.")] = 0,
+) -> None:
+    """Compare hyperparameters of POP's training by successive halving; print the table and write it as CSV."""
+    from optrepro.analysis.pop import halving
+    from optrepro.analysis.results import read_study
+    from optrepro.experiments import work as shift
+
+    settings = _settings(config, set_)
+    [chosen] = _studies(settings, [study])
+    kind = settings.studies[chosen].kind
+    if kind != "halving":
+        raise ConfigError(f"study = {study!r} is not allowed: it is of the kind {kind}, and not halving")
+    done = shift.work(settings, [chosen], 1, 60 * minutes or None, lambda line: typer.echo(line, err=True))
+    if not done.collected:
+        raise typer.Exit(1 if done.failed else TIME_IS_UP)
+    found = halving.table(read_study(layout.tidy(settings.scale, chosen)))
+    path = layout.table(settings.scale, chosen).with_suffix(".csv")
+    _write(path, found.to_csv(index=False))
+    typer.echo(found.to_markdown(index=False, floatfmt=".4f"))
+    typer.echo(path)
+
+
+@app.command()
 def status(
     studies: Annotated[list[str] | None, typer.Argument(help="Studies. [default: all of the config]")] = None,
     config: ConfigPath = DEFAULT,

@@ -7,9 +7,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from optrepro import damage, layout, provenance
+from optrepro import damage, evaluations, layout, provenance
 from optrepro.catalogue import Catalogue
 from optrepro.damage import DamagedFileError
+from optrepro.settings import ConfigError
+from optrepro.studies import kinds
 
 
 @dataclass(frozen=True)
@@ -34,11 +36,14 @@ def verify(scale: str, catalogue: Catalogue) -> list[Finding]:
 def publish(scale: str) -> Iterator[Path]:
     """Copy a scale's tidy results to the published ones; each new sidecar includes those of the study's runs.
 
-    Raises: FileNotFoundError if the scale has no tidy results.
+    Raises: FileNotFoundError if the scale has no tidy results; ConfigError if those on collections of others are not on
+    the record of evaluations.
     """
     folder = Path("results", scale, "tidy")
     if not (results := sorted(folder.glob("*.parquet"))):
         raise FileNotFoundError(f"{folder} holds no tidy results to publish; run the scale first")
+    for tidy in results:
+        _require_record(tidy, scale)
     for tidy in results:
         target = layout.tidy(layout.PUBLISHED, tidy.stem)
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -51,6 +56,23 @@ def publish(scale: str) -> Iterator[Path]:
             runs={path.parent.name: damage.record(path) for path in runs},
         )
         yield from copies
+
+
+def _require_record(tidy: Path, scale: str) -> None:
+    """Check that an evaluation on problems of others was recorded. Raises: ConfigError if it was not."""
+    facts = damage.record(tidy.with_suffix(".json"), "settings", "missing")
+    if facts["missing"] or not kinds.study(facts["settings"]).packages():
+        return
+    collections = facts["settings"]["collections"]
+    recorded = [
+        each.study == tidy.stem and each.scale == scale and each.complete and each.collections == collections
+        for each in evaluations.read()
+    ]
+    if not any(recorded):
+        raise ConfigError(
+            f"{tidy} cannot be published: {evaluations.RECORD.as_posix()} has no complete evaluation of {tidy.stem} at "
+            f"the scale {scale}; run: optrepro evaluate {tidy.stem}"
+        )
 
 
 def _results(scale: str) -> Iterator[Finding]:

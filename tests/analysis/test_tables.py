@@ -46,3 +46,10 @@ def test_tables_are_their_functions_of_their_studies_in_their_order() -> None:
     computed = dict(tables.compute({"both": both, "one": one}, "tiny"))
     assert {name: table.value.tolist() for name, table in computed.items()} == {"both": [1.0, 2.0], "one": [2.0]}
     assert CALLS == [(["images", "boxes"], {}), (["boxes"], {"figure": "fig1"})]
+
+
+def test_further_studies_come_last_where_they_have_results() -> None:
+    entry = TableEntry(function="made_up.analysis.scores", studies=("boxes",), further=("absent", "images"))
+    [[_, table]] = tables.compute({"all": entry}, "tiny")
+    assert CALLS == [(["boxes", "images"], {})]
+    assert table.value.tolist() == [2.0, 1.0]

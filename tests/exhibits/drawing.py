@@ -34,6 +34,7 @@ def material(exhibit: str, studies: Mapping[str, StudyResults]) -> Material:
         path, _, function = entry.function.rpartition(".")
         arguments = {**entry.arguments, **({"folder": str(ROOT / "config")} if entry.judges else {})}
         made = [studies[study] for study in entry.studies if study in used]
+        made += [studies[study] for study in entry.further if study in studies]
         tables[name] = getattr(importlib.import_module(path), function)(*made, **arguments)
     return Material(tables, {name: studies[name].facts for name in used})
 

@@ -23,9 +23,10 @@ from matplotlib.figure import Figure
 from safetensors.torch import save_file
 from torch import nn
 
-from optrepro import cli, damage, layout, parquet, provenance
+from optrepro import cli, damage, evaluations, layout, parquet, provenance
 from optrepro.analysis.results import StudyResults, read_facts
 from optrepro.damage import DamagedFileError
+from optrepro.evaluations import Evaluation
 from optrepro.exhibits.material import Material
 from optrepro.experiments.base import tidy
 from optrepro.experiments.base.checkpoint import Checkpoint
@@ -122,6 +123,18 @@ class ShippedWeights(Kind):
         return dict(_learned.load(StepPolicy, StepPolicySettings, path)[0].state_dict())
 
 
+class RecordOfEvaluations(Kind):
+    flips = False  # a flipped letter of a name is a letter
+
+    def make(self, folder: Path) -> Path:
+        given = {"weights": {"pop": "ab" * 32}, "collections": {}, "packages": {}, "commits": ("abc",)}
+        evaluations.write([Evaluation(study="transfer", scale="tiny", **given)], folder / "evaluations.json")
+        return folder / "evaluations.json"
+
+    def read(self, path: Path) -> Any:
+        return evaluations.read(path)
+
+
 class EntryOfTheStore(Kind):
     def make(self, folder: Path) -> Path:
         (folder / "metrics.parquet").write_bytes(bytes(range(256)))
@@ -150,7 +163,15 @@ class BackboneWeights(Kind):
 
 KINDS = {
     kind.__name__: kind()
-    for kind in (ParquetTable, FactsInJson, SidecarInJson, ShippedWeights, EntryOfTheStore, BackboneWeights)
+    for kind in (
+        ParquetTable,
+        FactsInJson,
+        SidecarInJson,
+        RecordOfEvaluations,
+        ShippedWeights,
+        EntryOfTheStore,
+        BackboneWeights,
+    )
 }
 CASES = [
     (name, how, seed)

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import yaml
 
 from optrepro import config
 
@@ -132,6 +133,19 @@ def tiny_pop(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., config.C
     path = tmp_path_factory.mktemp("config") / "tiny-pop.yaml"
     path.write_text(TINY_POP)
     return lambda *overrides: config.load(path, overrides)
+
+
+@pytest.fixture(scope="session")
+def tiny_halving(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A scale file with a halving of four candidates, in three rungs that end with the iterations 1, 2 and 4."""
+    meta = yaml.safe_load(TINY_POP)["studies"]["meta"]
+    study = {key: meta[key] for key in ("prior", "network", "ppo", "validation_functions", "validate_every")}
+    study["ppo"]["iterations"] = 4
+    study |= {"grid": {"ppo.learning_rate": [0.001, 0.02], "network.history": [2, 4]}, "rungs": 3}
+    content = {"scale": "tiny-halving", "seed": 7, "device": "cpu", "studies": {"search": {"kind": "halving", **study}}}
+    path = tmp_path_factory.mktemp("config") / "tiny-halving.yaml"
+    path.write_text(yaml.safe_dump(content, sort_keys=False))
+    return path
 
 
 TINY_LTO = """

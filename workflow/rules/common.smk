@@ -214,6 +214,18 @@ def facts_of(scale):
     ]
 
 
+def further_results(studies):
+    """The results of studies that the scale has, or that have been published."""
+
+    def there(scale, study):
+        return study in SETTINGS.studies if scale == SCALE else layout.tidy(scale, study).exists()
+
+    def results(wildcards):
+        return [layout.tidy(wildcards.scale, study) for study in studies if there(wildcards.scale, study)]
+
+    return results
+
+
 def exhibit_source(wildcards):
     entry = CATALOGUE.exhibits[wildcards.exhibit]
     return [

@@ -8,6 +8,7 @@ for _names in CATALOGUE.jobs():
         input:
             tidy=[f"<results>/{{scale}}/tidy/{study}.parquet" for study in CATALOGUE.tables[_names[0]].studies],
             facts=[f"<results>/{{scale}}/tidy/{study}.json" for study in CATALOGUE.tables[_names[0]].studies],
+            further=further_results(CATALOGUE.tables[_names[0]].further),
             files=CATALOGUE.tables[_names[0]].files,
         output:
             [f"<results>/{{scale}}/tables/{name}.parquet" for name in _names],
@@ -19,6 +20,7 @@ for _names in CATALOGUE.jobs():
             "../../environment.yml"
         params:
             source=provenance.source_hash(*catalogue.source_modules(CATALOGUE.tables[_names[0]], Path("config"))),
+            arguments=[CATALOGUE.tables[name].arguments for name in _names],
             names=" ".join(_names),
         shell:
             "optrepro table {params.names} --scale {wildcards.scale} > {log} 2>&1"

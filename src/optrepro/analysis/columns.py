@@ -3,21 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any, NamedTuple
+from typing import Any
 
 from numpy.typing import ArrayLike
 
 from optrepro.analysis.intervals import mean_interval
 from optrepro.analysis.results import StudyResults
-
-
-class Target(NamedTuple):
-    """A row of a table of targets: what is required, what was measured, and whether that is enough."""
-
-    criterion: str
-    asked: str
-    measured: str
-    reached: bool
 
 
 def in_order(order: Iterable[str], present: Iterable[Any]) -> list[str]:

@@ -24,4 +24,6 @@ def compute(entries: Mapping[str, TableEntry], scale: str) -> Iterator[tuple[str
     read = cache(read_study)
     for name, entry in entries.items():
         function = named(entry.function, "table function")
-        yield name, function(*(read(layout.tidy(scale, study)) for study in entry.studies), **entry.arguments)
+        there = [study for study in entry.further if layout.tidy(scale, study).exists()]
+        studies = [read(layout.tidy(scale, study)) for study in (*entry.studies, *there)]
+        yield name, function(*studies, **entry.arguments)

@@ -7,9 +7,12 @@ from optrepro.exhibits.material import Material
 from optrepro.studies import kinds
 from optrepro.studies.base import Study
 
+EVALUATIONS = "-evaluations"  # end of the names of tables that hold the record of evaluations of a study
+
 
 def caption(text: str, material: Material) -> str:
-    """The caption of an exhibit: its text, then scale, data, seeds, tuning budget, and diverged and missing runs.
+    """The caption of an exhibit: its text, then scale, data, seeds, tuning budget, recorded evaluations, and
+    diverged and missing runs.
 
     The numbers of diverged runs are the sums of the columns ``diverged`` (test) and ``tuning_diverged`` over the
     exhibit's tables, so at most one table of a study may have each column.
@@ -22,7 +25,7 @@ def caption(text: str, material: Material) -> str:
     for protocol, names in by_protocol.items():
         prefix = f"Of {' and '.join(names)}: " if len(by_protocol) > 1 else ""
         sentences += [prefix + protocol] if protocol else []
-    return " ".join([*sentences, *_losses(material)])
+    return " ".join([*sentences, *_evaluations(material), *_losses(material)])
 
 
 def _protocol(facts: Facts) -> str:
@@ -43,6 +46,16 @@ def _data(study: Study, facts: Facts) -> str:
     parts += study.remarks_on_data(facts.dataset)
     network = study.network_in_words()
     return f"Data: {'; '.join(parts)}." + (f" Network: {network}." if network else "")
+
+
+def _evaluations(material: Material) -> list[str]:
+    """A sentence on how often each collection was evaluated, from the tables of `optrepro.analysis.evaluations`."""
+    sentences = []
+    for name, table in material.tables.items():
+        if name.endswith(EVALUATIONS):
+            looks = "; ".join(f"({number}) {words}" for number, words in enumerate(table.words, 1))
+            sentences.append(f"Evaluations of {name.removesuffix(EVALUATIONS)} on record: {looks or 'none'}.")
+    return sentences
 
 
 def _losses(material: Material) -> list[str]:

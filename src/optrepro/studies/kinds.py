@@ -12,6 +12,7 @@ from optrepro.studies.diagnostics import DiagnosticsStudy
 from optrepro.studies.families import FamiliesStudy
 from optrepro.studies.finetuning import FineTuningStudy
 from optrepro.studies.functions import FunctionsStudy
+from optrepro.studies.halving import HalvingStudy
 from optrepro.studies.learner import LearnerStudy
 from optrepro.studies.objectives import ObjectivesStudy
 from optrepro.studies.overhead import OverheadStudy
@@ -33,6 +34,7 @@ KINDS: Mapping[str, type[Study]] = {
         ConceptStudy,
         PriorStudy,
         PolicyStudy,
+        HalvingStudy,
         TransferStudy,
         LearnerStudy,
         ObjectivesStudy,

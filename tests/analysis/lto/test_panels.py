@@ -202,31 +202,6 @@ def test_progress_is_the_fall_beyond_the_trained_horizon(objectives_study):
     assert row.progress_low > 0
 
 
-@pytest.mark.parametrize(
-    ("speed", "slower", "reached"), [(5.0, 5.0, (True, True)), (5.0, 3.0, (True, False)), (3.0, 3.0, (False, False))]
-)
-def test_the_targets_are_to_be_best_or_equivalent_in_twelve_panels_by_area_and_in_all_by_final_objective(
-    objectives_study, speed, slower, reached
-):
-    slow = {(panel, "psd"): slower for panel in ("fig1-grey", "fig2-grey", "fig3-grey")}
-    study = objectives_study({"psd": speed, **slow}, keep=FEW)
-    targets = panels.targets(study).set_index("criterion")
-    assert targets.asked.iloc[:2].tolist() == ["at least 12 of 15", "at least 15 of 15"]
-    assert tuple(targets.reached.iloc[:2]) == reached
-    assert targets.loc["runs that end above their start, in all panels"].reached
-    assert targets.loc["tuned learning rates inside their grids"].measured == "2 of 2"
-
-
-def test_a_diverged_run_misses_the_target_of_stability(objectives_study):
-    study = objectives_study(diverged=(("fig3-grey", "psd"),), keep=FEW)
-    row = panels.targets(study).set_index("criterion").loc["runs that end above their start, in all panels"]
-    assert (row.measured, row.reached) == ("2", False)
-
-
-def test_without_the_policy_there_are_no_targets(objectives_study):
-    assert panels.targets(objectives_study(keep=(*FIGURE, "adagrad", "rmsprop"))).empty
-
-
 def test_an_optimizer_alone_has_nothing_to_be_compared_with(objectives_study):
     row = _at(panels.scores(objectives_study(keep=("fig1-grey", "psd"))), optimizer="psd")
     assert row.area_rival is None

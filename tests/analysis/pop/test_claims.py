@@ -1,6 +1,8 @@
 import pytest
 from tests.analysis.judge import judge
 
+from optrepro.analysis.results import StudyResults
+
 BASELINES = ["first-order", "quasi-newton"]
 
 
@@ -50,6 +52,25 @@ def test_more_dimensions_are_judged_one_by_one(transfer_study, digits, verdict):
     assert found.verdict == verdict
     both = judge("policy-outperforms-in-dimensions", study, policy="pop", groups=BASELINES, dimensions=[2, 8])
     assert both.verdict == ("holds" if verdict == "holds" else "holds in part")
+
+
+def _lost_after(study: StudyResults, evaluations: int) -> StudyResults:
+    """The study in which POP is back at its start after so many evaluations."""
+    lost = (study.runs.optimizer == "pop") & (study.runs.metric == "regret") & (study.runs.step > evaluations)
+    return StudyResults(study.runs.assign(value=study.runs.value.where(~lost, 1e9)), study.facts)
+
+
+@pytest.mark.parametrize(("after", "verdict"), [(500, "holds"), (200, "holds in part"), (1, "fails")])
+def test_a_collection_of_others_is_judged_at_each_budget_in_every_class(outside_study, after, verdict):
+    study = _lost_after(outside_study("pop-bbob"), after)
+    found = judge("first-on-collection", study, group="first-order", significance=0.01)
+    assert found.verdict == verdict
+    assert found.evidence.startswith("48 problems; 50 evaluations: first in ")
+
+
+def test_a_collection_whose_package_was_missing_is_not_run(outside_study):
+    found = judge("first-on-collection", outside_study(installed=False), group="first-order", significance=0.01)
+    assert found == ("not run", "pop-cutest: 2 of 2 runs are missing")
 
 
 @pytest.mark.parametrize(

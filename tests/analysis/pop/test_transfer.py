@@ -1,77 +1,11 @@
 import numpy as np
 import pandas as pd
 import pytest
+from tests.made_up.benchmark import BUDGET, FEW, GROUP, STARTS, made_up
 
 from optrepro.analysis import rankings
 from optrepro.analysis.intervals import holm
 from optrepro.analysis.pop import transfer
-from optrepro.analysis.results import Facts, StudyResults
-
-BUDGET, STARTS, FEW = 10, 12, 6
-GROUP = {
-    **dict.fromkeys(["sphere", "sum_squares", "trid"], "bowl"),
-    **dict.fromkeys(["booth", "matyas", "zakharov"], "plate"),
-    **dict.fromkeys(["rastrigin", "levy", "eggholder"], "many local minima"),
-}
-SMOOTH = [name for name in GROUP if name != "eggholder"]
-# The share of its start's regret that an optimizer leaves.
-LEFT = {"adam": 2e-1, "rprop": 1e-1, "lbfgs": 1e-7, "pop": 1e-6, "tpe": 3e-1}
-LEFT_EACH = {"adam": 1e-2, "rprop": 1e-1, "lbfgs": 1e-7}
-OPTIMIZERS = {
-    "adam": {"label": "Adam", "group": "first-order"},
-    "rprop": {"label": "Rprop", "group": "first-order"},
-    "lbfgs": {"label": "L-BFGS", "group": "quasi-newton"},
-    "pop": {"label": "POP", "group": "policy"},
-}
-COLUMNS = ["workload", "optimizer", "role", "learning_rate", "seed", "step", "metric", "value"]
-
-
-def made_up(left=None, drop=()):
-    """Every optimizer leaves a fixed share of the regret; `left` {(function, optimizer): share} overrides it."""
-    rows = []
-    for key in OPTIMIZERS:
-        rates = {0.1: 1.0, 0.2: 3.0, 0.4: 2.0} if key not in ("pop", "tpe") else {np.nan: 5.0}
-        rows += [["prior-validation", key, "tune", r, 0, BUDGET, "tuning_score", s] for r, s in rates.items()]
-    rows.append(["prior-validation", "adam", "tune", 0.4, 3, 5, "diverged", 1.0])
-    for prefix, shares in (("vlse", LEFT), ("vlse-each", LEFT_EACH)):
-        for function, group in GROUP.items():
-            for key, share in shares.items():
-                if key in drop or (function, key) in drop:
-                    continue
-                share = (left or {}).get((function, key), share)
-                rows += _runs(f"{prefix}/{function}", key, share, FEW if key == "tpe" else STARTS)
-                if prefix == "vlse":
-                    facts = {"range": 1e3, "dimension": 2, "smooth": function in SMOOTH, f"group[{group}]": 1}
-                    rows += [[f"vlse/{function}", key, "test", 0.2, 0, 0, m, float(v)] for m, v in facts.items()]
-                else:
-                    scores = {0.1: 1.0, 0.2: 2.0, 0.4: 9.0}.items()
-                    workload = f"{prefix}/{function}"
-                    rows += [[workload, key, "tune", r, 0, BUDGET, "tuning_score", s] for r, s in scores]
-    rows += [["vlse/sphere", "pop", "test", np.nan, 0, t, f"x{k}", t + k] for t in (1, 2, 3) for k in (0, 1)]
-    rows += [["vlse/booth", "pop", "test", np.nan, 0, t, f"x{k}", t + k] for t in (1, 2, 3) for k in (0, 1)]
-    rows.append(["vlse/sphere", "pop", "test", np.nan, 0, 0, "best_evaluation", 2.0])
-    quantiles = {"rate_median": -2.0, "rate_lower": -3.0, "rate_upper": -1.0}
-    rows += [["vlse/sphere", "pop", "test", np.nan, 0, 4, metric, value] for metric, value in quantiles.items()]
-    rows.append(["prior-test", "adam", "test", 0.2, 0, BUDGET, "regret", 1.0])
-    settings = {
-        "functions": list(GROUP),
-        "budget": BUDGET,
-        "optimizers": OPTIMIZERS,
-        "references": {"tpe": {"label": "TPE", "method": "tpe"}},
-    }
-    runs = pd.DataFrame(rows, columns=COLUMNS)
-    runs = runs[~runs.optimizer.isin(drop)].assign(run="r", study="pop")
-    return StudyResults(runs, Facts("pop", "test", settings, None, (), 0, ()))
-
-
-def _runs(workload, key, share, starts):
-    rows = []
-    for start in range(starts):
-        first = 10.0 * (1 + start) if (workload, start) != ("vlse/sphere", 0) else 0.0  # optimal already
-        # what happens beyond the trained budget is no concern of these tables
-        values = {1: first, BUDGET: first * share, 5 * BUDGET: 0.0}
-        rows += [[workload, key, "test", 0.2, start, step, "regret", value] for step, value in values.items()]
-    return rows
 
 
 @pytest.fixture(scope="module")
@@ -189,48 +123,6 @@ def test_rates_have_a_row_per_function_policy_and_step(study):
     row = transfer.rates(study).squeeze()
     assert (row.function, row.group, row.label, row.step) == ("sphere", "bowl", "POP", 4)
     assert (row["median"], row.lower, row.upper) == (-2, -3, -1)
-
-
-def reached(left=None, drop=()):
-    table = transfer.targets(made_up(left, drop))
-    return table.set_index("criterion").reached
-
-
-def test_a_policy_ahead_of_all_first_order_optimizers_reaches_what_is_asked_of_it():
-    found = reached()
-    missed = set(found.index[~found])
-    # eight functions cannot give so small a p, and L-BFGS is better
-    assert all("Wilcoxon" in name or "L-BFGS" in name for name in missed)
-    assert found["rastrigin: normalized improvement"]
-    assert found["sphere: median normalized regret"]
-    assert found["functions with a lower median regret than the best on each function"]
-
-
-@pytest.mark.parametrize(
-    ("criterion", "left"),
-    [
-        ("average rank by regret among", {(name, "pop"): 0.5 for name in GROUP}),
-        ("mean normalized improvement", {(name, "rprop"): 0.04 for name in GROUP}),
-        ("functions with a lower median regret than Rprop", {(name, "rprop"): 1e-9 for name in ("booth", "levy")}),
-        ("functions with a lower median regret than the best", {("booth", "rprop"): 1e-9, ("levy", "adam"): 1e-9}),
-        ("ahead of Adam", {(name, "adam"): 1e-9 for name in GROUP}),
-        ("trid: median", {("trid", "adam"): 1e-7}),
-        ("levy: normalized improvement", {("levy", "adam"): 0.05}),
-    ],
-)
-def test_what_is_not_reached_is_said_so(criterion, left):
-    found = reached(left)
-    assert list(found[found.index.str.startswith(criterion)]) == [False]
-
-
-def test_significance_counts_only_in_the_policys_favour():
-    worse = transfer.targets(made_up({(name, "pop"): 0.9 for name in GROUP})).set_index("criterion")
-    assert not worse[worse.index.str.startswith("Wilcoxon")].reached.any()
-
-
-def test_criteria_without_their_optimizers_are_left_out():
-    assert reached(drop=("pop",)).empty
-    assert not reached(drop=("adam",)).index.str.contains("Adam|rastrigin").any()
 
 
 def test_a_function_that_an_optimizer_has_no_result_on_is_in_no_comparison_with_it():

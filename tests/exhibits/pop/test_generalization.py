@@ -68,7 +68,7 @@ def test_in_distribution_curves_end_at_the_horizon(material):
     upper = _panels(indistribution.figure(material))[:2]
     assert max(line.get_xdata().max() for line in upper[0].lines) == 10
     table = indistribution.table(material).set_index("optimizer")
-    assert table.loc["ADAM", "POP's wins/ties/losses"] == "24/0/0"
+    assert table.loc["ADAM", "wins/ties/losses of POP"] == "24/0/0"
     assert table.loc["ADAM", "learning rate"] == "0.1"
     assert table.loc["POP", "lead of POP, digits"] == "–"
     assert "digits, Gaussian process" in table

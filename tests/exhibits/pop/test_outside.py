@@ -38,7 +38,7 @@ def test_ranks_have_a_panel_for_each_budget_and_profiles_one_for_each_tolerance(
 def test_the_table_has_the_tests_and_the_failures(material):
     table = drawing.module("pop-bbob").table(material["pop-bbob"])
     own = table[(table.variables == "10") & (table.budget == 500)].set_index("optimizer")
-    assert own.loc["ADAM", "POP's wins/ties/losses"] == "24/0/0"
+    assert own.loc["ADAM", "wins/ties/losses of POP"] == "24/0/0"
     assert own.loc["ADAM", "p (Holm)"] == "< 0.001"
     assert own.loc["POP", "rank among first-order"] == "1.00"
     assert own.loc["LBFGS", "rank among first-order"] == "–"

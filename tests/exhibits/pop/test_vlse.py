@@ -82,7 +82,6 @@ def made_material(study):
         "pop-vlse-ranks": transfer.ranks(study),
         "pop-vlse-tests": transfer.tests(study),
         "pop-vlse-profile": transfer.profile(study),
-        "pop-targets": transfer.targets(study),
         "pop-trajectories": transfer.trajectories(study),
         "pop-learning-rates": transfer.rates(study),
         "vlse-surfaces": surfaces(),
@@ -109,18 +108,12 @@ def test_policies_come_first_and_references_last(material):
 
 
 def test_the_table_has_both_measures_of_every_function_for_both_ways_of_tuning(material):
-    rows = vlse.table(material).query("group not in ('summary', 'target')")
+    rows = vlse.table(material).query("group != 'summary'")
     assert len(rows) == len(GROUP) * 2 * 2
     each = rows[rows.baselines == "baselines tuned for each function"]
     assert set(each.POP) == set(each.TPE) == {"–"}
     assert list(rows.function[:2]) == ["rastrigin", "rastrigin"]
     assert "eggholder †" in set(rows.function)
-
-
-def test_the_table_says_of_each_target_whether_it_is_reached(material):
-    rows = vlse.table(material).query("group == 'target'")
-    targets = material.tables["pop-targets"]
-    assert list(rows.POP.str.endswith("(reached)")) == list(targets.reached)
 
 
 def test_the_policys_wins_are_in_the_summary(material):

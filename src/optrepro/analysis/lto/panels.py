@@ -13,8 +13,7 @@ learned optimizer trained in another way. It is ranked in place of the shipped o
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -22,7 +21,6 @@ import pandas as pd
 from scipy import integrate
 
 from optrepro.analysis import columns, rankings
-from optrepro.analysis.columns import Target
 from optrepro.analysis.intervals import holm, sign_flip_test
 from optrepro.analysis.results import StudyResults
 from optrepro.conventions import ALPHA, PSD
@@ -33,7 +31,6 @@ MEASURES = ("area", "final")
 VERDICTS = ("best", "equivalent", "tied", "worse")
 LIMIT = 2.0  # multiple of the initial objective to which objectives are limited, and above which a run overshoots
 MARGIN = 0.01  # share of the rival's mean by which the policy may be worse to be equivalent (chosen)
-SHARES = {"area": 12 / 15, "final": 1.0}  # targets for the share of panels in which the policy is best or equivalent
 TUNING, VALIDATION = "tuning", "meta-validation"
 LOGGED = ("area", "final", "score", "guiding", "policy", "mismatch", "kl", "loss")
 
@@ -171,45 +168,6 @@ def progress(study: StudyResults) -> pd.DataFrame:
         means = {"at_trained": own.loc[trained].mean(), "at_end": own.loc[end].mean()}
         rows.append({**head, **means, **columns.interval("progress", (own.loc[trained] - own.loc[end]).dropna())})
     return pd.DataFrame(rows)
-
-
-def targets(study: StudyResults) -> pd.DataFrame:
-    """The targets for the policy, one row each: criterion, asked, measured, reached; empty without the policy."""
-    found = list(_targets(study)) if PSD in set(scores(study).optimizer) else []
-    return pd.DataFrame(found, columns=Target._fields)
-
-
-def _targets(study: StudyResults) -> Iterator[Target]:
-    own: Any = summary(study).set_index("optimizer").loc[PSD]
-    for measure, name in (("area", "area"), ("final", "final objective")):
-        counts = {verdict: int(own[f"{measure}_{verdict}"]) for verdict in VERDICTS}
-        needed, reached = math.ceil(SHARES[measure] * own.panels - 1e-9), counts["best"] + counts["equivalent"]
-        yield Target(
-            f"panels in which its {name} is the best or at most {MARGIN:.0%} worse than the best other's",
-            f"at least {needed} of {own.panels}",
-            f"{reached} ({', '.join(f'{verdict} {count}' for verdict, count in counts.items())})",
-            reached >= needed,
-        )
-    ended = "runs that end above their start, in all panels"
-    yield Target(ended, "none", f"{own.lost or 'none'}", own.lost == 0)
-    beyond = progress(study)
-    for row in beyond[beyond.optimizer == PSD].to_dict("records") if len(beyond) else []:
-        fall = f"{row['progress']:+.4f} [{row['progress_low']:+.4f}, {row['progress_high']:+.4f}]"
-        yield Target(
-            f"{row['dataset']}: fall of the objective from iteration {row['trained']} to {row['end']}",
-            "above 0 (95 % interval)",
-            fall,
-            row["progress_low"] > 0,
-        )
-    classic = tuned(study)
-    classic = classic[classic.group.isin(CLASSIC)]
-    edges = [str(label) for label in classic.label[~classic.interior.astype(bool)]]
-    yield Target(
-        "tuned learning rates inside their grids",
-        "all",
-        f"{len(classic) - len(edges)} of {len(classic)}" + (f", not {', '.join(edges)}" if edges else ""),
-        not edges,
-    )
 
 
 # --- Robustness ------------------------------------------------------------------------------------------------------

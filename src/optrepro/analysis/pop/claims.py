@@ -7,7 +7,7 @@ from typing import Any
 
 import pandas as pd
 
-from optrepro.analysis.pop import generalization
+from optrepro.analysis.pop import generalization, outside
 from optrepro.analysis.results import StudyResults
 from optrepro.analysis.verdict import Verdict, all_or_some, interval_of, p_value, signed
 from optrepro.conventions import ALPHA, POP
@@ -44,6 +44,33 @@ def policy_outperforms_in_dimensions(
     """
     table = generalization.dimensions(study, policy)
     return _in_every_case({f"{d} dimensions": table[table.dimension == d] for d in dimensions}, groups, policy)
+
+
+def first_on_collection(study: StudyResults, *, group: str, significance: float) -> Verdict:
+    """Holds if at every budget the policy is ahead of the optimizers of the group; in part if at some.
+
+    It is ahead at a budget if its average rank is the lowest in every class of problems, and if over all problems
+    Wilcoxon's p, Holm-corrected, is below `significance` against each of them, in its favour.
+    """
+    table = outside.ranks(study)
+    if POP not in set(table.optimizer):
+        raise KeyError(POP)
+    ahead, evidence = [], []
+    for budget, at_budget in table.groupby("budget", sort=False):
+        others = at_budget[at_budget.family == group]
+        own: Any = at_budget[at_budget.optimizer == POP].set_index("group")["rank"]
+        best = others.loc[others.groupby("group", sort=False)["rank"].idxmin()].set_index("group")
+        first = own < best["rank"]
+        overall = others[others.group == outside.EVERY]
+        beaten = (overall.wins > overall.losses) & (overall.p < significance)
+        ahead.append(bool(first.all() and beaten.all()))
+        leader: Any = best.loc[outside.EVERY]
+        evidence.append(
+            f"{budget} evaluations: first in {first.sum()} of {len(first)} classes, beats {beaten.sum()} of "
+            f"{len(beaten)}; rank {own[outside.EVERY]:.2f} to {leader.label} {leader['rank']:.2f}"
+        )
+    problems = int(table[table.group == outside.EVERY].problems.max())
+    return all_or_some(ahead, f"{problems} problems; {'; '.join(evidence)}")
 
 
 def ablation_is_worse(study: StudyResults, *, policy: str) -> Verdict:

@@ -9,7 +9,6 @@ bounded, is the mean.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import replace
 from itertools import product
@@ -21,7 +20,6 @@ from scipy import stats
 
 from optrepro.analysis import benchmark, columns, rankings
 from optrepro.analysis.benchmark import KEYS, SUBSETS, TARGETS
-from optrepro.analysis.columns import Target
 from optrepro.analysis.intervals import holm
 from optrepro.analysis.results import StudyResults
 from optrepro.conventions import ALPHA, FLOOR, POP
@@ -33,15 +31,10 @@ FIELDS = {  # groups of optimizers that are ranked together
     "gradient": ("policy", "first-order", "quasi-newton"),
     "any": ("policy", "first-order", "quasi-newton", REFERENCE_GROUP),
 }
-CONVEX = ("sphere", "booth", "matyas", "sum_squares", "zakharov", "trid")
-MULTIMODAL = ("rastrigin", "levy", "styblinski_tang", "griewank")
 NO_RECORD = dict.fromkeys(("wins", "ties", "losses", "p_regret", "p_improvement"), np.nan)  # of the policy itself
 PAIRED = ["tuned", "optimizer", "function"]
 COUNT = "diverged_in_tuning"
 RESAMPLES = 10_000
-
-# Targets for the policy; they are those of this project, not of the paper.
-SIGNIFICANCE, MARGIN, MAJORITY, MULTIMODAL_MARGIN = 0.01, 0.05, 35 / 43, 0.1
 
 
 def collection(study: StudyResults, prefix: str, budget: int | None = None) -> StudyResults:
@@ -157,117 +150,15 @@ def rates(study: StudyResults) -> pd.DataFrame:
     return table[["function", "group", "optimizer", "label", "step", "median", "lower", "upper"]]
 
 
-def targets(study: StudyResults) -> pd.DataFrame:
-    """The targets for the policy, one row each: criterion, asked, measured, reached.
-
-    A target is left out if its optimizers or functions have no results.
-    """
-    found = [row for row in _targets(scores(study)) if row is not None]
-    return pd.DataFrame(found, columns=Target._fields)
-
-
-def _targets(table: pd.DataFrame) -> Iterator[Target | None]:
-    once = _view(table, "once")
-    once = once[once.smooth.astype(bool)]
-    rivals = [str(key) for key in once[once.family == "first-order"].optimizer.unique()]
-    if POP not in set(once.optimizer) or not rivals:
-        return
-    label = dict(zip(once.optimizer, once.label, strict=True))
-    mean = once.groupby("optimizer").mean_improvement.mean().to_dict()
-    versus = _versus(table, "once", "smooth", list(once.optimizer.unique()))
-    regret = _values(table, "once", "smooth", "regret", [*rivals, POP])
-    rank = rankings.average_ranks(regret).to_dict()
-    best, top = min(rivals, key=rank.__getitem__), max(rivals, key=mean.__getitem__)
-    yield Target(
-        "average rank by regret among first-order optimizers tuned once",
-        "the best",
-        f"{rank[POP]:.2f}, {label[best]} {rank[best]:.2f}",
-        rank[POP] < rank[best],
-    )
-    for measure in ("regret", "improvement"):
-        p = {key: versus[key][f"p_{measure}"] for key in rivals}
-        last = max(rivals, key=p.__getitem__)
-        yield Target(
-            f"Wilcoxon's p (Holm) by {measure} against each of them",
-            f"< {SIGNIFICANCE:g}, in the policy's favour",
-            f"largest {p[last]:.2g} ({label[last]})",
-            p[last] < SIGNIFICANCE and _favoured(table, measure, rivals),
-        )
-    margin = mean[POP] - mean[top]
-    yield Target(
-        "mean normalized improvement above the best of them",
-        f"at least {MARGIN:g}",
-        f"{margin:+.3f} ({mean[POP]:.3f}, {label[top]} {mean[top]:.3f})",
-        margin >= MARGIN,
-    )
-    lowest = regret[rivals].min(axis=1)
-    needed = math.ceil(MAJORITY * len(regret))
-    for reading, other in ((f"{label[best]}, the best by rank", regret[best]), ("the best on each function", lowest)):
-        wins, ties = int((regret[POP] < other).sum()), int((regret[POP] == other).sum())
-        yield Target(
-            f"functions with a lower median regret than {reading}",
-            f"at least {needed} of {len(regret)}",
-            f"{wins}, and {ties} ties",
-            wins >= needed,
-        )
-    yield _ahead(table, "Adam tuned for each function (moonshot)", "each", rivals, "adam")
-    yield _ahead(table, "L-BFGS tuned once (moonshot)", "once", rivals, "lbfgs")
-    for name in CONVEX:
-        yield _converges(table, rivals, name)
-    for name in MULTIMODAL:
-        yield _explores(table, name)
-
-
-def _favoured(table: pd.DataFrame, measure: str, rivals: Sequence[str]) -> bool:
-    """Whether the sum of signed ranks favours the policy against every rival."""
-    values = _values(table, "once", "smooth", measure, [*rivals, POP])
-    return all(_direction(values[key] - values[POP]) > 0 for key in rivals)
-
-
-def _ahead(table: pd.DataFrame, whom: str, tuned: str, rivals: Sequence[str], rival: str) -> Target | None:
-    """The target that the policy's average rank, among the first-order baselines, is lower than that of a rival."""
-    values = _values(table, tuned, "smooth", "regret", {*rivals, rival, POP})
-    if rival not in values or POP not in values:
-        return None
-    rank = rankings.average_ranks(values).to_dict()
-    record = "/".join(map(str, columns.record(values[rival] - values[POP]).values()))
-    measured = f"{rank[POP]:.2f} against {rank[rival]:.2f}; wins/ties/losses {record}"
-    return Target(f"ahead of {whom}", "lower average rank by regret", measured, rank[POP] < rank[rival])
-
-
-def _converges(table: pd.DataFrame, rivals: Sequence[str], name: str) -> Target | None:
-    """The target that the policy's regret on a function is at most that of the best first-order baseline there."""
-    regret, label = _on(table, name, "regret"), _on(table, name, "label")
-    rivals = [key for key in rivals if key in regret]
-    if POP not in regret or not rivals:
-        return None
-    best = min(rivals, key=regret.__getitem__)
-    return Target(
-        f"{name}: median normalized regret",
-        f"at most {regret[best]:.2g} ({label[best]})",
-        f"{regret[POP]:.2g}",
-        max(regret[POP], FLOOR) <= max(regret[best], FLOOR),
-    )
-
-
-def _explores(table: pd.DataFrame, name: str) -> Target | None:
-    """The target that the policy's improvement on a function exceeds that of Adam by a margin."""
-    improvement = _on(table, name, "mean_improvement")
-    if not {POP, "adam"} <= improvement.keys():
-        return None
-    asked = improvement["adam"] + MULTIMODAL_MARGIN
-    return Target(
-        f"{name}: normalized improvement",
-        f"at least {asked:.3f} (Adam's + {MULTIMODAL_MARGIN:g})",
-        f"{improvement[POP]:.3f}",
-        improvement[POP] >= asked,
-    )
-
-
-def _on(table: pd.DataFrame, name: str, column: str) -> dict[str, Any]:
-    """A column of the scores on one function by optimizer, with baselines tuned once."""
-    rows = table[(table.tuned == "once") & (table.function == name)]
-    return dict(zip(rows.optimizer, rows[column], strict=True))
+def improvement_from_common_starts(study: StudyResults) -> pd.Series:
+    """Mean improvement over the smooth functions, from the starts that all optimizers and references have in common."""
+    once = _collections(study)["once"]
+    regret = once.runs[once.runs.metric == "regret"]
+    starts = set.intersection(*(set(own.seed) for _, own in regret.groupby("optimizer")))
+    part = StudyResults(once.runs[once.runs.seed.isin(starts) | (once.runs.step == 0)], once.facts)
+    by_function = _mean_improvement(part).unstack("optimizer")
+    smooth = benchmark.functions(once).smooth.astype(bool)
+    return by_function[smooth.reindex(by_function.index)].mean()
 
 
 def _collections(study: StudyResults) -> dict[str, StudyResults]:
@@ -319,8 +210,8 @@ def _significant(difference: pd.DataFrame) -> pd.Series:
     """The direction of the differences (functions, starts) of each function, 0 if it is not significant."""
     with np.errstate(invalid="ignore", divide="ignore"):  # for a function on which all starts tie
         test = stats.wilcoxon(difference.to_numpy(), axis=1, zero_method="zsplit", method="asymptotic")
-    direction = difference.apply(_direction, axis=1)
-    return direction.where(np.array(holm(test.pvalue.tolist())) < ALPHA, 0.0)
+    found: pd.Series = difference.apply(direction, axis=1)
+    return found.where(np.array(holm(test.pvalue.tolist())) < ALPHA, 0.0)
 
 
 def _diverged_in_tuning(study: StudyResults) -> pd.Series:
@@ -330,7 +221,7 @@ def _diverged_in_tuning(study: StudyResults) -> pd.Series:
     return runs.groupby([tuned, "optimizer"]).size().rename(COUNT)
 
 
-def _direction(difference: pd.Series) -> float:
+def direction(difference: pd.Series) -> float:
     """The sign of the sum of signed ranks."""
     return float(np.sign((np.sign(difference) * difference.abs().rank()).sum()))
 
@@ -340,7 +231,7 @@ def _view(table: pd.DataFrame, tuned: str) -> pd.DataFrame:
     return table[(table.tuned == tuned) | table.family.isin(UNTUNED)]
 
 
-def _values(
+def values_of(
     table: pd.DataFrame, tuned: str, subset: str, measure: str, optimizers: Collection[str] | None = None
 ) -> pd.DataFrame:
     """Functions by optimizers, lower is better: log10 of the median regret, or the negative mean improvement.
@@ -365,7 +256,7 @@ def _compare(study: StudyResults, statistic: Callable[[pd.DataFrame], pd.DataFra
     table = scores(study)
     tables = []
     for tuned, subset in product(table.tuned.unique(), SUBSETS):
-        values = _values(table, tuned, subset, "regret", _field(table, tuned, "gradient"))
+        values = values_of(table, tuned, subset, "regret", _field(table, tuned, "gradient"))
         tables.append(statistic(values).assign(tuned=tuned, subset=subset))
     return pd.concat(tables, ignore_index=True)
 
@@ -374,7 +265,7 @@ def _summaries(table: pd.DataFrame, tuned: str, subset: str) -> Iterator[dict[st
     rows = _view(table, tuned)
     rows = rows[rows.smooth.astype(bool)] if subset == "smooth" else rows
     average = {
-        field: rankings.average_ranks(_values(table, tuned, subset, "regret", _field(table, tuned, field)))
+        field: rankings.average_ranks(values_of(table, tuned, subset, "regret", _field(table, tuned, field)))
         for field in FIELDS
     }
     versus = _versus(table, tuned, subset, list(rows.optimizer.unique()))
@@ -406,7 +297,7 @@ def _versus(table: pd.DataFrame, tuned: str, subset: str, keys: Sequence[str]) -
     for measure in ("regret", "improvement"):
         differences = {}
         for key in others:
-            values = _values(table, tuned, subset, measure, [key, POP])
+            values = values_of(table, tuned, subset, measure, [key, POP])
             differences[key] = values[key] - values[POP]
         corrected = holm([rankings.wilcoxon(d)[1] if len(d) else np.nan for d in differences.values()])
         for key, p in zip(others, corrected, strict=True):

@@ -1,4 +1,4 @@
-"""Exhibit lto-table: area and final objective of every optimizer in all panels, with ranks, tests and targets."""
+"""Exhibit lto-table: area and final objective of every optimizer in all panels, with ranks and tests."""
 
 from __future__ import annotations
 
@@ -93,7 +93,7 @@ def verdict_panel(axes: Axes, summary: pd.DataFrame) -> None:
 
 
 def table(material: Material) -> pd.DataFrame:
-    """One row per panel and optimizer, one per optimizer over all panels, then progress and targets."""
+    """One row per panel and optimizer, one per optimizer over all panels, then progress."""
     scores = readable_scores(material.tables["lto-scores"])
     scores.insert(0, "part", "panel")
     records = material.tables["lto-tuned"].to_dict("records")
@@ -101,8 +101,7 @@ def table(material: Material) -> pd.DataFrame:
     scores["learning rate"] = material.tables["lto-scores"].optimizer.map(rates).to_numpy()
     overall = [_overall(row, rates) for row in material.tables["lto-summary"].to_dict("records")]
     beyond = [_beyond(row) for row in material.tables["lto-progress"].to_dict("records")]
-    targets = [_target(row) for row in material.tables["lto-targets"].to_dict("records")]
-    parts = [scores, pd.DataFrame([*overall, *beyond, *targets])]
+    parts = [scores, pd.DataFrame([*overall, *beyond])]
     return pd.concat(parts, ignore_index=True).astype(object).fillna("–")
 
 
@@ -132,16 +131,6 @@ def _beyond(row: dict[Any, Any]) -> dict[str, Any]:
         "data": row["dataset"],
         "optimizer": row["label"],
         "final objective": f"{row['at_trained']:.4f} to {row['at_end']:.4f}, falls by {fall}",
-    }
-
-
-def _target(row: dict[Any, Any]) -> dict[str, Any]:
-    """A target for the policy."""
-    return {
-        "part": "target",
-        "panel": row["criterion"],
-        "area": f"asked: {row['asked']}",
-        "verdict by area": f"{row['measured']} ({'reached' if row['reached'] else 'not reached'})",
     }
 
 

@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from optrepro.conventions import POP
 from optrepro.exhibits import style
 from optrepro.exhibits.material import Material
-from optrepro.exhibits.pop.indistribution import MEASURES, complete, readable_scores
+from optrepro.exhibits.pop.indistribution import MEASURES, complete, policy_label, readable_scores
 
 WIDTH = 0.5  # width of the interval over which the optimizers of one dimension are spread
 
@@ -57,7 +57,7 @@ def lead_panel(axes: Axes, scores: pd.DataFrame, measure: str) -> None:
         place: dict[str, Any] = {"xytext": (7, 0), "textcoords": "offset points", "va": "center"}
         axes.annotate(f"over {best.label}", (x, lead), **place, fontsize=6.5, bbox=white)
     _dimension_axis(axes, dimensions)
-    axes.set(ylabel="difference (paired)", title="Lead of POP over the best baseline")
+    axes.set(ylabel="difference (paired)", title=f"Lead of {policy_label(scores)}")
 
 
 def _dimension_axis(axes: Axes, dimensions: list[int]) -> None:

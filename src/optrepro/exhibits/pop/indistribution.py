@@ -64,12 +64,13 @@ def curve_panel(axes: Axes, curves: pd.DataFrame, measure: str) -> None:
 def dot_panels(figure: Any, scores: pd.DataFrame) -> None:
     """Panels with common rows, optimizers by group: both scores, and the policy's paired lead."""
     axes = figure.subplots(1, 4, sharey=True)
+    lead = f"Lead of\n{policy_label(scores)}"
     y = panels.row_positions(scores)
     titles = {
         "improvement": ("Improvement", "normalized improvement"),
-        "improvement_difference": ("Lead of POP", "difference (paired)"),
+        "improvement_difference": (lead, "difference (paired)"),
         "digits": ("Digits", "digits gained"),
-        "digits_difference": ("Lead of POP", "difference (paired)"),
+        "digits_difference": (lead, "difference (paired)"),
     }
     whole = complete(scores).reindex(scores.index).assign(optimizer=scores.optimizer)
     for panel, (column, (title, label)) in zip(axes, titles.items(), strict=True):
@@ -100,22 +101,28 @@ def table(material: Material) -> pd.DataFrame:
 def readable_scores(scores: pd.DataFrame) -> pd.DataFrame:
     """Scores as text, for each row of `optrepro.analysis.pop.generalization.compare`; 95 % intervals in brackets."""
     record = zip(scores.wins, scores.ties, scores.losses, strict=True)
+    policy = policy_label(scores)
     return pd.DataFrame(
         {
             "optimizer": scores.label,
             "normalized improvement": intervals(scores, "improvement", 3),
             "digits": intervals(scores, "digits", 2),
             "rank": [style.number(rank) for rank in scores["rank"]],
-            "lead of POP, improvement": intervals(scores, "improvement_difference", 3),
+            f"lead of {policy}, improvement": intervals(scores, "improvement_difference", 3),
             "p (Holm)": [style.p_value(p) for p in scores.improvement_p],
-            "lead of POP, digits": intervals(scores, "digits_difference", 2),
+            f"lead of {policy}, digits": intervals(scores, "digits_difference", 2),
             "p (Holm), digits": [style.p_value(p) for p in scores.digits_p],
-            "POP's wins/ties/losses": [f"{w}/{t}/{loss}" if w + t + loss else "–" for w, t, loss in record],
+            f"wins/ties/losses of {policy}": [f"{w}/{t}/{loss}" if w + t + loss else "–" for w, t, loss in record],
             "functions": scores.functions,
             "skipped": scores.skipped,
             "diverged": scores.diverged,
         }
     )
+
+
+def policy_label(scores: pd.DataFrame) -> str:
+    """The name of the policy that the others are compared with; its key where it has no results."""
+    return next(iter(scores.label[scores.optimizer == POP]), POP)
 
 
 def intervals(scores: pd.DataFrame, name: str, digits: int) -> list[str]:

@@ -13,6 +13,7 @@ from matplotlib.ticker import StrMethodFormatter
 from optrepro.conventions import POP
 from optrepro.exhibits import style
 from optrepro.exhibits.material import Material
+from optrepro.exhibits.pop.indistribution import policy_label
 from optrepro.exhibits.pop.vlse_profiles import TICKS
 from optrepro.studies import kinds
 
@@ -102,7 +103,9 @@ def table(material: Material) -> pd.DataFrame:
             "critical difference": [style.number(value) for value in ranks.critical_difference],
             "rank with L-BFGS": [f"{rank:.2f}" for rank in ranks.rank_gradient],
             **{name: [style.percent(share) for share in column] for name, column in shares.items()},
-            "POP's wins/ties/losses": [f"{w}/{t}/{loss}" if w + t + loss else "–" for w, t, loss in record],
+            f"wins/ties/losses of {policy_label(ranks)}": [
+                f"{w}/{t}/{loss}" if w + t + loss else "–" for w, t, loss in record
+            ],
             "p (Holm)": [style.p_value(p) for p in ranks.p],
             "skipped": ranks.skipped,
             "diverged": ranks.not_finite,
@@ -113,6 +116,7 @@ def table(material: Material) -> pd.DataFrame:
 def _without_runs(material: Material) -> Figure:
     """A page that says why there is nothing to see."""
     page = style.page(material, height=30)
+    page.set_layout_engine("none")  # without axes there is nothing to lay out
     page.text(0.5, 0.4, _why(material), ha="center", va="center", fontsize=8, color=style.WARNING)
     return page
 

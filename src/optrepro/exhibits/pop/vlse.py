@@ -76,20 +76,11 @@ def summary_panels(figure: SubFigure, summary: pd.DataFrame) -> None:
 
 
 def table(material: Material) -> pd.DataFrame:
-    """Two rows per function (medians with intervals), the summaries, and the targets; one column per optimizer."""
+    """Two rows per function (medians with intervals), and the summaries; one column per optimizer."""
     scores = _in_families(material.tables["pop-vlse-scores"])
     labels = list(scores.label.unique())
     rows = [row for _, own in scores.groupby(["function", "tuned"], sort=False) for row in _function_rows(own)]
     rows += _summary_rows(_in_families(material.tables["pop-vlse-summary"]))
-    rows += [
-        {
-            "group": "target",
-            "function": target["criterion"],
-            "measure": f"asked: {target['asked']}",
-            _label(scores, POP): f"{target['measured']} ({'reached' if target['reached'] else 'not reached'})",
-        }
-        for target in material.tables["pop-targets"].to_dict("records")
-    ]
     return pd.DataFrame(rows, columns=["group", "function", "d", "baselines", "measure", *labels]).fillna("–")
 
 
