@@ -103,9 +103,10 @@ document.querySelectorAll("a.zoom").forEach(zoom);
 document.querySelectorAll("details.curves").forEach((each) => {
   each.addEventListener("toggle", () => curves(each), { once: true });
 });
-// What scrolls sideways is reached by the keyboard.
-for (const box of document.querySelectorAll("pre, .table-wrapper")) {
+// What scrolls sideways is reached by the keyboard, and the headings of the menu say their level.
+for (const box of document.querySelectorAll("pre, .table-wrapper, .math-wrapper")) {
   if (box.scrollWidth > box.clientWidth) box.tabIndex = 0;
 }
-// A link to an exhibit of a table that is folded opens it; what is printed is unfolded.
+document.querySelectorAll("p.caption[role=heading]").forEach((each) => { each.ariaLevel = 2; });
+// What is printed is unfolded.
 addEventListener("beforeprint", () => document.querySelectorAll("article details").forEach((each) => { each.open = true; }));

@@ -8,7 +8,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -71,7 +71,7 @@ def write(found: Material, docs: Path, source: Path) -> None:
     shutil.copytree(docs, source, ignore=shutil.ignore_patterns("_jinja"))
     loader = jinja2.FileSystemLoader([source, docs / "_jinja"])
     templates = jinja2.Environment(loader=loader, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    templates.filters |= {"text": fragments.text, "heading": fragments.heading, "commas": ", ".join}
+    templates.filters |= {"text": fragments.text, "folded": fragments.folded, "heading": fragments.heading, "commas": ", ".join}
     common = {
         "site": found,
         "version": __version__,
@@ -96,6 +96,7 @@ def write(found: Material, docs: Path, source: Path) -> None:
         written = template.render(**common, **more, section=taken, root=root)
         (source / page).parent.mkdir(exist_ok=True)
         (source / page).write_text(written)
+    (source / "objects.json").write_text(json.dumps(list(_objects(found))))
     _files(found, source / "_extra" / "exhibits")
     if any(shown.series for shown in found.exhibits):
         _plotly(source / "_static")
@@ -118,6 +119,17 @@ def _sphinx(source: Path, out: Path) -> str:
 
 def _shown_papers(found: Material) -> Iterator[tuple[str, Any]]:
     return ((system, paper) for system, paper in found.papers.items() if found.of(system))
+
+
+def _objects(found: Material) -> Iterator[tuple[str, str, str, str]]:
+    """What the search finds one by one: of each its kind, its name, its page and its place there."""
+    for shown in found.exhibits:
+        if shown.entry.system in found.papers:
+            yield "exhibit", f"{shown.name}: {shown.title}", f"papers/{shown.entry.system}", shown.name
+    for each in found.claims:
+        yield "claim", each.claim.statement.removesuffix("."), "claims", f"claim-{each.claim.id}"
+    for number, choice in enumerate(found.choices):
+        yield "choice", choice.path, "choices", _anchor(number)
 
 
 def _files(found: Material, folder: Path) -> None:
@@ -217,13 +229,24 @@ def _provenance(origin: Origin) -> Markup:
     return Markup('<dl class="provenance">{}</dl>').format(items)
 
 
-def _ledger(choices: Iterable[Choice]) -> str:
-    """The table of choices."""
+def _ledger(choices: Sequence[Choice]) -> str:
+    """The table of choices, whose rows links lead to."""
     rows = [
-        {"setting": Markup("<code>{}</code>").format(c.path), "value": _value(c.value), "standing": c.standing, "why": c.why}
-        for c in choices
+        {
+            "setting": Markup("<code>{}</code>").format(each.path),
+            "value": _value(each.value),
+            "standing": each.standing,
+            "why": each.why,
+        }
+        for each in choices
     ]
-    return fragments.raw(fragments.table(pd.DataFrame(rows, dtype=object), "Choices and their sources"))
+    anchors = [_anchor(number) for number in range(len(choices))]
+    return fragments.raw(fragments.table(pd.DataFrame(rows, dtype=object), "Choices and their sources", anchors))
+
+
+def _anchor(number: int) -> str:
+    """Where a choice stands in its table."""
+    return f"choice-{number + 1}"
 
 
 def _value(value: Any) -> str:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import posixpath
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import pandas as pd
@@ -14,12 +15,21 @@ from markupsafe import Markup, escape
 from optrepro.config import ConfigError
 
 NUMBER = re.compile(r"[<>≤≥±]?\s*[-+−]?[\d.]+([eE×].*|%|\s*\[.*\]|\s*[±†‡*].*)?")  # a number, maybe with its interval
+WORDS = 90  # of a caption, before the rest is folded
 NOTHING = ("", "–", "-", "nan", "NaN")
 
 
 def text(plain: str) -> Markup:
     """A plain text as HTML, in which `code` in backticks is set as code; HTML stays as it is."""
     return plain if isinstance(plain, Markup) else Markup(re.sub(r"`([^`]+)`", r"<code>\1</code>", str(escape(plain))))
+
+
+def folded(caption: str) -> tuple[str, str]:
+    """The sentences that a caption begins with, `WORDS` words at most unless the first is longer, and all others."""
+    sentences = re.split(r"(?<=[.:?]) (?=[A-Z0-9])", caption)
+    lengths = list(itertools.accumulate(len(sentence.split()) for sentence in sentences))
+    shown = max(1, sum(length <= WORDS for length in lengths))
+    return " ".join(sentences[:shown]), " ".join(sentences[shown:])
 
 
 def link(label: str, address: str) -> Markup:
@@ -37,12 +47,13 @@ def raw(markup: str) -> str:
     return f"```{{raw}} html\n{markup}\n```"
 
 
-def table(frame: pd.DataFrame, name: str) -> str:
+def table(frame: pd.DataFrame, name: str, anchors: Sequence[str] = ()) -> str:
     """A data frame of texts as an HTML table that scrolls by itself; columns of numbers are aligned to the right.
 
     Args:
         frame: the table; cells that are `Markup` are HTML already.
         name: what a screen reader calls it.
+        anchors: of each row, the name by which links lead to it; none without.
     """
     classes = [" class=n" if _numeric(frame[column]) else "" for column in frame]
     head = "".join(f'<th scope="col"{kind}>{text(str(c))}</th>' for c, kind in zip(frame, classes, strict=True))
@@ -50,7 +61,8 @@ def table(frame: pd.DataFrame, name: str) -> str:
         "".join(f"<td{kind}>{text(value)}</td>" for value, kind in zip(row, classes, strict=True))
         for row in frame.itertuples(index=False, name=None)
     )
-    body = "\n".join(f"<tr>{cells}</tr>" for cells in rows)
+    ids = [f' id="{escape(anchor)}"' for anchor in anchors] or [""] * len(frame)
+    body = "\n".join(f"<tr{anchor}>{cells}</tr>" for anchor, cells in zip(ids, rows, strict=True))
     return (
         f'<div class="numbers" role="region" tabindex="0" aria-label="{escape(name)}">\n'
         f"<table><thead><tr>{head}</tr></thead>\n<tbody>\n{body}\n</tbody></table>\n</div>"
