@@ -103,9 +103,9 @@ document.querySelectorAll("a.zoom").forEach(zoom);
 document.querySelectorAll("details.curves").forEach((each) => {
   each.addEventListener("toggle", () => curves(each), { once: true });
 });
-// What scrolls sideways is reached by the keyboard, and the headings of the menu say their level.
+// What scrolls is reached by the keyboard, and the headings of the menu say their level.
 for (const box of document.querySelectorAll("pre, .table-wrapper, .math-wrapper")) {
-  if (box.scrollWidth > box.clientWidth) box.tabIndex = 0;
+  if (box.scrollWidth > box.clientWidth || box.scrollHeight > box.clientHeight) box.tabIndex = 0;
 }
 document.querySelectorAll("p.caption[role=heading]").forEach((each) => { each.ariaLevel = 2; });
 // What is printed is unfolded.

@@ -31,7 +31,7 @@ PLACES = {  # the file, and the command that reads it
         for file in ("paper", "exhibits", "claims")
     },
     **{
-        f"config/{paper}/fidelity.yaml": ["report", "none.json", "--out", "none"]
+        f"config/{paper}/fidelity.yaml": ["site", "--scale", "none"]
         for paper in (".", "gap", "vlse", "pop", "lto")
     },
 }

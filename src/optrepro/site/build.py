@@ -26,6 +26,7 @@ from optrepro.site.material import Judged, Material, Origin, Shown
 
 NEEDED = {"sphinx": "sphinx", "furo": "furo", "myst_parser": "myst-parser", "sphinx_copybutton": "sphinx-copybutton"}
 PLOTLY = "plotly"
+NAMES = {"svg": "SVG", "csv": "CSV", "tex": "TeX"}  # of the downloads
 # The pages that stand for files of the project, so that links between those become links between pages.
 PAGES = {
     "README.md": "index.md",
@@ -84,6 +85,7 @@ def write(found: Material, docs: Path, source: Path) -> None:
         "map": _map,
         "judged": _judged,
         "ledger": _ledger,
+        "downloads": _downloads,
         "numbers": _numbers,
         "curves": _curves,
     }
@@ -255,6 +257,14 @@ def _value(value: Any) -> str:
 
 def _to_exhibit(shown: Shown, root: str = "") -> Markup:
     return fragments.link(f"`{shown.name}`", f"{root}papers/{shown.entry.system}.html#{shown.name}")
+
+
+def _downloads(shown: Shown, root: str = "") -> Markup:
+    links = (
+        Markup('<a href="{}exhibits/{}" download>{}</a>').format(root, path.name, NAMES[kind])
+        for kind, path in shown.files.items()
+    )
+    return Markup('<p class="downloads">Download {}</p>').format(Markup(" ").join(links))
 
 
 def _numbers(shown: Shown) -> str:
