@@ -48,7 +48,10 @@ def curve_panel(axes: Axes, curves: pd.DataFrame) -> None:
     for place, (key, rows) in enumerate(curves.groupby("optimizer", sort=False)):
         look, width = style.look(str(key)), LEARNED.get(str(key), 1.0)
         every = -(-len(rows) // 3)  # three markers a curve, those of the curves at different points
-        marks: dict[str, Any] = {"markevery": (place * every // 9 % every, every), "markersize": 7 if key == PSD else 3.5}
+        marks: dict[str, Any] = {
+            "markevery": (place * every // 9 % every, every),
+            "markersize": 7 if key == PSD else 3.5,
+        }
         zorder = 2 if key in LEARNED else 3  # thin lines stay visible on wide ones
         label = str(rows.label.iloc[0])
         axes.plot(rows.step, rows["mean"], **{**look.point, **look.line}, **marks, lw=width, label=label, zorder=zorder)
