@@ -28,6 +28,7 @@ suppress_warnings = ["myst.header"]  # sections of other files begin where those
 
 html_theme = "furo"
 html_title = "optrepro"
+html_favicon = "_static/favicon.svg"
 html_static_path = ["_static"]
 html_extra_path = ["_extra"]
 html_css_files = ["site.css"]

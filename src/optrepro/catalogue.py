@@ -52,7 +52,8 @@ class Curves(Model):
     x: Annotated[str, Field(description="Column of the horizontal axis.")]
     y: Annotated[str, Field(description="Column of the vertical axis.")]
     panels: Annotated[
-        tuple[str, ...], Field(description="Columns whose values tell the panels apart, of which one is shown at a time.")
+        tuple[str, ...],
+        Field(description="Columns whose values tell the panels apart, of which one is shown at a time."),
     ] = ()
     where: Annotated[dict[str, str], Field(description="Values of columns that rows must have to be shown.")] = {}
 
@@ -65,10 +66,12 @@ class ExhibitEntry(Model):
     module: Annotated[ModulePath, Field(description="Import path of the module that draws it.")]
     tables: Annotated[tuple[Name, ...], Field(min_length=1, description="Tables that it shows, in this order.")]
     reproduces: Annotated[
-        str | None, Field(description="The figure, table or experiment of the paper that it is about, as the paper numbers it.")
+        str | None,
+        Field(description="The figure, table or experiment of the paper that it is about, as the paper numbers it."),
     ] = None
     curves: Annotated[
-        Curves | None, Field(description="Curves that the site lets readers pick from; null: it shows the figure alone.")
+        Curves | None,
+        Field(description="Curves that the site lets readers pick from; null: it shows the figure alone."),
     ] = None
     caption: Annotated[
         str,

@@ -191,7 +191,7 @@ def site(
     out: Annotated[Path | None, typer.Option(help="Folder. [default: results/<scale>/site]")] = None,
     folder: CatalogueDir = Path("config"),
 ) -> None:
-    """Build the site of a scale: its exhibits, claims and choices, guides and references, as pages that need no server."""
+    """Build the site of a scale: exhibits, claims, choices, guides and references, in pages that need no server."""
     from optrepro.site import build
 
     target = out or layout.site(scale)

@@ -2,8 +2,11 @@
 
 import re
 import shutil
+import threading
 from collections.abc import Iterator
+from functools import partial
 from html.parser import HTMLParser
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
@@ -130,7 +133,7 @@ def test_every_optimizer_is_in_the_reference(site: Path) -> None:
 
 
 def test_the_origin_of_results_is_told(site: Path) -> None:
-    told = re.search(r'<dl class="provenance">.*?</dl>', _text(site), re.DOTALL)[0]
+    told = re.search(r'<ul class="provenance">.*?</ul>', _text(site), re.DOTALL)[0]
     for part in ("overnight", "commit", "x86_64", "core hours"):
         assert part in told
 
@@ -160,6 +163,19 @@ def browser() -> Iterator[Any]:
         opened = driver.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
         yield opened
         opened.close()
+
+
+class _Silent(SimpleHTTPRequestHandler):
+    def log_message(self, *_: Any) -> None: ...
+
+
+@pytest.fixture
+def served(site: Path) -> Iterator[str]:
+    """The address of the site on a server, where browsers save what they show when it is a file."""
+    with ThreadingHTTPServer(("127.0.0.1", 0), partial(_Silent, directory=str(site))) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
 
 
 @pytest.fixture
@@ -261,8 +277,10 @@ class TestInABrowser:
         assert lines.count() == boxes.count() > 6
         boxes.first.focus()
         tab.keyboard.press("Space")
-        tab.wait_for_function("([all, of]) => of.querySelectorAll('.trace').length === all - 1",
-                              arg=[boxes.count(), curves.element_handle()])
+        tab.wait_for_function(
+            "([all, of]) => of.querySelectorAll('.trace').length === all - 1",
+            arg=[boxes.count(), curves.element_handle()],
+        )
         curves.get_by_label("Panel").select_option("test_accuracy")
         curves.locator(".hoverlayer").wait_for(state="attached")
 
@@ -276,8 +294,9 @@ class TestInABrowser:
         tab.locator("dialog").wait_for(state="detached")
         assert link.evaluate("link => document.activeElement === link")
 
-    def test_downloads_are_the_published_files(self, tab: Any, site: Path) -> None:
-        tab.goto((site / "papers/lto.html").as_uri())
+    def test_downloads_are_the_published_files(self, tab: Any, served: str) -> None:
+        tab.context.set_offline(False)
+        tab.goto(f"{served}/papers/lto.html")
         for kind, label in build.NAMES.items():
             with tab.expect_download() as waiting:
                 tab.locator("section#lto-fig1 .downloads a", has_text=label).click()

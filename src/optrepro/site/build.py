@@ -17,7 +17,6 @@ import jinja2
 import pandas as pd
 from markupsafe import Markup
 
-from optrepro import __version__
 from optrepro.catalogue import Choice
 from optrepro.config import ConfigError
 from optrepro.exhibits import style
@@ -71,11 +70,16 @@ def write(found: Material, docs: Path, source: Path) -> None:
     """Write the pages, in Markdown, and the files beside them to the folder `source`, as Sphinx reads them."""
     shutil.copytree(docs, source, ignore=shutil.ignore_patterns("_jinja"))
     loader = jinja2.FileSystemLoader([source, docs / "_jinja"])
-    templates = jinja2.Environment(loader=loader, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    templates.filters |= {"text": fragments.text, "folded": fragments.folded, "heading": fragments.heading, "commas": ", ".join}
+    templates = jinja2.Environment(
+        loader=loader, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    templates.filters |= {
+        "text": fragments.text,
+        "folded": fragments.folded,
+        "heading": fragments.heading,
+    }
     common = {
         "site": found,
-        "version": __version__,
         "verdict": _verdict,
         "verdict_count": _verdict_count,
         "provenance": _provenance,
@@ -89,7 +93,9 @@ def write(found: Material, docs: Path, source: Path) -> None:
         "numbers": _numbers,
         "curves": _curves,
     }
-    pages = {path.relative_to(source).as_posix(): {} for path in sorted(source.rglob("*.md"))}
+    pages: dict[str, dict[str, Any]] = {
+        path.relative_to(source).as_posix(): {} for path in sorted(source.rglob("*.md"))
+    }
     pages |= {f"papers/{system}.md": {"system": system, "paper": paper} for system, paper in _shown_papers(found)}
     for page, more in pages.items():
         template = templates.get_template("paper.md" if page.startswith("papers/") else page)
@@ -219,7 +225,11 @@ def _exhibit_of(found: Material, each: Judged) -> Markup | str:
 
 def _provenance(origin: Origin) -> Markup:
     """Where results come from, in a line."""
-    time = f"{origin.core_hours:.1f} core hours" if origin.core_hours >= 1 else f"{60 * origin.core_hours:.0f} core minutes"
+    time = (
+        f"{origin.core_hours:.1f} core hours"
+        if origin.core_hours >= 1
+        else f"{60 * origin.core_hours:.0f} core minutes"
+    )
     commits = f"commits {', '.join(origin.commits)}" if len(origin.commits) > 1 else f"commit {''.join(origin.commits)}"
     known = {
         "scale": " and ".join(origin.scales),
@@ -227,8 +237,8 @@ def _provenance(origin: Origin) -> Markup:
         "machine": "; ".join((*origin.machines, *origin.versions)),
         "time": f"{time}, {origin.runs} jobs" if origin.runs else "",
     }
-    items = Markup("").join(Markup("<div><dt>{}</dt><dd>{}</dd></div>").format(*each) for each in known.items() if each[1])
-    return Markup('<dl class="provenance">{}</dl>').format(items)
+    items = Markup("").join(Markup("<li><span>{}</span> {}</li>").format(*each) for each in known.items() if each[1])
+    return Markup('<ul class="provenance">{}</ul>').format(items)
 
 
 def _ledger(choices: Sequence[Choice]) -> str:

@@ -1,4 +1,4 @@
-"""What the site shows of a scale: its drawn exhibits with their numbers, the verdicts, and where all of it comes from."""
+"""What the site shows of a scale: drawn exhibits with their numbers, verdicts, choices, and where it all comes from."""
 
 from __future__ import annotations
 
