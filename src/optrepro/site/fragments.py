@@ -14,7 +14,10 @@ from markupsafe import Markup, escape
 
 from optrepro.config import ConfigError
 
-NUMBER = re.compile(r"[<>≤≥±]?\s*[-+−]?[\d.]+([eE×].*|%|\s*\[.*\]|\s*[±†‡*].*)?")  # a number, maybe with its interval
+# A number, maybe with its unit, and with its interval, a remark in brackets, what it is a part of, or a mark behind it.
+NUMBER = re.compile(
+    r"[<>≤≥±]?\s*[-+−]?\d[\d,.]*([eE][-+]?\d+)?\s*[%×]?\s*(\[[^]]*\]|\([^)]*\)|of \d+|(/\d+)+|±.*)?\s*[†‡*]*"
+)
 WORDS = 90  # of a caption, before the rest is folded
 NOTHING = ("", "–", "-", "nan", "NaN")
 
