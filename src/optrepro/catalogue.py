@@ -51,6 +51,7 @@ class Curves(Model):
     table: Annotated[Name, Field(description="One of the exhibit's tables, with a column `optimizer`.")]
     x: Annotated[str, Field(description="Column of the horizontal axis.")]
     y: Annotated[str, Field(description="Column of the vertical axis.")]
+    shows: Annotated[str, Field(description="What the vertical axis shows, in words.")]
     panels: Annotated[
         tuple[str, ...],
         Field(description="Columns whose values tell the panels apart, of which one is shown at a time."),

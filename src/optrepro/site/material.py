@@ -214,7 +214,7 @@ def _series(scale: str, curves: Curves, studies: Sequence[str]) -> dict[str, Any
     panels = table.groupby(list(curves.panels), sort=False) if curves.panels else [("all", table)]
     return {
         "x": curves.x,
-        "y": curves.y,
+        "y": curves.shows,
         "labels": {key: labels[key] for key in dict.fromkeys(table.optimizer)},
         "panels": {
             ", ".join(map(str, name if isinstance(name, tuple) else (name,))): {
