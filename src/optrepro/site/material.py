@@ -180,12 +180,17 @@ def _origin(scale: str, records: Mapping[str, Sequence[Any]], studies: Iterable[
     packages = [record["environment"]["packages"] for record in chosen]
     return Origin(
         scales=tuple(_scales(scale, studies)),
-        commits=_unique(str(record["git"]["commit"] or "unknown")[:7] for record in chosen),
+        commits=_unique(_commit(record["git"]) for record in chosen),
         machines=_unique(f"{record['environment']['machine']}, {record['device']}" for record in chosen),
         versions=_unique(f"torch {versions['torch']}" for versions in packages if "torch" in versions),
         runs=len(chosen),
         core_hours=sum(record["wall_seconds"] * record["threads"] for record in chosen) / 3600,
     )
+
+
+def _commit(state: Mapping[str, Any]) -> str:
+    """The commit of a run's code, with a plus sign if files differed from it."""
+    return f"{str(state['commit'] or 'unknown')[:7]}{'+' if state['dirty'] else ''}"
 
 
 def _scales(scale: str, studies: Iterable[str]) -> list[str]:
