@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,7 +11,7 @@ from typing import Any
 import pandas as pd
 
 from optrepro import catalogue, damage, layout, parquet, provenance
-from optrepro.analysis.results import read_facts
+from optrepro.analysis.results import Facts, read_facts
 from optrepro.catalogue import Catalogue, Choice, Claim, Curves, ExhibitEntry, Paper
 from optrepro.config import ConfigError
 
@@ -195,8 +195,13 @@ def _commit(state: Mapping[str, Any]) -> str:
 
 def _scales(scale: str, studies: Iterable[str]) -> list[str]:
     """The scales at which the results of studies were made: their facts know those of published ones."""
-    facts = (layout.tidy(scale, study).with_suffix(".json") for study in studies)
-    return list(dict.fromkeys(read_facts(path).scale for path in facts if path.exists()))
+    return list(dict.fromkeys(facts.scale for facts in _facts(scale, studies)))
+
+
+def _facts(scale: str, studies: Iterable[str]) -> Iterator[Facts]:
+    """The facts of those of the studies that have results."""
+    paths = (layout.tidy(scale, study).with_suffix(".json") for study in studies)
+    return (read_facts(path) for path in paths if path.exists())
 
 
 def _unique(texts: Iterable[str]) -> tuple[str, ...]:
@@ -214,8 +219,7 @@ def _series(scale: str, curves: Curves, studies: Sequence[str]) -> dict[str, Any
     if "label" in table:
         labels = dict(zip(table.optimizer, table.label, strict=True))
     else:
-        facts = [read_facts(layout.tidy(scale, study).with_suffix(".json")) for study in studies]
-        labels = {key: each.label(key) for each in facts for key in each.optimizers}
+        labels = {key: each.label(key) for each in _facts(scale, studies) for key in each.optimizers}
     panels = table.groupby(list(curves.panels), sort=False) if curves.panels else [("all", table)]
     return {
         "x": curves.x,
