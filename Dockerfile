@@ -1,6 +1,6 @@
 # The project with the versions of the lock, on processors without a GPU.
 #   docker build --tag optrepro .
-#   docker run --rm --volume "$PWD/out:/out" optrepro        # the smoke scale; its figures and report land in out/
+#   docker run --rm --volume "$PWD/out:/out" optrepro        # the smoke scale; its figures and site land in out/
 # torch's own wheels bring the CUDA libraries, several gigabytes that are not needed here: with
 # --build-arg TORCH_INDEX=... pip also looks in an index of torch's wheels for processors alone.
 FROM python:3.11-slim-bookworm

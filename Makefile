@@ -1,5 +1,6 @@
 # make         set up .venv from the lock and run the main job at laptop scale
 # make test    lint and tests
+# make site    the site of the published results, in results/published/site
 # make system  tests of the whole workflow: at smoke scale from nothing, under faults, and on a SLURM
 # make faults  100 kills of a running workflow, each followed by the same command
 VENV ?= .venv
@@ -7,7 +8,7 @@ PYTHON ?= python3
 SCALE ?= laptop
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 
-.PHONY: all test system faults lint redraw benchmarks clean
+.PHONY: all test system faults lint redraw site benchmarks clean
 
 all: $(VENV)/.ready
 	@if [ -t 1 ]; then live='--logger rich'; fi; snakemake --cores all --configfile config/$(SCALE).yaml $$live
@@ -33,6 +34,9 @@ lint: $(VENV)/.ready-dev
 
 redraw: $(VENV)/.ready
 	snakemake redraw --cores all --forceall
+
+site: $(VENV)/.ready
+	snakemake site --cores all
 
 benchmarks: $(VENV)/.ready
 	$(PIP_INSTALL) --editable '.[workflow,benchmarks]'

@@ -58,6 +58,13 @@ def test_an_exhibit_of_a_table_that_is_not_there_is_an_error(folder: Path) -> No
         catalogue.load(folder)
 
 
+def test_curves_of_a_table_that_the_exhibit_does_not_show_are_an_error(folder: Path) -> None:
+    curves = "curves: {table: sources, x: step, y: mean, shows: the loss}, caption"
+    (folder / "mine" / "exhibits.yaml").write_text(EXHIBITS.replace("caption", curves))
+    with pytest.raises(ConfigError, match=r"exhibits\.comparison\.curves\.table = 'sources' .* scores, curves$"):
+        catalogue.load(folder)
+
+
 def test_papers_come_in_their_order_and_what_is_above_them_last(folder: Path) -> None:
     (folder / "before").mkdir()
     (folder / "before" / "paper.yaml").write_text("title: Another\nposition: 0\n")

@@ -79,7 +79,7 @@ def test_the_version_is_printed() -> None:
 def test_without_a_verb_the_verbs_are_listed() -> None:
     text = CliRunner().invoke(cli.app, []).output
     assert all(
-        verb in text for verb in ("plan", "check", "run", "work", "status", "table", "exhibit", "report", "verify")
+        verb in text for verb in ("plan", "check", "run", "work", "status", "table", "exhibit", "site", "verify")
     )
 
 
@@ -103,7 +103,7 @@ def test_check_writes_the_config_whole_as_jobs_read_it() -> None:
     assert config.load("results/config.json") == config.load("config/tiny.yaml", ["seed=8"])
 
 
-def test_from_check_to_report_and_verify(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_from_check_to_exhibit_and_verify(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(provenance, "source_hash", lambda *modules: "0123456789ab")
     resolved = Path("results/config.json")
     call("check", "--out", resolved)
@@ -112,10 +112,6 @@ def test_from_check_to_report_and_verify(monkeypatch: pytest.MonkeyPatch) -> Non
     assert pd.read_parquet(layout.table("tiny", "scores")).optimizer.tolist() == ["gap", "random", "sgd"]
     stem = layout.exhibit("tiny", "comparison")
     call("exhibit", "comparison", "--scale", "tiny")
-    call("report", f"{stem}.json", "--out", "results/tiny/report.html")
-    page = Path("results/tiny/report.html").read_text()
-    assert 'id="comparison"' in page
-    assert "It is quick." in page
     assert call("verify", "tiny") == "comparison: ok\n"
     Path(f"{stem}.svg").write_text("edited")
     assert call("verify", "tiny", status=1) == "comparison: altered (comparison.svg)\n"

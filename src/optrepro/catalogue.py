@@ -53,6 +53,20 @@ class TableEntry(Model):
     ] = ()
 
 
+class Curves(Model):
+    """Curves of a table that readers of the site show, hide and read off one by one."""
+
+    table: Annotated[Name, Field(description="One of the exhibit's tables, with a column `optimizer`.")]
+    x: Annotated[str, Field(description="Column of the horizontal axis.")]
+    y: Annotated[str, Field(description="Column of the vertical axis.")]
+    shows: Annotated[str, Field(description="What the vertical axis shows, in words.")]
+    panels: Annotated[
+        tuple[str, ...],
+        Field(description="Columns whose values tell the panels apart, of which one is shown at a time."),
+    ] = ()
+    where: Annotated[dict[str, str], Field(description="Values of columns that rows must have to be shown.")] = {}
+
+
 class ExhibitEntry(Model):
     """A figure with its table, drawn by the functions `figure` and `table` of a module."""
 
@@ -60,6 +74,14 @@ class ExhibitEntry(Model):
     title: Annotated[str, Field(description="Title of the figure.")]
     module: Annotated[ModulePath, Field(description="Import path of the module that draws it.")]
     tables: Annotated[tuple[Name, ...], Field(min_length=1, description="Tables that it shows, in this order.")]
+    reproduces: Annotated[
+        str | None,
+        Field(description="The figure, table or experiment of the paper that it is about, as the paper numbers it."),
+    ] = None
+    curves: Annotated[
+        Curves | None,
+        Field(description="Curves that the site lets readers pick from; null: it shows the figure alone."),
+    ] = None
     caption: Annotated[
         str,
         Field(description="Caption; scale, seeds, data and missing runs are added to it when the figure is drawn."),
@@ -199,6 +221,11 @@ def load(folder: Path) -> Catalogue:
                     f"{folder}/*/exhibits.yaml: exhibits.{name}.tables names {shortened(table)}, "
                     f"which is not one of {sorted(tables)}"
                 )
+        if exhibit.curves is not None and exhibit.curves.table not in exhibit.tables:
+            raise ConfigError(
+                f"{folder}/*/exhibits.yaml: exhibits.{name}.curves.table = {shortened(exhibit.curves.table)} is not "
+                f"allowed; it is one of the exhibit's tables, {', '.join(exhibit.tables)}"
+            )
     try:
         return Catalogue(papers=papers, tables=tables, exhibits=exhibits)
     except ValidationError as error:  # the name of a folder, or one that `each` makes, is no name

@@ -246,15 +246,17 @@ def exhibit(name: str, scale: Scale = DEFAULT.stem, folder: CatalogueDir = Path(
 
 
 @app.command()
-def report(
-    exhibits: list[Path],
-    out: Annotated[Path, typer.Option(help="HTML file.")],
+def site(
+    scale: Scale = DEFAULT.stem,
+    out: Annotated[Path | None, typer.Option(help="Folder. [default: results/<scale>/site]")] = None,
     folder: CatalogueDir = Path("config"),
 ) -> None:
-    """Write exhibits (given by their JSON sidecars) and the fidelity ledger to one HTML page."""
-    from optrepro.exhibits import report
+    """Build the site of a scale: exhibits, claims, choices, guides and references, in pages that need no server."""
+    from optrepro.site import build
 
-    report.write(exhibits, catalogue.choices(folder), out)
+    target = out or layout.site(scale)
+    typer.echo(build.build(scale, target, folder), err=True, nl=False)
+    typer.echo(target / "index.html")
 
 
 @app.command()

@@ -37,6 +37,11 @@ def exhibit(scale: str, name: str) -> Path:
     return Path("figures", name) if scale == PUBLISHED else Path("figures", scale, name)
 
 
+def site(scale: str) -> Path:
+    """Folder of the site that shows a scale, or the published results."""
+    return Path("results", scale, "site")
+
+
 def state(key: str) -> Path:
     """Folder of a job that has begun; it holds no declared output, because Snakemake deletes those first."""
     return _state() / "jobs" / key

@@ -30,10 +30,7 @@ PLACES = {  # the file, and the command that reads it
         for paper in ("gap", "vlse", "pop", "lto")
         for file in ("paper", "exhibits", "claims")
     },
-    **{
-        f"config/{paper}/fidelity.yaml": ["report", "none.json", "--out", "none"]
-        for paper in (".", "gap", "vlse", "pop", "lto")
-    },
+    **{f"config/{paper}/fidelity.yaml": ["site", "--scale", "none"] for paper in (".", "gap", "vlse", "pop", "lto")},
 }
 RESOLVED = "config/resolved.json", ["plan", "--config", "config/resolved.json"]
 WORDS = "abcdefghijklmnopqrstuvwxyz"

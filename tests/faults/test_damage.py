@@ -34,6 +34,7 @@ from optrepro.optimizers import _learned
 from optrepro.optimizers.predicted_step import StepPolicy, StepPolicySettings
 from optrepro.problems.data import archives
 from optrepro.problems.networks import lora
+from optrepro.site import build
 from optrepro.store import Store
 from tests.faults.damage import DAMAGES
 
@@ -335,7 +336,7 @@ SCORES = layout.table("tiny", "scores")
 COMMANDS = {
     "table": ["table", "scores", "--scale", "tiny"],
     "exhibit": ["exhibit", "comparison", "--scale", "tiny"],
-    "report": ["report", f"{FIGURE}.json", "--out", "results/tiny/report.html"],
+    "site": ["site", "--scale", "tiny"],
     "verify": ["verify", "tiny"],
 }
 READERS = [  # a file, the command that reads it, and whether a flipped bit is always found
@@ -344,9 +345,10 @@ READERS = [  # a file, the command that reads it, and whether a flipped bit is a
     (f"{TIDY.with_suffix('.sidecar.json')}", "table", False),
     (f"{SCORES}", "exhibit", False),
     (f"{TIDY.with_suffix('.json')}", "exhibit", True),
-    (f"{FIGURE}.json", "report", False),
-    (f"{FIGURE}.csv", "report", True),
-    (f"{FIGURE}.png", "report", True),
+    (f"{TIDY.with_suffix('.json')}", "site", True),
+    (f"{FIGURE}.json", "site", False),
+    (f"{FIGURE}.csv", "site", True),
+    (f"{FIGURE}.svg", "site", True),
     (f"{FIGURE}.json", "verify", False),
     (f"{TIDY.with_suffix('.sidecar.json')}", "verify", False),
 ]
@@ -354,7 +356,7 @@ READERS = [  # a file, the command that reads it, and whether a flipped bit is a
 
 @pytest.fixture(scope="module")
 def results(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A project with the results of one study, a table, an exhibit and the report."""
+    """A project with the results of one study, a table, an exhibit and the site."""
     folder = tmp_path_factory.mktemp("results")
     (folder / "config").mkdir()
     (folder / "config" / "exhibits.yaml").write_text(
@@ -391,6 +393,8 @@ def _install(patch: pytest.MonkeyPatch) -> None:
     for name in ("fault_scores", "optrepro.exhibits.fault_scores"):
         patch.setitem(sys.modules, name, module)
     patch.setattr(provenance, "source_hash", lambda *modules: "0123456789ab")
+    patch.setattr(build, "write", lambda found, docs, source: None)  # everything has been read before
+    patch.setattr(build, "_sphinx", lambda source, out: out.mkdir() or "")
 
 
 def _run(arguments: list[str], patch: pytest.MonkeyPatch) -> int:

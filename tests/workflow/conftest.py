@@ -12,7 +12,10 @@ from optrepro import config
 
 ROOT = Path(__file__).parents[2]
 TIDY = "results/mini/tidy/gap-sgdm.parquet"
-PARTS = ("Snakefile", "workflow", "profiles", "config", "src", "environment.yml", "results/published")
+PARTS = (
+    *("Snakefile", "workflow", "profiles", "config", "src", "docs", "environment.yml", "results/published"),
+    *("README.md", "CONTRIBUTING.md", "data/README.md", "results/README.md"),  # the site takes in sections of them
+)
 
 
 class Project:
@@ -25,8 +28,10 @@ class Project:
         for part in PARTS:
             source, target = ROOT / part, folder / part
             if source.is_dir():
-                shutil.copytree(source, target, ignore=shutil.ignore_patterns("__pycache__", "tables"))
+                made = ("tables", "site") if part.startswith("results") else ()
+                shutil.copytree(source, target, ignore=shutil.ignore_patterns("__pycache__", *made))
             else:
+                target.parent.mkdir(exist_ok=True)
                 shutil.copy(source, target)
 
     def start(self, *command: str, **more: Any) -> subprocess.Popen[str]:

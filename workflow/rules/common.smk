@@ -78,8 +78,9 @@ CLUSTER = workflow.resource_settings.nodes is not None
 
 
 onsuccess:
+    built = [page for scale in (SCALE, layout.PUBLISHED) if (page := layout.site(scale) / "index.html").exists()]
     print(
-        f"Done. One page shows everything: results/{SCALE}/report.html",
+        f"Done. Open {built[0]} in a browser: it shows everything." if built else "Done.",
         "What one may want next:",
         f"  optrepro status --config {os.environ['OPTREPRO_CONFIG']}    what each study took",
         f"  optrepro verify {SCALE}    whether results and figures are as they were written",
@@ -224,6 +225,19 @@ def further_results(studies):
         return [layout.tidy(wildcards.scale, study) for study in studies if there(wildcards.scale, study)]
 
     return results
+
+
+def curves_of(scale):
+    """The tables whose curves readers of the site pick from."""
+    shown = CATALOGUE.published() if scale == layout.PUBLISHED else CATALOGUE.exhibits
+    entries = [CATALOGUE.exhibits[name].curves for name in shown]
+    return list(dict.fromkeys(layout.table(scale, entry.table) for entry in entries if entry is not None))
+
+
+def published_sidecars():
+    """The hashes of the published figures' sidecars, by exhibit."""
+    paths = {name: Path(f"{layout.exhibit(layout.PUBLISHED, name)}.json") for name in CATALOGUE.published()}
+    return {name: provenance.file_hash(path) for name, path in paths.items() if path.exists()}
 
 
 def exhibit_source(wildcards):

@@ -4,12 +4,7 @@ rule exhibit:
         tables=tables_of(SCALE),
         facts=facts_of(SCALE),
     output:
-        report(
-            f"figures/{SCALE}/{{exhibit}}.svg",
-            caption="../report/exhibit.rst",
-            category="{exhibit}",
-        ),
-        multiext(f"figures/{SCALE}/{{exhibit}}", ".png", ".csv", ".md", ".tex", ".json"),
+        multiext(f"figures/{SCALE}/{{exhibit}}", ".svg", ".png", ".csv", ".md", ".tex", ".json"),
     log:
         f"<logs>/{SCALE}/exhibits/{{exhibit}}.log",
     priority: 3

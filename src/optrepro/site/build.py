@@ -1,0 +1,288 @@
+"""Build the site of a scale: write its pages from the templates in ``docs``, and let Sphinx make HTML of them."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterable, Iterator, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import jinja2
+import pandas as pd
+from markupsafe import Markup
+
+from optrepro.catalogue import Choice
+from optrepro.config import ConfigError
+from optrepro.exhibits import style
+from optrepro.site import fragments, material
+from optrepro.site.material import Judged, Material, Origin, Shown
+
+NEEDED = {"sphinx": "sphinx", "furo": "furo", "myst_parser": "myst-parser", "sphinx_copybutton": "sphinx-copybutton"}
+PLOTLY = "plotly"
+NAMES = {"svg": "SVG", "csv": "CSV", "tex": "TeX"}  # of the downloads
+# The pages that stand for files of the project, so that links between those become links between pages.
+PAGES = {
+    "README.md": "index.md",
+    "CONTRIBUTING.md": "guides/extend.md",
+    "config": "reference/config.md",
+    "config/README.md": "reference/config.md",
+    "data/README.md": "guides/data.md",
+    "figures": "index.md",
+    "figures/README.md": "index.md",
+    "figures/claims.md": "claims.md",
+    "profiles/README.md": "guides/clusters.md",
+    "results/README.md": "reference/results.md",
+    "src/optrepro/optimizers/weights/README.md": "reference/models.md",
+}
+SIGNS = {"holds": "●", "holds in part": "◐", "holds trivially": "◌", "undecided": "?", "fails": "✕", "not run": "○"}
+
+
+def build(scale: str, out: Path, folder: Path = Path("config"), docs: Path = Path("docs")) -> str:
+    """Build the site of a scale, or of the published results, in the folder `out`; return what Sphinx complains about.
+
+    Args:
+        scale: the scale, or ``published``.
+        out: folder of the site; what it held is replaced.
+        folder: the config folder.
+        docs: the templates, with the configuration of Sphinx.
+
+    Raises: ConfigError if nothing is drawn or a package is missing; DamagedFileError for a damaged file.
+    """
+    found = material.read(scale, folder)
+    _require()
+    with tempfile.TemporaryDirectory() as place:
+        source, made = Path(place, "source"), Path(place, "site")
+        write(found, docs, source)
+        complaints = _sphinx(source, made)
+        shutil.rmtree(out, ignore_errors=True)
+        out.parent.mkdir(parents=True, exist_ok=True)
+        shutil.move(made, out)
+    return complaints
+
+
+def write(found: Material, docs: Path, source: Path) -> None:
+    """Write the pages, in Markdown, and the files beside them to the folder `source`, as Sphinx reads them."""
+    shutil.copytree(docs, source, ignore=shutil.ignore_patterns("_jinja"))
+    loader = jinja2.FileSystemLoader([source, docs / "_jinja"])
+    templates = jinja2.Environment(
+        loader=loader, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    templates.filters |= {
+        "text": fragments.text,
+        "folded": fragments.folded,
+        "heading": fragments.heading,
+    }
+    common = {
+        "site": found,
+        "verdict": _verdict,
+        "verdict_count": _verdict_count,
+        "provenance": _provenance,
+        "sections": _sections,
+        "exhibit_of": _exhibit_of,
+        "counts": _counts,
+        "map": _map,
+        "judged": _judged,
+        "ledger": _ledger,
+        "downloads": _downloads,
+        "numbers": _numbers,
+        "curves": _curves,
+    }
+    pages: dict[str, dict[str, Any]] = {
+        path.relative_to(source).as_posix(): {} for path in sorted(source.rglob("*.md"))
+    }
+    pages |= {f"papers/{system}.md": {"system": system, "paper": paper} for system, paper in _shown_papers(found)}
+    for page, more in pages.items():
+        template = templates.get_template("paper.md" if page.startswith("papers/") else page)
+        taken = partial(_section, here=page)
+        root = "../" * page.count("/")
+        written = template.render(**common, **more, section=taken, root=root)
+        (source / page).parent.mkdir(exist_ok=True)
+        (source / page).write_text(written)
+    (source / "objects.json").write_text(json.dumps(list(_objects(found))))
+    _files(found, source / "_extra" / "exhibits")
+    if any(shown.series for shown in found.exhibits):
+        _plotly(source / "_static")
+
+
+def _require() -> None:
+    """Raises: ConfigError if a package of the site's is not installed."""
+    if missing := [name for module, name in NEEDED.items() if importlib.util.find_spec(module) is None]:
+        raise ConfigError(f"the site needs {', '.join(missing)}; install the extra: pip install '.[site]'")
+
+
+def _sphinx(source: Path, out: Path) -> str:
+    command = [sys.executable, "-m", "sphinx", "-q", "-b", "html", "-d", f"{source}/.doctrees", str(source), str(out)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise ConfigError(f"Sphinx could not build the site: {done.stderr.strip()[-2000:]}")
+    (out / ".buildinfo").unlink(missing_ok=True)
+    return done.stderr.replace(f"{source}/", "")
+
+
+def _shown_papers(found: Material) -> Iterator[tuple[str, Any]]:
+    return ((system, paper) for system, paper in found.papers.items() if found.of(system))
+
+
+def _objects(found: Material) -> Iterator[tuple[str, str, str, str]]:
+    """What the search finds one by one: of each its kind, its name, its page and its place there."""
+    for shown in found.exhibits:
+        if shown.entry.system in found.papers:
+            yield "exhibit", f"{shown.name}: {shown.title}", f"papers/{shown.entry.system}", shown.name
+    for each in found.claims:
+        yield "claim", each.claim.statement.removesuffix("."), "claims", f"claim-{each.claim.id}"
+    for number, choice in enumerate(found.choices):
+        yield "choice", choice.path, "choices", _anchor(number)
+
+
+def _files(found: Material, folder: Path) -> None:
+    """The files of the exhibits, which readers see and download."""
+    folder.mkdir(parents=True)
+    for shown in found.exhibits:
+        for path in shown.files.values():
+            shutil.copyfile(path, folder / path.name)
+
+
+def _plotly(folder: Path) -> None:
+    """The library that draws the curves that readers pick from; a page loads it when a reader asks for them."""
+    spec = importlib.util.find_spec(PLOTLY)
+    if spec is None or spec.origin is None:
+        raise ConfigError("the site needs plotly; install the extra: pip install '.[site]'")
+    shutil.copyfile(Path(spec.origin).with_name("package_data") / "plotly.min.js", folder / "plotly.min.js")
+
+
+# --- What the templates ask for -------------------------------------------------------------------------------------
+
+
+def _section(file: str, title: str | None = None, *, here: str, everything: bool = False) -> str:
+    return fragments.section(Path(file), title, here, PAGES, everything)
+
+
+def _verdict(verdict: str) -> Markup:
+    """A verdict with its sign, so that it can be read without colours."""
+    shape = Markup('<span class="verdict {}"><b aria-hidden="true">{}</b> {}</span>')
+    return shape.format(verdict.replace(" ", "-"), SIGNS.get(verdict, "○"), verdict)
+
+
+def _verdict_count(verdict: str, count: int) -> Markup:
+    return Markup('<span class="count">{} {}</span>').format(count, _verdict(verdict))
+
+
+def _counts(claims: Iterable[Judged]) -> dict[str, int]:
+    """How many claims have each verdict, in the order of the signs."""
+    given = [each.verdict for each in claims]
+    return {verdict: given.count(verdict) for verdict in dict.fromkeys([*SIGNS, *given]) if verdict in given}
+
+
+def _map(found: Material) -> str:
+    """What a paper shows, the exhibit that is about it, and the verdicts on the claims that it tests."""
+    rows = [
+        {
+            "paper": found.papers[shown.entry.system].title,
+            "in the paper": shown.entry.reproduces,
+            "exhibit": _to_exhibit(shown),
+            "scale": " and ".join(shown.origin.scales),
+            "verdict": Markup(" ").join(_verdict(verdict) for verdict in _counts(shown.judged)) or "–",
+        }
+        for shown in found.exhibits
+        if shown.entry.reproduces
+    ]
+    return fragments.raw(fragments.table(pd.DataFrame(rows, dtype=object), "Map from the papers to the exhibits"))
+
+
+def _judged(found: Material, claims: Iterable[Judged], root: str) -> str:
+    """A table of claims: the verdict, the claim, the exhibit that tests it, the scale, and where the claim is made."""
+    exhibits = {shown.name: shown for shown in found.exhibits}
+    rows = [
+        {
+            "verdict": _verdict(each.verdict),
+            "claim": fragments.link(each.claim.statement, f"{root}claims.html#claim-{each.claim.id}"),
+            "exhibit": _to_exhibit(exhibits[each.claim.exhibit], root) if each.claim.exhibit in exhibits else "–",
+            "scale": each.scale or "–",
+            "source": each.claim.source,
+        }
+        for each in claims
+    ]
+    return fragments.raw(fragments.table(pd.DataFrame(rows, dtype=object), "Claims and verdicts"))
+
+
+def _sections(claims: Iterable[Judged]) -> Iterator[tuple[tuple[str, bool], list[Judged]]]:
+    """The claims by paper, with this project's own after the paper's."""
+    groups: dict[tuple[str, bool], list[Judged]] = {}
+    for each in claims:
+        groups.setdefault((each.paper.title, each.own), []).append(each)
+    yield from groups.items()
+
+
+def _exhibit_of(found: Material, each: Judged) -> Markup | str:
+    return next((_to_exhibit(shown) for shown in found.exhibits if shown.name == each.claim.exhibit), "–")
+
+
+def _provenance(origin: Origin) -> Markup:
+    """Where results come from, in a line."""
+    time = (
+        f"{origin.core_hours:.1f} core hours"
+        if origin.core_hours >= 1
+        else f"{60 * origin.core_hours:.0f} core minutes"
+    )
+    commits = f"commits {', '.join(origin.commits)}" if len(origin.commits) > 1 else f"commit {''.join(origin.commits)}"
+    known = {
+        "scale": " and ".join(origin.scales),
+        "code": commits if origin.commits else "",
+        "machine": "; ".join((*origin.machines, *origin.versions)),
+        "time": f"{time}, {origin.runs} jobs" if origin.runs else "",
+    }
+    items = Markup("").join(Markup("<li><span>{}</span> {}</li>").format(*each) for each in known.items() if each[1])
+    return Markup('<ul class="provenance">{}</ul>').format(items)
+
+
+def _ledger(choices: Sequence[Choice]) -> str:
+    """The table of choices, whose rows links lead to."""
+    rows = [
+        {
+            "setting": Markup("<code>{}</code>").format(each.path),
+            "value": _value(each.value),
+            "standing": each.standing,
+            "why": each.why,
+        }
+        for each in choices
+    ]
+    anchors = [_anchor(number) for number in range(len(choices))]
+    return fragments.raw(fragments.table(pd.DataFrame(rows, dtype=object), "Choices and their sources", anchors))
+
+
+def _anchor(number: int) -> str:
+    """Where a choice stands in its table."""
+    return f"choice-{number + 1}"
+
+
+def _value(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+
+
+def _to_exhibit(shown: Shown, root: str = "") -> Markup:
+    return fragments.link(f"`{shown.name}`", f"{root}papers/{shown.entry.system}.html#{shown.name}")
+
+
+def _downloads(shown: Shown, root: str = "") -> Markup:
+    links = (
+        Markup('<a href="{}exhibits/{}" download>{}</a>').format(root, path.name, NAMES[kind])
+        for kind, path in shown.files.items()
+    )
+    return Markup('<p class="downloads">Download {}</p>').format(Markup(" ").join(links))
+
+
+def _numbers(shown: Shown) -> str:
+    return fragments.table(shown.table, f"Numbers of {shown.name}")
+
+
+def _curves(shown: Shown) -> str:
+    """The curves that readers pick from, as JSON that HTML can hold."""
+    series = dict(shown.series or {})
+    series["colors"] = {key: style.look(key).color for key in series["labels"]}
+    return json.dumps(series, ensure_ascii=False, separators=(",", ":")).replace("<", "\\u003c")

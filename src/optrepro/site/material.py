@@ -1,0 +1,235 @@
+"""What the site shows of a scale: drawn exhibits with their numbers, verdicts, choices, and where it all comes from."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from optrepro import catalogue, damage, layout, parquet, provenance
+from optrepro.analysis.results import Facts, read_facts
+from optrepro.catalogue import Catalogue, Choice, Claim, Curves, ExhibitEntry, Paper
+from optrepro.config import ConfigError
+
+CLAIMS = "claims"  # the exhibit whose numbers are the verdicts
+DOWNLOADS = ("svg", "csv", "tex")
+
+
+@dataclass(frozen=True)
+class Origin:
+    """Where results come from: their scales, the commits of the code, the machines and the time that the runs took."""
+
+    scales: tuple[str, ...]
+    commits: tuple[str, ...]
+    machines: tuple[str, ...]
+    versions: tuple[str, ...]
+    runs: int
+    core_hours: float
+
+
+@dataclass(frozen=True)
+class Judged:
+    """A claim with its verdict at a scale."""
+
+    claim: Claim
+    paper: Paper
+    verdict: str
+    evidence: str
+    scale: str
+
+    @property
+    def own(self) -> bool:
+        """Whether it is a control or a check of this project, and no claim of the paper."""
+        return self.claim.source.endswith("of this project")
+
+
+@dataclass(frozen=True)
+class Shown:
+    """An exhibit as it is drawn: its caption in parts, its numbers, its files, and the claims that it tests.
+
+    `size` is width and height of the figure in points; `series` holds the curves that readers pick from, if any.
+    """
+
+    name: str
+    entry: ExhibitEntry
+    title: str
+    reading: str
+    setup: str
+    table: pd.DataFrame
+    size: tuple[float, float]
+    files: Mapping[str, Path]
+    judged: tuple[Judged, ...]
+    origin: Origin
+    series: Mapping[str, Any] | None
+
+
+@dataclass(frozen=True)
+class Material:
+    """Everything that the pages of the site are made of."""
+
+    papers: Mapping[str, Paper]
+    exhibits: Sequence[Shown]
+    claims: Sequence[Judged]
+    choices: Sequence[Choice]
+    origin: Origin
+
+    def of(self, system: str) -> list[Shown]:
+        """The exhibits of a paper, in the order of the catalogue."""
+        return [shown for shown in self.exhibits if shown.entry.system == system]
+
+
+def read(scale: str, folder: Path) -> Material:
+    """The material of a scale, or of the published results, whose exhibits have been drawn.
+
+    Raises: ConfigError if none is drawn, or the config folder is invalid; DamagedFileError for a damaged file.
+    """
+    known, choices = catalogue.load(folder), catalogue.choices(folder)
+    drawn = [name for name in known.exhibits if Path(f"{layout.exhibit(scale, name)}.json").exists()]
+    if not drawn:
+        raise ConfigError(
+            f"scale = {scale!r} has no exhibits; run it first (snakemake --configfile config/{scale}.yaml)"
+        )
+    records = _records(scale, {study for name in drawn for study in known.studies_of(name)})
+    claims = _judged(scale, known, catalogue.claims(folder)) if CLAIMS in drawn else []
+    exhibits = [_shown(scale, name, known, claims, records) for name in drawn]
+    return Material(known.papers, exhibits, claims, choices, _origin(scale, records, records))
+
+
+def _shown(
+    scale: str, name: str, known: Catalogue, claims: Sequence[Judged], records: Mapping[str, Sequence[Any]]
+) -> Shown:
+    entry, stem = known.exhibits[name], layout.exhibit(scale, name)
+    record = damage.record(Path(f"{stem}.json"), "title", "caption")
+    files = {kind: _verified(stem, kind) for kind in DOWNLOADS}
+    reading = " ".join(entry.caption.split())
+    whole = " ".join(record["caption"].split())
+    # A caption ends with sentences on scale, data and seeds; of one that was drawn before an edit, nothing is folded.
+    setup = whole.removeprefix(reading).strip() if whole.startswith(reading) else ""
+    studies = known.studies_of(name)
+    return Shown(
+        name=name,
+        entry=entry,
+        title=record["title"],
+        reading=whole.removesuffix(setup).strip(),
+        setup=setup,
+        table=_numbers(files["csv"]),
+        size=_size(files["svg"]),
+        files=files,
+        judged=tuple(each for each in claims if each.claim.exhibit == name),
+        origin=_origin(scale, records, studies),
+        series=None if entry.curves is None else _series(scale, entry.curves, studies),
+    )
+
+
+def _verified(stem: Path, kind: str) -> Path:
+    path = provenance.verified(Path(f"{stem}.{kind}"), Path(f"{stem}.json"))
+    if not path.exists():
+        raise FileNotFoundError(f"{path} does not exist; draw the exhibit again")
+    return path
+
+
+def _numbers(path: Path) -> pd.DataFrame:
+    with damage.reading(path, "a table in CSV"):
+        return pd.read_csv(path, dtype=str, keep_default_na=False)
+
+
+def _size(path: Path) -> tuple[float, float]:
+    with damage.reading(path, "a figure in SVG"), path.open() as file:
+        _, _, width, height = re.search(r'viewBox="([^"]*)"', file.read(2000))[1].split()  # type: ignore[index]
+        return float(width), float(height)
+
+
+def _judged(scale: str, known: Catalogue, claims: Iterable[Claim]) -> list[Judged]:
+    """The claims with the verdicts in the numbers of the exhibit `claims`, where they stand by their statements."""
+    table = _numbers(_verified(layout.exhibit(scale, CLAIMS), "csv"))
+    rows = {row["claim"]: row for row in table.to_dict("records")}
+    return [
+        Judged(
+            claim,
+            known.papers[claim.system],
+            rows[claim.statement]["verdict"],
+            rows[claim.statement]["evidence"],
+            " and ".join(_scales(scale, claim.settings.get("studies", ()))),
+        )
+        for claim in claims
+        if claim.statement in rows
+    ]
+
+
+# --- Where results come from ----------------------------------------------------------------------------------------
+
+
+def _records(scale: str, studies: Iterable[str]) -> dict[str, list[Any]]:
+    """The records of the runs of each study; published results hold them in their sidecars."""
+    return {study: _of_study(scale, study) for study in sorted(studies)}
+
+
+def _of_study(scale: str, study: str) -> list[Any]:
+    if scale == layout.PUBLISHED:
+        sidecar = layout.tidy(scale, study).with_suffix(".sidecar.json")
+        return list(damage.record(sidecar).get("runs", {}).values()) if sidecar.exists() else []
+    return [damage.record(path) for path in sorted(Path("results", scale, "runs", study).glob("*/run.json"))]
+
+
+def _origin(scale: str, records: Mapping[str, Sequence[Any]], studies: Iterable[str]) -> Origin:
+    chosen = [record for study in studies for record in records[study]]
+    packages = [record["environment"]["packages"] for record in chosen]
+    return Origin(
+        scales=tuple(_scales(scale, studies)),
+        commits=_unique(_commit(record["git"]) for record in chosen),
+        machines=_unique(f"{record['environment']['machine']}, {record['device']}" for record in chosen),
+        versions=_unique(f"torch {versions['torch']}" for versions in packages if "torch" in versions),
+        runs=len(chosen),
+        core_hours=sum(record["wall_seconds"] * record["threads"] for record in chosen) / 3600,
+    )
+
+
+def _commit(state: Mapping[str, Any]) -> str:
+    """The commit of a run's code, with a plus sign if files differed from it."""
+    return f"{str(state['commit'] or 'unknown')[:7]}{'+' if state['dirty'] else ''}"
+
+
+def _scales(scale: str, studies: Iterable[str]) -> list[str]:
+    """The scales at which the results of studies were made: their facts know those of published ones."""
+    return list(dict.fromkeys(facts.scale for facts in _facts(scale, studies)))
+
+
+def _facts(scale: str, studies: Iterable[str]) -> Iterator[Facts]:
+    """The facts of those of the studies that have results."""
+    paths = (layout.tidy(scale, study).with_suffix(".json") for study in studies)
+    return (read_facts(path) for path in paths if path.exists())
+
+
+def _unique(texts: Iterable[str]) -> tuple[str, ...]:
+    return tuple(sorted(set(texts)))
+
+
+# --- Curves that readers pick from ----------------------------------------------------------------------------------
+
+
+def _series(scale: str, curves: Curves, studies: Sequence[str]) -> dict[str, Any]:
+    """The curves of each panel, and the names of the optimizers."""
+    table = parquet.read(layout.table(scale, curves.table))
+    for column, value in curves.where.items():
+        table = table[table[column].astype(str) == value]
+    if "label" in table:
+        labels = dict(zip(table.optimizer, table.label, strict=True))
+    else:
+        labels = {key: each.label(key) for each in _facts(scale, studies) for key in each.optimizers}
+    panels = table.groupby(list(curves.panels), sort=False) if curves.panels else [("all", table)]
+    return {
+        "x": curves.x,
+        "y": curves.shows,
+        "labels": {key: labels[key] for key in dict.fromkeys(table.optimizer)},
+        "panels": {
+            ", ".join(map(str, name if isinstance(name, tuple) else (name,))): {
+                str(key): {"x": curve[curves.x].tolist(), "y": [float(f"{y:.5g}") for y in curve[curves.y]]}
+                for key, curve in panel.groupby("optimizer", sort=False)
+            }
+            for name, panel in panels
+        },
+    }
