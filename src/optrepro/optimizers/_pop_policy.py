@@ -264,9 +264,9 @@ class Trajectory:
             (self.own_since == 0).to(g),
             self.count.log2() / 5,
         )
-        features = torch.stack([column.expand_as(g) for column in columns], -1)
+        features = torch.stack([column.expand_as(g) for column in columns]).float().movedim(0, -1).contiguous()
         # Intermediate results beyond the range of float64 may give NaN, which becomes 0.
-        return features.clamp(-3, 3).float().nan_to_num_()
+        return features.clamp_(-3, 3).nan_to_num_()
 
     def _as_action(self, rate: Tensor) -> Tensor:
         """The action that would give this learning rate of the unscaled gradient, mapped from [0, 1] to [-1, 1]."""
