@@ -392,7 +392,7 @@ class _Transformer(nn.Module):
     def step(self, x: Tensor, memory: list[Tensor], time: int) -> Tensor:
         slots = torch.arange(self.history, device=x.device)
         age = (time - slots) % self.history
-        bias = self._bias(torch.where(age <= time, age, -1))[None, :, None]
+        bias = self._bias(torch.where(age <= time, age, -1))
         for i, layer in enumerate(self.layers):
             x = cast(_Layer, layer).step(x, bias, memory[2 * i], memory[2 * i + 1], time % self.history)
         normed: Tensor = self.norm(x)
@@ -421,8 +421,11 @@ class _Layer(nn.Module):
     def step(self, x: Tensor, bias: Tensor, keys: Tensor, values: Tensor, slot: int) -> Tensor:
         q, k, v = self._qkv(x[:, None])
         keys[:, :, slot], values[:, :, slot] = k[:, :, 0], v[:, :, 0]
-        mixed = F.scaled_dot_product_attention(q, keys, values, attn_mask=bias.to(q))
-        return self._finish(x, mixed[:, :, 0].flatten(1))
+        # For one query, plain products are faster than F.scaled_dot_product_attention: by a fifth where coordinates are
+        # the first dimension in memory, and twice where they are the last, as in an optimizer's state.
+        scores = (q * keys).sum(-1) / math.sqrt(q.shape[-1]) + bias.to(q)
+        mixed = (scores.softmax(-1)[..., None] * values).sum(2)
+        return self._finish(x, mixed.flatten(1))
 
     def _qkv(self, x: Tensor) -> list[Tensor]:
         split = self.qkv(self.norm_attention(x)).unflatten(-1, (3, self.heads, -1))
