@@ -239,20 +239,6 @@ def test_an_update_makes_actions_of_positive_advantage_more_probable_and_others_
     assert change[good].mean() > 0 > change[~good].mean()
 
 
-def test_an_update_in_pieces_has_the_gradient_and_the_report_of_one_of_the_whole(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    updates, gradients = [], []
-    for size in (10**6, 50):
-        monkeypatch.setattr(ppo, "PIECE", size)
-        made = trainer(entropy=0.01, max_grad_norm=1e9)
-        groups = [lesson(made.policy), made._episodes(4, 9, 4).episodes]  # 116 sequences, so the last piece is smaller
-        updates.append(made._step(groups))
-        gradients.append([p.grad for network in (made.policy, made.critic) for p in network.parameters()])
-    torch.testing.assert_close(updates[0], updates[1])
-    torch.testing.assert_close(gradients[0], gradients[1], rtol=1e-4, atol=1e-6)
-
-
 def test_the_policy_stands_still_where_all_ratios_are_clipped() -> None:
     made = trainer()
     before = weights(made)[: len(list(made.policy.parameters()))]

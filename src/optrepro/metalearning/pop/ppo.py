@@ -39,7 +39,6 @@ CAUTION, LEAST_CAUTION = 1.2, 0.01  # change per iteration of the adapted learni
 BONUS, BONUSES = 1.1, (1e-4, 0.1)  # change per iteration of the adapted entropy weight, and its bounds
 QUIET = -4.0  # log standard deviation of an output that is added to a trained policy
 LAST_RATE = 0.02  # fraction of the learning rate at the end of its linear decay
-PIECE = 6144  # evaluations of coordinates in one backward pass on a CPU, whose cache then holds what a layer computes
 
 
 @dataclass(frozen=True)
@@ -309,55 +308,29 @@ class Trainer:
     def _step(self, groups: list[Episodes]) -> Update:
         """Take one step of Adam on a minibatch that has episodes of each dimension."""
         s = self.settings
-        features = torch.cat([e.features.flatten(0, 1) for e in groups])
+        half = self.device.type == "cuda" and s.precision == "bfloat16"
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=half):
+            mean, log_std = self.policy(torch.cat([e.features.flatten(0, 1) for e in groups]))
+            losses = [F.smooth_l1_loss(self.critic(e.features, e.privileged), e.targets) for e in groups]
+        mean, log_std = mean.float(), log_std.float()
         actions, before = (torch.cat([getattr(e, n).flatten(0, 1) for e in groups]) for n in ("actions", "log_probs"))
         advantages = torch.cat([e.advantages[:, None].expand_as(e.log_probs).flatten(0, 1) for e in groups])
-        size = max(1, PIECE // before.shape[1]) if self.device.type == "cpu" else len(before)
-        pieces = zip(*(torch.split(each, size) for each in (features, actions, before, advantages)), strict=True)
-        self.optimizer.zero_grad()
-        parts = [self._policy_gradient(len(piece[0]) / len(before), *piece) for piece in pieces]
-        with self._autocast():
-            losses = [F.smooth_l1_loss(self.critic(e.features, e.privileged), e.targets) for e in groups]
+        chosen = self.policy.settings
+        log_ratio = environment.joint(environment.log_prob(actions, mean, log_std), chosen) - before
+        ratio = log_ratio.exp()
+        clipped = ratio.clamp(1 - s.clip_ratio, 1 + s.clip_ratio)
+        policy_loss = -torch.minimum(ratio * advantages, clipped * advantages).mean()
         value_loss = torch.stack(losses).mean()
-        loss: Any = s.value_loss * value_loss
+        entropy = environment.joint(log_std + environment.ENTROPY, chosen).mean()
+        self.optimizer.zero_grad()
+        loss: Any = policy_loss + s.value_loss * value_loss - self.bonus * entropy
         loss.backward()
         for network in (self.policy, self.critic):
             nn.utils.clip_grad_norm_(network.parameters(), s.max_grad_norm)
         self.optimizer.step()
-        policy_loss, entropy, approx_kl, clip_fraction = torch.stack(parts).sum(0)
-        return Update(policy_loss, value_loss.detach(), entropy, approx_kl, clip_fraction)
-
-    def _policy_gradient(
-        self, share: float, features: Tensor, actions: Tensor, before: Tensor, advantages: Tensor
-    ) -> Tensor:
-        """Add the gradient of the policy's loss and entropy bonus on a piece that is a `share` of the minibatch.
-
-        Args:
-            share: weight of the piece.
-            features: inputs of the policy, (B, A, FEATURES).
-            actions, before, advantages: actions (B, A) or (B, A, 2), their log densities when they were taken, and
-                advantages, both (B, A).
-
-        Returns: policy loss, entropy, KL divergence and clipped fraction, times `share`, (4,).
-        """
-        chosen, clip = self.policy.settings, self.settings.clip_ratio
-        with self._autocast():
-            mean, log_std = self.policy(features)
-        mean, log_std = mean.float(), log_std.float()
-        log_ratio = environment.joint(environment.log_prob(actions, mean, log_std), chosen) - before
-        ratio = log_ratio.exp()
-        clipped = ratio.clamp(1 - clip, 1 + clip)
-        policy_loss = -torch.minimum(ratio * advantages, clipped * advantages).mean()
-        entropy = environment.joint(log_std + environment.ENTROPY, chosen).mean()
-        loss: Any = share * (policy_loss - self.bonus * entropy)
-        loss.backward()
         with torch.no_grad():
             approx_kl, clip_fraction = (ratio - 1 - log_ratio).mean(), (ratio != clipped).float().mean()
-            return share * torch.stack([policy_loss, entropy, approx_kl, clip_fraction])
-
-    def _autocast(self) -> torch.autocast:
-        half = self.device.type == "cuda" and self.settings.precision == "bfloat16"
-        return torch.autocast(self.device.type, torch.bfloat16, enabled=half)
+        return Update(policy_loss.detach(), value_loss.detach(), entropy.detach(), approx_kl, clip_fraction)
 
 
 def remaining(values: Tensor, minimum: Tensor, rounding: Tensor | float = 0.0) -> Tensor:
