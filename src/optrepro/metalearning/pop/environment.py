@@ -31,7 +31,7 @@ class Rollout:
     Attributes:
         values: value of each evaluation, (T, N) float64.
         points: point of each evaluation in box coordinates, (T, N, D) float64.
-        rates: learning rates that the policy chose, (T, N, D).
+        rates: learning rates that the policy chose, (T, N, D); 0 for coordinates that do not exist.
         features: inputs of the policy, (N, D, T, FEATURES); None if they were not kept.
         actions, log_probs: actions (N, D, T), or (N, D, T, 2) for a policy with two outputs, and the log densities of
             the actions, (N, D, T); None if they were not kept.
