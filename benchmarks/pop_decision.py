@@ -13,7 +13,8 @@ import torch
 from torch import Tensor
 
 from optrepro.experiments.descent.benchmark import Boxes
-from optrepro.optimizers._pop_policy import Policy, Trajectory
+from optrepro.metalearning.pop.environment import Descent
+from optrepro.optimizers._pop_policy import Policy
 from optrepro.optimizers.pop import POP
 from optrepro.problems.functions import vlse
 
@@ -43,18 +44,18 @@ class Learned:
 
     def __init__(self, suite: Boxes, policy: Policy):
         self.suite, self.policy = suite, policy
-        self.trajectory = Trajectory(policy.settings, suite.start, suite.valid)
-        self.memory = policy.begin(int(suite.valid.sum()))
+        self.descent = Descent(policy.settings, suite.start, suite.valid)
+        self.memory, self.time = policy.begin(len(self.descent.numbers)), 0
 
     @torch.no_grad()
     def step(self) -> float:
         """Seconds of a decision; the evaluation before it does not count."""
-        value, gradient = self.suite.evaluate(self.trajectory.u)
+        value, gradient = self.suite.evaluate(self.descent.u)
         started = time.perf_counter()
-        time_step = self.trajectory.steps
-        features = self.trajectory.observe(value, gradient)
-        action, _ = self.policy.step(features[self.suite.valid], self.memory, time_step)
-        self.trajectory.move(torch.zeros_like(gradient).masked_scatter(self.suite.valid, action.to(gradient)))
+        features = self.descent.observe(value, gradient)
+        action, _ = self.policy.step(features, self.memory, self.time)
+        self.descent.move(action.to(gradient))
+        self.time += 1
         return time.perf_counter() - started
 
 

@@ -264,9 +264,9 @@ class Trajectory:
             (self.own_since == 0).to(g),
             self.count.log2() / 5,
         )
-        features = torch.stack([column.expand_as(g) for column in columns], -1)
+        features = torch.stack([column.expand_as(g) for column in columns]).float().movedim(0, -1).contiguous()
         # Intermediate results beyond the range of float64 may give NaN, which becomes 0.
-        return features.clamp(-3, 3).float().nan_to_num_()
+        return features.clamp_(-3, 3).nan_to_num_()
 
     def _as_action(self, rate: Tensor) -> Tensor:
         """The action that would give this learning rate of the unscaled gradient, mapped from [0, 1] to [-1, 1]."""
@@ -392,7 +392,7 @@ class _Transformer(nn.Module):
     def step(self, x: Tensor, memory: list[Tensor], time: int) -> Tensor:
         slots = torch.arange(self.history, device=x.device)
         age = (time - slots) % self.history
-        bias = self._bias(torch.where(age <= time, age, -1))[None, :, None]
+        bias = self._bias(torch.where(age <= time, age, -1))
         for i, layer in enumerate(self.layers):
             x = cast(_Layer, layer).step(x, bias, memory[2 * i], memory[2 * i + 1], time % self.history)
         normed: Tensor = self.norm(x)
@@ -421,8 +421,11 @@ class _Layer(nn.Module):
     def step(self, x: Tensor, bias: Tensor, keys: Tensor, values: Tensor, slot: int) -> Tensor:
         q, k, v = self._qkv(x[:, None])
         keys[:, :, slot], values[:, :, slot] = k[:, :, 0], v[:, :, 0]
-        mixed = F.scaled_dot_product_attention(q, keys, values, attn_mask=bias.to(q))
-        return self._finish(x, mixed[:, :, 0].flatten(1))
+        # For one query, plain products are faster than F.scaled_dot_product_attention: by a fifth where coordinates are
+        # the first dimension in memory, and twice where they are the last, as in an optimizer's state.
+        scores = (q * keys).sum(-1) / math.sqrt(q.shape[-1]) + bias.to(q)
+        mixed = (scores.softmax(-1)[..., None] * values).sum(2)
+        return self._finish(x, mixed.flatten(1))
 
     def _qkv(self, x: Tensor) -> list[Tensor]:
         split = self.qkv(self.norm_attention(x)).unflatten(-1, (3, self.heads, -1))

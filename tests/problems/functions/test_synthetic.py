@@ -143,6 +143,18 @@ def test_refined_points_are_never_higher_and_stay_in_the_box():
     assert ((refined >= 0) & (refined <= 1)).all()
 
 
+def test_points_are_refined_as_far_beside_functions_that_have_arrived_as_alone():
+    functions, u = sample(n=12), points(12, 2, 2)
+    together = synthetic.refine(functions, u)
+    alone = torch.cat([synthetic.refine(functions[i : i + 1], u[i : i + 1]) for i in range(12)])
+    torch.testing.assert_close(functions.value(together), functions.value(alone), rtol=0, atol=1e-12)
+
+
+def test_minima_are_those_of_the_extrema_however_many_functions_there_are():
+    functions = sample(n=synthetic.IN_CACHE + 3)
+    torch.testing.assert_close(synthetic.minima(functions, chunk=5), synthetic.extrema(functions).minimum)
+
+
 def test_functions_move_to_float32_and_keep_their_kind():
     functions, u = sample(), points(24, 5, 2)
     single = functions.to(torch.float32)

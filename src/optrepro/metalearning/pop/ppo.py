@@ -208,7 +208,7 @@ class Trainer:
         assert rollout.features is not None
         assert rollout.actions is not None
         assert rollout.log_probs is not None
-        minimum = synthetic.extrema(functions, candidates=CANDIDATES, steps=REFINEMENTS).minimum
+        minimum = synthetic.minima(functions, candidates=CANDIDATES, steps=REFINEMENTS)
         regret = remaining(rollout.values, minimum, functions.rounding())
         rewards = self._rewards(regret)
         privileged = self._privileged(regret)

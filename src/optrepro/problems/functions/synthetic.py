@@ -28,6 +28,7 @@ KINDS: tuple[Kind, ...] = ("convex", "gp", "sum")
 COARSE = 256  # number of sampled points at which the search for the extrema starts
 CANDIDATES = 8  # number of sampled points that are refined
 REFINEMENTS = 12  # number of Newton steps of the refinement
+IN_CACHE = 16  # number of functions that are sampled at a time
 
 
 @dataclass(frozen=True)
@@ -186,46 +187,80 @@ def extrema(
         chunk: number of functions searched at a time, to save memory.
     """
     grid = _sobol(points, functions.dim)
-    parts = [_extrema(functions[i : i + chunk], grid, candidates, steps) for i in range(0, len(functions), chunk)]
-    return Extrema(*(torch.cat(pieces) for pieces in zip(*parts, strict=True)))
-
-
-def _extrema(functions: Functions, grid: Tensor, candidates: int, steps: int) -> tuple[Tensor, Tensor, Tensor]:
-    u = grid.to(functions.center).expand(len(functions), -1, -1)
-    single = functions.to(torch.float32)  # enough to find starting points, and twice as fast
-    values = single.value(u.float())
-    best = values.topk(min(candidates, len(grid)), largest=False).indices
-    refined = refine(functions, u.gather(1, best[..., None].expand(-1, -1, functions.dim)), steps)
-    found = functions.value(refined)
-    lowest = found.argmin(1, keepdim=True)
-    minimizer = refined.gather(1, lowest[..., None].expand(-1, -1, functions.dim))[:, 0]
+    values = _sampled(functions, grid)
+    minimum, minimizer = _lowest(functions, grid, values, candidates, steps, chunk)
     # Includes corners of the box, because a convex function is largest in one of them.
-    corners = torch.unique(grid.round(), dim=0).to(u).expand(len(functions), -1, -1)
-    highest = torch.maximum(values.amax(1), single.value(corners.float()).amax(1))
-    return found.gather(1, lowest)[:, 0], minimizer, highest.to(found)
+    corners = torch.unique(grid.round(), dim=0)
+    maximum = torch.maximum(values.amax(1), _sampled(functions, corners).amax(1))
+    return Extrema(minimum, minimizer, maximum.to(minimum))
+
+
+def minima(
+    functions: Functions,
+    points: int = COARSE,
+    candidates: int = CANDIDATES,
+    steps: int = REFINEMENTS,
+    chunk: int = 128,
+) -> Tensor:
+    """Return the same estimates of the smallest values as `extrema`, (n,), without looking for the largest."""
+    grid = _sobol(points, functions.dim)
+    return _lowest(functions, grid, _sampled(functions, grid), candidates, steps, chunk)[0]
+
+
+def _sampled(functions: Functions, points: Tensor) -> Tensor:
+    """Return the values at the same points (p, d) of each function, (n, p) float32.
+
+    That is enough to find starting points, and twice as fast. A few functions at a time fit the cache.
+    """
+    single, u = functions.to(torch.float32), points.to(functions.center.device, torch.float32)
+    parts = [single[i : i + IN_CACHE] for i in range(0, len(single), IN_CACHE)]
+    return torch.cat([part.value(u.expand(len(part), -1, -1)) for part in parts])
+
+
+def _lowest(
+    functions: Functions, grid: Tensor, values: Tensor, candidates: int, steps: int, chunk: int
+) -> tuple[Tensor, Tensor]:
+    """Return the smallest value found from the best points of a sample, (n,), and where it is, (n, d)."""
+    best = values.topk(min(candidates, len(grid)), largest=False).indices
+    starts = grid.to(functions.center)[best]
+    pieces = [slice(i, i + chunk) for i in range(0, len(functions), chunk)]
+    refined = torch.cat([refine(functions[piece], starts[piece], steps) for piece in pieces])
+    found = torch.cat([functions[piece].value(refined[piece]) for piece in pieces])
+    minimum, lowest = found.min(1)
+    return minimum, refined[torch.arange(len(refined)), lowest]
 
 
 def refine(functions: Functions, u: Tensor, steps: int = REFINEMENTS) -> Tensor:
     """Move points (n, p, d) to local minima in the box, by projected Newton steps with the Hessian's absolute values.
 
     A coordinate stays at a bound if descent would leave the box. Each step takes the best of four lengths, if it lowers
-    the value.
+    the value. Functions whose points have all arrived are left alone.
     """
+    u, rows = u.clone(), torch.arange(len(u), device=u.device)
     for _ in range(steps):
-        value, gradient, hessian = functions.derivatives(u)
-        held = ((u <= 0) & (gradient > 0)) | ((u >= 1) & (gradient < 0))
-        free = (~held).to(u)
-        hessian = hessian * free[..., None, :] * free[..., :, None] + torch.diag_embed(1 - free)
-        eigenvalues, basis = torch.linalg.eigh(hessian)
-        stiffness = eigenvalues.abs().clamp_min(1e-9 * eigenvalues.abs().amax(-1, keepdim=True) + 1e-300)
-        direction = basis @ ((basis.mT @ (free * gradient)[..., None]) / stiffness[..., None])
-        lengths = u.new_tensor([1.0, 0.3, 0.05, 0.005])
-        tried = (u[..., None, :] - lengths[:, None] * direction.mT).clamp(0, 1)
-        values = functions.value(tried.flatten(1, 2)).view(*u.shape[:2], -1)
-        best = values.min(-1)
-        moved = tried.gather(2, best.indices[..., None, None].expand(-1, -1, 1, u.shape[-1]))[:, :, 0]
-        u = torch.where((best.values < value)[..., None], moved, u)
+        before = u[rows]
+        after = u[rows] = _newton(functions, before)
+        moving = (after != before).flatten(1).any(1)
+        functions, rows = functions[moving], rows[moving]
+        if not len(rows):
+            break
     return u
+
+
+def _newton(functions: Functions, u: Tensor) -> Tensor:
+    value, gradient, hessian = functions.derivatives(u)
+    held = ((u <= 0) & (gradient > 0)) | ((u >= 1) & (gradient < 0))
+    free = (~held).to(u)
+    hessian = hessian * free[..., None, :] * free[..., :, None] + torch.diag_embed(1 - free)
+    eigenvalues, basis = torch.linalg.eigh(hessian)
+    stiffness = eigenvalues.abs().clamp_min(1e-9 * eigenvalues.abs().amax(-1, keepdim=True) + 1e-300)
+    direction = basis @ ((basis.mT @ (free * gradient)[..., None]) / stiffness[..., None])
+    lengths = u.new_tensor([1.0, 0.3, 0.05, 0.005])
+    tried = (u[..., None, :] - lengths[:, None] * direction.mT).clamp(0, 1)
+    values = functions.value(tried.flatten(1, 2)).view(*u.shape[:2], -1)
+    best = values.min(-1)
+    moved = tried.gather(2, best.indices[..., None, None].expand(-1, -1, 1, u.shape[-1]))[:, :, 0]
+    return torch.where((best.values < value)[..., None], moved, u)
 
 
 def _sobol(points: int, dim: int) -> Tensor:
