@@ -51,6 +51,9 @@ def figure(material: Material) -> Figure:
     for row, toy in zip(panels, toys, strict=True):
         here = drawn[drawn.toy == toy]
         for axes, kind in zip(row, kinds, strict=True):
+            if kind not in set(here.kind):
+                axes.set_axis_off()
+                continue
             if kind == "members":
                 _single_members(axes, members[members.toy == toy])
             _panel(axes, MEMBERS if kind == "members" else FAMILIES, here[here.kind == kind])
