@@ -23,7 +23,7 @@ LOOKS = {
 }
 LINE, GAP, HEADING, FONT = 2.3, 0.8, 5.0, 6.0  # mm, and points
 COLUMNS = {"statement": 20.0, "evidence": 98.5}  # left edges, mm
-WIDTHS = {"statement": 66, "evidence": 74}  # number of characters in a line
+WIDTHS = {"statement": 66, "evidence": 70}  # number of characters in a line
 MOST = {"evidence": 2}  # largest number of lines
 
 
