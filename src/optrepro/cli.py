@@ -36,6 +36,8 @@ CatalogueDir = Annotated[Path, typer.Option("--catalogue", help="Config folder, 
 Scale = Annotated[str, typer.Option(help="The scale whose results are used, or 'published'.")]
 Newcomer = Annotated[str, typer.Argument(help="File and class, as my_optimizer.py:MyOptimizer, or an import path.")]
 NewcomerSettings = Annotated[str, typer.Option("--settings", help="Keyword arguments of the class, as JSON or YAML.")]
+Workers = Annotated[int | None, typer.Option(min=1, help="Jobs at the same time. [default: one for each core]")]
+Minutes = Annotated[float, typer.Option(min=0, help="Save and stop after this time (status 75); 0: never.")]
 DEFAULT = Path("config/laptop.yaml")
 PICTURES = (".png", ".svg", ".pdf")
 T = TypeVar("T")
@@ -83,7 +85,7 @@ def run(
         Path | None, typer.Option(help="Trained weights to use in place of those of the config.")
     ] = None,
     threads: Annotated[int, typer.Option(min=1, help="Number of threads of PyTorch.")] = 1,
-    minutes: Annotated[float, typer.Option(min=0, help="Save and stop after this time (status 75); 0: never.")] = 0,
+    minutes: Minutes = 0,
 ) -> None:
     """Run one batch unless its results are in the store; resume from its state if there is one."""
     from optrepro.experiments import jobs, work
@@ -105,10 +107,8 @@ def work(
     studies: Annotated[list[str] | None, typer.Argument(help="Studies. [default: all of the config]")] = None,
     config: ConfigPath = DEFAULT,
     set_: Overrides = None,
-    workers: Annotated[
-        int | None, typer.Option(min=1, help="Jobs at the same time. [default: one for each core]")
-    ] = None,
-    minutes: Annotated[float, typer.Option(min=0, help="Save and stop after this time (status 75); 0: never.")] = 0,
+    workers: Workers = None,
+    minutes: Minutes = 0,
 ) -> None:
     """Run what is missing of the studies, and of what they need, on this machine; then collect their results.
 
@@ -137,10 +137,8 @@ def evaluate(
     studies: Annotated[list[str], typer.Argument(help="Studies of the kind transfer, as pop-cutest.")],
     config: ConfigPath = DEFAULT,
     set_: Overrides = None,
-    workers: Annotated[
-        int | None, typer.Option(min=1, help="Jobs at the same time. [default: one for each core]")
-    ] = None,
-    minutes: Annotated[float, typer.Option(min=0, help="Save and stop after this time (status 75); 0: never.")] = 0,
+    workers: Workers = None,
+    minutes: Minutes = 0,
     again: Annotated[bool, typer.Option("--again", help="Look a second time, with other weights of a policy.")] = False,
 ) -> None:
     """Evaluate final weights on collections, once, and record it in results/published/evaluations.json.
@@ -165,7 +163,7 @@ def halve(
     study: Annotated[str, typer.Argument(help="Study of the kind halving, as pop-halving.")],
     config: ConfigPath = Path("config/halving.yaml"),
     set_: Overrides = None,
-    minutes: Annotated[float, typer.Option(min=0, help="Save and stop after this time (status 75); 0: never.")] = 0,
+    minutes: Minutes = 0,
 ) -> None:
     """Compare hyperparameters of POP's training by successive halving; print the table and write it as CSV."""
     from optrepro.analysis.pop import halving
