@@ -15,6 +15,7 @@ SETTINGS = [
     ("RMSprop", {"momentum": 0.5, "centered": True}),
 ]
 CASES = [(cls.__name__, {}) for cls in sorted(batched.ROW_WISE, key=lambda cls: cls.__name__)] + SETTINGS
+OUTSIDE = sorted(batched.OUTSIDE_ROW_WISE)
 
 
 def entry(path, **settings):
@@ -47,6 +48,16 @@ def test_a_batch_takes_the_steps_that_each_problem_takes_alone(name, settings):
     for row, valid in enumerate(suite.valid):
         torch.testing.assert_close(together.points[:, row, valid], apart.points[:, row, valid])
         assert not together.points[:, row, ~valid].any()
+
+
+@pytest.mark.parametrize("path", OUTSIDE)
+def test_a_class_of_another_package_that_is_run_in_a_batch_takes_the_steps_of_each_problem_alone(path):
+    optimizer, suite = entry(path, weight_decay=0.1), boxes(*NAMES)
+    arguments = (optimizer, suite, rates(suite, 0.01, 0.3), 12)
+    together, apart = batched.together(*arguments), batched.apart(*arguments)
+    torch.testing.assert_close(together.values, apart.values, rtol=1e-9, atol=1e-12)
+    assert batched.row_wise(optimizer)
+    assert not batched.row_wise(entry(path, use_gc=True))
 
 
 def test_each_problem_is_run_with_its_own_rate():
@@ -167,6 +178,35 @@ class FarOut(torch.optim.Optimizer):
         closure()
 
 
+class Puts(torch.optim.SGD):
+    """Puts another tensor in the place of the parameter's, as some classes do."""
+
+    @torch.no_grad()
+    def step(self, closure):
+        loss = closure()
+        for p in self.param_groups[0]["params"]:
+            p.data = p.data - self.param_groups[0]["lr"] * p.grad
+        return loss
+
+
+class Settles(torch.optim.SGD):
+    """Does not move."""
+
+    def step(self, closure):
+        return closure()
+
+
+@pytest.mark.parametrize("cls", [torch.optim.Adam, Puts, Settles])
+def test_runs_whose_evaluations_are_made_together_take_the_steps_that_each_takes_alone(cls, monkeypatch):
+    monkeypatch.setattr(batched.factory, "optimizer_class", lambda path: cls)
+    suite, budget = boxes(*NAMES), 2 * batched.PATIENCE
+    arguments = (entry("not.used"), suite, rates(suite, 0.01, 0.3), budget)
+    abreast, apart = batched.abreast(*arguments), batched.apart(*arguments)
+    torch.testing.assert_close(abreast.values, apart.values, rtol=1e-9, atol=1e-12)
+    torch.testing.assert_close(abreast.points, apart.points, equal_nan=True)
+    assert torch.equal(abreast.diverged, apart.diverged)
+
+
 def test_a_search_beyond_one_corner_has_not_settled(monkeypatch):
     monkeypatch.setattr(batched.factory, "optimizer_class", lambda path: FarOut)
     suite = boxes("sphere", count=1)
@@ -181,7 +221,7 @@ def test_no_function_is_evaluated_outside_its_box(optimizer):
     assert points.nan_to_num(0.5).max() <= 1
 
 
-@pytest.mark.parametrize("route", [batched.together, batched.apart])
+@pytest.mark.parametrize("route", [batched.together, batched.abreast, batched.apart])
 @pytest.mark.parametrize("bad", [float("nan"), float("inf"), -float("inf")])
 def test_a_run_that_meets_something_not_finite_stops_and_the_others_go_on(route, bad):
     sphere = vlse.get("sphere")

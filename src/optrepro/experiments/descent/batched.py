@@ -42,6 +42,19 @@ ROW_WISE = frozenset(
     }
 )
 
+# The same of other packages, which need not be installed, as long as no other settings are given.
+OUTSIDE_ROW_WISE = frozenset(
+    {
+        "pytorch_optimizer.Lion",
+        "pytorch_optimizer.AdEMAMix",
+        "pytorch_optimizer.ADOPT",
+        "pytorch_optimizer.Adan",
+        "pytorch_optimizer.LaProp",
+        "schedulefree.AdamWScheduleFree",
+    }
+)
+KNOWN_SETTINGS = {"betas", "eps", "weight_decay", "weight_decouple", "alpha", "t_alpha_beta3"}
+
 PATIENCE = 10  # chosen: number of consecutive evaluations of the same point after which a run stops
 
 
@@ -84,6 +97,8 @@ class Descent:
 
 def row_wise(optimizer: OptimizerConfig) -> bool:
     """Whether one instance of the optimizer can step many problems at once."""
+    if optimizer.class_ in OUTSIDE_ROW_WISE:
+        return set(optimizer.settings) <= KNOWN_SETTINGS
     return factory.optimizer_class(optimizer.class_) in ROW_WISE
 
 
@@ -97,8 +112,14 @@ def descend(optimizer: OptimizerConfig, suite: Suite, rates: Tensor, budget: int
         budget: number of evaluations in a run.
         seed: seed of optimizers that draw random numbers.
     """
-    route = together if row_wise(optimizer) else lockstep if _searches_lines(optimizer) else apart
-    return route(optimizer, suite, rates, budget, seed)
+    if row_wise(optimizer):
+        return together(optimizer, suite, rates, budget, seed)
+    if _searches_lines(optimizer):
+        return lockstep(optimizer, suite, rates, budget, seed)
+    try:
+        return abreast(optimizer, suite, rates, budget, seed)
+    except _ElsewhereError:
+        return apart(optimizer, suite, rates, budget, seed)
 
 
 def together(optimizer: OptimizerConfig, suite: Suite, rates: Tensor, budget: int, seed: int = 0) -> Descent:
@@ -112,6 +133,9 @@ def together(optimizer: OptimizerConfig, suite: Suite, rates: Tensor, budget: in
         factory.make(_informed(optimizer, suite.optima[r]), [parameter], rate, seed=seed)
         for parameter, rate, r in zip(parameters, distinct, rows, strict=True)
     ]
+    for stepper in optimizers:
+        if hasattr(stepper, "train"):  # schedule-free optimizers only step in this mode
+            stepper.train()
     values, points = u.new_empty(budget, len(u)), u.new_empty(budget, *u.shape)
     alive = torch.ones(len(u), dtype=torch.bool, device=u.device)
     for step in range(budget):
@@ -143,6 +167,46 @@ def apart(optimizer: OptimizerConfig, suite: Suite, rates: Tensor, budget: int, 
         points[:made, row, :dim] = torch.stack(run.points)
         diverged[row] = run.diverged
     return Descent(values.nan_to_num(nan=math.inf, posinf=math.inf, neginf=math.inf), points, diverged)
+
+
+def abreast(optimizer: OptimizerConfig, suite: Suite, rates: Tensor, budget: int, seed: int = 0) -> Descent:
+    """Run each problem as `apart` does, up to rounding, with one evaluation of all problems at a time.
+
+    Raises: _ElsewhereError for an optimizer that evaluates more than once in a step, or not where it stands.
+    """
+    dims, optima = suite.valid.sum(-1).tolist(), suite.optima.tolist()
+    u = suite.start.clone()
+    last = torch.full_like(u, math.nan)
+    runs = []
+    for row, (rate, dim) in enumerate(zip(rates.tolist(), dims, strict=True)):
+        # detached, or the version counter of a row would be that of the rows that are unbound with it
+        parameter = u[row, :dim].detach().requires_grad_()
+        stepper = factory.make(_informed(optimizer, optima[row]), [parameter], rate, seed=derive_seed(seed, row))
+        if hasattr(stepper, "train"):  # schedule-free optimizers only step in this mode
+            stepper.train()
+        runs.append(_Abreast(parameter, last[row, :dim], stepper))
+    values = torch.full((budget, len(u)), math.inf, dtype=torch.float64)
+    points = torch.full((budget, *u.shape), math.nan, dtype=torch.float64)
+    diverged, alive = torch.zeros(len(u), dtype=torch.bool), torch.ones(len(u), dtype=torch.bool)
+    repeats = torch.zeros(len(u), dtype=torch.int64)
+    for step in range(budget):
+        repeats = torch.where((u == last).all(1), repeats + 1, 1)
+        alive &= repeats <= PATIENCE
+        if not alive.any():
+            break
+        last.copy_(u)
+        value, gradient = suite.evaluate(u)
+        values[step, alive] = torch.where(value.isfinite(), value, math.inf)[alive]
+        points[step, alive] = torch.where(suite.valid, u, math.nan)[alive]
+        failed = alive & ~(value.isfinite() & (gradient.isfinite() | ~suite.valid).all(-1))
+        diverged |= failed
+        alive &= ~failed
+        losses, slopes = value.unbind(), gradient.unbind()
+        for row in alive.nonzero()[:, 0].tolist():
+            runs[row].advance(losses[row], slopes[row], optimizer.class_)
+        with torch.no_grad():
+            u.clamp_(0, 1)
+    return Descent(values, points, diverged)
 
 
 def lockstep(optimizer: OptimizerConfig, suite: Suite, rates: Tensor, budget: int, seed: int = 0) -> Descent:
@@ -183,6 +247,45 @@ def lockstep(optimizer: OptimizerConfig, suite: Suite, rates: Tensor, budget: in
 def _searches_lines(optimizer: OptimizerConfig) -> bool:
     torchs = factory.optimizer_class(optimizer.class_) is torch.optim.LBFGS
     return torchs and optimizer.settings.get("line_search_fn") == "strong_wolfe"
+
+
+class _ElsewhereError(Exception):
+    """An optimizer asks for an evaluation that has not been made."""
+
+
+class _Abreast:
+    """One of many runs whose evaluations are made together.
+
+    Args:
+        parameter: the point (d,), which shares its memory with those of the other runs.
+        evaluated: where it was evaluated last, (d,), which whoever evaluates keeps up to date.
+        stepper: its optimizer.
+    """
+
+    def __init__(self, parameter: Tensor, evaluated: Tensor, stepper: torch.optim.Optimizer):
+        self.parameter, self.evaluated, self.stepper = parameter, evaluated, stepper
+        self.place = parameter.detach()
+        self.asked = False
+        self.loss: Tensor
+
+    def advance(self, loss: Tensor, slope: Tensor, path: str) -> None:
+        """Step with the value () and the gradient (D,) at the point.
+
+        Raises: _ElsewhereError, see `abreast`; ValueError if the optimizer steps without calling its closure.
+        """
+        self.loss, self.asked = loss, False
+        self.parameter.grad = slope[: len(self.place)]
+        self.stepper.step(self._closure)  # type: ignore[arg-type]
+        if not self.asked:
+            raise ValueError(f"class = {path!r} is not allowed: its step must call the closure")
+        if self.parameter.data_ptr() != self.place.data_ptr():  # the optimizer has put another tensor in its place
+            self.parameter.data = self.place.copy_(self.parameter.detach())
+
+    def _closure(self) -> Tensor:
+        if self.asked or not torch.equal(self.parameter, self.evaluated):
+            raise _ElsewhereError
+        self.asked = True
+        return self.loss
 
 
 class _Stop(Exception):
