@@ -22,7 +22,7 @@ PLACES = {  # the file, and the command that reads it
     **{f"config/{scale}.yaml": ["plan", "--config", f"config/{scale}.yaml"] for scale in ("smoke", "laptop", "gpu")},
     **{
         f"config/{paper}/{file}.yaml": ["plan", "--config", "config/laptop.yaml"]
-        for paper in ("gap", "vlse", "pop", "lto")
+        for paper in ("gap", "vlse", "pop", "lto", "peers")
         for file in ("optimizers", "studies")
     },
     **{
@@ -30,7 +30,10 @@ PLACES = {  # the file, and the command that reads it
         for paper in ("gap", "vlse", "pop", "lto")
         for file in ("paper", "exhibits", "claims")
     },
-    **{f"config/{paper}/fidelity.yaml": ["site", "--scale", "none"] for paper in (".", "gap", "vlse", "pop", "lto")},
+    **{
+        f"config/{paper}/fidelity.yaml": ["site", "--scale", "none"]
+        for paper in (".", "gap", "vlse", "pop", "lto", "peers")
+    },
 }
 RESOLVED = "config/resolved.json", ["plan", "--config", "config/resolved.json"]
 WORDS = "abcdefghijklmnopqrstuvwxyz"

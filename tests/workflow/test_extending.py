@@ -43,7 +43,7 @@ def outside(tmp_path_factory: pytest.TempPathFactory) -> Project:
     """A copy of the project beside which the toys lie; everything of theirs has run."""
     project = Project(tmp_path_factory.mktemp("outside"))
     shutil.copy(Path(__file__).with_name("toys.py"), project.folder / "src" / "toys.py")
-    for paper in ("gap", "pop", "lto", "vlse"):
+    for paper in ("gap", "pop", "lto", "vlse", "peers"):
         shutil.rmtree(project.folder / "config" / paper)
     (project.folder / "config" / "exhibits.yaml").unlink()
     for name, text in FILES.items():

@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 
 from optrepro import layout
+from optrepro.analysis import leaderboard
 from optrepro.analysis.intervals import mean_interval
 from optrepro.analysis.results import StudyResults, read_study
 from optrepro.experiments import work
@@ -176,7 +177,7 @@ def _again(task: Task, own: StudyResults, published: Published) -> str:
     equal = int((both.published == both.here).sum())
     if equal == len(both) == len(values[0]) == len(values[1]):
         return f"{label}, run again, gives all {len(both):,} earlier values"
-    here, there = (standing.all_values(study)[task.again].dropna() for study in (own, published.results))
+    here, there = (leaderboard.values(study)[task.again].dropna() for study in (own, published.results))
     mean, low, high = mean_interval(there)
     verdict = "inside" if low <= here.mean() <= high else "OUTSIDE"
     return (

@@ -12,10 +12,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from optrepro.analysis import benchmark, columns, comparison, rankings
+from optrepro.analysis import benchmark, columns, comparison, leaderboard, rankings
 from optrepro.analysis.intervals import holm, sign_flip_test
 from optrepro.analysis.results import StudyResults
-from optrepro.conventions import ALPHA, FLOOR
+from optrepro.conventions import ALPHA
 from optrepro.newcomers.tasks import KEY
 
 NAMED = 3  # peers that a sentence names
@@ -98,18 +98,8 @@ def of(study: StudyResults, ignores_rate: bool = False) -> Standing:
     )
 
 
-def all_values(study: StudyResults) -> pd.DataFrame:
-    """What is compared, problems (smooth functions, or seeds) by optimizers; higher is better."""
-    if "functions" not in study.facts.settings:
-        return comparison.test_scores(study)
-    table = benchmark.scores(study)
-    smooth = table[table.smooth.astype(bool)]
-    digits = smooth.assign(digits=-np.log10(smooth.regret.clip(lower=FLOOR)))
-    return digits.pivot(index="function", columns="optimizer", values="digits")
-
-
 def _on_functions(study: StudyResults, ignores_rate: bool) -> Standing:
-    table, values = benchmark.scores(study), all_values(study)
+    table, values = benchmark.scores(study), leaderboard.values(study)
     values = values[_compared(study, values)].dropna()
     settings, own = study.facts.settings, table[table.optimizer == KEY]
     rates = own.learning_rate.dropna()
@@ -140,7 +130,7 @@ def _on_functions(study: StudyResults, ignores_rate: bool) -> Standing:
 
 
 def _on_networks(study: StudyResults, ignores_rate: bool) -> Standing:
-    values = all_values(study)
+    values = leaderboard.values(study)
     values = values[_compared(study, values)]
     criterion, settings = study.facts.criterion, study.facts.settings
     cell = comparison.tuned_cells(study).loc[KEY]
