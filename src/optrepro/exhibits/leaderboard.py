@@ -120,6 +120,7 @@ def _matrix(axes: Axes, overall: pd.DataFrame, places: pd.DataFrame, tasks: list
             if row["beside_first"]:
                 axes.add_patch(Rectangle((x - 0.45, y - 0.42), 0.9, 0.84, fill=False, edgecolor=style.WARNING, lw=1.1))
     axes.set_xticks(range(len(tasks)), ["{}\n({})".format(*TASKS[_name(task)][:2]) for task in tasks])
+    axes.xaxis.tick_top()
     axes.set_xlim(-0.5, len(tasks) - 0.5)
     axes.set_title("Rank on each task, and score")
     axes.tick_params(length=0)
@@ -133,6 +134,7 @@ def _costs(axes: Axes, overall: pd.DataFrame, costs: pd.DataFrame) -> None:
         for y, key in enumerate(overall.optimizer):
             axes.text(x, y, texts[column].get(key, "–"), ha="center", va="center", fontsize=6.5)
     axes.set_xticks(range(len(COSTS)), list(COSTS.values()))
+    axes.xaxis.tick_top()
     axes.set_xlim(-0.6, len(COSTS) - 0.4)
     axes.set_title("Cost")
     axes.tick_params(length=0)
