@@ -1,6 +1,7 @@
 """A newcomer beside the rows of a scale that was run before."""
 
 import re
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -93,8 +94,8 @@ def test_the_row_that_is_run_again_gives_the_published_values(judge: Judge) -> N
     assert all("gives all" in found for found in machine.values())
 
 
-def test_a_second_judgement_runs_nothing_and_writes_the_same_bytes(
-    judge: Judge, folder: Path, monkeypatch: pytest.MonkeyPatch
+def test_a_second_judgement_runs_nothing_and_writes_the_same_bytes_as_one_from_nothing(
+    judge: Judge, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def written() -> dict[str, bytes]:
         found = judge("torch.optim.NAdam")
@@ -102,8 +103,12 @@ def test_a_second_judgement_runs_nothing_and_writes_the_same_bytes(
         return {path.name: path.read_bytes() for path in files}
 
     first = written()
-    monkeypatch.setattr(work._Shift, "_fork", None)  # no job may start
-    assert written() == first
+    with monkeypatch.context() as patch:
+        patch.setattr(work._Shift, "_fork", None)  # no job may start
+        assert written() == first
+    shutil.rmtree(folder / "results" / "judge-nadam")
+    monkeypatch.setenv("OPTREPRO_STATE", str(tmp_path))
+    assert written() == first  # from nothing again
     assert not re.search(rb"<script|<link|src=|href=\"http|url\(http", first["judgement.html"])
 
 

@@ -23,7 +23,7 @@ TASKS = {  # by the end of the name of the study: heading, unit of a score, its 
 }
 EDGE = 0.5  # share of the functions from which on a row is marked as tuned to an end of its grid
 OURS = "dynamic"  # group of the rows of this project
-COSTS = {"ratio": "step\n(× AdamW's)", "state": "state\n(× AdamW's)"}
+COSTS = {"ratio": "step", "state": "state"}
 COLORS = colormaps["YlGnBu_r"]  # of ranks, the best ones dark
 
 
@@ -32,7 +32,7 @@ def figure(material: Material) -> Figure:
     overall, places = material.tables["leaderboard-overall"], material.tables["leaderboard-places"]
     page = style.page(material, height=5.6 * len(overall) + 34)
     tasks = list(places.task.unique())
-    left, middle, right = page.subplots(1, 3, sharey=True, width_ratios=[1.0, 0.6 * len(tasks), 1.0])
+    left, middle, right = page.subplots(1, 3, sharey=True, width_ratios=[1.0, 0.62 * len(tasks), 0.9])
     _averages(left, overall)
     _matrix(middle, overall, places, tasks)
     _costs(right, overall, material.tables["leaderboard-costs"])
@@ -114,7 +114,7 @@ def _matrix(axes: Axes, overall: pd.DataFrame, places: pd.DataFrame, tasks: list
             ink = "white" if 0.3 * red + 0.6 * green + 0.1 * blue < 0.55 else style.INK
             axes.add_patch(Rectangle((x - 0.47, y - 0.44), 0.94, 0.88, facecolor=color, lw=0))
             mark = " †" if row["on_edge"] >= EDGE else ""
-            axes.text(x - 0.4, y, f"{row['rank']:g}", color=ink, va="center", fontsize=8, fontweight="bold")
+            axes.text(x - 0.43, y, f"{row['rank']:g}", color=ink, va="center", fontsize=7.5, fontweight="bold")
             score = f"{scale * row['score']:.{digits}f}" if np.isfinite(row["score"]) else "diverged"
             axes.text(x + 0.42, y, score + mark, color=ink, va="center", ha="right", fontsize=6.5)
             if row["beside_first"]:
@@ -136,7 +136,7 @@ def _costs(axes: Axes, overall: pd.DataFrame, costs: pd.DataFrame) -> None:
     axes.set_xticks(range(len(COSTS)), list(COSTS.values()))
     axes.xaxis.tick_top()
     axes.set_xlim(-0.6, len(COSTS) - 0.4)
-    axes.set_title("Cost")
+    axes.set_title("Cost / AdamW's")
     axes.tick_params(length=0)
     axes.spines[:].set_visible(False)
 
