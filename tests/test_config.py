@@ -720,3 +720,17 @@ def test_the_config_has_the_fields_and_defaults_of_the_settings_that_are_made_fr
     keys = {name: None if field.is_required() else field.default for name, field in model.model_fields.items()}
     fields = {f.name: None if f.default is dataclasses.MISSING else f.default for f in dataclasses.fields(settings)}
     assert keys == fields
+
+
+@pytest.mark.parametrize(
+    ("task", "model"),
+    [("images", "gap-adam"), ("cifar100", "gap-cifar100"), ("language", "gap-lm"), ("vision", "gap-vit")],
+)
+def test_the_tasks_of_the_leaderboard_are_those_of_the_studies_that_they_are_named_after(task, model):
+    own = load(CONFIG / "overnight.yaml").studies
+    kept, others = own[f"leaderboard-{task}"], own[model]
+    rows = {"optimizers", "learning_rates", "settings", "schedule"}
+    assert kept.model_dump(exclude=rows) == others.model_dump(exclude=rows)
+    assert kept.schedule == others.schedule
+    assert len(kept.learning_rates) == len(others.learning_rates)
+    assert sum(not row.class_.startswith("optrepro.optimizers") for row in kept.optimizers.values()) >= 12
