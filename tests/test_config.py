@@ -727,7 +727,7 @@ def test_the_config_has_the_fields_and_defaults_of_the_settings_that_are_made_fr
     [("images", "gap-adam"), ("cifar100", "gap-cifar100"), ("language", "gap-lm"), ("vision", "gap-vit")],
 )
 def test_the_tasks_of_the_leaderboard_are_those_of_the_studies_that_they_are_named_after(task, model):
-    own = load(CONFIG / "overnight.yaml").studies
+    own = config.load(ROOT / "config" / "overnight.yaml").studies
     kept, others = own[f"leaderboard-{task}"], own[model]
     rows = {"optimizers", "learning_rates", "settings", "schedule"}
     assert kept.model_dump(exclude=rows) == others.model_dump(exclude=rows)
