@@ -6,6 +6,8 @@ All scores are such that higher is better: test accuracy, negative test loss, or
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pandas as pd
 
@@ -65,7 +67,7 @@ def _places(study: StudyResults) -> pd.DataFrame:
     means = scores.mean(skipna=False).fillna(-np.inf)
     order = rankings.average_ranks(-scores.dropna()) if functions else -means
     first = str(order.idxmin())
-    tuned = _tuned_on_functions(study) if functions else _tuned_on_networks(study)
+    tuned: Any = _tuned_on_functions(study) if functions else _tuned_on_networks(study)
     rows = []
     for key in map(str, scores):
         own = scores[key].dropna()

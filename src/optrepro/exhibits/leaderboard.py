@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -156,12 +157,13 @@ def _name(task: Any) -> str:
     return str(task).rpartition("-")[2]
 
 
-def _scaled(row: dict[str, Any], name: str, scale: float, digits: int) -> str:
-    values = sorted(scale * row[f"{name}_{end}"] for end in ("low", "high"))
-    return style.interval(scale * row[name], *values, digits) if np.isfinite(row[name]) else "–"
+def _scaled(row: Mapping[Any, Any], name: str, scale: float, digits: int) -> str:
+    """A score or a difference with its interval, as text."""
+    low, high = sorted(scale * row[f"{name}_{end}"] for end in ("low", "high"))
+    return style.interval(scale * row[name], low, high, digits) if np.isfinite(row[name]) else "–"
 
 
-def _edge(row: dict[str, Any]) -> str:
+def _edge(row: Mapping[Any, Any]) -> str:
     if _name(row["task"]) == "functions":
         return f"{row['on_edge']:.0%} of the functions"
     return "yes" if row["on_edge"] else "no"
