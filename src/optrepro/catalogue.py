@@ -188,6 +188,24 @@ class Claim(Model):
         return self.setting is not None and scale != PAPER_SCALE
 
 
+class Cell(Model):
+    """A number of a published exhibit."""
+
+    exhibit: Annotated[Name, Field(description="The exhibit.")]
+    row: Annotated[dict[str, str], Field(description="Values of columns by which the row is found.")]
+    column: Annotated[str, Field(description="The column.")]
+    find: Annotated[
+        str, Field(description="Regular expression of what is taken of the cell, or the group in it.")
+    ] = ".+"
+
+
+class Finding(Model):
+    """A sentence on the published results, for the README and the site."""
+
+    text: Annotated[str, Field(description="Markdown, with the names of numbers in braces.")]
+    numbers: Annotated[dict[str, Cell], Field(description="The numbers by their names.")] = {}
+
+
 def _as_list(path: Any) -> Any:
     return [path] if isinstance(path, str) else path
 
@@ -283,6 +301,12 @@ def choices(folder: Path) -> list[Choice]:
     """The fidelity ledger: ``fidelity.yaml`` of the config folder, then that of each paper. Raises: ConfigError."""
     entries = (entry for path in files(folder, "fidelity.yaml") for entry in _read(path, list[ChoiceEntry]))
     return [choice for entry in entries for choice in entry.choices()]
+
+
+def findings(folder: Path) -> list[Finding]:
+    """The findings in ``findings.yaml`` of the config folder; none without that file. Raises: ConfigError."""
+    path = folder / "findings.yaml"
+    return _read(path, list[Finding]) if path.exists() else []
 
 
 def files(folder: Path, name: str) -> list[Path]:

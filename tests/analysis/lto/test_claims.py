@@ -1,3 +1,4 @@
+import pandas as pd
 import pytest
 from tests.analysis.judge import judge
 
@@ -48,12 +49,13 @@ def test_the_other_has_to_end_above_its_start_where_the_claim_says_so(objectives
 
 
 def test_the_other_may_diverge_instead(objectives_study):
-    study = objectives_study(
-        {"psd": 6.0}, diverged=(("fig3-grey", "l2l"),), seeds=3, keep=("adagrad", "l2l", "psd", "fig3-grey")
-    )
+    keep = ("adagrad", "l2l", "psd", "fig3-grey")
+    study = objectives_study({"psd": 5.0}, diverged=(("fig3-grey", "l2l"),), seeds=2, keep=keep)
+    third = study.runs[study.runs.seed == 0].assign(seed=2, run=lambda runs: runs.run + "/again")
+    study = type(study)(pd.concat([study.runs, third], ignore_index=True), study.facts)
     found = judge("descends-fastest-where-other-diverges", study, optimizer="psd", figure="fig3", other="l2l")
     assert found.verdict == "holds"
-    assert "67\N{NO-BREAK SPACE}% of the runs diverged" in found.evidence
+    assert "100\N{NO-BREAK SPACE}% of the runs diverged" in found.evidence
 
 
 @pytest.mark.parametrize(("psd", "verdict"), [(5.0, "holds"), (3.0, "holds in part")])
