@@ -39,8 +39,8 @@ def at(tree: Any, path: tuple[str, ...]) -> Any:
     return tree
 
 
-def test_there_are_five_scales_and_the_paper_has_variants() -> None:
-    scales = ["gpu", "laptop", "overnight", "paper-commonsense", "paper-dino", "paper", "smoke"]
+def test_there_are_six_scales_and_the_paper_has_variants() -> None:
+    scales = ["gpu", "laptop", "nights", "overnight", "paper-commonsense", "paper-dino", "paper", "smoke"]
     assert [path.stem for path in SCALES] == scales
 
 

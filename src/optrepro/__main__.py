@@ -1,10 +1,19 @@
 """Entry point of the `optrepro` command and of `python -m optrepro`."""
 
+import os
 import sys
 
 
 def main() -> None:
-    """Run the command; if a package is not installed, print in one line which extra installs it."""
+    """Run the command, in a fork of the warm process where there is one.
+
+    If a package is not installed, one line says which extra installs it.
+    """
+    if address := os.environ.get("OPTREPRO_WARM"):
+        from optrepro import warm
+
+        if (status := warm.ask(address, sys.argv[1:])) is not None:
+            warm.leave(status)
     try:
         # Imported here because an installation without extras lacks the packages that the command imports.
         from optrepro.cli import entry_point

@@ -194,9 +194,9 @@ class Cell(Model):
     exhibit: Annotated[Name, Field(description="The exhibit.")]
     row: Annotated[dict[str, str], Field(description="Values of columns by which the row is found.")]
     column: Annotated[str, Field(description="The column.")]
-    find: Annotated[
-        str, Field(description="Regular expression of what is taken of the cell, or the group in it.")
-    ] = ".+"
+    find: Annotated[str, Field(description="Regular expression of what is taken of the cell, or the group in it.")] = (
+        ".+"
+    )
 
 
 class Finding(Model):

@@ -2,6 +2,7 @@
 import json
 import os
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 import yaml
@@ -9,7 +10,7 @@ from filelock import FileLock, Timeout
 from snakemake.exceptions import WorkflowError
 from snakemake.utils import validate
 
-from optrepro import catalogue, layout, provenance, runtable
+from optrepro import catalogue, layout, provenance, runtable, warm
 from optrepro.config import ConfigError, load
 from optrepro.problems.data import archives
 from optrepro.seeds import fingerprint
@@ -70,7 +71,22 @@ onstart:
         LOCK.acquire()
     except Timeout:
         raise WorkflowError("Another workflow is running in this folder; wait for it or stop it first.") from None
+    # Jobs on other machines and in other environments start by themselves.
+    if warm.POSSIBLE and not CLUSTER and not workflow.deployment_settings.deployment_method:
+        with suppress(OSError):
+            warm.start(Path(".snakemake", "optrepro.sock"), MODULES)
     shell(f"optrepro check --out results/{SCALE}/config.json")
+
+
+# What the commands of the jobs import, by command.
+MODULES = {
+    "work": ["optrepro.experiments.run", "torch._dynamo", *{study.runner for study in SETTINGS.studies.values()}],
+    "table": [
+        "optrepro.experiments.base.tidy",
+        *{entry.function.rpartition(".")[0] for entry in CATALOGUE.tables.values()},
+    ],
+    "exhibit": ["optrepro.exhibits.render", *{entry.module for entry in CATALOGUE.exhibits.values()}],
+}
 
 
 # Where jobs run on other machines, each batch is a job. Only there Snakemake keeps `--jobs` apart from `--cores`.
