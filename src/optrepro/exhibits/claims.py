@@ -19,7 +19,7 @@ PROXY = ", a proxy"  # what stands behind the scale of results that stand in for
 LOOKS = {
     "holds": ("#2678B8", "●"),
     "holds in part": ("#B87A00", "◐"),
-    "holds trivially": ("#2678B8", "◌"),
+    "holds trivially": ("#7B5EA7", "◌"),
     "undecided": ("#666666", "?"),
     "fails": (style.WARNING, "✕"),
     "not run": ("#8C8C8C", "○"),

@@ -164,7 +164,7 @@ def _cell(name: str, cell: Cell) -> str:
     table = numbers(layout.PUBLISHED, cell.exhibit)
     where = f"findings.yaml: {name}: figures/{cell.exhibit}.csv"
     if unknown := [column for column in (*cell.row, cell.column) if column not in table]:
-        raise ConfigError(f"{where} has no column {unknown[0]!r}; it has {', '.join(table)}")
+        raise ConfigError(f"{where} has no column {unknown[0]!r}; it has {', '.join(map(str, table))}")
     for column, value in cell.row.items():
         table = table[table[column] == value]
     if len(table) != 1:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from optrepro import catalogue, layout
 from optrepro.catalogue import Catalogue
-from optrepro.exhibits.claims import LOOKS
+from optrepro.exhibits.claims import LOOKS, PROXY
 from optrepro.site import material
 from optrepro.site.material import Judged
 
@@ -48,7 +48,7 @@ def _counts(claims: Sequence[Judged]) -> str:
     lines = []
     for own, title in ((False, "claims of the papers"), (True, "controls of this project")):
         chosen = [each for each in claims if each.own == own]
-        proxies = sum(each.scale.endswith(material.PROXY) for each in chosen)
+        proxies = sum(each.scale.endswith(PROXY) for each in chosen)
         counts = _verdicts(each.verdict for each in chosen)
         lines.append(f"- **{len(chosen)} {title}**, {proxies} of them on a proxy: {counts}")
     return "\n".join(lines)
