@@ -22,6 +22,9 @@ class Paper(Model):
 
     title: Annotated[str, Field(description="Name and number of the paper, as exhibits print them.")]
     position: Annotated[int, Field(description="Place of the paper among the others.")]
+    absent: Annotated[
+        dict[str, str], Field(description="What of the paper no exhibit reproduces, each with the reason.")
+    ] = {}
 
 
 class TableEntry(Model):

@@ -37,7 +37,7 @@ def published(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         CLAIM | {"id": "own", "source": "control of this project"},
     ]
     files = {
-        "config/toys/paper.yaml": "{title: Toys, position: 1}",
+        "config/toys/paper.yaml": "{title: Toys, position: 1, absent: {Figure 2: the wheel is lost}}",
         "config/toys/exhibits.yaml": """
             tables: {dice: {function: a.b}, waiting: {function: a.b}, claims: {function: a.b}}
             exhibits:
@@ -67,6 +67,7 @@ def test_everything_between_the_markers_is_written_anew_and_the_rest_stays() -> 
     assert "- **1 claims of the papers**, 1 of them on a proxy: ◐ holds in part: 1" in page
     assert "- **1 controls of this project**, 0 of them on a proxy: ? undecided: 1" in page
     assert "| Toys | Figure 1 | [`dice`](figures/dice.png) |" in page
+    assert "| Toys | Figure 2 | – | not reproduced: the wheel is lost | – |" in page
     assert "- `waiting`, not published yet: Later" in page
     assert readme.insert(page, Path("config")) == page
 

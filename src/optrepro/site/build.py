@@ -191,7 +191,7 @@ def _map(found: Material) -> str:
         {
             "paper": each.paper,
             "in the paper": each.part,
-            "exhibit": _to_exhibit(exhibits[each.exhibit]),
+            "exhibit": _to_exhibit(exhibits[each.exhibit]) if each.exhibit else "–",
             "scale": each.scale,
             "verdict": Markup(" ").join(_verdict(verdict) for verdict in dict.fromkeys(each.verdicts)) or "–",
         }

@@ -52,10 +52,10 @@ class Judged:
 
 @dataclass(frozen=True)
 class Reproduced:
-    """A figure, table or experiment of a paper, and an exhibit that is about it.
+    """A figure, table or experiment of a paper, and an exhibit that is about it; "" where none is.
 
-    `scale` is that of the results and says that they are a proxy where they are; `verdicts` are those on the claims of
-    the paper that the exhibit tests.
+    `scale` is that of the results and says that they are a proxy where they are, or why there are none; `verdicts` are
+    those on the claims of the paper that the exhibit tests.
     """
 
     paper: str
@@ -145,6 +145,9 @@ def reproduced(scale: str, known: Catalogue, claims: Sequence[Judged], names: It
             reached = " and ".join(scales) + PROXY * any(each != PAPER_SCALE for each in scales)
             verdicts = tuple(each.verdict for each in claims if each.claim.exhibit == name and not each.own)
             found.append(Reproduced(known.papers[entry.system].title, entry.reproduces, name, reached, verdicts))
+    begun = {each.paper for each in found}
+    for paper in (paper for paper in known.papers.values() if paper.title in begun):
+        found += [Reproduced(paper.title, part, "", f"not reproduced: {why}", ()) for part, why in paper.absent.items()]
     order = [paper.title for paper in known.papers.values()]
     return sorted(found, key=lambda each: (order.index(each.paper), each.part))
 

@@ -72,7 +72,7 @@ def _map(known: Catalogue, claims: Sequence[Judged]) -> str:
     rows = ["| paper | there | exhibit | scale | verdict |", "|---|---|---|---|---|"]
     for each in material.reproduced(layout.PUBLISHED, known, claims, known.published()):
         signs = [f"{LOOKS[verdict][1]} {verdict}" for verdict in dict.fromkeys(each.verdicts)]
-        exhibit = f"[`{each.exhibit}`](figures/{each.exhibit}.png)"
+        exhibit = f"[`{each.exhibit}`](figures/{each.exhibit}.png)" if each.exhibit else "–"
         rows.append(f"| {each.paper} | {each.part} | {exhibit} | {each.scale} | {', '.join(signs) or '–'} |")
     return "\n".join(rows)
 
