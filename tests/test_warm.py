@@ -162,13 +162,13 @@ def test_where_none_answers_the_command_does_the_work_itself(tmp_path: Path) -> 
 
 def test_the_warm_process_of_a_workflow_carries_out_commands_and_ends_with_it(tmp_path: Path) -> None:
     asking = (
-        "import subprocess, sys; from pathlib import Path; from optrepro import warm;"
+        "import os, subprocess, sys; from pathlib import Path; from optrepro import warm;"
         "warm.start(Path('folder', 'warm.sock'), {'plan': ['optrepro.config']});"
         "print(Path('folder', 'warm.sock').stat().st_mode & 0o777, flush=True);"
         "subprocess.run([sys.executable, '-m', 'optrepro', '--version'], check=True);"
-        "print(warm._started[0].pid)"
+        "subprocess.run(['pgrep', '--parent', str(os.getpid()), '--full', 'optrepro.warm'], check=True)"
     )
     printed = subprocess.run([sys.executable, "-c", asking], cwd=tmp_path, capture_output=True, text=True, check=True)
     mode, version, pid = printed.stdout.split("\n")[:3]
     assert (mode, version[:2]) == (str(0o600), "0.")
-    assert ends(int(pid))
+    assert not runs(int(pid))

@@ -8,6 +8,7 @@ work, and ends when either of the two ends. Where no warm process answers, the c
 
 from __future__ import annotations
 
+import atexit
 import ctypes
 import gc
 import importlib
@@ -54,7 +55,8 @@ def start(address: Path, modules: Mapping[str, Sequence[str]]) -> None:
         address.chmod(0o600)
         listener.listen()  # from now on commands wait for the process instead of missing it
         arguments = [sys.executable, "-m", "optrepro.warm", str(listener.fileno()), json.dumps(modules)]
-        _started.append(subprocess.Popen(arguments, stdin=subprocess.PIPE, pass_fds=[listener.fileno()]))
+        process = subprocess.Popen(arguments, stdin=subprocess.PIPE, pass_fds=[listener.fileno()])
+    atexit.register(process.communicate)  # its input ends and so does it; its time is then counted as this process's
     os.environ[VARIABLE] = str(address)
 
 

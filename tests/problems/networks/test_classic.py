@@ -82,11 +82,18 @@ def test_softmax_regression_is_linear_in_its_input():
 def test_resnet_keeps_the_resolution_of_the_stem_and_halves_it_three_times():
     network = classic.build("resnet18", IMAGE, 10, seed=0)
     sizes = []
-    for module in network:
+    for module in network[1:]:
         module.register_forward_hook(lambda module, inputs, output: sizes.append(tuple(output.shape[1:])))
     network(torch.zeros(2, *IMAGE))
     assert sizes[0] == (64, 32, 32)
     assert sizes[3:11:2] == [(64, 32, 32), (128, 16, 16), (256, 8, 8), (512, 4, 4)]
+
+
+def test_the_layout_in_memory_changes_no_value_of_resnet_and_lasts_to_its_end():
+    network = classic.build("resnet18", IMAGE, 10, seed=0, width=8)
+    images = torch.randn(4, *IMAGE, generator=torch.Generator().manual_seed(0))
+    torch.testing.assert_close(network(images), network[1:](images))
+    assert network[:-3](images).is_contiguous(memory_format=torch.channels_last)
 
 
 def test_resnet_convolutions_start_at_he_scale():
