@@ -34,6 +34,7 @@ lint: $(VENV)/.ready-dev
 
 redraw: $(VENV)/.ready
 	snakemake redraw --cores all --forceall
+	optrepro readme
 
 site: $(VENV)/.ready
 	snakemake site --cores all

@@ -16,9 +16,8 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).parents[1]
-README = (ROOT / "README.md").read_text()
-ALONE = README.partition("\n## The optimizers alone\n")[2].partition("\n## ")[0]
-EXAMPLES = re.findall(r"^```python\n(.*?)^```$", ALONE, re.MULTILINE | re.DOTALL)
+PAGES = "".join((ROOT / page).read_text() for page in ("README.md", "docs/guides/use.md"))
+EXAMPLES = re.findall(r"^```python\n(.*?)^```$", PAGES, re.MULTILINE | re.DOTALL)
 LIGHT = {"torch", "safetensors"}
 
 

@@ -13,6 +13,7 @@ from optrepro.config import SHOWN, ConfigError, key_of, parse
 from optrepro.settings import ModulePath, essential, in_words, shortened
 from optrepro.studies.base import DottedPath, Model, Name
 
+PAPER_SCALE = "paper"  # the scale that has the papers' own settings
 ALL = "all"  # the `system` of entries in the config folder itself, which belong to no single paper
 
 
@@ -21,6 +22,9 @@ class Paper(Model):
 
     title: Annotated[str, Field(description="Name and number of the paper, as exhibits print them.")]
     position: Annotated[int, Field(description="Place of the paper among the others.")]
+    absent: Annotated[
+        dict[str, str], Field(description="What of the paper no exhibit reproduces, each with the reason.")
+    ] = {}
 
 
 class TableEntry(Model):
@@ -132,6 +136,29 @@ def _naming_studies(settings: dict[str, Any]) -> dict[str, Any]:
     return settings
 
 
+class Margin(Model):
+    """The margin of equivalence of a claim: differences that are smaller matter to nobody. 0 allows for none."""
+
+    points: Annotated[float, Field(ge=0, description="Percentage points of accuracy.")] = 0.0
+    percent: Annotated[float, Field(ge=0, description="Per cent of the other's mean loss, objective or area.")] = 0.0
+    improvement: Annotated[float, Field(ge=0, description="Of normalized improvement, which is in [0, 1].")] = 0.0
+    digits: Annotated[float, Field(ge=0, description="Digits of the regret, -log10 of the normalized one.")] = 0.0
+
+    def of(self, criterion: str, level: float) -> float:
+        """The margin in the unit of a criterion, "accuracy" or "loss", beside a mean of that level."""
+        return self.points / 100 if criterion == "accuracy" else self.percent / 100 * abs(level)
+
+    def in_words(self) -> str:
+        """The margin as readers see it: "0.25 points of accuracy, 0.5 % of the loss"."""
+        words = {
+            "points": "points of accuracy",
+            "percent": "% of the other's mean",
+            "improvement": "of improvement",
+            "digits": "digits of regret",
+        }
+        return ", ".join(f"{getattr(self, name):g} {unit}" for name, unit in words.items() if getattr(self, name))
+
+
 class Claim(Model):
     """A claim of a paper, and how it is judged here. A claim whose runs are missing is "not run"."""
 
@@ -140,6 +167,13 @@ class Claim(Model):
     statement: Annotated[str, Field(description="What the paper claims, in a sentence.")]
     source: Annotated[str, Field(description="Where the paper makes the claim.")]
     number: Annotated[str | None, Field(description="The number that the paper reports, where it is known.")] = None
+    setting: Annotated[
+        str | None,
+        Field(
+            description="The paper's own setting. At any scale but `paper` the verdict is on a proxy of it, and is "
+            "marked so; null: the claim is of no such setting."
+        ),
+    ] = None
     exhibit: Annotated[Name | None, Field(description="The exhibit that tests it; null: none is built.")] = None
     rule: Annotated[
         DottedPath | None, Field(description="Import path of the function that judges it; null: there is none.")
@@ -147,7 +181,32 @@ class Claim(Model):
     settings: Annotated[
         dict[str, Any], AfterValidator(_naming_studies), Field(description="Arguments of the rule.")
     ] = {}
+    margin: Annotated[Margin | None, Field(description="Argument `margin` of the rule; null: the rule has none.")] = (
+        None
+    )
     criterion: Annotated[str, Field(description="When the claim holds, holds in part or fails, in words.")]
+
+    def is_proxy(self, scale: str) -> bool:
+        """Whether results of a scale stand in for the setting of the paper."""
+        return self.setting is not None and scale != PAPER_SCALE
+
+
+class Cell(Model):
+    """A number of a published exhibit."""
+
+    exhibit: Annotated[Name, Field(description="The exhibit.")]
+    row: Annotated[dict[str, str], Field(description="Values of columns by which the row is found.")]
+    column: Annotated[str, Field(description="The column.")]
+    find: Annotated[str, Field(description="Regular expression of what is taken of the cell, or the group in it.")] = (
+        ".+"
+    )
+
+
+class Finding(Model):
+    """A sentence on the published results, for the README and the site."""
+
+    text: Annotated[str, Field(description="Markdown, with the names of numbers in braces.")]
+    numbers: Annotated[dict[str, Cell], Field(description="The numbers by their names.")] = {}
 
 
 def _as_list(path: Any) -> Any:
@@ -245,6 +304,12 @@ def choices(folder: Path) -> list[Choice]:
     """The fidelity ledger: ``fidelity.yaml`` of the config folder, then that of each paper. Raises: ConfigError."""
     entries = (entry for path in files(folder, "fidelity.yaml") for entry in _read(path, list[ChoiceEntry]))
     return [choice for entry in entries for choice in entry.choices()]
+
+
+def findings(folder: Path) -> list[Finding]:
+    """The findings in ``findings.yaml`` of the config folder; none without that file. Raises: ConfigError."""
+    path = folder / "findings.yaml"
+    return _read(path, list[Finding]) if path.exists() else []
 
 
 def files(folder: Path, name: str) -> list[Path]:

@@ -257,6 +257,15 @@ def site(
     typer.echo(target / "index.html")
 
 
+@app.command("readme")
+def readme_(folder: CatalogueDir = Path("config")) -> None:
+    """Write the counts, numbers and lists of the README and of figures/README.md from the published exhibits."""
+    from optrepro.site import readme
+
+    for page in map(Path, readme.PAGES):
+        _write(page, readme.insert(page.read_text(), folder))
+
+
 @app.command()
 def verify(scale: Annotated[str, typer.Argument(help="A scale, or 'published'.")] = layout.PUBLISHED) -> None:
     """Compare results and exhibits with the hashes in their sidecars; list altered, stale and missing ones."""

@@ -27,6 +27,7 @@ FILES: Mapping[type[Model], str] = {  # further files of the papers' folders
     catalogue.Exhibits: "The file `<paper>/exhibits.yaml`",
     catalogue.Claim: "An entry of the list `<paper>/claims.yaml`",
     catalogue.ChoiceEntry: "An entry of the list `<paper>/fidelity.yaml`",
+    catalogue.Finding: "An entry of the list `findings.yaml`",
 }
 _PATTERNS = {
     TypeAdapter(kind).json_schema()["pattern"]: words

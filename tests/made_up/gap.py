@@ -215,10 +215,10 @@ def concept_study() -> Callable[..., StudyResults]:
                 rows += [(f"{phase}/batch-{size}", k, lag, f"{name}_error", 0.03) for k, lag, name, _ in window]
         tidy = [
             [workload, "gap-concept", workload, key, "test", 0.01, seed, lag, metric, value]
-            for seed in range(2)
+            for seed in range(3)
             for workload, key, lag, metric, value in rows
         ]
-        settings = {"kind": "concept", "network": "perceptron", "repetitions": 2, "steps": 600}
+        settings = {"kind": "concept", "network": "perceptron", "repetitions": 3, "steps": 600}
         return StudyResults(frame(tidy), facts("gap-concept", "laptop", settings, "Made-up", (), 0, ()))
 
     return make
@@ -324,7 +324,7 @@ DIAGNOSED = {
     "lags": 6,
     "blocks": 4,
     "points": 3,
-    "repetitions": 2,
+    "repetitions": 3,
 }
 
 
@@ -344,7 +344,7 @@ def diagnostics_study() -> Callable[..., StudyResults]:
         for workload, entry in DIAGNOSED["workloads"].items():  # type: ignore[attr-defined]
             tensors = ["in.weight", "out.weight"]
             sums = ["all", "preconditioned"] if workload == "gpt" else ["all"]
-            for seed in range(2):
+            for seed in range(3):
                 head = [f"{workload}/{seed}", "gap-diagnostics", workload, entry["follow"], "test", 0.01, seed]
                 for block, layer in itertools.product(range(24), [*tensors, *sums]):
                     scale, step = fall**block * (1 + (layer in sums)), 5 * (block + 1)

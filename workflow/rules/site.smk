@@ -4,6 +4,7 @@ PAGES = [
     *("README.md", "CONTRIBUTING.md", "config/README.md", "data/README.md", "profiles/README.md", "results/README.md"),
     "src/optrepro/optimizers/weights/README.md",
     *catalogue.files(Path("config"), "fidelity.yaml"),
+    *catalogue.files(Path("config"), "findings.yaml"),
 ]
 
 

@@ -14,22 +14,25 @@ from optrepro.exhibits import style
 from optrepro.exhibits.material import Material
 
 OWN = "of this project"  # end of the source of claims that no paper makes
+PROXY = ", a proxy"  # what stands behind the scale of results that stand in for the paper's setting
 # Each verdict has both a colour and a sign, so that it can be read without colours.
 LOOKS = {
     "holds": ("#2678B8", "●"),
     "holds in part": ("#B87A00", "◐"),
+    "holds trivially": ("#7B5EA7", "◌"),
+    "undecided": ("#666666", "?"),
     "fails": (style.WARNING, "✕"),
     "not run": ("#8C8C8C", "○"),
 }
 LINE, GAP, HEADING, FONT = 2.3, 0.8, 5.0, 6.0  # mm, and points
-COLUMNS = {"statement": 20.0, "evidence": 98.5}  # left edges, mm
-WIDTHS = {"statement": 66, "evidence": 70}  # number of characters in a line
-MOST = {"evidence": 2}  # largest number of lines
+COLUMNS = {"statement": 22.0, "basis": 118.0}  # left edges, mm
+WIDTHS = {"statement": 82, "basis": 52}  # number of characters in a line
 
 
 def figure(material: Material) -> Figure:
-    """A drawn table of verdict, claim and short evidence, by paper, with this project's own controls separate."""
+    """A drawn table of verdict, claim and what it was judged on, by paper, with this project's own controls apart."""
     claims = material.tables["claims"]
+    claims = claims.assign(basis=[_basis(claim) for claim in claims.to_dict("records")])
     sections = dict(list(claims.groupby(_section(claims), sort=False)))
     height = sum(_height(claim) for claim in claims.to_dict("records")) + (HEADING + GAP) * len(sections) + GAP
     page = style.page(material, height)
@@ -49,12 +52,26 @@ def figure(material: Material) -> Figure:
 
 
 def table(material: Material) -> pd.DataFrame:
-    """Every claim with its source, the paper's number, the criterion, the verdict and the evidence."""
+    """Every claim with its verdict, scale and setting, the evidence, the criterion and its margin."""
     claims = material.tables["claims"]
-    columns = ["statement", "source", "number", "exhibit", "criterion", "verdict", "evidence"]
-    readable = claims[columns].fillna("–")
+    names = {
+        "id": "id",
+        "statement": "claim",
+        "verdict": "verdict",
+        "scale": "scale",
+        "setting": "the paper's setting",
+        "evidence": "evidence",
+        "setup": "judged on",
+        "criterion": "criterion",
+        "margin": "margin",
+        "source": "source",
+        "number": "the paper's number",
+        "exhibit": "exhibit",
+    }
+    proxy = claims.proxy.map({True: PROXY, False: ""})
+    readable = claims.assign(scale=claims.scale + proxy)[list(names)].rename(columns=names)
     readable.insert(0, "section", _section(claims))
-    return readable.rename(columns={"statement": "claim", "number": "the paper's number"})
+    return readable.astype(object).fillna("–")
 
 
 def _section(claims: pd.DataFrame) -> pd.Series:
@@ -62,11 +79,15 @@ def _section(claims: pd.DataFrame) -> pd.Series:
     return claims.paper + own.map({True: ": controls of this project", False: ""})
 
 
+def _basis(claim: Mapping[Any, Any]) -> str:
+    """The scale at which a claim was judged, and the setting of the paper that this is a proxy of."""
+    if claim["proxy"]:
+        return f"{claim['scale']}{PROXY} of: {claim['setting']}"
+    return claim["scale"] if isinstance(claim["scale"], str) else "–"
+
+
 def _lines(claim: Mapping[Any, Any], name: str) -> list[str]:
-    """The lines of a cell, with an ellipsis if the text is truncated."""
-    return textwrap.wrap(
-        claim[name], WIDTHS[name], max_lines=MOST.get(name), placeholder=" …", break_on_hyphens=False
-    ) or [""]
+    return textwrap.wrap(claim[name], WIDTHS[name], break_on_hyphens=False) or [""]
 
 
 def _height(claim: Mapping[Any, Any]) -> float:
@@ -78,7 +99,7 @@ def _heading(axes: Axes, y: float, title: str, section: pd.DataFrame) -> None:
     axes.text(0, y + 1, title, fontsize=8, fontweight="bold", va="top")
     for number, (verdict, (color, sign)) in enumerate(LOOKS.items()):
         count = int((section.verdict == verdict).sum())
-        x = 104 + 15 * number
+        x = 108 + 12 * number
         axes.text(x, y + 1, f"{sign} {count}", color=color, fontsize=8, fontweight="bold", va="top")
 
 

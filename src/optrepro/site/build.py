@@ -8,7 +8,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ from markupsafe import Markup
 from optrepro.catalogue import Choice
 from optrepro.config import ConfigError
 from optrepro.exhibits import style
+from optrepro.exhibits.claims import LOOKS
 from optrepro.site import fragments, material
 from optrepro.site.material import Judged, Material, Origin, Shown
 
@@ -40,7 +41,7 @@ PAGES = {
     "results/README.md": "reference/results.md",
     "src/optrepro/optimizers/weights/README.md": "reference/models.md",
 }
-SIGNS = {"holds": "●", "holds in part": "◐", "holds trivially": "◌", "undecided": "?", "fails": "✕", "not run": "○"}
+SIGNS = {verdict: sign for verdict, (_, sign) in LOOKS.items()}
 
 
 def build(scale: str, out: Path, folder: Path = Path("config"), docs: Path = Path("docs")) -> str:
@@ -97,11 +98,13 @@ def write(found: Material, docs: Path, source: Path) -> None:
         path.relative_to(source).as_posix(): {} for path in sorted(source.rglob("*.md"))
     }
     pages |= {f"papers/{system}.md": {"system": system, "paper": paper} for system, paper in _shown_papers(found)}
+    places = PAGES | {(docs / page).as_posix(): page for page in pages}
     for page, more in pages.items():
         template = templates.get_template("paper.md" if page.startswith("papers/") else page)
-        taken = partial(_section, here=page)
+        taken = partial(_section, here=page, pages=places)
         root = "../" * page.count("/")
-        written = template.render(**common, **more, section=taken, root=root)
+        rendered = template.render(**common, **more, section=taken, root=root)
+        written = fragments.linked(rendered, docs / page, here=page, pages=places)
         (source / page).parent.mkdir(exist_ok=True)
         (source / page).write_text(written)
     (source / "objects.json").write_text(json.dumps(list(_objects(found))))
@@ -159,8 +162,10 @@ def _plotly(folder: Path) -> None:
 # --- What the templates ask for -------------------------------------------------------------------------------------
 
 
-def _section(file: str, title: str | None = None, *, here: str, everything: bool = False) -> str:
-    return fragments.section(Path(file), title, here, PAGES, everything)
+def _section(
+    file: str, title: str | None = None, *, here: str, pages: Mapping[str, str], everything: bool = False
+) -> str:
+    return fragments.section(Path(file), title, here, pages, everything)
 
 
 def _verdict(verdict: str) -> Markup:
@@ -180,17 +185,17 @@ def _counts(claims: Iterable[Judged]) -> dict[str, int]:
 
 
 def _map(found: Material) -> str:
-    """What a paper shows, the exhibit that is about it, and the verdicts on the claims that it tests."""
+    """What a paper shows, the exhibit that is about it, the scale reached, and the verdicts on the claims it tests."""
+    exhibits = {shown.name: shown for shown in found.exhibits}
     rows = [
         {
-            "paper": found.papers[shown.entry.system].title,
-            "in the paper": shown.entry.reproduces,
-            "exhibit": _to_exhibit(shown),
-            "scale": " and ".join(shown.origin.scales),
-            "verdict": Markup(" ").join(_verdict(verdict) for verdict in _counts(shown.judged)) or "–",
+            "paper": each.paper,
+            "in the paper": each.part,
+            "exhibit": _to_exhibit(exhibits[each.exhibit]) if each.exhibit else "–",
+            "scale": each.scale,
+            "verdict": Markup(" ").join(_verdict(verdict) for verdict in dict.fromkeys(each.verdicts)) or "–",
         }
-        for shown in found.exhibits
-        if shown.entry.reproduces
+        for each in found.reproduced
     ]
     return fragments.raw(fragments.table(pd.DataFrame(rows, dtype=object), "Map from the papers to the exhibits"))
 
@@ -203,7 +208,8 @@ def _judged(found: Material, claims: Iterable[Judged], root: str) -> str:
             "verdict": _verdict(each.verdict),
             "claim": fragments.link(each.claim.statement, f"{root}claims.html#claim-{each.claim.id}"),
             "exhibit": _to_exhibit(exhibits[each.claim.exhibit], root) if each.claim.exhibit in exhibits else "–",
-            "scale": each.scale or "–",
+            "scale": each.scale,
+            "the paper's setting": each.claim.setting or "–",
             "source": each.claim.source,
         }
         for each in claims

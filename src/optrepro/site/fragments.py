@@ -102,7 +102,7 @@ def section(file: Path, title: str | None, here: str, pages: Mapping[str, str], 
     taken = lines[start if everything else start + 1 : end]
     shift = 2 - min((each for _, each in taken if each), default=2)
     shifted = "\n".join("#" * (each + shift) + line[each:] if each else line for line, each in taken)
-    return _linked(re.sub(r"<!--.*?-->\n?", "", shifted), file, here, pages).strip()
+    return linked(re.sub(r"<!--.*?-->\n?", "", shifted), file, here, pages).strip()
 
 
 def _with_levels(markdown: str) -> Iterator[tuple[str, int]]:
@@ -115,7 +115,9 @@ def _with_levels(markdown: str) -> Iterator[tuple[str, int]]:
         yield line, level if line[level : level + 1] == " " else 0
 
 
-def _linked(markdown: str, file: Path, here: str, pages: Mapping[str, str]) -> str:
+def linked(markdown: str, file: Path, here: str, pages: Mapping[str, str]) -> str:
+    """Markdown of a file with links that lead from the page `here` of the site: see `section`."""
+
     def link(found: re.Match[str]) -> str:
         label, address, anchor = found[1], found[2], found[3] or ""
         if "://" in address:

@@ -12,10 +12,12 @@ import pandas as pd
 
 from optrepro import catalogue, damage, layout, parquet, provenance
 from optrepro.analysis.results import Facts, read_facts
-from optrepro.catalogue import Catalogue, Choice, Claim, Curves, ExhibitEntry, Paper
+from optrepro.catalogue import PAPER_SCALE, Catalogue, Cell, Choice, Claim, Curves, ExhibitEntry, Paper
 from optrepro.config import ConfigError
+from optrepro.exhibits.claims import PROXY
 
 CLAIMS = "claims"  # the exhibit whose numbers are the verdicts
+NAMES = ("verdict", "evidence", "scale", "judged on")  # columns of these numbers
 DOWNLOADS = ("svg", "csv", "tex")
 
 
@@ -33,18 +35,34 @@ class Origin:
 
 @dataclass(frozen=True)
 class Judged:
-    """A claim with its verdict at a scale."""
+    """A claim with its verdict; `scale` says whether the results are a proxy, and `setup` what was run."""
 
     claim: Claim
     paper: Paper
     verdict: str
     evidence: str
     scale: str
+    setup: str
 
     @property
     def own(self) -> bool:
         """Whether it is a control or a check of this project, and no claim of the paper."""
         return self.claim.source.endswith("of this project")
+
+
+@dataclass(frozen=True)
+class Reproduced:
+    """A figure, table or experiment of a paper, and an exhibit that is about it; "" where none is.
+
+    `scale` is that of the results and says that they are a proxy where they are, or why there are none; `verdicts` are
+    those on the claims of the paper that the exhibit tests.
+    """
+
+    paper: str
+    part: str
+    exhibit: str
+    scale: str
+    verdicts: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -75,6 +93,8 @@ class Material:
     exhibits: Sequence[Shown]
     claims: Sequence[Judged]
     choices: Sequence[Choice]
+    reproduced: Sequence[Reproduced]
+    findings: Sequence[str]
     origin: Origin
 
     def of(self, system: str) -> list[Shown]:
@@ -94,9 +114,79 @@ def read(scale: str, folder: Path) -> Material:
             f"scale = {scale!r} has no exhibits; run it first (snakemake --configfile config/{scale}.yaml)"
         )
     records = _records(scale, {study for name in drawn for study in known.studies_of(name)})
-    claims = _judged(scale, known, catalogue.claims(folder)) if CLAIMS in drawn else []
+    claims = judged(scale, folder) if CLAIMS in drawn else []
     exhibits = [_shown(scale, name, known, claims, records) for name in drawn]
-    return Material(known.papers, exhibits, claims, choices, _origin(scale, records, records))
+    found = reproduced(scale, known, claims, drawn)
+    told = findings(folder) if scale == layout.PUBLISHED else []
+    return Material(known.papers, exhibits, claims, choices, found, told, _origin(scale, records, records))
+
+
+def judged(scale: str, folder: Path) -> list[Judged]:
+    """The claims with the verdicts in the numbers of the exhibit `claims`, where they stand by their ids."""
+    papers = catalogue.load(folder).papers
+    table = numbers(scale, CLAIMS)
+    if not {"id", *NAMES} <= set(table):
+        raise ConfigError(f"{layout.exhibit(scale, CLAIMS)}.csv is of an older version; draw the exhibit again")
+    rows = {row["id"]: row for row in table.to_dict("records")}
+    return [
+        Judged(claim, papers[claim.system], *(rows[claim.id][name] for name in NAMES))
+        for claim in catalogue.claims(folder)
+        if claim.id in rows
+    ]
+
+
+def reproduced(scale: str, known: Catalogue, claims: Sequence[Judged], names: Iterable[str]) -> list[Reproduced]:
+    """The map from the papers to those of the exhibits that reproduce a part of them, in the order of the papers."""
+    found = []
+    for name in names:
+        entry = known.exhibits[name]
+        if entry.reproduces is not None:
+            scales = _scales(scale, known.studies_of(name))
+            reached = " and ".join(scales) + PROXY * any(each != PAPER_SCALE for each in scales)
+            verdicts = tuple(each.verdict for each in claims if each.claim.exhibit == name and not each.own)
+            found.append(Reproduced(known.papers[entry.system].title, entry.reproduces, name, reached, verdicts))
+    begun = {each.paper for each in found}
+    for paper in (paper for paper in known.papers.values() if paper.title in begun):
+        found += [Reproduced(paper.title, part, "", f"not reproduced: {why}", ()) for part, why in paper.absent.items()]
+    order = [paper.title for paper in known.papers.values()]
+    return sorted(found, key=lambda each: (order.index(each.paper), each.part))
+
+
+def findings(folder: Path) -> list[str]:
+    """The findings, in Markdown, with the numbers of the published exhibits filled in.
+
+    Raises: ConfigError if a number is not there.
+    """
+    return [
+        finding.text.format(**{name: _cell(name, cell) for name, cell in finding.numbers.items()})
+        for finding in catalogue.findings(folder)
+    ]
+
+
+def _cell(name: str, cell: Cell) -> str:
+    table = numbers(layout.PUBLISHED, cell.exhibit)
+    where = f"findings.yaml: {name}: figures/{cell.exhibit}.csv"
+    if unknown := [column for column in (*cell.row, cell.column) if column not in table]:
+        raise ConfigError(f"{where} has no column {unknown[0]!r}; it has {', '.join(map(str, table))}")
+    for column, value in cell.row.items():
+        table = table[table[column] == value]
+    if len(table) != 1:
+        raise ConfigError(f"{where} has {len(table)} rows with {cell.row}; one is needed")
+    found = re.search(cell.find, table[cell.column].iloc[0])
+    if found is None:
+        raise ConfigError(f"{where}: {table[cell.column].iloc[0]!r} has nothing like {cell.find!r}")
+    return found[1] if found.groups() else found[0]
+
+
+def numbers(scale: str, exhibit: str) -> pd.DataFrame:
+    """The numbers of an exhibit as texts. Raises: DamagedFileError if they are not those that were drawn."""
+    return _numbers(_verified(layout.exhibit(scale, exhibit), "csv"))
+
+
+def origin_of(scale: str, studies: Iterable[str]) -> Origin:
+    """Where the results of studies come from."""
+    records = _records(scale, studies)
+    return _origin(scale, records, records)
 
 
 def _shown(
@@ -141,23 +231,6 @@ def _size(path: Path) -> tuple[float, float]:
     with damage.reading(path, "a figure in SVG"), path.open() as file:
         _, _, width, height = re.search(r'viewBox="([^"]*)"', file.read(2000))[1].split()  # type: ignore[index]
         return float(width), float(height)
-
-
-def _judged(scale: str, known: Catalogue, claims: Iterable[Claim]) -> list[Judged]:
-    """The claims with the verdicts in the numbers of the exhibit `claims`, where they stand by their statements."""
-    table = _numbers(_verified(layout.exhibit(scale, CLAIMS), "csv"))
-    rows = {row["claim"]: row for row in table.to_dict("records")}
-    return [
-        Judged(
-            claim,
-            known.papers[claim.system],
-            rows[claim.statement]["verdict"],
-            rows[claim.statement]["evidence"],
-            " and ".join(_scales(scale, claim.settings.get("studies", ()))),
-        )
-        for claim in claims
-        if claim.statement in rows
-    ]
 
 
 # --- Where results come from ----------------------------------------------------------------------------------------

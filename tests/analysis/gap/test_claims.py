@@ -3,53 +3,70 @@ from dataclasses import replace
 import pytest
 from tests.analysis.judge import judge
 
-from optrepro.analysis import verdict as words
-from optrepro.analysis.intervals import Interval
+from optrepro.catalogue import Margin
+
+MARGIN = Margin(points=0.5, percent=1)
+AS_GOOD = {"optimizers": ["raw", "debiased"], "margin": MARGIN}
 
 
 @pytest.mark.parametrize(
-    ("paper", "each", "verdict"),
-    [(0.86, 0.84, "holds"), (0.84, 0.80, "holds in part"), (0.80, 0.80, "fails")],
+    ("raw", "debiased", "verdict"),
+    [(0.86, 0.848, "holds"), (0.848, 0.80, "holds in part"), (0.80, 0.80, "fails")],
 )
-def test_matching_means_that_the_interval_does_not_lie_wholly_below_zero(training_study, paper, each, verdict):
-    study = training_study(paper=paper, paper_each=each)
-    found = judge("matches-best-fixed", study, optimizers=["paper", "paper-each"])
+def test_as_good_is_no_worse_than_the_best_fixed_candidate_by_more_than_the_margin(
+    training_study, raw, debiased, verdict
+):
+    found = judge("matches-best-fixed", training_study(raw=raw, debiased=debiased), **AS_GOOD)
     assert found.verdict == verdict
     assert "momentum 0.9" in found.evidence
     assert "[" in found.evidence
 
 
+def test_noise_earns_no_verdict(training_study):
+    study = training_study(seeds=3)
+    rules = study.runs.optimizer.isin(AS_GOOD["optimizers"]) & (study.runs.metric == "test_accuracy")
+    study.runs.loc[rules, "value"] += study.runs[rules].seed.map({0: -0.2, 1: 0.0, 2: 0.2})
+    assert judge("matches-best-fixed", study, **AS_GOOD).verdict == "undecided"
+
+
+def test_a_rule_that_never_switched_holds_trivially(training_study):
+    study = training_study(raw=0.86, debiased=0.86)
+    chosen = (study.runs.optimizer == "raw") & study.runs.metric.str.startswith("chosen")
+    study.runs.loc[chosen, "value"] = (study.runs[chosen].metric == "chosen[1]").astype(float)
+    assert judge("matches-best-fixed", study, **AS_GOOD).verdict == "holds trivially"
+
+
 @pytest.mark.parametrize(("level", "verdict"), [(0.86, "holds"), (0.80, "fails")])
 def test_the_sweep_is_not_needed_if_the_rule_keeps_up_at_every_rate(training_study, level, verdict):
-    found = judge("matches-at-every-rate", training_study(paper=level), optimizer="paper")
+    found = judge("matches-at-every-rate", training_study(raw=level), optimizers=["raw"], margin=MARGIN)
     assert found.verdict == verdict
 
 
 @pytest.mark.parametrize(
-    ("seed", "rule", "settings"),
+    ("role", "rule", "settings"),
     [
-        ("tuning", "matches-at-every-rate", {"optimizer": "raw"}),
-        ("tuning", "one-rule-at-every-rate", {}),
-        ("tuning", "beats-controls-everywhere", {"pairs": {"raw": ["mean"]}, "at": "every rate"}),
-        ("test", "beats-controls-everywhere", {"pairs": {"raw": ["mean"]}}),
+        ("tuning", "matches-at-every-rate", {"optimizers": ["raw"]}),
+        ("tuning", "beats-controls", {"pairs": {"raw": ["mean"]}, "at": "every rate"}),
         ("test", "beats-controls", {"pairs": {"raw": ["mean"]}}),
         ("test", "matches-best-fixed", {"optimizers": ["raw"]}),
-        ("test", "highest-accuracy", {"optimizer": "raw", "among": ["mean"]}),
+        ("test", "adapts-after-shift", {"optimizer": "raw"}),
     ],
 )
-def test_one_seed_judges_nothing(training_study, seed, rule, settings):
+def test_two_seeds_judge_nothing(training_study, role, rule, settings):
     study = training_study()
-    role = {"tuning": "tune", "test": "test"}[seed]
-    runs = study.runs[(study.runs.role != role) | (study.runs.seed == 0)]
+    name = {"tuning": "tune", "test": "test"}[role]
+    runs = study.runs[(study.runs.role != name) | (study.runs.seed < 2)]
     found = judge(rule, type(study)(runs, study.facts), **settings)
-    assert found == ("not run", f"gap-sgdm: one {seed} seed gives no interval")
+    assert found == ("undecided", f"gap-sgdm has 2 {role} seeds; a verdict needs 3")
 
 
-@pytest.mark.parametrize(("level", "verdict"), [(0.87, "holds"), (0.84, "holds in part"), (0.83, "fails")])
+@pytest.mark.parametrize(("level", "verdict"), [(0.87, "holds"), (0.841, "undecided"), (0.83, "fails")])
 def test_highest_means_wholly_above_the_best_of_the_others(training_study, level, verdict):
-    study = training_study(validation=level)
-    found = judge("highest-accuracy", study, optimizer="validation", among=["momentum-90", "paper", "validation"])
-    assert found.verdict == verdict
+    study, among = training_study(validation=level), ["momentum-90", "paper", "validation"]
+    assert judge("highest-accuracy", study, optimizer="validation", among=among).verdict == verdict
+    if verdict == "undecided":  # a lead of at most 2 points is none where these matter to nobody
+        wide = Margin(points=2)
+        assert judge("highest-accuracy", study, optimizer="validation", among=among, margin=wide).verdict == "fails"
 
 
 @pytest.mark.parametrize(
@@ -101,12 +118,6 @@ def test_matching_says_what_was_taken_and_how_far_the_fixed_candidate_that_is_be
     assert "], always took 0.5; GAP, raw" in judge("matches-best-fixed", study, optimizers=["paper", "raw"]).evidence
 
 
-def test_no_number_of_the_evidence_is_a_signed_zero_or_loses_its_side_of_zero():
-    tiny = words.signed(Interval(-6e-06, -0.35, 1e-20))
-    assert tiny == "-6e-06\N{NO-BREAK SPACE}[-0.350,\N{NO-BREAK SPACE}0.000]"
-    assert words.points(Interval(0.01, -0.001, -0.00001)).endswith("-0.001]")
-
-
 def test_always_the_smallest_candidate_is_said_to_be_that_fixed_candidate(training_study):
     study = training_study()
     paper, fixed = (study.runs[study.runs.optimizer == key] for key in ("paper", "momentum-50"))
@@ -131,7 +142,7 @@ def test_one_rule_has_to_hold_its_own_in_every_study(training_study, raw, paper,
         training_study(raw=raw, paper=paper, **levels),
         training_study(adam=True, raw=raw, paper=paper, **levels),
     ]
-    assert judge("one-rule-at-every-rate", *studies).verdict == verdict
+    assert judge("matches-at-every-rate", *studies).verdict == verdict
 
 
 def test_two_rules_that_hold_in_one_study_each_hold_in_part_at_most(training_study):
@@ -140,25 +151,25 @@ def test_two_rules_that_hold_in_one_study_each_hold_in_part_at_most(training_stu
         training_study(raw=0.86, paper=0.80, **levels),
         training_study(adam=True, raw=0.80, paper=0.86, **levels),
     ]
-    found = judge("one-rule-at-every-rate", *studies)
+    found = judge("matches-at-every-rate", *studies)
     assert found.verdict == "fails"  # each at half of the learning rates
     assert "at 3 of 6 learning rates, the most of 5 rules" in found.evidence
-    assert "gap-sgdm 0 of 3 (not at 0.01, 0.03, 0.1), gap-adam 3 of 3; by paired differences at 3" in found.evidence
-    assert "random switching at 2, mean of the buffers at 6; at 2 of the 4 where one of these is not" in found.evidence
+    assert "gap-sgdm 0 of 3 (worse at 0.01, 0.03, 0.1), gap-adam 3 of 3" in found.evidence
+    assert "random switching at 0, mean of the buffers at 6; at 3 of the 6 where one of these is not" in found.evidence
 
 
 def test_a_rule_that_is_named_is_judged_alone(training_study):
-    found = judge("one-rule-at-every-rate", training_study(), optimizers=["paper", "paper-each"])
+    found = judge("matches-at-every-rate", training_study(), optimizers=["paper", "paper-each"])
     assert found.verdict == "fails"
-    found = judge("one-rule-at-every-rate", training_study(), optimizers=["continuous"])
+    found = judge("matches-at-every-rate", training_study(), optimizers=["continuous"])
     assert found == ("not run", "continuous is not among the runs")
 
 
 def test_controls_have_to_be_beaten_in_every_study(training_study):
     weak, strong = training_study(raw=0.84, adam=True), _by_loss(training_study(raw=0.87))
     pairs = {"raw": ["random-raw", "mean"]}
-    assert judge("beats-controls-everywhere", strong, pairs=pairs).verdict == "holds"
-    found = judge("beats-controls-everywhere", strong, weak, pairs=pairs)
+    assert judge("beats-controls", strong, pairs=pairs).verdict == "holds"
+    found = judge("beats-controls", strong, weak, pairs=pairs)
     assert found.verdict == "holds in part"
     assert "gap-sgdm (nats): GAP, raw: +0.0" in found.evidence
     assert "gap-adam (points): GAP, raw: -1." in found.evidence
@@ -169,8 +180,8 @@ def test_controls_may_have_to_be_beaten_over_all_learning_rates(training_study):
     runs = study.runs
     worse = (runs.optimizer == "raw") & (runs.role == "tune") & (runs.metric == "validation_accuracy")
     runs.loc[worse & (runs.learning_rate == 0.1), "value"] = 0.5
-    assert judge("beats-controls-everywhere", study, pairs=pairs).verdict == "holds"
-    assert judge("beats-controls-everywhere", study, pairs=pairs, at="every rate").verdict == "fails"
+    assert judge("beats-controls", study, pairs=pairs).verdict == "holds"
+    assert judge("beats-controls", study, pairs=pairs, at="every rate").verdict == "fails"
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ def test_scores_average_the_runs_and_combine_their_errors(concept_study):
     table = concept.scores(concept_study())
     row = table.query("phase == 'late' and batch_size == 512 and metric == 'autocorrelation' and lag == 2").squeeze()
     assert row.value == pytest.approx(0.95**2)
-    assert row.error == pytest.approx(0.03 / np.sqrt(2))  # two runs with the same standard error
+    assert row.error == pytest.approx(0.03 / np.sqrt(3))  # three runs with the same standard error
 
 
 def test_every_kind_of_score_has_one_best_candidate_in_every_window(concept_study):

@@ -44,9 +44,9 @@ def test_stationarity_is_rejected_where_the_statistics_are_large_and_nowhere_els
     table = diagnostics.stationarity(diagnostics_study())
     assert (table[table.length == 80].rejected == 1).all()
     assert (table[table.length < 80].rejected == 0).all()
-    # two tensors, two runs, and so many windows in 120 steps
+    # two tensors, three runs, and so many windows in 120 steps
     counts = table[(table.workload == "gpt") & (table.series == "kpss_lag1")].set_index("length").tests
-    assert counts.to_dict() == {20: 24, 40: 12, 80: 4}
+    assert counts.to_dict() == {20: 36, 40: 18, 80: 6}
 
 
 def test_rejections_are_those_of_the_shortest_windows(diagnostics_study):
@@ -101,6 +101,6 @@ def test_a_drift_that_is_half_from_the_first_distance_on_is_given_that_distance(
 def test_complete_blocks_hold_every_lag_and_the_self_term_that_is_asked_for(diagnostics_study):
     study = diagnostics_study(rho=0.5)
     paper, debiased = (diagnostics.complete_blocks(study, name) for name in ("R0", "halves"))
-    assert [run.shape for run in paper["gpt"]] == [(23, 7)] * 2  # the first block has no lag of 5 or 6
+    assert [run.shape for run in paper["gpt"]] == [(23, 7)] * 3  # the first block has no lag of 5 or 6
     assert paper["perceptron"][0][0] == pytest.approx(2 * np.array([1, *0.5 * 0.5 ** np.arange(1, 7)]))
     assert debiased["perceptron"][0][0] == pytest.approx(2 * 0.5 * 0.5 ** np.arange(7))

@@ -36,8 +36,8 @@ def test_perturbations_have_their_size_and_stay_under_the_bound(diagnostics_stud
     points = stability.perturbations(diagnostics_study())
     assert points.bound.to_numpy() == pytest.approx(2 * points["size"].to_numpy())
     assert (points.loss <= points.bound).all()
-    # 5 windows in 2 runs, 16 directions
-    assert set(points.groupby(["workload", "score", "family", "size"]).size()) == {5 * 2 * 16}
+    # 5 windows in 3 runs, 16 directions
+    assert set(points.groupby(["workload", "score", "family", "size"]).size()) == {5 * 3 * 16}
     assert points.equals(stability.perturbations(diagnostics_study()))
 
 

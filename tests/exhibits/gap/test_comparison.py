@@ -84,25 +84,22 @@ def test_a_missing_run_marks_the_figure_as_partial(training_study, whole, exhibi
     assert figure.get_suptitle().startswith("PARTIAL: 1 of ")
 
 
-@pytest.fixture(scope="module")
-def wordy(materials):
-    """The claims with more evidence than anyone reads in a figure."""
+def test_the_claims_fit_a_page_when_all_are_judged_on_proxies(materials):
     claims = materials["claims"].tables["claims"]
-    return Material({"claims": claims.assign(evidence="points above the best: +0.5 [+0.3, +0.7]; " * 20)}, {})
-
-
-def test_the_claims_fit_a_page_however_long_their_evidence(wordy):
-    figure = drawing.module("claims").figure(wordy)
+    judged = claims.assign(scale="overnight", proxy=claims.setting.notna())
+    figure = drawing.module("claims").figure(Material({"claims": judged}, {}))
     figure.draw_without_rendering()
     drawing.assert_fits_the_page(figure)
-    assert figure.bbox_inches.height * 25.4 <= 250
 
 
-def test_evidence_is_cut_in_the_figure_and_whole_in_the_table(wordy):
-    shown = drawing.shown(drawing.module("claims").figure(wordy))
-    claims = wordy.tables["claims"]
-    assert sum(text.endswith(" …") for text in shown) == len(claims)
-    assert list(drawing.module("claims").table(wordy).evidence) == list(claims.evidence)
+def test_a_claim_that_was_judged_on_a_proxy_is_marked_so(materials, figures):
+    claims = materials["claims"].tables["claims"]
+    table = drawing.module("claims").table(materials["claims"])
+    assert claims.proxy.any()
+    assert not claims.proxy.all()
+    assert list(table.scale.str.endswith(", a proxy")) == list(claims.proxy)
+    assert sum(", a proxy of: " in text for text in drawing.shown(figures["claims"])) == claims.proxy.sum()
+    assert list(table.evidence) == list(claims.evidence)
 
 
 def test_a_failed_claim_is_printed_as_failed(materials, figures):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import pandas as pd
 
@@ -12,140 +11,106 @@ from optrepro.analysis.gap import shift
 from optrepro.analysis.intervals import Interval, mean_interval
 from optrepro.analysis.results import StudyResults
 from optrepro.analysis.verdict import (
-    FAILS,
-    HOLDS,
-    IN_PART,
     NBSP,
-    NOT_RUN,
+    Outcome,
     Verdict,
-    all_or_some,
+    as_good,
+    better,
     interval_of,
-    not_below,
+    judged,
+    met,
     points,
     signed,
+    together,
+    too_few,
 )
+from optrepro.catalogue import Margin
 
-COUNTS = ["rates", "inside", "held", "above", "telling", "told"]
+STRICT = Margin()
 
 
-def matches_best_fixed(study: StudyResults, *, optimizers: Sequence[str]) -> Verdict:
-    """Holds if every optimizer matches or is above the fixed candidate that the sweep picks; in part if some do.
+def matches_best_fixed(study: StudyResults, *, optimizers: Sequence[str], margin: Margin = STRICT) -> Verdict:
+    """Holds if every optimizer is as good as the fixed candidate that the sweep picks; in part if some are.
 
-    If the criterion is loss, an optimizer with a diverged test run does not match. The evidence also states how often
-    the smallest candidate was chosen, and the difference to the fixed candidate that is best on test data.
+    One that took the same candidate in every choice is so trivially. If the criterion is loss, one with a diverged test
+    run is not. The evidence also states how often the smallest candidate was chosen, and the difference to the fixed
+    candidate that is best on test data.
     """
-    if alone := _one_seed("test", study):
-        return alone
     table = comparison.scores(study).set_index("optimizer")
-    reached, evidence, on_test = [], [], []
+    reference, top = (table[column].iloc[0] for column in ("reference", "top"))
+    allowed = margin.of(study.facts.criterion, table.loc[reference][f"test_{study.facts.criterion}"])
+    outcomes, evidence, on_test = [], [], []
     for key in optimizers:
         row = table.loc[key]
+        difference = interval_of(row, "difference")
         lost = row.diverged if study.facts.criterion == "loss" else 0
-        reached.append(not_below(interval_of(row, "difference")) and not lost)
-        words = [_gain(study, interval_of(row, "difference")), *_smallest_taken(study, key)]
+        outcome = Outcome.MISSED if lost else as_good(difference, allowed)
+        shares = _shares(study, key)
+        fixed = shares is not None and shares.max() == 1
+        outcomes.append(Outcome.TRIVIAL if outcome is Outcome.MET and fixed else outcome)
+        words = [_gain(study, difference), *_smallest_taken(shares)]
         evidence.append(f"{row.label}: {', '.join(words)}" + f", {lost} diverged" * bool(lost))
         on_test.append(f"{row.label}: {_gain(study, interval_of(row, 'top_difference'))}")
-    reference, top = (table[column].iloc[0] for column in ("reference", "top"))
     text = f"{_ahead_of(study)} {study.facts.label(reference)}: {'; '.join(evidence)}"
     if top != reference:
         text += f"; {_ahead_of(study)} {study.facts.label(top)}, the best on test data: {'; '.join(on_test)}"
-    return all_or_some(reached, text)
+    return judged(outcomes, text)
 
 
-def matches_at_every_rate(*studies: StudyResults, optimizer: str) -> Verdict:
-    """Holds if, at each learning rate of the sweep, the optimizer matches the candidate that is best at that rate.
+def matches_at_every_rate(
+    *studies: StudyResults, optimizers: Sequence[str] = (), group: str = "dynamic", margin: Margin = STRICT
+) -> Verdict:
+    """Holds if one rule is as good as the best fixed candidate at every rate where that trains, in every study.
 
-    They are compared on validation data over the tuning seeds. The claim holds in part if the optimizer matches at more
-    than half of the rates.
+    They are compared on validation data over the tuning seeds, with the reference of `comparison.rates`. The rule that
+    is as good most often decides: the claim holds in part if it is so at more than half of the rates. Rules are the
+    given optimizers, or all of the group that every study has. The evidence also states the counts of the controls of
+    `comparison.BLIND`, and that of the rule at the rates where one of these is not shown to be.
     """
-    if alone := _one_seed("tune", *studies):
-        return alone
-    reached, evidence = [], []
-    for study in studies:
-        accuracy = comparison.tuning_accuracy(study)
-        fixed = _of_group(study, "fixed")
-        below = []
-        for rate in accuracy[optimizer].columns:
-            best = max(fixed, key=lambda key: accuracy[key, rate].mean())
-            matched = not_below(mean_interval(accuracy[optimizer, rate] - accuracy[best, rate]))
-            reached.append(matched)
-            below += [] if matched else [f"{rate:g}"]
-        evidence.append(f"{study.facts.study}: below at {', '.join(below) or 'none'} of {len(accuracy[optimizer].T)}")
-    text = "; ".join(evidence) + " learning rates"
-    if all(reached):
-        return Verdict(HOLDS, text)
-    return Verdict(IN_PART if sum(reached) > len(reached) / 2 else FAILS, text)
-
-
-def one_rule_at_every_rate(*studies: StudyResults, optimizers: Sequence[str] = (), group: str = "dynamic") -> Verdict:
-    """Holds if one rule matches the reference of `comparison.rates` at every rate where it trains, in every study.
-
-    A rule matches if it is `inside` there, on validation data over the tuning seeds. The rule that matches most often
-    decides: the claim holds in part if it matches at more than half of these rates, else it fails. Rules are the given
-    optimizers, or all of the group that every study has. The evidence also states the paired differences, and the
-    counts at the rates where a control of `comparison.BLIND` does not match.
-    """
-    if alone := _one_seed("tune", *studies):
-        return alone
-    held = comparison.held(*studies)
-    table = held[held.rule.isin(optimizers) if optimizers else held.group == group]
-    common = table.groupby("rule", sort=False).filter(lambda rows: len(rows) == len(studies))
-    if common.empty:
+    if few := _few_tuning_seeds(*studies):
+        return few
+    table = pd.concat([_at_rates(study, margin) for study in studies], ignore_index=True)
+    rules = table[table.rule.isin(optimizers) if optimizers else table.group == group]
+    everywhere = rules.groupby("rule", sort=False).filter(lambda rows: rows.study.nunique() == len(studies))
+    if everywhere.empty:
         raise KeyError(" or ".join(optimizers) or group)
-    sums = common.groupby("rule", sort=False)[COUNTS].sum()
-    best = sums.sort_values(["inside", "held", "above"], ascending=False, kind="stable").index[0]
-    own: Any = common[common.rule == best]
-    parts = [
-        f"{row.study} {row.inside} of {row.rates}" + f" (not at {row.outside})" * bool(row.outside)
-        for row in own.itertuples()
-    ]
-    matched, cells = int(sums.inside[best]), int(sums.rates[best])
-    others = f", the most of {len(sums)} rules" if len(sums) > 1 else ""
+    counts = everywhere.groupby("rule", sort=False)[["good", "open"]].sum()
+    best = counts.sort_values(["good", "open"], ascending=False, kind="stable").index[0]
+    own = everywhere[everywhere.rule == best]
+    others = f", the most of {len(counts)} rules" if len(counts) > 1 else ""
     evidence = (
-        f"{own.label.iloc[0]}: at {matched} of {cells} learning rates{others}; {_beside_blind(held, sums.loc[best])}; "
-        f"{', '.join(parts)}; by paired differences at {int(sums.held[best])}"
+        f"{own.label.iloc[0]}: as good at {own.good.sum()} of {len(own)} learning rates{others}, open at "
+        f"{own.open.sum()}; {_beside_blind(table, own)}; {', '.join(_by_study(own))}"
     )
-    if matched == cells:
-        return Verdict(HOLDS, evidence)
-    return Verdict(IN_PART if matched > cells / 2 else FAILS, evidence)
+    return judged(own.outcome, evidence, share=0.5)
 
 
-def highest_accuracy(study: StudyResults, *, optimizer: str, among: Sequence[str]) -> Verdict:
-    """Holds if the optimizer beats the best of the others; in part if it matches it or is above it."""
-    if alone := _one_seed("test", study):
-        return alone
+def highest_accuracy(study: StudyResults, *, optimizer: str, among: Sequence[str], margin: Margin = STRICT) -> Verdict:
+    """Holds if the optimizer is better than the best of the others, by test mean."""
     accuracy = comparison.final(study, "test_accuracy")
     best = str(accuracy[[key for key in among if key != optimizer]].mean().idxmax())
     difference = mean_interval(comparison.paired_difference(accuracy, optimizer, best))
     evidence = f"points above {study.facts.label(best)}: {points(difference)}"
-    if difference.low > 0:
-        return Verdict(HOLDS, evidence)
-    return Verdict(IN_PART if not_below(difference) else FAILS, evidence)
+    return judged([better(difference, margin.of("accuracy", 1.0))], evidence)
 
 
-def beats_controls(study: StudyResults, *, pairs: Mapping[str, Sequence[str]]) -> Verdict:
-    """Holds if every optimizer beats each of its controls; in part if at least one optimizer does."""
-    if alone := _one_seed("test", study):
-        return alone
-    beaten, evidence = _against_controls(study, comparison.test_scores(study), pairs)
-    return all_or_some(beaten, f"{_unit(study)}: {'; '.join(evidence)}")
-
-
-def beats_controls_everywhere(*studies: StudyResults, pairs: Mapping[str, Sequence[str]], at: str = "tuned") -> Verdict:
-    """Holds if in every study every optimizer beats each of its controls; in part if at least one does in one.
+def beats_controls(
+    *studies: StudyResults, pairs: Mapping[str, Sequence[str]], at: str = "tuned", margin: Margin = STRICT
+) -> Verdict:
+    """Holds if in every study every optimizer is better than each of its controls; in part if one is in one.
 
     With `at` "tuned" they are compared in the test runs, with "every rate" by the mean over the learning rates of the
     sweep, on validation data.
     """
-    if alone := _one_seed("test" if at == "tuned" else "tune", *studies):
-        return alone
-    beaten, evidence = [], []
+    if at != "tuned" and (few := _few_tuning_seeds(*studies)):
+        return few
+    outcomes, evidence = [], []
     for study in studies:
         scores = comparison.test_scores(study) if at == "tuned" else comparison.over_rates(study)
-        own, words = _against_controls(study, scores, pairs)
-        beaten += own
+        own, words = _against_controls(study, scores, pairs, margin)
+        outcomes += own
         evidence.append(f"{study.facts.study} ({_unit(study)}): {'; '.join(words)}")
-    return all_or_some(beaten, "; ".join(evidence))
+    return judged(outcomes, "; ".join(evidence))
 
 
 def switches(*studies: StudyResults, optimizer: str, most: float, compared: bool = False) -> Verdict:
@@ -157,60 +122,89 @@ def switches(*studies: StudyResults, optimizer: str, most: float, compared: bool
     for study in studies:
         overall = comparison.overall_shares(study, optimizer)
         smallest = min(overall.index, key=float)
-        switched.append(bool(overall[smallest] < most))
+        switched.append(met(bool(overall[smallest] < most)))
         words = f"{study.facts.study}: {smallest} in {100 * overall[smallest]:.1f}{NBSP}% of the choices"
         evidence.append(words + _beside_fixed(study, optimizer, float(smallest)) * compared)
-    return all_or_some(switched, f"at the tuned learning rate: {'; '.join(evidence)}")
+    return judged(switched, f"at the tuned learning rate: {'; '.join(evidence)}")
 
 
-def adapts_after_shift(*studies: StudyResults, optimizer: str) -> Verdict:
-    """Holds if the optimizer beats the best fixed candidate of tuning after every shift; in part after some."""
-    if alone := _one_seed("test", *studies):
-        return alone
+def adapts_after_shift(*studies: StudyResults, optimizer: str, margin: Margin = STRICT) -> Verdict:
+    """Holds if the optimizer is better than the best fixed candidate of tuning after each shift; in part after some."""
     table = shift.scores(*studies)
     own = table[table.optimizer == optimizer]
     if len(own) < len(studies):
         raise KeyError(optimizer)
-    evidence = [f"{row['shift']}: {points(interval_of(row, 'after_difference'))}" for row in own.to_dict("records")]
+    differences = {row["shift"]: interval_of(row, "after_difference") for row in own.to_dict("records")}
+    evidence = [f"{shifted}: {points(difference)}" for shifted, difference in differences.items()]
     text = f"{own.label.iloc[0]}, points above the best fixed candidate at the end: {'; '.join(evidence)}"
-    return all_or_some([bool(low > 0) for low in own.after_difference_low], text)
+    return judged([better(difference, margin.of("accuracy", 1.0)) for difference in differences.values()], text)
 
 
-def _one_seed(role: str, *studies: StudyResults) -> Verdict | None:
-    """The verdict "not run" if a study has one seed for this role ("test" or "tune"), and so no interval."""
-    for study in studies:
-        if study.runs[study.runs.role == role].seed.nunique() < 2:
-            words = {"test": "test", "tune": "tuning"}[role]
-            return Verdict(NOT_RUN, f"{study.facts.study}: one {words} seed gives no interval")
-    return None
+def _few_tuning_seeds(*studies: StudyResults) -> Verdict | None:
+    """The verdict where a study has too few tuning seeds."""
+    seeds = {study.facts.study: study.runs[study.runs.role == "tune"].seed.nunique() for study in studies}
+    return next((few for study, count in seeds.items() if (few := too_few(study, count, "tuning"))), None)
+
+
+def _at_rates(study: StudyResults, margin: Margin) -> pd.DataFrame:
+    """`comparison.rates` of a study where the reference trains, with the columns outcome, good and open."""
+    rates = comparison.rates(study)
+    rates = rates[rates.trains].reset_index(drop=True)
+    criterion = study.facts.criterion
+    levels = comparison.tuning_scores(study).mean()
+    outcomes = []
+    for row in rates.to_dict("records"):
+        allowed = margin.of(criterion, levels[row["best"], row["learning_rate"]])
+        lost = row["failed"] and criterion == "loss"
+        outcomes.append(Outcome.MISSED if lost else as_good(interval_of(row, "difference"), allowed))
+    found = pd.Series(outcomes, dtype=object)
+    return rates.assign(outcome=found, good=found == Outcome.MET, open=found == Outcome.OPEN)
+
+
+def _by_study(own: pd.DataFrame) -> list[str]:
+    """The counts of a rule in each study, and the rates at which it is worse."""
+    words = []
+    for study, rows in own.groupby("study", sort=False):
+        worse = ", ".join(f"{rate:g}" for rate in rows[rows.outcome == Outcome.MISSED].learning_rate)
+        words.append(f"{study} {rows.good.sum()} of {len(rows)}" + f" (worse at {worse})" * bool(worse))
+    return words
+
+
+def _beside_blind(table: pd.DataFrame, own: pd.DataFrame) -> str:
+    """The counts of the controls of `BLIND`, and that of a rule at the rates where one is not shown to be as good."""
+    blind = table[table.rule.isin(comparison.BLIND)]
+    reached = [f"{label} at {rows.good.sum()}" for label, rows in blind.groupby("label", sort=False)]
+    beaten = blind[~blind.good].groupby(["study", "learning_rate"]).size().index
+    telling = own.set_index(["study", "learning_rate"]).good.reindex(beaten)
+    return f"{', '.join(reached)}; at {int(telling.sum())} of the {len(telling)} where one of these is not shown to be"
 
 
 def _against_controls(
-    study: StudyResults, scores: pd.DataFrame, pairs: Mapping[str, Sequence[str]]
-) -> tuple[list[bool], list[str]]:
-    """Whether each optimizer beats all its controls, and the evidence; `scores` are seeds by optimizers."""
-    beaten, evidence = [], []
+    study: StudyResults, scores: pd.DataFrame, pairs: Mapping[str, Sequence[str]], margin: Margin
+) -> tuple[list[Outcome], list[str]]:
+    """Whether each optimizer is better than all its controls, and the evidence; `scores` are seeds by optimizers."""
+    outcomes, evidence = [], []
     for optimizer, controls in pairs.items():
         differences = {key: mean_interval(comparison.paired_difference(scores, optimizer, key)) for key in controls}
-        beaten.append(all(d.low > 0 for d in differences.values()))
+        allowed = {key: margin.of(study.facts.criterion, scores[key].mean()) for key in controls}
+        outcomes.append(together(better(difference, allowed[key]) for key, difference in differences.items()))
         ahead = "above" if study.facts.criterion == "accuracy" else "below"
         words = ", ".join(f"{_gain(study, d)} {ahead} {study.facts.label(key)}" for key, d in differences.items())
         evidence.append(f"{study.facts.label(optimizer)}: {words}")
-    return beaten, evidence
+    return outcomes, evidence
 
 
-def _beside_blind(held: pd.DataFrame, own: pd.Series) -> str:
-    """The counts of the controls of `BLIND`, and that of a rule at the rates where one of them does not match."""
-    blind = held[held.rule.isin(comparison.BLIND)].groupby("label", sort=False)[COUNTS].sum()
-    reached = [f"{label} at {row.inside}" for label, row in blind.iterrows()]
-    return f"{', '.join(reached)}; at {own.told} of the {own.telling} where one of these is not"
-
-
-def _smallest_taken(study: StudyResults, optimizer: str) -> list[str]:
-    """How often the optimizer chose its smallest candidate, in words; empty without recorded choices."""
+def _shares(study: StudyResults, optimizer: str) -> pd.Series | None:
+    """The shares of an optimizer's candidates among its choices; None without recorded choices."""
     try:
-        shares = comparison.overall_shares(study, optimizer)
+        return comparison.overall_shares(study, optimizer)
     except KeyError:
+        return None
+
+
+def _smallest_taken(shares: pd.Series | None) -> list[str]:
+    """How often the smallest candidate was chosen, in words; empty without recorded choices."""
+    if shares is None:
         return []
     smallest = min(shares.index, key=float)
     share = shares[smallest]

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 from optrepro.analysis.gap import concept, diagnostics, families
 from optrepro.analysis.results import StudyResults
-from optrepro.analysis.verdict import FAILS, HOLDS, IN_PART, NBSP, Verdict, all_or_some, p_value
+from optrepro.analysis.verdict import FAILS, HOLDS, IN_PART, NBSP, Verdict, judged, met, p_value
 from optrepro.conventions import ALPHA
 
 
@@ -50,7 +50,7 @@ def expected_families_win(study: StudyResults, *, expected: Mapping[str, Sequenc
     """Holds if one of the expected families has the lowest final median gap on every toy; in part on some."""
     winners = _winners(study)
     won = [winners[toy][0] in names for toy, names in expected.items()]
-    return all_or_some(won, "; ".join(f"{toy}: {winners[toy][0]}" for toy in expected))
+    return judged(map(met, won), "; ".join(f"{toy}: {winners[toy][0]}" for toy in expected))
 
 
 def decay_rate_predicts_choice(study: StudyResults) -> Verdict:
@@ -61,9 +61,7 @@ def decay_rate_predicts_choice(study: StudyResults) -> Verdict:
     agrees = [predicted[key] == value for key, value in measured.items()]
     span = f"rho from {rates.min():.2f} to {rates.max():.2f}"
     evidence = f"the best candidate is the predicted one in {sum(agrees)} of {len(agrees)} windows; {span}"
-    if all(agrees):
-        return Verdict(HOLDS, evidence)
-    return Verdict(IN_PART if sum(agrees) > len(agrees) / 2 else FAILS, evidence)
+    return judged(map(met, agrees), evidence, share=0.5)
 
 
 def stationary_over_memories(concepts: StudyResults, followed: StudyResults) -> Verdict:
@@ -80,7 +78,7 @@ def stationary_over_memories(concepts: StudyResults, followed: StudyResults) -> 
     slow, changes = _slower_than_memories(followed, memories)
     calm, tests = _calm_over_memories(followed, memories)
     evidence = f"{changes}; {tests}; best candidate early, halfway and late: {choices}"
-    return all_or_some([*persists, *slow, *calm], evidence)
+    return judged(map(met, [*persists, *slow, *calm]), evidence)
 
 
 def self_term_lowers_choice(study: StudyResults) -> Verdict:

@@ -81,6 +81,11 @@ def areas(study: StudyResults) -> pd.DataFrame:
     return _areas(_objectives(study, "test")).unstack("optimizer")
 
 
+def finals(study: StudyResults) -> pd.DataFrame:
+    """Final objective of each test run: rows are panels and repetitions, columns optimizers."""
+    return _finals(_objectives(study, "test")).unstack("optimizer")
+
+
 def panels(study: StudyResults) -> dict[str, str]:
     """The panels that have results, in the order of the config, with the titles of their data sets."""
     present = columns.in_order(study.facts.settings["panels"], study.runs.workload[study.runs.role == "test"])

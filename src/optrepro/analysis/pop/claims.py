@@ -7,24 +7,41 @@ from typing import Any
 
 import pandas as pd
 
+from optrepro.analysis.intervals import Interval
 from optrepro.analysis.pop import generalization, outside
 from optrepro.analysis.results import StudyResults
-from optrepro.analysis.verdict import Verdict, all_or_some, interval_of, p_value, signed
-from optrepro.conventions import ALPHA, POP
+from optrepro.analysis.verdict import (
+    Outcome,
+    Verdict,
+    better,
+    interval_of,
+    judged,
+    met,
+    p_value,
+    signed,
+    together,
+    too_few,
+)
+from optrepro.catalogue import Margin
+from optrepro.conventions import POP
+
+STRICT = Margin()
 
 
-def policy_outperforms(study: StudyResults, *, collection: str, groups: Sequence[str]) -> Verdict:
-    """Holds if the policy beats every optimizer of the groups at the trained horizon; in part if it beats some.
+def policy_outperforms(
+    study: StudyResults, *, collection: str, groups: Sequence[str], margin: Margin = STRICT
+) -> Verdict:
+    """Holds if the policy is better than every optimizer of the groups at the trained horizon; in part than some.
 
-    The policy beats an optimizer if its mean improvement over the functions is larger and the p-value of Wilcoxon's
-    test, after Holm's correction, is below 0.05.
+    They are compared by improvement and by digits of the regret, paired over the functions.
     """
     compared = generalization.compare(study, [_run(study, collection)], [study.facts.settings["budget"]])
-    return all_or_some(*_against(compared, groups))
+    against, text = _against(compared, groups, margin)
+    return judged([outcome for outcomes in against.values() for outcome in outcomes], text)
 
 
 def policy_outperforms_beyond_horizon(
-    study: StudyResults, *, groups: Sequence[str], multiples: Sequence[int]
+    study: StudyResults, *, groups: Sequence[str], multiples: Sequence[int], margin: Margin = STRICT
 ) -> Verdict:
     """Holds if at every multiple of the horizon the policy beats every optimizer of the groups; in part if at some.
 
@@ -32,18 +49,19 @@ def policy_outperforms_beyond_horizon(
     """
     table = generalization.budgets(study)
     table = table[table.collection == generalization.PRIOR]
-    return _in_every_case({f"{m} times the horizon": table[table.multiple == m] for m in multiples}, groups)
+    return _in_every_case({f"{m} times the horizon": table[table.multiple == m] for m in multiples}, groups, margin)
 
 
 def policy_outperforms_in_dimensions(
-    study: StudyResults, *, policy: str, groups: Sequence[str], dimensions: Sequence[int]
+    study: StudyResults, *, policy: str, groups: Sequence[str], dimensions: Sequence[int], margin: Margin = STRICT
 ) -> Verdict:
     """Holds if in every dimension the policy beats every optimizer of the groups; in part if in some.
 
     The comparison is that of `policy_outperforms`, on functions of the prior, for the given policy.
     """
     table = generalization.dimensions(study, policy)
-    return _in_every_case({f"{d} dimensions": table[table.dimension == d] for d in dimensions}, groups, policy)
+    cases = {f"{d} dimensions": table[table.dimension == d] for d in dimensions}
+    return _in_every_case(cases, groups, margin, policy)
 
 
 def first_on_collection(study: StudyResults, *, group: str, significance: float) -> Verdict:
@@ -63,46 +81,52 @@ def first_on_collection(study: StudyResults, *, group: str, significance: float)
         first = own < best["rank"]
         overall = others[others.group == outside.EVERY]
         beaten = (overall.wins > overall.losses) & (overall.p < significance)
-        ahead.append(bool(first.all() and beaten.all()))
+        ahead.append(met(bool(first.all() and beaten.all())))
         leader: Any = best.loc[outside.EVERY]
         evidence.append(
             f"{budget} evaluations: first in {first.sum()} of {len(first)} classes, beats {beaten.sum()} of "
             f"{len(beaten)}; rank {own[outside.EVERY]:.2f} to {leader.label} {leader['rank']:.2f}"
         )
     problems = int(table[table.group == outside.EVERY].problems.max())
-    return all_or_some(ahead, f"{problems} problems; {'; '.join(evidence)}")
+    return judged(ahead, f"{problems} problems; {'; '.join(evidence)}")
 
 
-def ablation_is_worse(study: StudyResults, *, policy: str) -> Verdict:
-    """Holds if the policy is worse than the standard one on the benchmark by both measures; in part by one of them.
+def ablation_is_worse(study: StudyResults, *, policy: str, margin: Margin = STRICT) -> Verdict:
+    """Holds if the standard policy is better than this one on the benchmark by both measures; in part by one of them.
 
-    It is worse if the mean paired difference over the functions is negative and Wilcoxon's p is below 0.05. The
-    measures are improvement and digits.
+    The measures are improvement and digits of the regret, paired over the functions.
     """
+    if few := too_few(study.facts.study, study.facts.settings["repetitions"], "training"):
+        return few
     row: Any = generalization.ablation(study).set_index("optimizer").loc[policy]
-    worse, evidence = [], []
+    outcomes, evidence = [], []
     for measure in generalization.MEASURES:
         difference, p = interval_of(row, f"vlse_{measure}_difference"), row[f"vlse_{measure}_p"]
-        worse.append(bool(difference.mean < 0 and p < ALPHA))
-        evidence.append(f"{measure} {signed(difference)} ({p_value(p)})")
-    text = f"{row.group} {row.label} less standard, {row.benchmark_functions} functions: {', '.join(evidence)}"
-    return all_or_some(worse, text)
+        lead = Interval(-difference.mean, -difference.high, -difference.low)
+        outcomes.append(better(lead, getattr(margin, measure)))
+        evidence.append(f"{measure} {signed(lead)} ({p_value(p)})")
+    text = f"standard less {row.group} {row.label}, {row.benchmark_functions} functions: {', '.join(evidence)}"
+    return judged(outcomes, text)
 
 
-def _in_every_case(cases: Mapping[str, pd.DataFrame], groups: Sequence[str], policy: str = POP) -> Verdict:
-    """Holds if the policy beats every optimizer of the groups in every case; in part if in some."""
+def _in_every_case(
+    cases: Mapping[str, pd.DataFrame], groups: Sequence[str], margin: Margin, policy: str = POP
+) -> Verdict:
+    """Holds if by each measure the policy is better than every optimizer in every case; in part in some."""
     ahead, evidence = [], []
     for case, compared in cases.items():
         if compared.empty:
             raise KeyError(case)
-        beaten, text = _against(compared, groups, policy)
-        ahead.append(all(beaten))
+        against, text = _against(compared, groups, margin, policy)
+        ahead += [together(outcomes) for outcomes in against.values()]
         evidence.append(f"{case}: {text}")
-    return all_or_some(ahead, "; ".join(evidence))
+    return judged(ahead, "; ".join(evidence))
 
 
-def _against(compared: pd.DataFrame, groups: Sequence[str], policy: str = POP) -> tuple[list[bool], str]:
-    """Whether the policy beats each optimizer of the groups, and the evidence: the count and the strongest optimizer.
+def _against(
+    compared: pd.DataFrame, groups: Sequence[str], margin: Margin, policy: str = POP
+) -> tuple[dict[str, list[Outcome]], str]:
+    """By measure, whether the policy is better than each optimizer of the groups; the counts and the strongest one.
 
     Raises: KeyError if the policy or all of the groups have no results.
     """
@@ -110,13 +134,17 @@ def _against(compared: pd.DataFrame, groups: Sequence[str], policy: str = POP) -
     others = compared[compared.group.isin(groups)]
     if others.empty:
         raise KeyError(" or ".join(groups))
-    beaten = (others.improvement_difference > 0) & (others.improvement_p < ALPHA)
-    hardest: Any = others[beaten == beaten.all()].sort_values("improvement_difference").iloc[0]
-    text = (
-        f"improvement {own.improvement:.3f} on {own.functions:,} functions, beats {sum(beaten)} of {len(beaten)}; "
-        f"{hardest.label}: {signed(interval_of(hardest, 'improvement_difference'))} ({p_value(hardest.improvement_p)})"
-    )
-    return [bool(b) for b in beaten], text
+    found, evidence = {}, []
+    for measure in generalization.MEASURES:
+        leads = [interval_of(row, f"{measure}_difference") for row in others.to_dict("records")]
+        found[measure] = [better(lead, getattr(margin, measure)) for lead in leads]
+        hardest: Any = others.sort_values(f"{measure}_difference").iloc[0]
+        lead, p = interval_of(hardest, f"{measure}_difference"), hardest[f"{measure}_p"]
+        evidence.append(
+            f"{measure} {own[measure]:.3f}, beats {found[measure].count(Outcome.MET)} of {len(leads)}; "
+            f"{hardest.label}: {signed(lead)} ({p_value(p)})"
+        )
+    return found, f"{own.functions:,} functions; {'; '.join(evidence)}"
 
 
 def _run(study: StudyResults, collection: str) -> str:

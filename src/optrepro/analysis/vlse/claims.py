@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from optrepro.analysis.results import StudyResults
-from optrepro.analysis.verdict import Verdict, all_or_some
+from optrepro.analysis.verdict import Verdict, judged, met
 
 
 def reaches_optimum(study: StudyResults, *, optimizer: str, functions: Sequence[str], tolerance: float) -> Verdict:
@@ -14,4 +14,4 @@ def reaches_optimum(study: StudyResults, *, optimizer: str, functions: Sequence[
     final = runs.sort_values("step").groupby(["workload", "seed"], observed=True).value.last()
     medians = final.groupby("workload", observed=True).median()[list(functions)]
     evidence = f"largest median final regret {medians.max():.1e}, on {medians.idxmax()}"
-    return all_or_some([bool(m <= tolerance) for m in medians], evidence)
+    return judged([met(bool(m <= tolerance)) for m in medians], evidence)
