@@ -113,10 +113,14 @@ _LOOKS = {
     "raw": Look("#9E1B32", "D"),
     "raw-each": Look("#9E1B32", "D", _DASH, filled=False),
     "validation": Look("#C85A9E", "D"),
+    "continuous": Look("#6A3D9A", "D"),
+    "aligned": Look("#B15928", "D"),
+    "aligned-each": Look("#B15928", "D", _DASH, filled=False),
     # controls: grey to black
     "random": Look("#8C8C8C", "s", _DOT),
     "random-raw": Look("#8C8C8C", "s", _DASHDOT, filled=False),
     "random-debiased": Look("#5A5A5A", "s", _DASHDOT, filled=False),
+    "random-aligned": Look("#AFA59B", "s", _DASHDOT, filled=False),
     "mean": Look("#222222", "s", _DASH),
     # peers: green
     "schedule-free": Look("#009E73", "^"),

@@ -50,10 +50,3 @@ def test_a_few_exceptions_are_stated(share, said):
 def test_memory_is_the_geometric_mean_of_what_was_chosen(summary):
     assert summary.memory["gpt", "paper", "all"] == pytest.approx(2)
     assert summary.memory["gpt", "raw-each", "in.weight"] == pytest.approx(2**0.2 * 10**0.3 * 100**0.5)
-
-
-def test_the_course_of_a_choice_that_never_changes_is_its_mean_at_every_step(study, summary):
-    course = selection.course(study).pivot(index=["workload", "optimizer"], columns="step", values="memory")
-    assert list(course.columns) == [40, 80, 120]
-    for key, memories in course.iterrows():
-        assert memories.to_numpy() == pytest.approx(summary.memory[(*key, "all")])

@@ -28,7 +28,7 @@ def test_table_has_no_holes_and_the_caption_says_scale_and_seeds(exhibit, materi
     drawing.assert_is_whole(drawing.module(exhibit).table(materials[exhibit]))
     caption = captions.caption(drawing.CATALOGUE.exhibits[exhibit].caption, materials[exhibit])
     assert "Scale: laptop." in caption
-    assert "2 seeds on each workload." in caption
+    assert "3 seeds on each workload." in caption
 
 
 @pytest.mark.parametrize("exhibit", ["gap-stationarity", "gap-selection"])

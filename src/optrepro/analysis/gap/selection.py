@@ -46,11 +46,6 @@ def summary(study: StudyResults) -> pd.DataFrame:
     return pd.concat([memory, constant], axis=1).reset_index()
 
 
-def course(study: StudyResults) -> pd.DataFrame:
-    """Mean memory, as in `summary`, of the choices since the previous point: workload, optimizer, step, memory."""
-    return _memory(choices(study), ["workload", "optimizer", "step"]).reset_index()
-
-
 def statement(shares: pd.Series) -> str:
     """A text that says whether one candidate (the index) has all choices or almost all.
 

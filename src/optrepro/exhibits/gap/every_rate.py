@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import pandas as pd
@@ -21,26 +21,22 @@ VERDICTS = {
     "below": ("#F4B183", "▼"),
     "open": ("#EEEEEE", ""),
 }
-TITLES = {
-    "gap-lm": "language",
-    "gap-vit": "vision",
-    "gap-cifar100": "CIFAR-100",
-    "gap-sgdm": "images,\nSGD",
-    "gap-adam": "images,\nAdamW",
-}
 PARTS = {  # studies whose counts are added
     "three tasks": ("gap-lm", "gap-vit", "gap-cifar100"),
     "SGD and AdamW": ("gap-sgdm", "gap-adam"),
 }
-SUMS = 7.5  # width of the sums of a part, in cells
-HEAD = 1.005  # vertical position of the headings of the sums, in units of the axes
-DRAWN = {"inside": "inside", "told": "telling", "held": "paired"}
 TABLED = {
     "inside": "inside the best fixed one's interval, or better",
     "told": "inside where random switching or the mean of the buffers is not",
     "held": "not below it in pairs",
 }
 COUNTS = {"inside": "rates", "told": "telling", "held": "rates"}  # columns with a count, and with its total
+BARS = {
+    "above": "above the best fixed candidate",
+    "best": "is that candidate",
+    "within": "no difference shown",
+    "below": "below it",
+}
 WORDS = {
     "above": "above the best fixed candidate",
     "within": "within the interval",
@@ -51,24 +47,20 @@ WORDS = {
 
 
 def figure(material: Material) -> Figure:
-    """A table of verdicts: rows are candidates, rules and controls, columns the learning rates of each study."""
+    """For each rule, at how many learning rates it is above, beside or below the best fixed candidate."""
     rates, held = material.tables["gap-every-rate"], material.tables["gap-held"]
-    rows = _rows(held)
-    page = style.page(material, height=4.6 * len(rows) + 42)
+    rows, parts = _rows(held), _parts(held)
+    page = style.page(material, height=4.6 * len(rows) + 34)
     y = dict(zip(rows.rule, panels.row_positions(rows), strict=True))
-    grids = {str(study): sorted(own.learning_rate.unique()) for study, own in rates.groupby("study", sort=False)}
-    columns = [column for part, studies in _parts(held).items() for column in (*studies, part)]
-    widths = [len(grids[column]) if column in grids else SUMS for column in columns]
-    sides = page.subplots(1, len(widths), sharey=True, width_ratios=widths, squeeze=False)[0]
-    for axes, column in zip(sides, columns, strict=True):
-        if column in grids:
-            _cells(axes, rates[rates.study == column], grids[column], y)
-            axes.set_title(TITLES[column], fontsize=7.5)
-        else:
-            _sums(axes, _counts(held, column), y)
+    outcomes = {part: _outcomes(rates, studies) for part, studies in parts.items()}
+    widths = [max(counts.sum(axis=1).max(), 1) for counts in outcomes.values()]
+    sides = page.subplots(1, len(parts), sharey=True, width_ratios=widths, squeeze=False)[0]
+    for axes, (part, counts) in zip(sides, outcomes.items(), strict=True):
+        _bars(axes, counts, y)
+        axes.set(title=part[0].upper() + part[1:], xlabel="learning rates")
     panels.name_rows(sides[0], rows, list(rows.label))
-    page.align_xlabels(sides)
-    verdict_legend(page)
+    handles = [Patch(facecolor=VERDICTS[name][0], edgecolor=style.FAINT, label=words) for name, words in BARS.items()]
+    page.legend(handles=handles, ncols=len(handles), loc="outside lower right", columnspacing=1.2)
     return page
 
 
@@ -149,36 +141,26 @@ def _of(counts: pd.DataFrame, rule: str, name: str) -> str:
     return f"{counts[name][rule]} of {counts[COUNTS[name]][rule]}"
 
 
-def _cells(axes: Axes, rates: pd.DataFrame, grid: list[float], y: Mapping[Any, float]) -> None:
-    """The verdicts of one study; learning rates at which a control does not match are bold."""
-    for cell in rates.to_dict("records"):
-        verdict_cell(axes, grid.index(cell["learning_rate"]), y[cell["rule"]] - 0.5, cell, text=False)
-    axes.set_xticks([i + 0.5 for i in range(len(grid))], [f"{rate:g}" for rate in grid], rotation=90)
-    telling = set(rates[rates.trains & rates.tells].learning_rate)
-    for rate, tick in zip(grid, axes.get_xticklabels(), strict=True):
-        tick.set_fontweight("bold" if rate in telling else "normal")
-    axes.set(xlim=(0, len(grid)), xlabel="rate")
-    panels.bare(axes)
+def _outcomes(rates: pd.DataFrame, studies: Sequence[str]) -> pd.DataFrame:
+    """Numbers of learning rates of some studies by rule and verdict; those at which nothing is judged are left out."""
+    judged = rates[rates.study.isin(studies) & rates.trains & rates.verdict.isin(BARS)]
+    return pd.crosstab(judged.rule, judged.verdict).reindex(columns=list(BARS), fill_value=0)
 
 
-def _sums(axes: Axes, counts: pd.DataFrame, y: Mapping[Any, float]) -> None:
-    """The counts of a part, beside its cells; bold if a rule matches at every rate."""
-    for x, (name, title) in enumerate(DRAWN.items()):
-        axes.text((x + 0.5) / len(DRAWN), HEAD, title, ha="center", va="bottom", fontsize=6, transform=axes.transAxes)
-        for rule in counts.index:
-            words = _of(counts, rule, name).replace(" of ", "/")
-            whole = counts[name][rule] == counts[COUNTS[name]].max() > 0
-            axes.text(
-                (x + 0.5) / len(DRAWN),
-                y[rule],
-                words,
-                ha="center",
-                va="center",
-                fontsize=6.5,
-                fontweight="bold" if whole else "normal",
-                transform=axes.get_yaxis_transform(),
+def _bars(axes: Axes, counts: pd.DataFrame, y: Mapping[Any, float]) -> None:
+    """One bar for each rule, of as many parts as there are verdicts, each with its number."""
+    for rule, row in counts.iterrows():
+        left = 0
+        for verdict, count in row.items():
+            axes.barh(
+                y[rule], count, left=left, height=0.8, color=VERDICTS[str(verdict)][0], edgecolor=style.FAINT, lw=0.5
             )
-    axes.axis("off")
+            if count:
+                axes.text(left + count / 2, y[rule], str(count), ha="center", va="center", fontsize=7)
+            left += count
+    axes.set_xlim(0, max(counts.sum(axis=1).max(), 1) if len(counts) else 1)
+    axes.xaxis.get_major_locator().set_params(integer=True)
+    axes.tick_params(axis="y", length=0)
 
 
 def _in_words(row: Any) -> str:
