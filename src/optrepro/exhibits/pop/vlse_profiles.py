@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -17,19 +18,21 @@ COLUMNS = 3
 PANEL = 36.0  # height of a panel, mm
 TICKS = (1, 2, 5, 10, 20, 50, 100, 200, 500)
 POLICIES = ("pop-trained", "pop")  # the later one is drawn on top
+STRONGEST = 3  # number of other optimizers that have a colour, those that solve most at the end; the rest is grey
 
 
 def figure(material: Material) -> Figure:
     """One block per target, with one panel per group of functions."""
     profile = material.tables["pop-vlse-profile"]
     groups, targets = profile.group.unique(), sorted(profile.target.unique(), reverse=True)
+    shown = _shown(profile)
     rows = -(-len(groups) // COLUMNS)
     page = style.page(material, height=PANEL * rows * len(targets) + 30)
     blocks: Any = page.subfigures(len(targets), 1, squeeze=False)[:, 0]
     for block, target in zip(blocks, targets, strict=True):
         panels = block.subplots(rows, COLUMNS, sharex=True, sharey=True, squeeze=False)
         for axes, group in zip(panels.ravel(), groups, strict=False):
-            profile_panel(axes, profile[(profile.group == group) & (profile.target == target)])
+            profile_panel(axes, profile[(profile.group == group) & (profile.target == target)], shown)
         for axes in panels.ravel()[len(groups) :]:
             axes.set_axis_off()
         for axes in panels[:, 0]:
@@ -42,18 +45,18 @@ def figure(material: Material) -> Figure:
         title = f"Solved to a normalized regret of 10$^{{{exponent}}}$"
         block.suptitle(title, x=0.01, ha="left", fontsize=8.5, fontweight="bold")
     labels = profile.drop_duplicates("optimizer").set_index("optimizer").label
-    handles = [axes.plot([], [], **_line(str(key)), label=label)[0] for key, label in labels.items()]
-    page.legend(handles=handles, ncols=6, loc="outside lower center", handlelength=2.6)
+    handles = [page.axes[0].plot([], [], **_line(key), label=labels[key])[0] for key in shown]
+    others = page.axes[0].plot([], [], **_OTHER, label=f"{len(labels) - len(shown)} others, see the table")
+    page.legend(handles=[*handles, *others], ncols=6, loc="outside lower center", handlelength=2.6)
     return page
 
 
-def profile_panel(axes: Axes, curves: pd.DataFrame) -> None:
-    """Share of solved problems of a group, by evaluations of value and gradient."""
-    keys = sorted(curves.optimizer.unique(), key=lambda key: POLICIES.index(key) + 1 if key in POLICIES else 0)
-    for key in keys:
+def profile_panel(axes: Axes, curves: pd.DataFrame, shown: Sequence[str]) -> None:
+    """Share of solved problems of a group, by evaluations of value and gradient; those not shown by name are grey."""
+    for key in [*(key for key in curves.optimizer.unique() if key not in shown), *reversed(shown)]:
         curve = curves[curves.optimizer == key].sort_values("evaluations")
-        style_of = {**_line(key), "drawstyle": "steps-post", "markevery": [-1], "clip_on": False}
-        axes.plot(curve.evaluations, 100 * curve.share, **style_of)
+        look = _line(key) if key in shown else _OTHER
+        axes.plot(curve.evaluations, 100 * curve.share, **look, drawstyle="steps-post", markevery=[-1], clip_on=False)
     functions = curves.functions.iloc[0]
     axes.set_title(f"{curves.group.iloc[0]} ({functions} functions)", fontsize=7.5, fontweight="normal", pad=3)
     axes.set(xscale="log", xlim=(1, curves.evaluations.max()), ylim=(0, 100))
@@ -74,6 +77,17 @@ def table(material: Material) -> pd.DataFrame:
         head = {"group": group, "functions": own.functions.iloc[0], "target": f"{target:g}"}
         rows.append({**head, **{label: cells.get(label, "–") for label in order}})
     return pd.DataFrame(rows)
+
+
+_OTHER: dict[str, Any] = {"color": "#C4C4C4", "linewidth": 0.8, "zorder": 1.5}
+
+
+def _shown(profile: pd.DataFrame) -> list[str]:
+    """The policies, and the other optimizers that solve most at the end of the budget, over all groups and targets."""
+    final = profile[profile.evaluations == profile.evaluations.max()]
+    solved = final.groupby("optimizer", sort=False).share.mean().sort_values(ascending=False, kind="stable")
+    policies = [key for key in reversed(POLICIES) if key in solved]
+    return [*policies, *[str(key) for key in solved.index if key not in POLICIES][:STRONGEST]]
 
 
 def _line(optimizer: str) -> dict[str, Any]:
