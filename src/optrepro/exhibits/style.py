@@ -66,7 +66,7 @@ matplotlib.rcParams.update(
         "figure.facecolor": "white",
         "savefig.facecolor": "white",
         "savefig.dpi": 220,
-        "svg.fonttype": "path",
+        "svg.fonttype": "none",  # text stays text, for searching and for screen readers
         "svg.hashsalt": "optrepro",
     }
 )
