@@ -142,7 +142,7 @@ def test_caption_tells_studies_with_different_protocols_apart(training_study, fa
     caption = captions.caption("", Material({}, facts))
     assert "Of gap-sgdm and gap-adam: Data: Made-up" in caption
     assert "Of gap-families: 16 starts, and 4 others to tune on; 20 steps each." in caption
-    assert "Of gap-concept: Data: Made-up. Network: perceptron. 2 seeds, 600 steps each." in caption
+    assert "Of gap-concept: Data: Made-up. Network: perceptron. 3 seeds, 600 steps each." in caption
 
 
 def test_caption_counts_missing_runs(training_study):
