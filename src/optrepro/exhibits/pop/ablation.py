@@ -15,10 +15,10 @@ from optrepro.exhibits.pop.indistribution import intervals
 
 STANDARD = "standard"
 COLUMNS = {
-    "prior_improvement": ("Prior", "normalized improvement"),
-    "prior_digits": ("Prior", "digits gained"),
-    "vlse_improvement_difference": ("Benchmark", "improvement, difference"),
-    "vlse_digits_difference": ("Benchmark", "digits, difference"),
+    "prior_improvement": ("Prior: improvement", "normalized"),
+    "prior_digits": ("Prior: digits", "digits gained"),
+    "vlse_improvement_difference": ("Improvement", "benchmark, difference"),
+    "vlse_digits_difference": ("Digits", "benchmark, difference"),
 }
 
 
