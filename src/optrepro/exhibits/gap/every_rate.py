@@ -9,6 +9,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure, FigureBase
 from matplotlib.patches import Patch, Rectangle
+from matplotlib.ticker import MaxNLocator
 
 from optrepro.exhibits import panels, style
 from optrepro.exhibits.material import Material
@@ -159,7 +160,7 @@ def _bars(axes: Axes, counts: pd.DataFrame, y: Mapping[Any, float]) -> None:
                 axes.text(left + count / 2, y[rule], str(count), ha="center", va="center", fontsize=7)
             left += count
     axes.set_xlim(0, max(counts.sum(axis=1).max(), 1) if len(counts) else 1)
-    axes.xaxis.get_major_locator().set_params(integer=True)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.tick_params(axis="y", length=0)
 
 
