@@ -33,7 +33,7 @@ def figure(material: Material) -> Figure:
     overall, places = material.tables["leaderboard-overall"], material.tables["leaderboard-places"]
     page = style.page(material, height=5.6 * len(overall) + 34)
     tasks = list(places.task.unique())
-    left, middle, right = page.subplots(1, 3, sharey=True, width_ratios=[1.0, 0.62 * len(tasks), 0.9])
+    left, middle, right = page.subplots(1, 3, sharey=True, width_ratios=[0.9, 0.6 * len(tasks), 1.15])
     _averages(left, overall)
     _matrix(middle, overall, places, tasks)
     _costs(right, overall, material.tables["leaderboard-costs"])
@@ -146,11 +146,18 @@ def _costs_by_optimizer(costs: pd.DataFrame) -> dict[str, dict[str, str]]:
     """For each cost, the range over the networks by optimizer, as text."""
     return {
         column: {
-            str(key): "–".join(dict.fromkeys(f"{value:.2g}" for value in (own.min(), own.max())))
+            str(key): "–".join(dict.fromkeys(_ratio(value) for value in (own.min(), own.max())))
             for key, own in costs.groupby("optimizer")[column]
         }
         for column in COSTS
     }
+
+
+def _ratio(value: float) -> str:
+    """Two digits, and nothing finer than a hundredth."""
+    if value < 0.005:
+        return "<0.01"
+    return f"{value:.0f}" if value >= 99.5 else f"{round(value, 2):.2g}"
 
 
 def _name(task: Any) -> str:
