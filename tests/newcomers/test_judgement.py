@@ -187,3 +187,15 @@ def test_a_row_that_is_added_makes_a_scale_that_runs_it(judge: Judge, tmp_path: 
         addition.check(path, budget=1)
     with pytest.raises(ConfigError, match="budget = 2"):
         addition.check(tmp_path / "other.yaml", budget=2)
+
+
+def test_settings_of_a_study_that_the_class_does_not_take_are_left_to_the_other_row() -> None:
+    common = {"weight_decay": 0.01, "maximize": False}
+    assert tasks._strange(parse("torch.optim.Rprop"), common) == ["weight_decay"]
+    assert tasks._strange(parse("torch.optim.AdamW"), common) == []
+    study = {"settings": common, "optimizers": {"adamw": {"settings": {"maximize": True}}, "newcomer": {}}}
+    said = tasks._without(study, "adamw", ["weight_decay"])
+    assert said == "without weight_decay = 0.01, which the others have and the class does not take"
+    assert study["settings"] == {"maximize": False}
+    assert study["optimizers"]["adamw"]["settings"] == {"weight_decay": 0.01, "maximize": True}
+    assert study["optimizers"]["newcomer"] == {}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -151,6 +152,8 @@ def plan(
         row = {**_row(target, settings), "learning_rates": rates_here}
         own = dict(rows.results.facts.settings)
         own["optimizers"] = {task.again: own["optimizers"][task.again], KEY: row}
+        if strange := _strange(target, own.get("settings", {})):
+            notes[name].append(_without(own, task.again, strange))
         if isinstance(study, FunctionsStudy) and not _row_wise(target) and study.starts > STARTS:
             notes[name].append(f"{STARTS} of {study.starts} starts, for its runs cannot share a tensor as torch's do")
             own["starts"] = STARTS
@@ -224,6 +227,23 @@ def _only(pretraining: StudyResults, study: Comparison) -> dict[str, Any]:
     assert study.backbone is not None
     row = study.backbone.partition("/")[2]
     return {**pretraining.facts.settings, "backbones": {row: pretraining.facts.settings["backbones"][row]}}
+
+
+def _strange(target: Target, settings: Mapping[str, Any]) -> list[str]:
+    """The settings that the class does not take."""
+    accepted = inspect.signature(factory.optimizer_class(target.path)).parameters
+    if any(parameter.kind is parameter.VAR_KEYWORD for parameter in accepted.values()):
+        return []
+    return [name for name in settings if name not in accepted]
+
+
+def _without(study: dict[str, Any], again: str, names: Sequence[str]) -> str:
+    """Take settings from all rows of a study but `again`, and say so."""
+    common, row = study["settings"], study["optimizers"][again]
+    study["optimizers"][again] = {**row, "settings": {**common, **row.get("settings", {})}}
+    study["settings"] = {name: value for name, value in common.items() if name not in names}
+    left = ", ".join(f"{name} = {common[name]}" for name in names)
+    return f"without {left}, which the others have and the class does not take"
 
 
 def _row_wise(target: Target) -> bool:
