@@ -403,3 +403,44 @@ def overhead_study() -> Callable[..., StudyResults]:
         return StudyResults(frame(table), facts("gap-overhead", "smoke", settings, None, (), 0, ()))
 
     return make
+
+
+FORKED = (0.5, 0.9, 0.99)
+PROMISED = {0.5: 0.02, 0.9: 0.03, 0.99: 0.04}  # of the first step, in nats: the paper's score takes 0.5, raw 0.99
+KEPT = {1: {0.5: 0.5, 0.9: 0.5, 0.99: 0.5}, 10: {0.5: 0.4, 0.9: 0.6, 0.99: -0.5}}  # realized share, by horizon
+REGRETS = {0.125: 0.06, 1.0: 0.02, 8.0: 0.0}  # of accuracy and of loss, by the batches in the score
+
+
+@pytest.fixture(scope="session")
+def greedy_study() -> Callable[..., StudyResults]:
+    """A function that makes a study of the forks up: 2 workloads, 3 seeds, 4 forks each, after 1 and 10 steps.
+
+    A candidate promises h times PROMISED after h steps, in every fork, and realizes the share KEPT of it. The fixed
+    candidates end with accuracy 0.8, and momentum 0.9 with 0.02 more; the score from so many batches ends REGRETS below.
+    Its arguments: `kept` (shares that differ from KEPT), `noise` (sd of an effect on a whole fork).
+    """
+
+    def make(kept: Mapping[int, Mapping[float, float]] = MappingProxyType({}), noise: float = 0.0) -> StudyResults:
+        rng, rows = np.random.default_rng(0), []
+        shares = {**KEPT, **kept}
+        ends = {"momentum-50": 0.8, "momentum-90": 0.82, "momentum-99": 0.8}
+        ends |= {f"score-{batches:g}": 0.82 - regret for batches, regret in REGRETS.items()}
+        for workload, rate, seed in itertools.product(("perceptron", "cnn"), (0.01, 0.1), range(3)):
+            head = [f"{workload}/{rate}/{seed}", "gap-greedy", workload, "forks", "test", rate, seed]
+            for step, horizon in itertools.product((10, 20, 30, 40), shares):
+                effect = 1 + noise * rng.standard_normal()
+                for momentum in FORKED:
+                    name, promise = f"[{momentum:g}]@{horizon}", horizon * PROMISED[momentum]
+                    rows.append([*head, step, f"promised{name}", promise])
+                    rows.append([*head, step, f"realized{name}", effect * shares[horizon][momentum] * promise])
+            for key, accuracy in ends.items():
+                head = [f"{workload}/{rate}/{seed}/{key}", "gap-greedy", workload, key, "test", rate, seed]
+                level = accuracy + 0.01 * seed
+                rows += [[*head, 40, "test_accuracy", level], [*head, 40, "probe_loss", 1 - level]]
+                if key.startswith("score"):
+                    rows += [[*head, 40, f"chosen[{k}]", count] for k, count in enumerate((30, 9, 1))]
+        settings = {"horizons": list(shares), "score_batches": list(REGRETS), "repetitions": 3}
+        known = facts("gap-greedy", "laptop", settings, "Made-up", (), 0, (), {"perceptron": "A", "cnn": "B"})
+        return StudyResults(frame(rows), known)
+
+    return make

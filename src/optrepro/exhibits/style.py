@@ -122,6 +122,10 @@ _LOOKS = {
     "random-debiased": Look("#5A5A5A", "s", _DASHDOT, filled=False),
     "random-aligned": Look("#AFA59B", "s", _DASHDOT, filled=False),
     "mean": Look("#222222", "s", _DASH),
+    "paper-joined": Look("#8C8C8C", "s", _DASH),
+    "paper-doubled": Look("#5A5A5A", "P", _DOT),
+    "fixed-joined": Look("#8C8C8C", "s", _DASHDOT, filled=False),
+    "fixed-doubled": Look("#5A5A5A", "P", _DASHDOT, filled=False),
     # peers: green
     "schedule-free": Look("#009E73", "^"),
     "cautious": Look("#00694C", "v", _DASH),

@@ -12,6 +12,7 @@ from optrepro.studies.diagnostics import DiagnosticsStudy
 from optrepro.studies.families import FamiliesStudy
 from optrepro.studies.finetuning import FineTuningStudy
 from optrepro.studies.functions import FunctionsStudy
+from optrepro.studies.greedy import GreedyStudy
 from optrepro.studies.halving import HalvingStudy
 from optrepro.studies.learner import LearnerStudy
 from optrepro.studies.objectives import ObjectivesStudy
@@ -23,6 +24,7 @@ from optrepro.studies.shift import ShiftStudy
 from optrepro.studies.surfaces import SurfacesStudy
 from optrepro.studies.training import TrainingStudy
 from optrepro.studies.transfer import TransferStudy
+from optrepro.studies.validation import ValidationStudy
 
 KINDS: Mapping[str, type[Study]] = {
     kind.model_fields["kind"].default: kind
@@ -43,6 +45,8 @@ KINDS: Mapping[str, type[Study]] = {
         FineTuningStudy,
         DiagnosticsStudy,
         OverheadStudy,
+        ValidationStudy,
+        GreedyStudy,
     )
 }
 

@@ -1,3 +1,4 @@
+import re
 from dataclasses import replace
 
 import pytest
@@ -205,3 +206,27 @@ def test_adapting_means_to_beat_the_fixed_candidate_that_is_best_at_the_end_in_t
 def test_the_optimal_member_is_fastest_if_no_member_ends_lower(families_study, identity, ahead, verdict):
     study = families_study({("members/ellipse", "identity"): {0.1: identity, 1.0: 1.0}}, ahead=ahead)
     assert judge("fastest-member", study).verdict == verdict
+
+
+@pytest.mark.parametrize(("raw", "in_adam", "verdict"), [(0.90, 0.90, "holds"), (0.90, 0.80, "holds in part"), (0.80, 0.80, "fails")])
+def test_adapting_pays_if_the_best_rule_is_ahead_of_the_fixed_filter_on_every_task(training_study, raw, in_adam, verdict):
+    studies = [training_study(raw=raw, mean=0.85), training_study(adam=True, raw=in_adam, mean=0.85)]
+    found = judge("adapting-pays", *studies, optimizers=["raw"], margin=MARGIN)
+    assert found.verdict == verdict
+
+
+def test_what_adapting_is_worth_is_a_factor_of_the_error_in_the_mean_over_tasks(training_study):
+    studies = [training_study(raw=0.91, mean=0.81), training_study(adam=True, raw=0.81, mean=0.81)]
+    found = judge("adapting-pays", *studies, optimizers=["raw", "paper"])
+    gain = float(re.search(r"GAP, raw (\d\.\d+)", found.evidence)[1])
+    assert gain == pytest.approx(2**0.5, rel=0.05)
+    assert found.evidence.endswith("]")
+    assert "over 2 tasks: " in found.evidence
+
+
+def test_what_adapting_is_worth_is_a_factor_of_the_loss_where_that_is_the_criterion(training_study):
+    study = _by_loss(training_study(raw=0.8, mean=0.6))
+    found = judge("adapting-pays", study, optimizers=["raw"])
+    losses = study.runs[(study.runs.metric == "test_loss") & (study.runs.step == 40)].groupby("optimizer").value.mean()
+    gain = float(re.search(r"GAP, raw (\d\.\d+)", found.evidence)[1])
+    assert gain == pytest.approx(losses["mean"] / losses["raw"], rel=0.02)

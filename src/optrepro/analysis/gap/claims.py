@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+import numpy as np
 import pandas as pd
 
 from optrepro.analysis import comparison
@@ -140,6 +141,30 @@ def adapts_after_shift(*studies: StudyResults, optimizer: str, margin: Margin = 
     return judged([better(difference, margin.of("accuracy", 1.0)) for difference in differences.values()], text)
 
 
+def adapting_pays(
+    *studies: StudyResults, optimizers: Sequence[str], fixed: str = "mean", margin: Margin = STRICT
+) -> Verdict:
+    """Holds if the adaptive rule that gains most over a fixed filter is better in every study; in part in some.
+
+    The gain is the fixed filter's error over the rule's, at the end of the test runs: a geometric mean over the studies
+    and their seeds, which are paired. The error is the share of wrong answers, or the loss where that is the criterion.
+    The evidence has the gain of every rule, and that of the best one in each study.
+    """
+    logs = pd.concat({study.facts.study: _log_errors(study)[[fixed, *optimizers]] for study in studies})
+    logs = logs.rsub(logs[fixed], axis=0).drop(columns=fixed)
+    gains = np.exp(logs.groupby(level=0, sort=False).mean().mean()).sort_values(ascending=False)
+    best = str(gains.index[0])
+    label = studies[0].facts.label
+    by_study = {study.facts.study: mean_interval(logs.loc[study.facts.study, best].dropna()) for study in studies}
+    factors = [f"{study} {_factor(gain)}" for study, gain in by_study.items()]
+    others = ", ".join(f"{label(str(key))} {gain:.3f}" for key, gain in gains.items())
+    evidence = (
+        f"error of the {label(fixed)} over that of the rule, over {len(studies)} tasks: {gains.min():.3f} to "
+        f"{gains.max():.3f} ({others}); {label(best)}: {', '.join(factors)}"
+    )
+    return judged([better(gain, margin.percent / 100) for gain in by_study.values()], evidence)
+
+
 def _few_tuning_seeds(*studies: StudyResults) -> Verdict | None:
     """The verdict where a study has too few tuning seeds."""
     seeds = {study.facts.study: study.runs[study.runs.role == "tune"].seed.nunique() for study in studies}
@@ -239,3 +264,15 @@ def _gain(study: StudyResults, interval: Interval) -> str:
     if study.facts.criterion == "accuracy" or interval.low == interval.high == 0:
         return points(interval)
     return signed(interval)
+
+
+def _log_errors(study: StudyResults) -> pd.DataFrame:
+    """Logarithm of the share of wrong answers, or of the loss, at the end of the test runs: seeds by optimizers."""
+    scores = comparison.test_scores(study)
+    return np.log(1 - scores if study.facts.criterion == "accuracy" else -scores)
+
+
+def _factor(log: Interval) -> str:
+    """A factor with its interval, from those of its logarithm."""
+    mean, low, high = (f"{np.exp(x):.3f}" for x in log)
+    return f"{mean}{NBSP}[{low},{NBSP}{high}]"

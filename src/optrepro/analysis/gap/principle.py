@@ -4,10 +4,27 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from optrepro.analysis.gap import concept, diagnostics, families
+import numpy as np
+import pandas as pd
+
+from optrepro.analysis.gap import concept, diagnostics, families, greedy
 from optrepro.analysis.results import StudyResults
-from optrepro.analysis.verdict import FAILS, HOLDS, IN_PART, NBSP, Verdict, judged, met, p_value
+from optrepro.analysis.verdict import (
+    FAILS,
+    HOLDS,
+    IN_PART,
+    NBSP,
+    Verdict,
+    as_good,
+    interval_of,
+    judged,
+    met,
+    p_value,
+)
+from optrepro.catalogue import Margin
 from optrepro.conventions import ALPHA
+
+STRICT = Margin()
 
 
 def fastest_member(study: StudyResults) -> Verdict:
@@ -98,6 +115,21 @@ def self_term_lowers_choice(study: StudyResults) -> Verdict:
     return Verdict(HOLDS if lower >= len(best) / 2 else IN_PART, evidence)
 
 
+def ends_lowest(study: StudyResults, *, score: str, margin: Margin = STRICT) -> Verdict:
+    """Holds if the candidate of the largest score drops as far as the best one does; in part at some rates and horizons.
+
+    The best one is the same candidate at all forks of a learning rate; the margin is in per cent of its drop.
+    """
+    table, kept = greedy.outcomes(study), greedy.promises(study)
+    own = table[table.score == score]
+    outcomes = [
+        as_good(interval_of(row, "gain"), margin.of("loss", row["drop"] - row["gain"]))
+        for row in own.to_dict("records")
+    ]
+    evidence = [_after(int(str(steps)), rows, kept) for steps, rows in own.groupby("horizon")]
+    return judged(outcomes, "; ".join(evidence))
+
+
 def _winners(study: StudyResults) -> dict[str, tuple[str, str, float]]:
     """By toy, the family with the lowest median final gap, the runner-up, and the p-value of the sign test."""
     winners = {}
@@ -158,3 +190,14 @@ def _calm_over_memories(study: StudyResults, memories: Mapping[float, float]) ->
             f"({100 * own.uncorrected.max():.0f}{NBSP}% without correction)"
         )
     return calm, f"KPSS rejects of the windows {', '.join(evidence.values())}"
+
+
+def _after(horizon: int, rows: pd.DataFrame, kept: pd.DataFrame) -> str:
+    """What came of the choices of a score after so many steps, at all learning rates, in words."""
+    shares = kept[kept.horizon == horizon].share
+    lowest, fixed = (np.average(rows[name], weights=rows.forks) for name in ("lowest", "best_lowest"))
+    return (
+        f"after {horizon} step{'' if horizon == 1 else 's'} {100 * shares.min():.0f} to {100 * shares.max():.0f}{NBSP}% of "
+        f"the promised drop is there, and the candidate of the largest score is lowest at {100 * lowest:.0f}{NBSP}% of "
+        f"{rows.forks.sum()} forks, the one that is best on average at {100 * fixed:.0f}{NBSP}%"
+    )

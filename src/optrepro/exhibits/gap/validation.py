@@ -1,4 +1,4 @@
-"""Exhibit gap-validation: validation-aware selection, plain dynamic selection and fixed candidates."""
+"""Exhibit gap-validation: validation-aware selection, plain rules, fixed candidates, and controls that see as much."""
 
 from __future__ import annotations
 
@@ -9,14 +9,15 @@ from optrepro.exhibits import panels, style
 from optrepro.exhibits.material import Material
 
 RULES = ("paper", "debiased", "raw", "validation")
-TITLES = {"gap-sgdm": "SGD with momentum", "gap-adam": "Adam"}
+CURVES = ("paper", "validation", "paper-joined", "paper-doubled")  # beside those of the fixed candidates
+TITLES = {"gap-validation-sgd": "SGD with momentum", "gap-validation-adam": "Adam"}
 
 
 def figure(material: Material) -> Figure:
     """Final accuracy, its difference to the best fixed candidate, and curves, for each study."""
     shown = {study: _shown(scores) for study, scores in _by_study(material, "scores").items()}
     curves = _by_study(material, "curves")
-    page = style.page(material, height=72 * len(shown))
+    page = style.page(material, height=88 * len(shown))
     parts = page.subfigures(len(shown), 1, squeeze=False)[:, 0]
     for part, (study, scores) in zip(parts, shown.items(), strict=True):
         part.suptitle(TITLES.get(study, study), x=0.01, ha="left", fontsize=9.5, fontweight="bold")
@@ -24,14 +25,14 @@ def figure(material: Material) -> Figure:
         panels.score_panels(left, scores, loss=False)
         fixed = scores[scores.group == "fixed"].optimizer
         axes = right.subplots()
-        panels.curve_panel(axes, curves[study], scores, [*fixed, *RULES])
+        panels.curve_panel(axes, curves[study], scores, [*fixed, *CURVES])
         axes.set_title("During training")
         right.legend(ncols=2, loc="outside lower center", handlelength=1.4, columnspacing=0.7, fontsize=6.5)
     return page
 
 
 def table(material: Material) -> pd.DataFrame:
-    """The fixed candidates and the plain and validation-aware rules of each study."""
+    """The fixed candidates, the plain and validation-aware rules, and the controls of each study."""
     parts = []
     for study, scores in _by_study(material, "scores").items():
         readable = panels.readable_scores(_shown(scores))
@@ -46,4 +47,4 @@ def _by_study(material: Material, kind: str) -> dict[str, pd.DataFrame]:
 
 
 def _shown(scores: pd.DataFrame) -> pd.DataFrame:
-    return scores[(scores.group == "fixed") | scores.optimizer.isin(RULES)].reset_index(drop=True)
+    return scores[scores.group.isin(("fixed", "control")) | scores.optimizer.isin(RULES)].reset_index(drop=True)
