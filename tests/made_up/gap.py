@@ -416,7 +416,8 @@ def greedy_study() -> Callable[..., StudyResults]:
     """A function that makes a study of the forks up: 2 workloads, 3 seeds, 4 forks each, after 1 and 10 steps.
 
     A candidate promises h times PROMISED after h steps, in every fork, and realizes the share KEPT of it. The fixed
-    candidates end with accuracy 0.8, and momentum 0.9 with 0.02 more; the score from so many batches ends REGRETS below.
+    candidates end with accuracy 0.8, and momentum 0.9 with 0.02 more; the score from so many batches ends REGRETS
+    below.
     Its arguments: `kept` (shares that differ from KEPT), `noise` (sd of an effect on a whole fork).
     """
 

@@ -62,9 +62,7 @@ class GreedyStudy(Study):
     runner: ClassVar[str] = "optrepro.experiments.training.greedy"
 
     kind: Annotated[Literal["greedy"], KIND] = "greedy"
-    workloads: Annotated[
-        dict[Name, GreedyWorkload], Field(min_length=1, description="Trainings by name."), ELSEWHERE
-    ]
+    workloads: Annotated[dict[Name, GreedyWorkload], Field(min_length=1, description="Trainings by name."), ELSEWHERE]
     forked: Annotated[
         Name, Field(description="Row that draws its momentum at random; here it is made to take one candidate.")
     ] = "random"
@@ -98,7 +96,9 @@ class GreedyStudy(Study):
             rows |= {score_row(number): self.scored for number in self.score_batches}
             runs: list[Run] = []
             for row, copied in rows.items():
-                settings = fingerprint([source.determinants_of(copied, scale), determining(workload), determining(self)])
+                settings = fingerprint(
+                    [source.determinants_of(copied, scale), determining(workload), determining(self)]
+                )
                 runs += self._runs(study_id, scale, name, row, settings)
             yield Batch(study_id, name, None, tuple(runs), (), fingerprint([run.settings for run in runs]))
 

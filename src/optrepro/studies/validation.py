@@ -1,4 +1,4 @@
-"""The kind `validation`: image classification with controls for what validation-aware selection sees more than others."""
+"""The kind `validation`: image classification with controls that see as much as validation-aware selection."""
 
 from __future__ import annotations
 

@@ -208,8 +208,12 @@ def test_the_optimal_member_is_fastest_if_no_member_ends_lower(families_study, i
     assert judge("fastest-member", study).verdict == verdict
 
 
-@pytest.mark.parametrize(("raw", "in_adam", "verdict"), [(0.90, 0.90, "holds"), (0.90, 0.80, "holds in part"), (0.80, 0.80, "fails")])
-def test_adapting_pays_if_the_best_rule_is_ahead_of_the_fixed_filter_on_every_task(training_study, raw, in_adam, verdict):
+@pytest.mark.parametrize(
+    ("raw", "in_adam", "verdict"), [(0.90, 0.90, "holds"), (0.90, 0.80, "holds in part"), (0.80, 0.80, "fails")]
+)
+def test_adapting_pays_if_the_best_rule_is_ahead_of_the_fixed_filter_on_every_task(
+    training_study, raw, in_adam, verdict
+):
     studies = [training_study(raw=raw, mean=0.85), training_study(adam=True, raw=in_adam, mean=0.85)]
     found = judge("adapting-pays", *studies, optimizers=["raw"], margin=MARGIN)
     assert found.verdict == verdict

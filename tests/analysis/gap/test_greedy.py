@@ -36,7 +36,12 @@ def test_each_score_takes_its_own_candidate_and_is_held_against_the_one_that_is_
 def test_a_fork_that_diverged_for_a_candidate_is_left_out_for_all(greedy_study):
     study = greedy_study()
     runs = study.runs
-    lost = (runs.workload == "cnn") & (runs.seed == 1) & (runs.step == 20) & runs.metric.str.contains("0.99]@10", regex=False)
+    lost = (
+        (runs.workload == "cnn")
+        & (runs.seed == 1)
+        & (runs.step == 20)
+        & runs.metric.str.contains("0.99]@10", regex=False)
+    )
     table = greedy.outcomes(type(study)(runs[~lost], study.facts))
     forks = table[(table.workload == "cnn") & (table.horizon == 10)].forks
     assert set(forks) == {11}
@@ -65,4 +70,3 @@ def test_the_claim_holds_in_part_at_one_horizon_and_holds_at_all(greedy_study):
     assert judge("ends-lowest", greedy_study(), score="raw").verdict == "holds in part"
     straight = greedy_study({10: {0.5: 0.5, 0.9: 0.5, 0.99: 0.5}})
     assert judge("ends-lowest", straight, score="raw").verdict == "holds"
-

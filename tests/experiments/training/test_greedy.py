@@ -83,7 +83,8 @@ def test_a_short_step_keeps_its_promise_on_the_data_it_was_made_on(carry_out: Ca
     """With all probes in one batch, and a rate so small that the loss is straight."""
     whole = ("studies.images.train_examples=32", "studies.images.batch_size=32", "studies.fork.probe_examples=32")
     results = carry_out(*whole, "studies.fork.workloads.softmax.learning_rates=[0.0001]")
-    forks = results[results.optimizer == "forks"].set_index(["seed", "step", "metric"]).value.unstack()
+    forks = results[(results.optimizer == "forks") & (results.step < 20)]
+    forks = forks.set_index(["seed", "step", "metric"]).value.unstack()
     for momentum in ("0.5", "0.9", "0.99"):
         for horizon in (1, 3):
             promised, realized = (forks[f"{kind}[{momentum}]@{horizon}"] for kind in ("promised", "realized"))
@@ -107,8 +108,10 @@ def test_every_candidate_is_forked_at_each_point(results: pd.DataFrame) -> None:
 def test_the_score_of_the_step_s_own_batch_is_the_paper_s(carry_out: Carried, results: pd.DataFrame) -> None:
     """Its run is that of the rule itself, and with other examples in the score the choices are others."""
     plain = carry_out("studies.images.optimizers.paper.group=fixed")
-    rows = {name: plain[plain.optimizer == name].set_index(["learning_rate", "seed", "metric"]).value for name in
-            ("paper", "score-0.125", "score-1", "score-2")}
+    rows = {
+        name: plain[plain.optimizer == name].set_index(["learning_rate", "seed", "metric"]).value
+        for name in ("paper", "score-0.125", "score-1", "score-2")
+    }
     pd.testing.assert_series_equal(rows["score-1"], rows["paper"], rtol=1e-4)
     chosen = {name: of[of.index.get_level_values("metric").str.startswith("chosen")] for name, of in rows.items()}
     assert not chosen["score-1"].equals(chosen["score-0.125"])
@@ -151,7 +154,10 @@ def test_rows_that_cannot_be_forked_or_scored_are_refused(carry_out: Carried, ov
     ("override", "said"),
     [
         ("studies.fork.workloads.softmax.study=fork", "study = 'fork' is not one of ['images']"),
-        ("studies.fork.scored=raw", "studies.fork.scored = 'raw' is not one of ['adam', 'm5', 'm9', 'paper', 'random']"),
+        (
+            "studies.fork.scored=raw",
+            "studies.fork.scored = 'raw' is not one of ['adam', 'm5', 'm9', 'paper', 'random']",
+        ),
         ("studies.fork.horizons=[1,19]", "2 forks of 19 steps do not fit into 20 steps"),
         ("studies.fork.horizons=[2,3]", "horizons: [2, 3] must hold 1, the step that the score is about"),
         ("studies.fork.score_batches=[1.5]", "must hold parts of a batch, up to 1, and whole numbers of batches"),

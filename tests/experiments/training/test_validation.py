@@ -86,11 +86,13 @@ def test_joined_data_are_trained_on_in_test_runs_alone(made: Made) -> None:
     assert len(train) == 96
     assert torch.equal(train.images[64:], held_out.images)
     assert torch.equal(train.labels[64:], held_out.labels)
-    assert tested.dataset.test is plain.dataset.test
+    assert torch.equal(tested.dataset.test.images, plain.dataset.test.images)
     assert torch.equal(tested.dataset.validation.images, held_out.images)
 
 
-def test_a_step_with_two_batches_has_the_mean_of_their_gradients_and_the_first_is_that_of_the_others(made: Made) -> None:
+def test_a_step_with_two_batches_has_the_mean_of_their_gradients_and_the_first_is_that_of_the_others(
+    made: Made,
+) -> None:
     plain, doubled = made("sgd"), made("doubled")
     images, labels = doubled._batch(doubled.dataset.train, "order")
     first = plain._batch(plain.dataset.train, "order")
@@ -105,5 +107,7 @@ def test_a_step_with_two_batches_has_the_mean_of_their_gradients_and_the_first_i
 
 def test_controls_are_rows_of_the_study(tmp_path: Any) -> None:
     (tmp_path / "wrong.yaml").write_text(CONTROLLED.replace("joined: [joined]", "joined: [adam]"))
-    with pytest.raises(config.ConfigError, match=r"studies.images: joined: 'adam' is not one of \['doubled', 'joined',"):
+    with pytest.raises(
+        config.ConfigError, match=r"studies.images: joined: 'adam' is not one of \['doubled', 'joined',"
+    ):
         config.load(tmp_path / "wrong.yaml")

@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
 
-import numpy as np
 import pandas as pd
 
 from optrepro.analysis import columns
@@ -117,7 +116,9 @@ def _forks(study: StudyResults) -> pd.DataFrame:
     fork = ["workload", "learning_rate", "seed", "step", "candidate"]
     wide = table.pivot(index=[*fork, "horizon"], columns="kind", values="value").reset_index()
     first = wide[wide.horizon == 1].set_index(fork).promised.rename("first")
-    return wide.join(first, on=fork)
+    order = {workload: i for i, workload in enumerate(table.workload.unique())}
+    in_order = wide.sort_values("workload", key=lambda names: names.map(order), kind="stable")
+    return in_order.join(first, on=fork)
 
 
 def _ends(study: StudyResults) -> pd.DataFrame:
@@ -127,5 +128,3 @@ def _ends(study: StudyResults) -> pd.DataFrame:
     wide = runs.pivot_table(index=keys, columns="metric", values="value", aggfunc="last", sort=False).reset_index()
     chosen = wide[[name for name in wide if name.startswith("chosen")]]
     return wide.assign(smallest=wide["chosen[0]"] / chosen.sum(axis=1))
-
-

@@ -23,6 +23,7 @@ from optrepro.analysis.verdict import (
 )
 from optrepro.catalogue import Margin
 from optrepro.conventions import ALPHA
+from optrepro.studies.base import counted
 
 STRICT = Margin()
 
@@ -116,7 +117,7 @@ def self_term_lowers_choice(study: StudyResults) -> Verdict:
 
 
 def ends_lowest(study: StudyResults, *, score: str, margin: Margin = STRICT) -> Verdict:
-    """Holds if the candidate of the largest score drops as far as the best one does; in part at some rates and horizons.
+    """Holds if the candidate of the largest score drops as far as the best one; in part at some rates and horizons.
 
     The best one is the same candidate at all forks of a learning rate; the margin is in per cent of its drop.
     """
@@ -197,7 +198,7 @@ def _after(horizon: int, rows: pd.DataFrame, kept: pd.DataFrame) -> str:
     shares = kept[kept.horizon == horizon].share
     lowest, fixed = (np.average(rows[name], weights=rows.forks) for name in ("lowest", "best_lowest"))
     return (
-        f"after {horizon} step{'' if horizon == 1 else 's'} {100 * shares.min():.0f} to {100 * shares.max():.0f}{NBSP}% of "
-        f"the promised drop is there, and the candidate of the largest score is lowest at {100 * lowest:.0f}{NBSP}% of "
+        f"after {counted(horizon, 'step')} {100 * shares.min():.0f} to {100 * shares.max():.0f}{NBSP}% of the promised "
+        f"drop is there, and the candidate of the largest score is lowest at {100 * lowest:.0f}{NBSP}% of "
         f"{rows.forks.sum()} forks, the one that is best on average at {100 * fixed:.0f}{NBSP}%"
     )

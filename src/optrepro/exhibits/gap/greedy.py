@@ -30,7 +30,9 @@ def figure(material: Material) -> Figure:
         left.set_title(f"{workloads.title(str(workload))}, learning rate {rate:g}")
         _outcomes(middle, _at(outcomes, workload, rate))
         _regret(right, _at(noise, workload, rate))
-    for axes, name in zip(panels[-1], ("steps after the fork", "steps after the fork", "batches in the score"), strict=True):
+    for axes, name in zip(
+        panels[-1], ("steps after the fork", "steps after the fork", "batches in the score"), strict=True
+    ):
         axes.set_xlabel(name)
     page.legend(handles=_handles(promises), ncols=4, loc="outside lower center", columnspacing=1.2)
     return page
@@ -43,7 +45,10 @@ def table(material: Material) -> pd.DataFrame:
         pd.DataFrame(
             {
                 **_places(promises),
-                "row": [f"momentum {m:g}, {counted(h, 'step')}" for m, h in zip(promises.candidate, promises.horizon, strict=True)],
+                "row": [
+                    f"momentum {m:g}, {counted(h, 'step')}"
+                    for m, h in zip(promises.candidate, promises.horizon, strict=True)
+                ],
                 "promised drop (nats)": [style.number(x) for x in promises.promised],
                 "realized drop (nats)": [style.number(x) for x in promises.realized],
                 "realized (% of promised)": _column(promises, "share", 100, 1),
@@ -53,7 +58,9 @@ def table(material: Material) -> pd.DataFrame:
         pd.DataFrame(
             {
                 **_places(outcomes),
-                "row": [f"{score}, {counted(h, 'step')}" for score, h in zip(outcomes.score, outcomes.horizon, strict=True)],
+                "row": [
+                    f"{score}, {counted(h, 'step')}" for score, h in zip(outcomes.score, outcomes.horizon, strict=True)
+                ],
                 "realized drop (nats)": _column(outcomes, "drop", 1, 4),
                 "forks": outcomes.forks.astype(str),
                 "ends lowest (% of forks)": _column(outcomes, "lowest", 100, 1),

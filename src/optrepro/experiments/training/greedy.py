@@ -128,9 +128,9 @@ class Scored(Finished):
         _, gradients = self.models.gradients(images[:, :size], labels[:, :size], probe=True)
         for i in range(1, int(self._batches)):
             _, others = self.models.gradients(*self._batch(self.dataset.train, f"order {i}"), probe=True)
-            gradients = [torch._foreach_add(sums, more) for sums, more in zip(gradients, others, strict=True)]
+            gradients = [list(torch._foreach_add(sums, more)) for sums, more in zip(gradients, others, strict=True)]
         count = max(1, int(self._batches))
-        return [torch._foreach_div(sums, count) for sums in gradients]
+        return [list(torch._foreach_div(sums, count)) for sums in gradients]
 
 
 class Forked(Probed):
@@ -141,7 +141,9 @@ class Forked(Probed):
         self._forked: OptimizerConfig = arguments[3]
         momenta = self.optimizers[0].param_groups[0].get("momentum")
         if not isinstance(momenta, Sequence):
-            raise ValueError(f"forked = {study.forked!r} is not allowed: it must draw one of several values of momentum")
+            raise ValueError(
+                f"forked = {study.forked!r} is not allowed: it must draw one of several values of momentum"
+            )
         if study.memory not in momenta:
             raise ValueError(f"memory = {study.memory} is not one of the candidates {list(momenta)}")
         self._candidates = [float(momentum) for momentum in momenta]
