@@ -155,7 +155,7 @@ def adapting_pays(
     gains = np.exp(logs.groupby(level=0, sort=False).mean().mean()).sort_values(ascending=False)
     best = str(gains.index[0])
     label = studies[0].facts.label
-    by_study = {study.facts.study: mean_interval(logs.loc[study.facts.study, best].dropna()) for study in studies}
+    by_study = {str(study): mean_interval(own[best].dropna()) for study, own in logs.groupby(level=0, sort=False)}
     factors = [f"{study} {_factor(gain)}" for study, gain in by_study.items()]
     others = ", ".join(f"{label(str(key))} {gain:.3f}" for key, gain in gains.items())
     evidence = (
@@ -269,7 +269,8 @@ def _gain(study: StudyResults, interval: Interval) -> str:
 def _log_errors(study: StudyResults) -> pd.DataFrame:
     """Logarithm of the share of wrong answers, or of the loss, at the end of the test runs: seeds by optimizers."""
     scores = comparison.test_scores(study)
-    return np.log(1 - scores if study.facts.criterion == "accuracy" else -scores)
+    errors = 1 - scores if study.facts.criterion == "accuracy" else -scores
+    return errors.map(np.log)
 
 
 def _factor(log: Interval) -> str:

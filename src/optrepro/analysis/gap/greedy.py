@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
+from typing import Any
 
 import pandas as pd
 
@@ -30,6 +31,7 @@ def promises(study: StudyResults) -> pd.DataFrame:
     forks); share, _low, _high (realized over promised: sums over the forks of a seed); forks (their number).
     """
     rows = []
+    place: Any
     for place, own in _forks(study).groupby([*AT, "candidate"], sort=False):
         sums = own.groupby("seed")[["promised", "realized"]].sum()
         rows.append(
@@ -54,6 +56,7 @@ def outcomes(study: StudyResults) -> pd.DataFrame:
     candidate that ends lowest at each fork); forks (their number).
     """
     rows = []
+    place: Any
     for place, own in _forks(study).groupby(AT, sort=False):
         drops = own.pivot(index=["seed", "step"], columns="candidate", values="realized").dropna()
         first = own.pivot(index=["seed", "step"], columns="candidate", values="first").loc[drops.index]
@@ -126,5 +129,5 @@ def _ends(study: StudyResults) -> pd.DataFrame:
     runs = study.runs[study.runs.optimizer != FORKS]
     keys = ["workload", "learning_rate", "optimizer", "seed"]
     wide = runs.pivot_table(index=keys, columns="metric", values="value", aggfunc="last", sort=False).reset_index()
-    chosen = wide[[name for name in wide if name.startswith("chosen")]]
+    chosen = wide.filter(regex="^chosen")
     return wide.assign(smallest=wide["chosen[0]"] / chosen.sum(axis=1))

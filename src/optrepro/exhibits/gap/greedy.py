@@ -15,8 +15,8 @@ from optrepro.exhibits.material import Material
 from optrepro.studies.base import counted
 
 KEYS = ["workload", "learning_rate"]
-BEST = {"color": style.MUTED, "linestyle": (0, (4.0, 1.5))}  # the candidate that is best on average
-DRAW = {"color": style.MUTED, "linestyle": (0, (1.0, 1.2)), "linewidth": 0.9}
+BEST: dict[str, Any] = {"color": style.MUTED, "linestyle": (0, (4.0, 1.5))}  # the candidate that is best on average
+DRAW: dict[str, Any] = {"color": style.MUTED, "linestyle": (0, (1.0, 1.2)), "linewidth": 0.9}
 
 
 def figure(material: Material) -> Figure:
