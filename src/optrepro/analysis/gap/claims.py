@@ -148,19 +148,17 @@ def adapting_pays(
 
     The gain is the fixed filter's error over the rule's, at the end of the test runs: a geometric mean over the studies
     and their seeds, which are paired. The error is the share of wrong answers, or the loss where that is the criterion.
-    The evidence has the gain of every rule, and that of the best one in each study.
+    The evidence has the least and the largest gain, and the latter in each study.
     """
     logs = pd.concat({study.facts.study: _log_errors(study)[[fixed, *optimizers]] for study in studies})
     logs = logs.rsub(logs[fixed], axis=0).drop(columns=fixed)
-    gains = np.exp(logs.groupby(level=0, sort=False).mean().mean()).sort_values(ascending=False)
-    best = str(gains.index[0])
-    label = studies[0].facts.label
+    gains = np.exp(logs.groupby(level=0, sort=False).mean().mean())
+    label, best = studies[0].facts.label, str(gains.idxmax())
     by_study = {str(study): mean_interval(own[best].dropna()) for study, own in logs.groupby(level=0, sort=False)}
     factors = [f"{study} {_factor(gain)}" for study, gain in by_study.items()]
-    others = ", ".join(f"{label(str(key))} {gain:.3f}" for key, gain in gains.items())
     evidence = (
-        f"error of the {label(fixed)} over that of the rule, over {len(studies)} tasks: {gains.min():.3f} to "
-        f"{gains.max():.3f} ({others}); {label(best)}: {', '.join(factors)}"
+        f"error of the {label(fixed)} over that of the rule, mean of {len(studies)} tasks: {gains.min():.3f} "
+        f"({label(str(gains.idxmin()))}) to {gains.max():.3f} ({label(best)}); the latter: {', '.join(factors)}"
     )
     return judged([better(gain, margin.percent / 100) for gain in by_study.values()], evidence)
 
