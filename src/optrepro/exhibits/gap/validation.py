@@ -9,7 +9,7 @@ from optrepro.exhibits import panels, style
 from optrepro.exhibits.material import Material
 
 RULES = ("paper", "debiased", "raw", "validation")
-CURVES = ("paper", "validation", "paper-joined", "paper-doubled")  # beside those of the fixed candidates
+CURVES = ("paper", "validation", "fixed-joined", "fixed-doubled")  # beside those of the fixed candidates
 TITLES = {"gap-validation-sgd": "SGD with momentum", "gap-validation-adam": "Adam"}
 
 
