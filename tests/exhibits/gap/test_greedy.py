@@ -18,7 +18,7 @@ def test_every_workload_and_rate_has_a_row_of_panels(material):
     assert len(figure.findobj(Axes)) == 3 * 4
     titles = [axes.get_title("left") for axes in figure.findobj(Axes) if axes.get_title("left")]
     assert titles == [f"{name}, learning rate {rate}" for name in ("Perceptron", "CNN") for rate in (0.01, 0.1)]
-    assert {"1/8", "8", "momentum 0.99", "a draw"} <= set(drawing.shown(figure))
+    assert {"1/8", "8", "momentum 0.99", "one drawn at random"} <= set(drawing.shown(figure))
     drawing.assert_fits_the_page(figure)
     drawing.assert_axes_are_labelled(figure)
 

@@ -82,7 +82,9 @@ def outcomes(study: StudyResults) -> pd.DataFrame:
                     "forks": len(drops),
                 }
             )
-    return pd.DataFrame(rows)
+    table = pd.DataFrame(rows)
+    ends = ["lowest_low", "lowest_high"]
+    return table.assign(**table[ends].clip(0, 1))  # a t interval of few seeds may reach beyond what a share can be
 
 
 def noise(study: StudyResults) -> pd.DataFrame:

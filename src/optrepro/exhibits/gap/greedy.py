@@ -15,7 +15,12 @@ from optrepro.exhibits.material import Material
 from optrepro.studies.base import counted
 
 KEYS = ["workload", "learning_rate"]
-BEST: dict[str, Any] = {"color": style.MUTED, "linestyle": (0, (4.0, 1.5))}  # the candidate that is best on average
+BESIDE = 1.12  # factor between the horizons of lines that would hide each other
+BEST: dict[str, Any] = {
+    "color": style.MUTED,
+    "linestyle": (0, (4.0, 1.5)),
+    "linewidth": 2.4,
+}  # the candidate that is best on average
 DRAW: dict[str, Any] = {"color": style.MUTED, "linestyle": (0, (1.0, 1.2)), "linewidth": 0.9}
 
 
@@ -95,9 +100,9 @@ def _at(table: pd.DataFrame, workload: object, rate: object) -> pd.DataFrame:
 
 def _promises(axes: Axes, rows: pd.DataFrame) -> None:
     """The realized share of the promised drop over the horizon, a line for each candidate."""
-    for candidate, own in rows.groupby("candidate"):
+    for place, (candidate, own) in enumerate(rows.groupby("candidate")):
         color = style.candidate_color(float(str(candidate)))
-        _line(axes, own.horizon, own, "share", 100, color=color, marker="o")
+        _line(axes, own.horizon * BESIDE ** (place - 1), own, "share", 100, color=color, marker="o")
     axes.axhline(100, color=style.MUTED, linewidth=0.8, zorder=0)
     _horizons(axes, rows)
     axes.set_ylabel("realized\n(% of promised)")
@@ -105,11 +110,11 @@ def _promises(axes: Axes, rows: pd.DataFrame) -> None:
 
 def _outcomes(axes: Axes, rows: pd.DataFrame) -> None:
     """The share of the forks at which each score's candidate ends lowest, over the horizon."""
-    for score, own in rows.groupby("score", sort=False):
+    for place, (score, own) in enumerate(rows.groupby("score", sort=False)):
         look = style.look(str(score))
-        _line(axes, own.horizon, own, "lowest", 100, color=look.color, marker=look.marker)
+        _line(axes, own.horizon * BESIDE ** (place - 0.5), own, "lowest", 100, color=look.color, marker=look.marker)
     same = rows[rows.score == rows.score.iloc[0]]  # it does not depend on the score
-    axes.plot(same.horizon, 100 * same.best_lowest, **BEST)
+    axes.plot(same.horizon, 100 * same.best_lowest, **BEST, zorder=0)
     axes.axhline(100 / same.candidates.iloc[0], **DRAW)
     _horizons(axes, rows)
     axes.set(ylim=(-5, 105), ylabel="ends lowest\n(% of forks)")
@@ -155,7 +160,10 @@ def _handles(promises: pd.DataFrame) -> list[Line2D]:
         Line2D([], [], color=style.look(score).color, marker=style.look(score).marker, label=label)
         for score, label in (("paper", "the paper's score"), ("raw", "the promised drop (raw)"))
     ]
-    others = [Line2D([], [], **BEST, label="the best one on average"), Line2D([], [], **DRAW, label="a draw")]
+    others = [
+        Line2D([], [], **BEST, label="the best one on average"),
+        Line2D([], [], **DRAW, label="one drawn at random"),
+    ]
     return [*candidates, *scores, *others]
 
 
