@@ -92,6 +92,8 @@ class _Manual:
         for name, field in _own_fields(model).items():
             for part in _models(field.annotation):
                 place = _place(field.alias or name, field, part)
+                if any(place in places for other, places in self.places.items() if other is not part):
+                    place += f" of the {self._called(model)}"
                 self.places.setdefault(part, {})[place] = None
         for part in _parts(model):
             if part is not Study:
