@@ -15,7 +15,7 @@ def whole(training_study, families_study, concept_study):
     """Studies in which nothing is missing and nothing diverged."""
     sgd, adam = training_study(), training_study(adam=True)
     made = {study.facts.study: study for study in (sgd, adam, families_study(), concept_study())}
-    return made | {"gap-validation-sgd": sgd, "gap-validation-adam": adam}
+    return made | {"gap-validation-sgd": sgd}
 
 
 @pytest.fixture(scope="module")
