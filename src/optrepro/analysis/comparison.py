@@ -468,6 +468,7 @@ def _overall(runs: pd.DataFrame, entry: Mapping[str, Any]) -> pd.Series:
     return (counts / counts.sum()).set_axis(names).rename("overall")
 
 
-def _by_number(metric: str) -> tuple[int, str]:
+def _by_number(metric: object) -> tuple[int, str]:
     """What sorts the metrics of choices by their numbers: "chosen[10]" comes after "chosen[9]"."""
-    return len(metric), metric
+    name = str(metric)
+    return len(name), name
