@@ -63,10 +63,21 @@ def test_the_claim_fails_where_the_largest_score_ends_higher_and_says_how_often(
     found = judge("ends-lowest", greedy_study(), score="paper", margin=Margin(percent=1))
     assert found.verdict == "fails"
     assert "-50 to 60\N{NO-BREAK SPACE}% of the promised drop is there" in found.evidence
-    assert "lowest at 0\N{NO-BREAK SPACE}% of 48 forks, the one that is best on average at 100" in found.evidence
+    assert "ends lowest at 0\N{NO-BREAK SPACE}% of 48 forks, the one that is best on average at 100" in found.evidence
 
 
 def test_the_claim_holds_in_part_at_one_horizon_and_holds_at_all(greedy_study):
     assert judge("ends-lowest", greedy_study(), score="raw").verdict == "holds in part"
     straight = greedy_study({10: {0.5: 0.5, 0.9: 0.5, 0.99: 0.5}})
     assert judge("ends-lowest", straight, score="raw").verdict == "holds"
+
+
+def test_a_score_that_always_takes_the_smallest_candidate_is_as_good_only_trivially(greedy_study):
+    """The paper's score takes 0.5 at all forks here, which is as good where that is the best one."""
+    best = {horizon: {0.5: 0.9, 0.9: 0.2, 0.99: 0.1} for horizon in (1, 10)}
+    assert judge("ends-lowest", greedy_study(best), score="paper").verdict == "holds trivially"
+    found = judge("ends-lowest", greedy_study({1: best[1]}), score="paper")
+    assert found.verdict == "fails"
+    assert found.evidence.startswith(
+        "the smallest candidate has the largest score at 100\N{NO-BREAK SPACE}% of the forks"
+    )

@@ -27,5 +27,5 @@ def test_the_table_has_promises_choices_and_noise_and_no_holes(material):
     table = drawing.module("gap-greedy").table(material)
     drawing.assert_is_whole(table)
     rows = set(table.row)
-    assert {"momentum 0.9, 10 steps", "paper, 1 step", "score from 0.125 batches"} <= rows
+    assert {"momentum 0.9, 10 steps", "paper, 1 step", "batches in the score: 1/8"} <= rows
     assert "Scale: laptop." in captions.caption("", material)

@@ -53,7 +53,8 @@ def outcomes(study: StudyResults) -> pd.DataFrame:
     (the candidate with the largest mean drop over all forks of the row, which a sweep would pick), best_lowest (the
     share of that one), candidates (their number: a draw is right at one in so many forks); drop, _low, _high (mean drop
     of the taken candidate, nats), gain, _low, _high (that drop minus the one of `best`, paired), most (mean drop of the
-    candidate that ends lowest at each fork); forks (their number).
+    candidate that ends lowest at each fork); smallest (share of the forks at which it took the smallest candidate) and
+    forks (their number).
     """
     rows = []
     place: Any
@@ -79,6 +80,7 @@ def outcomes(study: StudyResults) -> pd.DataFrame:
                     **columns.interval("drop", means["drop"]),
                     **columns.interval("gain", means.gain),
                     "most": drops.max(axis=1).mean(),
+                    "smallest": (taken == drops.columns.min()).mean(),
                     "forks": len(drops),
                 }
             )

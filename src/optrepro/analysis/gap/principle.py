@@ -14,6 +14,7 @@ from optrepro.analysis.verdict import (
     HOLDS,
     IN_PART,
     NBSP,
+    Outcome,
     Verdict,
     as_good,
     interval_of,
@@ -119,16 +120,18 @@ def self_term_lowers_choice(study: StudyResults) -> Verdict:
 def ends_lowest(study: StudyResults, *, score: str, margin: Margin = STRICT) -> Verdict:
     """Holds if the candidate of the largest score drops as far as the best one; in part at some rates and horizons.
 
-    The best one is the same candidate at all forks of a learning rate; the margin is in per cent of its drop.
+    The best one is the same candidate at all forks of a learning rate; the margin is in per cent of its drop. A score
+    that takes the smallest candidate at all of them is as good only trivially.
     """
     table, kept = greedy.outcomes(study), greedy.promises(study)
     own = table[table.score == score]
-    outcomes = [
-        as_good(interval_of(row, "gain"), margin.of("loss", row["drop"] - row["gain"]))
-        for row in own.to_dict("records")
-    ]
-    evidence = [_after(int(str(steps)), rows, kept) for steps, rows in own.groupby("horizon")]
-    return judged(outcomes, "; ".join(evidence))
+    outcomes = []
+    for row in own.to_dict("records"):
+        outcome = as_good(interval_of(row, "gain"), margin.of("loss", row["drop"] - row["gain"]))
+        outcomes.append(Outcome.TRIVIAL if outcome is Outcome.MET and row["smallest"] == 1 else outcome)
+    after = [_after(int(str(steps)), rows, kept) for steps, rows in own.groupby("horizon")]
+    smallest = f"the smallest candidate has the largest score at {100 * own.smallest.mean():.0f}{NBSP}% of the forks"
+    return judged(outcomes, "; ".join([smallest, *after]))
 
 
 def _winners(study: StudyResults) -> dict[str, tuple[str, str, float]]:
@@ -199,6 +202,6 @@ def _after(horizon: int, rows: pd.DataFrame, kept: pd.DataFrame) -> str:
     lowest, fixed = (np.average(rows[name], weights=rows.forks) for name in ("lowest", "best_lowest"))
     return (
         f"after {counted(horizon, 'step')} {100 * shares.min():.0f} to {100 * shares.max():.0f}{NBSP}% of the promised "
-        f"drop is there, and the candidate of the largest score is lowest at {100 * lowest:.0f}{NBSP}% of "
+        f"drop is there, and the candidate of the largest score ends lowest at {100 * lowest:.0f}{NBSP}% of "
         f"{rows.forks.sum()} forks, the one that is best on average at {100 * fixed:.0f}{NBSP}%"
     )

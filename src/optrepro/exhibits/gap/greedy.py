@@ -69,6 +69,7 @@ def table(material: Material) -> pd.DataFrame:
                 "realized drop (nats)": _column(outcomes, "drop", 1, 4),
                 "forks": outcomes.forks.astype(str),
                 "ends lowest (% of forks)": _column(outcomes, "lowest", 100, 1),
+                "smallest candidate (% of choices)": [style.percent(share) for share in outcomes.smallest],
                 "best on average": [f"{m:g}" for m in outcomes.best],
                 "that one ends lowest (% of forks)": [style.percent(share) for share in outcomes.best_lowest],
                 "further drop than that one (nats)": _column(outcomes, "gain", 1, 4),
@@ -77,9 +78,10 @@ def table(material: Material) -> pd.DataFrame:
         pd.DataFrame(
             {
                 **_places(noise),
-                "row": [f"score from {batches:g} batches" for batches in noise.batches],
+                "row": [f"batches in the score: {_part(batches)}" for batches in noise.batches],
                 "test accuracy (%)": _column(noise, "test_accuracy", 100, 2),
                 "regret in test accuracy (points)": _column(noise, "regret_test_accuracy", 100, 2),
+                "best fixed": noise.best_probe_loss,
                 "training loss": _column(noise, "probe_loss", 1, 4),
                 "regret in training loss (nats)": _column(noise, "regret_probe_loss", 1, 4),
                 "smallest candidate (% of choices)": [style.percent(share) for share in noise.smallest],

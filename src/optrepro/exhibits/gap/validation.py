@@ -16,15 +16,15 @@ CURVES = ("paper", "validation", "fixed-joined", "fixed-doubled")  # beside thos
 def figure(material: Material) -> Figure:
     """Final accuracy, its difference to the best fixed candidate, and curves."""
     scores, curves = material.tables["gap-validation-sgd-scores"], material.tables["gap-validation-sgd-curves"]
-    page = style.page(material, height=5.2 * len(scores) + 36)
-    sides: Any = page.subfigures(1, 2, width_ratios=[1.9, 1])
+    page = style.page(material, height=5.2 * len(scores) + 46)
+    sides: Any = page.subfigures(1, 2, width_ratios=[2.1, 1])
     left, right = sides
     panels.score_panels(left, scores, loss=False)
     fixed = scores[scores.group == "fixed"].optimizer
     axes = right.subplots()
     panels.curve_panel(axes, curves, scores, [*fixed, *CURVES])
     axes.set_title("During training")
-    right.legend(ncols=2, loc="outside lower center", handlelength=1.4, columnspacing=0.7, fontsize=6.5)
+    right.legend(loc="outside lower center", handlelength=2.6, fontsize=6.5)
     return page
 
 
