@@ -16,6 +16,8 @@ from typing import Any
 import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.text import Text
+from matplotlib.ticker import FixedFormatter
 
 from optrepro.exhibits.material import Material
 
@@ -161,6 +163,7 @@ _LOOKS = {
     "diagonal": Look("#CC79A7", "v"),
     "identity": Look("#222222", "o", _DASHDOT),
 }
+_MINUS = re.compile(r"(?<![\w.)\]–-])-(?=\.?\d)|(?<=\de)-(?=\d)")  # a hyphen that is the sign of a number or exponent
 _SPARE_COLORS = ("#117733", "#AA4499", "#6699CC", "#997700", "#994455", "#44AA99", "#885500", "#004488")
 _SPARE_MARKERS = ("p", "h", "P", "X", "8", "*")
 _SPARE_DASHES = ("-", _DASH, _DASHDOT)
@@ -209,10 +212,29 @@ def save(figure: Figure, path: Path) -> None:
 
 def svg(figure: Figure, name: str) -> str:
     """A figure as SVG without date and version; `name` begins the names of its clip paths."""
+    _set_minus_signs(figure)
     _lay_out(figure)
     drawing = StringIO()
     figure.savefig(drawing, format="svg", metadata={"Date": None, "Creator": None})
     return _with_stable_names(drawing.getvalue(), name)
+
+
+def typeset(text: str) -> str:
+    """A text with minus signs in its numbers, for readers: "lag-1 is -0.5 [-1, 2e-5]" -> "lag-1 is −0.5 [−1, 2e−5]".
+
+    Figures that are saved, captions and pages have it by themselves. Files for programs keep the hyphens.
+    """
+    return _MINUS.sub("\N{MINUS SIGN}", text)
+
+
+def _set_minus_signs(figure: Figure) -> None:
+    for text in figure.findobj(Text):
+        text.set_text(typeset(text.get_text()))  # type: ignore[attr-defined]
+    for axes in figure.findobj(Axes):
+        for axis in (axes.xaxis, axes.yaxis):  # type: ignore[attr-defined]
+            # Ticks take their texts anew from the formatter; those of numbers alone have minus signs already.
+            if isinstance(formatter := axis.get_major_formatter(), FixedFormatter):
+                formatter.seq = [typeset(label) for label in formatter.seq]
 
 
 def _lay_out(figure: Figure) -> None:
