@@ -2,31 +2,39 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pandas as pd
 from matplotlib.figure import Figure
 
 from optrepro.exhibits import panels, style
 from optrepro.exhibits.material import Material
 
-RULES = ("paper", "debiased", "raw", "validation")
-TITLES = {"gap-sgdm": "SGD with momentum", "gap-adam": "Adam"}
+AWARE = "validation"
+RULES = ("paper", "debiased", "raw", AWARE)
+TITLES = {"gap-sgdm": "SGD", "gap-adam": "AdamW"}
 
 
 def figure(material: Material) -> Figure:
-    """Final accuracy, its difference to the best fixed candidate, and curves, for each study."""
+    """For each study, the difference to the picked fixed candidate, on one scale, and below it the curves."""
     shown = {study: _shown(scores) for study, scores in _by_study(material, "scores").items()}
-    curves = _by_study(material, "curves")
-    page = style.page(material, height=72 * len(shown))
-    parts = page.subfigures(len(shown), 1, squeeze=False)[:, 0]
-    for part, (study, scores) in zip(parts, shown.items(), strict=True):
-        part.suptitle(TITLES.get(study, study), x=0.01, ha="left", fontsize=9.5, fontweight="bold")
-        left, right = part.subfigures(1, 2, width_ratios=[1.9, 1])
-        panels.score_panels(left, scores, loss=False)
+    curves, everything = _by_study(material, "curves"), pd.concat(shown.values(), ignore_index=True)
+    rows = 4.6 * max(map(len, shown.values())) + 34
+    page = style.page(material, height=rows + 70)
+    parts: Any = page.subfigures(2, 1, height_ratios=[rows, 70])
+    above, below = parts
+    sides = above.subplots(1, len(shown), squeeze=False)[0]
+    for axes, (study, scores) in zip(sides, shown.items(), strict=True):
+        panels.difference_panel(axes, scores, panels.row_positions(scores), among=everything)
+        axes.set_title(f"{TITLES.get(study, study)}: {_finding(scores)}")
+        panels.name_rows(axes, scores, panels.row_labels(scores))
+    trained = below.subplots(1, len(shown), squeeze=False)[0]
+    for axes, (study, scores) in zip(trained, shown.items(), strict=True):
         fixed = scores[scores.group == "fixed"].optimizer
-        axes = right.subplots()
         panels.curve_panel(axes, curves[study], scores, [*fixed, *RULES])
-        axes.set_title("During training")
-        right.legend(ncols=2, loc="outside lower center", handlelength=1.4, columnspacing=0.7, fontsize=6.5)
+    handles, labels = trained[0].get_legend_handles_labels()
+    names = [label.replace("momentum", "momentum or β₁") for label in labels]
+    below.legend(handles, names, ncols=4, loc="outside lower center", handlelength=1.9, columnspacing=0.9)
     return page
 
 
@@ -38,6 +46,16 @@ def table(material: Material) -> pd.DataFrame:
         readable.insert(0, "study", study)
         parts.append(readable)
     return pd.concat(parts, ignore_index=True)
+
+
+def _finding(scores: pd.DataFrame) -> str:
+    """What the interval of the validation-aware rule says."""
+    by_key = scores.set_index("optimizer")
+    if AWARE not in by_key.index:
+        return "not run"
+    low, high = by_key.difference_low[AWARE], by_key.difference_high[AWARE]
+    word = "better than" if low > 0 else "worse than" if high < 0 else "no different from"
+    return f"validation-aware\n{word} {by_key.label[scores.reference.iloc[0]]}"
 
 
 def _by_study(material: Material, kind: str) -> dict[str, pd.DataFrame]:
