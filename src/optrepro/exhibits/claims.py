@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import textwrap
-
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -35,7 +33,7 @@ def figure(material: Material) -> Figure:
     axes = page.subplots()
     for y, section in enumerate(sections.values()):
         _bar(axes, y, section)
-    axes.set_yticks(range(len(sections)), [textwrap.fill(title, 40) for title in sections])
+    axes.set_yticks(range(len(sections)), [title.replace(" (", "\n(") for title in sections])
     axes.set(ylim=(len(sections) - 0.5, -0.5), xlabel="claims", title=_finding(claims))
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.tick_params(axis="y", length=0)
@@ -94,5 +92,5 @@ def _finding(claims: pd.DataFrame) -> str:
     """How many of the papers' own claims hold, wholly, in part or trivially, and how many were judged on a proxy."""
     papers = claims[~claims.source.str.endswith(OWN)]
     given = list(papers.verdict)
-    counts = ", ".join(f"{given.count(verdict)} {verdict}" for verdict in LOOKS if verdict in given)
-    return f"Of {len(papers)} claims of the papers, {int(papers.proxy.sum())} judged on a proxy: {counts}"
+    counts = " · ".join(f"{verdict}: {given.count(verdict)}" for verdict in LOOKS if verdict in given)
+    return f"{len(papers)} claims of the papers, {int(papers.proxy.sum())} judged on a proxy:\n{counts}"

@@ -55,7 +55,7 @@ def training_panels(
     left, right = figure.subfigures(1, 2, width_ratios=[1.1, 1])
     fixed = scores[scores.group == "fixed"].optimizer
     curve_panel(left.subplots(), curves, scores, [*fixed, *rules, *SHOWN_CONTROLS], metric)
-    left.legend(ncols=3, loc="outside lower center", handlelength=1.9, columnspacing=0.8)
+    left.legend(ncols=3, loc="outside lower center", handlelength=1.3, handletextpad=0.5, columnspacing=0.6)
     if len(chosen := choices[choices.optimizer.isin(rules)]):
         choice_panels(right, chosen, scores, rules)
 
@@ -104,6 +104,8 @@ def score_panels(figure: Figure, scores: pd.DataFrame, columns: Sequence[str], c
     panels = figure.subplots(1, len(columns), sharey=True, squeeze=False)[0]
     shown = without_copies(scores)
     fill_score_panels(panels, shown, columns, criterion)
+    for axes in (axes for axes, column in zip(panels, columns, strict=True) if column == "difference"):
+        axes.set_title(finding(scores))  # of all rules, copies among them
     labels, note = _labels_with_copies(scores)
     name_rows(panels[0], shown, labels)
     if note:
@@ -128,7 +130,7 @@ def fill_score_panels(
         dots(axes, scores, y, column, scale, worst=worst)
         axes.axvspan(scale * best[f"{column}_low"], scale * best[f"{column}_high"], color=color, alpha=0.2, lw=0)
         top = scores[column].idxmax() if worst == "low" else scores[column].idxmin()
-        axes.set(title=f"{word}:\n{scores.label[top]}", xlabel=label)
+        axes.set(title=f"{word}:\n{_short(scores.label[top])}", xlabel=label)
 
 
 def difference_panel(
@@ -145,7 +147,8 @@ def difference_panel(
     axes.axvline(0, color=style.look(reference).color, linewidth=1)
     for position in (at for at, key in zip(y, scores.optimizer, strict=True) if key == reference):
         axes.plot(0, position, **style.look(reference).point)
-    axes.set(title=finding(scores), xlabel=f"{unit} to the fixed one\npicked on validation (paired)")
+    unit = unit.removeprefix("percentage ")
+    axes.set(title=finding(scores), xlabel=f"{unit} over the one picked\non validation (paired)")
 
 
 def finding(scores: pd.DataFrame) -> str:
@@ -153,11 +156,14 @@ def finding(scores: pd.DataFrame) -> str:
     rules = scores[scores.group == "dynamic"]
     name = str(scores.set_index("optimizer").label[scores.reference.iloc[0]])
     better, worse = int((rules.difference_low > 0).sum()), int((rules.difference_high < 0).sum())
-    if better and worse:
-        return f"{better} of {len(rules)} rules better,\n{worse} worse than {name}"
-    if better or worse:
-        return f"{better or worse} of {len(rules)} rules {'better' if better else 'worse'}\nthan {name}"
-    return f"No rule differs\nfrom {name}"
+    if better:
+        lost = f", {worse} lose{'s' * (worse == 1)}" if worse else ""
+        return f"{better} of {len(rules)} rules beat{'s' * (better == 1)}\n{name}{lost}"
+    return (
+        f"{worse} of {len(rules)} rules lose{'s' * (worse == 1)}\nto {name}"
+        if worse
+        else f"No rule differs\nfrom {name}"
+    )
 
 
 def without_copies(scores: pd.DataFrame) -> pd.DataFrame:
@@ -261,7 +267,8 @@ def _limits(scores: pd.DataFrame, column: str, worst: Literal["low", "high"] | N
     else:
         widths = scores[f"{column}_high"] - scores[f"{column}_low"]
         reach = max(FAR * (upper - lower), widths.median(), 1e-6)
-        near = scores[means >= lower - reach if worst == "low" else means <= upper + reach]
+        ahead = scores[column] >= lower - reach if worst == "low" else scores[column] <= upper + reach
+        near = scores[ahead]
     ends = near[[f"{column}_low", f"{column}_high", column]].to_numpy(dtype=float)
     low, high = float(np.nanmin(ends)), float(np.nanmax(ends))
     return (min(low, 0.0), max(high, 0.0)) if column == "difference" else (low, high)
@@ -330,8 +337,7 @@ def choice_panels(figure: Figure, choices: pd.DataFrame, scores: pd.DataFrame, o
     panels[0].set_ylabel("share of choices (%)")
     smallest = choices[choices.candidate == names[0]].groupby("optimizer").overall.first()
     switching = [_short(labels[key]) for key in shown if smallest[key] < CONSTANT]
-    words = "every rule" if len(switching) == len(shown) else "; ".join(switching) or "no rule"
-    title = f"Takes more than {names[0]}: {words}"
+    title = f"Rules that leave {names[0]}: {'; '.join(switching) or 'none'}"
     figure.suptitle(title, x=0.12, ha="left", fontsize=8.5, fontweight="bold")
     handles = [Patch(color=color, label=candidate) for candidate, color in colors.items()]
     figure.legend(handles=handles, ncols=len(handles), loc="outside lower center")

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import re
 from dataclasses import dataclass
+from functools import partial
 from io import StringIO
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.text import Text
-from matplotlib.ticker import FixedFormatter
+from matplotlib.ticker import FuncFormatter
 
 from optrepro.exhibits.material import Material
 
@@ -116,8 +117,8 @@ _LOOKS = {
     "raw-each": Look("#9E1B32", "D", _DASH, filled=False),
     "validation": Look("#C85A9E", "D"),
     "continuous": Look("#6A3D9A", "D"),
-    "aligned": Look("#B15928", "D"),
-    "aligned-each": Look("#B15928", "D", _DASH, filled=False),
+    "aligned": Look("#7A5200", "D", _DASHDOT),
+    "aligned-each": Look("#7A5200", "D", _DASH, filled=False),
     # controls: grey to black
     "random": Look("#8C8C8C", "s", _DOT),
     "random-raw": Look("#8C8C8C", "s", _DASHDOT, filled=False),
@@ -141,6 +142,9 @@ _LOOKS = {
     "polyak": Look("#8F8A2B", "*", _DASHDOT),
     "sgd": Look("#222222", "o"),
     "conjugate-gradient": Look("#A67C00", "D", _DASHDOT),
+    # PyTorch's versions, in measurements of time
+    "foreach": Look("#44AA99", "h"),
+    "fused": Look("#44AA99", "p"),
     # learned policies: hues that no other group has
     "pop": Look("#E6007E", "*"),
     "pop-trained": Look("#F58AC2", "p", _DASH),
@@ -163,7 +167,7 @@ _LOOKS = {
     "diagonal": Look("#CC79A7", "v"),
     "identity": Look("#222222", "o", _DASHDOT),
 }
-_MINUS = re.compile(r"(?<![\w.)\]–-])-(?=\.?\d)|(?<=\de)-(?=\d)")  # a hyphen that is the sign of a number or exponent
+_MINUS = re.compile(r"(?<![\w.)\]{–-])-(?=\.?\d)|(?<=\de)-(?=\d)")  # a hyphen that is the sign of a number or exponent
 _SPARE_COLORS = ("#117733", "#AA4499", "#6699CC", "#997700", "#994455", "#44AA99", "#885500", "#004488")
 _SPARE_MARKERS = ("p", "h", "P", "X", "8", "*")
 _SPARE_DASHES = ("-", _DASH, _DASHDOT)
@@ -232,9 +236,13 @@ def _set_minus_signs(figure: Figure) -> None:
         text.set_text(typeset(text.get_text()))  # type: ignore[attr-defined]
     for axes in figure.findobj(Axes):
         for axis in (axes.xaxis, axes.yaxis):  # type: ignore[attr-defined]
-            # Ticks take their texts anew from the formatter; those of numbers alone have minus signs already.
-            if isinstance(formatter := axis.get_major_formatter(), FixedFormatter):
-                formatter.seq = [typeset(label) for label in formatter.seq]
+            # Ticks take their texts anew from the formatter, which for given texts is a function.
+            if isinstance(formatter := axis.get_major_formatter(), FuncFormatter):
+                axis.set_major_formatter(FuncFormatter(partial(_typeset_tick, formatter)))
+
+
+def _typeset_tick(formatter: FuncFormatter, value: float, position: int | None) -> str:
+    return typeset(formatter(value, position))
 
 
 def _lay_out(figure: Figure) -> None:

@@ -82,8 +82,8 @@ def test_rows_with_the_results_of_the_picked_candidate_are_one_row_with_it(train
     ("levels", "title"),
     [
         ({}, "No rule differs\nfrom momentum 0.9"),
-        ({"raw": 0.95, "paper": 0.6}, "1 of 4 rules better,\n1 worse than momentum 0.9"),
-        ({"raw": 0.95, "validation": 0.95}, "2 of 4 rules better\nthan momentum 0.9"),
+        ({"raw": 0.95, "paper": 0.6}, "1 of 4 rules beats\nmomentum 0.9, 1 loses"),
+        ({"raw": 0.95, "validation": 0.95}, "2 of 4 rules beat\nmomentum 0.9"),
     ],
 )
 def test_the_title_says_how_many_rules_differ_from_the_picked_candidate(training_study, levels, title):
@@ -147,6 +147,6 @@ def test_a_failed_claim_is_printed_as_failed(materials, figures):
     shown = drawing.shown(figures["claims"])
     assert sum(int(text[2:]) for text in shown if text.startswith("✕") and text[2:].isdigit()) == failed
     own = claims.source.str.endswith("of this project")
-    [title] = [text for text in shown if text.startswith("Of ")]
-    assert f"{int(((claims.verdict == 'fails') & ~own).sum())} fails" in title
+    [title] = [text for text in shown if "claims of the papers" in text]
+    assert f"fails: {int(((claims.verdict == 'fails') & ~own).sum())}" in title
     assert (drawing.module("claims").table(materials["claims"]).verdict == "fails").sum() == failed

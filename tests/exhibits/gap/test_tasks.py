@@ -70,7 +70,7 @@ def test_a_task_shows_what_it_is_judged_by(exhibit, label, figures):
 
 
 def test_rates_that_tell_no_more_than_chance_are_in_the_table_alone(training_study):
-    study = _named(training_study(**{key: 0.84 for key in LEVELLED}), "gap-cifar100")
+    study = _named(training_study(**dict.fromkeys(LEVELLED, 0.84)), "gap-cifar100")
     material = drawing.material("gap-cifar100", {"gap-cifar100": study})
     shown = drawing.shown(drawing.module("gap-cifar100").figure(material))
     assert not any(text[0] in "▲●▼★" for text in shown)

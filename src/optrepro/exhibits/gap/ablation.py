@@ -50,8 +50,8 @@ def figure(material: Material) -> Figure:
     panels.name_rows(sides[0], rows, list(rows.label))
     if idle.any():
         names = everything[idle].drop_duplicates("optimizer")
-        named = "; ".join(f"{group}: {', '.join(own.label)}" for group, own in names.groupby("varied", sort=False))
-        note = f"Not shown, as within {100 * SAME:g} points of the score alone: {named}"
+        named = (f"{group} ({'; '.join(own.label)})" for group, own in names.groupby("varied", sort=False))
+        note = f"Not shown, as within {100 * SAME:g} points of the score alone: {', '.join(named)}"
         top.supxlabel(textwrap.fill(note, 120), x=0.01, ha="left", fontsize=7)
     difference, smallest = bottom.subplots(1, 2)
     rules = sizes[sizes.group != "fixed"]

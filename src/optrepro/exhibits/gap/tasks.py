@@ -27,7 +27,7 @@ def figure(material: Material) -> Figure:
     top, bottom = parts
     metric = f"test_{facts.criterion}"
     if telling:
-        measured, differences, cells = top.subplots(1, 3, sharey=True, width_ratios=[1, 1, 1.7])
+        measured, differences, cells = top.subplots(1, 3, sharey=True, width_ratios=[1.2, 1.2, 1.7])
         panels.fill_score_panels([measured, differences], scores, [metric, "difference"], facts.criterion)
         panels.name_rows(measured, scores, _labels(scores))
         _rate_panel(cells, scores, rates)

@@ -12,6 +12,7 @@ from optrepro.exhibits.material import Material
 
 AWARE = "validation"
 RULES = ("paper", "debiased", "raw", AWARE)
+CURVES = ("paper", "raw", AWARE)
 TITLES = {"gap-sgdm": "SGD", "gap-adam": "AdamW"}
 
 
@@ -27,11 +28,12 @@ def figure(material: Material) -> Figure:
     for axes, (study, scores) in zip(sides, shown.items(), strict=True):
         panels.difference_panel(axes, scores, panels.row_positions(scores), among=everything)
         axes.set_title(f"{TITLES.get(study, study)}: {_finding(scores)}")
-        panels.name_rows(axes, scores, panels.row_labels(scores))
+        labels = [label.replace(" (always the smallest)", "") for label in panels.row_labels(scores)]  # too wide here
+        panels.name_rows(axes, scores, labels)
     trained = below.subplots(1, len(shown), squeeze=False)[0]
     for axes, (study, scores) in zip(trained, shown.items(), strict=True):
         fixed = scores[scores.group == "fixed"].optimizer
-        panels.curve_panel(axes, curves[study], scores, [*fixed, *RULES])
+        panels.curve_panel(axes, curves[study], scores, [*fixed, *CURVES])
     handles, labels = trained[0].get_legend_handles_labels()
     names = [label.replace("momentum", "momentum or β₁") for label in labels]
     below.legend(handles, names, ncols=4, loc="outside lower center", handlelength=1.9, columnspacing=0.9)
