@@ -92,5 +92,7 @@ def _finding(claims: pd.DataFrame) -> str:
     """How many of the papers' own claims hold, wholly, in part or trivially, and how many were judged on a proxy."""
     papers = claims[~claims.source.str.endswith(OWN)]
     given = list(papers.verdict)
-    counts = " · ".join(f"{verdict}: {given.count(verdict)}" for verdict in LOOKS if verdict in given)
+    counts = " · ".join(
+        f"{verdict.removeprefix('holds ')}: {given.count(verdict)}" for verdict in LOOKS if verdict in given
+    )
     return f"{len(papers)} claims of the papers, {int(papers.proxy.sum())} judged on a proxy:\n{counts}"

@@ -105,7 +105,9 @@ def test_a_rate_at_which_nothing_trains_has_no_sign(training_study):
 
 def test_a_diverged_tuning_run_has_no_difference_by_loss(training_study):
     study = _named(training_study(diverged=("raw/tune/0.03/0",)), "gap-lm", "loss")
-    assert "▼ div." in drawing.shown(drawing.module("gap-lm").figure(drawing.material("gap-lm", {"gap-lm": study})))
+    assert "▼\N{THIN SPACE}div." in drawing.shown(
+        drawing.module("gap-lm").figure(drawing.material("gap-lm", {"gap-lm": study}))
+    )
 
 
 def test_a_rule_that_always_takes_the_smallest_candidate_is_marked(training_study):

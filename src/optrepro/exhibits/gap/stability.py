@@ -92,7 +92,7 @@ def _most_changed(points: pd.DataFrame) -> str:
     """For which of the families perturbed statistics change the choice more often."""
     changed = points.groupby("family").changed.mean()
     few, many = (style.percent(changed[family], 0) for family in FAMILIES)
-    return f"Choices among 3 change in {few} %,\namong 100 in {many} %"
+    return f"Among 3, {few} % change,\namong 100, {many} %"
 
 
 def _changes(axes: Axes, points: pd.DataFrame, by: str) -> None:

@@ -107,8 +107,10 @@ def _lasting(material: Material) -> dict[tuple[str, str], tuple[float, str]]:
     lasting = {}
     for row in half.to_dict("records"):
         first, last = long.loc[row["workload"]]
-        words = f"over {last}" if row["distance"] == float("inf") else distance_in_words(row["distance"], first)
-        lasting[row["workload"], row["part"]] = (min(row["distance"], float(last)), words)
+        steps, words = row["distance"], distance_in_words(row["distance"], first)
+        lasting[row["workload"], row["part"]] = (
+            (float(last), f"over {last}") if steps == float("inf") else (steps, words)
+        )
     tests = material.tables["gap-kpss"]
     for name, rows in tests[tests.series == "kpss_square"].groupby("workload", sort=False):
         lengths = rows.sort_values("length").set_index("length").rejected
