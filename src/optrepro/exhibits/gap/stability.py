@@ -92,7 +92,7 @@ def _most_changed(points: pd.DataFrame) -> str:
     """For which of the families perturbed statistics change the choice more often."""
     changed = points.groupby("family").changed.mean()
     few, many = (style.percent(changed[family], 0) for family in FAMILIES)
-    return f"Among 3, {few} % change,\namong 100, {many} %"
+    return f"{few} % of choices among 3\nchange, {many} % among 100"
 
 
 def _changes(axes: Axes, points: pd.DataFrame, by: str) -> None:
