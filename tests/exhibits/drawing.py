@@ -87,8 +87,8 @@ def small_texts(figure: Figure) -> list[str]:
 
 
 def overlapping_texts(figure: Figure) -> list[tuple[str, str]]:
-    """The pairs of texts whose boxes overlap by more than `SLACK` both ways."""
-    texts = drawn_texts(figure)
+    """The pairs of texts whose boxes overlap by more than `SLACK` both ways; of slanted texts, boxes say nothing."""
+    texts = [text for text in drawn_texts(figure) if text.get_rotation() % 90 == 0]
     boxes = np.array([Text.get_window_extent(text).extents for text in texts]) * 72 / figure.dpi
     low, high = np.maximum(boxes[:, None, :2], boxes[None, :, :2]), np.minimum(boxes[:, None, 2:], boxes[None, :, 2:])
     pairs = np.argwhere(np.triu((high - low > SLACK).all(axis=-1), k=1))

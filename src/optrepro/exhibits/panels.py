@@ -24,7 +24,7 @@ FEW = 6  # with so many evaluations at most, curves have markers
 SHOWN_CONTROLS = ("random-raw", "mean")
 FAR = 2  # chosen: rows further behind the lower quartile than so many quartile ranges are arrows
 # word for the best of a column, label of its axis, scale, and the end of the axis where the worst rows are
-SCORES = {
+SCORES: dict[str, tuple[str, str, float, Literal["low", "high"]]] = {
     "test_accuracy": ("Highest", "final test accuracy (%)", 100, "low"),
     "test_loss": ("Lowest", "final test loss (nats)", 1, "high"),
 }
@@ -52,7 +52,8 @@ def training_panels(
     metric: str = "test_accuracy",
 ) -> None:
     """Curves of the fixed candidates, some rules and some controls, and beside them what these rules chose."""
-    left, right = figure.subfigures(1, 2, width_ratios=[1.1, 1])
+    parts: Any = figure.subfigures(1, 2, width_ratios=[1.1, 1])
+    left, right = parts
     fixed = scores[scores.group == "fixed"].optimizer
     curve_panel(left.subplots(), curves, scores, [*fixed, *rules, *SHOWN_CONTROLS], metric)
     left.legend(ncols=3, loc="outside lower center", handlelength=1.3, handletextpad=0.5, columnspacing=0.6)
@@ -129,8 +130,8 @@ def fill_score_panels(
         word, label, scale, worst = SCORES[column]
         dots(axes, scores, y, column, scale, worst=worst)
         axes.axvspan(scale * best[f"{column}_low"], scale * best[f"{column}_high"], color=color, alpha=0.2, lw=0)
-        top = scores[column].idxmax() if worst == "low" else scores[column].idxmin()
-        axes.set(title=f"{word}:\n{_short(scores.label[top])}", xlabel=label)
+        best_label = scores.sort_values(column, ascending=worst == "high").label.iloc[0]
+        axes.set(title=f"{word}:\n{_short(best_label)}", xlabel=label)
 
 
 def difference_panel(

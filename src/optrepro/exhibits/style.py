@@ -233,9 +233,9 @@ def typeset(text: str) -> str:
 
 def _set_minus_signs(figure: Figure) -> None:
     for text in figure.findobj(Text):
-        text.set_text(typeset(text.get_text()))  # type: ignore[attr-defined]
+        text.set_text(typeset(text.get_text()))
     for axes in figure.findobj(Axes):
-        for axis in (axes.xaxis, axes.yaxis):  # type: ignore[attr-defined]
+        for axis in (axes.xaxis, axes.yaxis):
             # Ticks take their texts anew from the formatter, which for given texts is a function.
             if isinstance(formatter := axis.get_major_formatter(), FuncFormatter):
                 axis.set_major_formatter(FuncFormatter(partial(_typeset_tick, formatter)))
