@@ -131,7 +131,7 @@ def fill_score_panels(
         dots(axes, scores, y, column, scale, worst=worst)
         axes.axvspan(scale * best[f"{column}_low"], scale * best[f"{column}_high"], color=color, alpha=0.2, lw=0)
         best_label = scores.sort_values(column, ascending=worst == "high").label.iloc[0]
-        axes.set(title=f"{word}:\n{_short(best_label)}", xlabel=label)
+        axes.set(title=f"{word}:\n{short(best_label)}", xlabel=label)
 
 
 def difference_panel(
@@ -333,18 +333,19 @@ def choice_panels(figure: Figure, choices: pd.DataFrame, scores: pd.DataFrame, o
             axes.stairs(bottom + height, steps, baseline=bottom, fill=True, color=colors[candidate])
             bottom = bottom + height
         axes.set(xlim=(0, steps[-1]), ylim=(0, 100), xlabel="training step")
-        axes.set_title(_short(labels[key]).replace(", ", ",\n"), fontsize=7.5, fontweight="normal")
+        axes.set_title(short(labels[key]).replace(", ", ",\n"), fontsize=7.5, fontweight="normal")
         axes.locator_params(axis="x", nbins=3)
     panels[0].set_ylabel("share of choices (%)")
     smallest = choices[choices.candidate == names[0]].groupby("optimizer").overall.first()
-    switching = [_short(labels[key]) for key in shown if smallest[key] < CONSTANT]
+    switching = [short(labels[key]) for key in shown if smallest[key] < CONSTANT]
     title = f"Rules that leave {names[0]}: {'; '.join(switching) or 'none'}"
     figure.suptitle(title, x=0.12, ha="left", fontsize=8.5, fontweight="bold")
     handles = [Patch(color=color, label=candidate) for candidate, color in colors.items()]
     figure.legend(handles=handles, ncols=len(handles), loc="outside lower center")
 
 
-def _short(label: str) -> str:
+def short(label: str) -> str:
+    """A rule's label in a title: "GAP, raw" -> "raw"."""
     return label.removeprefix("GAP, ")
 
 

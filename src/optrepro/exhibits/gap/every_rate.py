@@ -58,7 +58,7 @@ def figure(material: Material) -> Figure:
     sides = page.subplots(1, len(parts), sharey=True, width_ratios=widths, squeeze=False)[0]
     for axes, (part, counts) in zip(sides, outcomes.items(), strict=True):
         _bars(axes, counts, y)
-        axes.set(title=part[0].upper() + part[1:], xlabel="learning rates")
+        axes.set(title=f"{part[0].upper() + part[1:]}{_finding(counts, rows)}", xlabel="learning rates")
     panels.name_rows(sides[0], rows, list(rows.label))
     handles = [Patch(facecolor=VERDICTS[name][0], edgecolor=style.FAINT, label=words) for name, words in BARS.items()]
     page.legend(handles=handles, ncols=len(handles), loc="outside lower right", columnspacing=1.2)
@@ -147,6 +147,17 @@ def _outcomes(rates: pd.DataFrame, studies: Sequence[str]) -> pd.DataFrame:
     """Numbers of learning rates of some studies by rule and verdict; those at which nothing is judged are left out."""
     judged = rates[rates.study.isin(studies) & rates.trains & rates.verdict.isin(BARS)]
     return pd.crosstab(judged.rule, judged.verdict).reindex(columns=list(BARS), fill_value=0)
+
+
+def _finding(counts: pd.DataFrame, rows: pd.DataFrame) -> str:
+    """The dynamic rules that are least often below the best fixed candidate, among those with all learning rates."""
+    totals = counts.sum(axis=1)
+    rules = rows[(rows.group == "dynamic") & rows.rule.isin(totals[totals == totals.max()].index)].set_index("rule")
+    if rules.empty:
+        return ""
+    below = counts.below[rules.index]
+    names = "; ".join(panels.short(label) for label in rules.label[below == below.min()])
+    return f":\n{names} below at {below.min()} of {totals.max()}"
 
 
 def _bars(axes: Axes, counts: pd.DataFrame, y: Mapping[Any, float]) -> None:

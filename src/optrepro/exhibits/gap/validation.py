@@ -13,7 +13,7 @@ from optrepro.exhibits.material import Material
 AWARE = "validation"
 RULES = ("paper", "debiased", "raw", AWARE)
 CURVES = ("paper", "raw", AWARE)
-TITLES = {"gap-sgdm": "SGD", "gap-adam": "AdamW"}
+TITLES = {"gap-sgdm": "SGD", "gap-adam": "Adam"}
 
 
 def figure(material: Material) -> Figure:
