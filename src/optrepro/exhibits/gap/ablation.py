@@ -24,44 +24,14 @@ SAME = 0.0005  # chosen: a variant this close to its score, in accuracy, has no 
 
 def figure(material: Material) -> Figure:
     """Above: differences of the variants, in groups, to the picked fixed candidate. Below: the same by batch size."""
-    everything, sizes = material.tables["gap-ablation"], material.tables["gap-batch-sizes"]
-    idle = _without_effect(everything)
-    variants = everything[~idle]
-    rows = _rows(variants)
+    variants, sizes = material.tables["gap-ablation"], material.tables["gap-batch-sizes"]
+    rows = _rows(variants[~_without_effect(variants)])
     height = 4.0 * (len(rows) + rows.group.nunique()) + 32
     page = style.page(material, height=height + 66)
     parts: Any = page.subfigures(2, 1, height_ratios=[height, 66])
     top, bottom = parts
-    y = dict(zip(rows.optimizer, panels.row_positions(rows), strict=True))
-    *sides, shares = top.subplots(1, variants.study.nunique() + 1, sharey=True)
-    for axes, marker, (study, own) in zip(sides, MARKERS, variants.groupby("study", sort=False), strict=False):
-        own = own.assign(row=[_key(row) for row in own.to_dict("records")])
-        _differences(axes, own, y)
-        whole = everything[(everything.study == study) & everything.base_difference.notna()]
-        differ = int(((whole.base_difference_low > 0) | (whole.base_difference_high < 0)).sum())
-        name = TITLES.get(str(study), str(study))
-        axes.set_title(f"{name}: {differ} of {len(whole)} variants\ndiffer from their score")
-        chosen = own.dropna(subset="smallest")
-        shares.plot(100 * chosen.smallest, chosen.row.map(y), marker, color=style.INK, label=name, mfc="none")
-    shares.set(title="How often the smallest\ncandidate is taken", xlabel="share of choices (%)", xlim=(-4, 104))
-    shares.legend(loc="upper left", handletextpad=0.2)
-    style.grid(shares, "x")
-    shares.tick_params(axis="y", length=0)
-    panels.name_rows(sides[0], rows, list(rows.label))
-    if idle.any():
-        names = everything[idle].drop_duplicates("optimizer")
-        named = (f"{group} ({'; '.join(own.label)})" for group, own in names.groupby("varied", sort=False))
-        note = f"Not shown, as within {100 * SAME:g} points of the score alone: {', '.join(named)}"
-        top.supxlabel(textwrap.fill(note, 120), x=0.01, ha="left", fontsize=7)
-    difference, smallest = bottom.subplots(1, 2)
-    rules = sizes[sizes.group != "fixed"]
-    _by_size(difference, rules, "difference")
-    difference.axhline(0, color=style.MUTED, linewidth=0.8, zorder=0)
-    difference.set(title=_at_sizes(rules[rules.group == "dynamic"]), ylabel="points to the picked fixed one")
-    _by_size(smallest, sizes.dropna(subset="smallest"), "smallest")
-    smallest.set(title="How often the smallest candidate\nis taken", ylabel="share of choices (%)", ylim=(-4, 104))
-    handles, labels = difference.get_legend_handles_labels()
-    bottom.legend(handles, labels, ncols=4, loc="outside lower center", handlelength=2.4)
+    _variant_panels(top, variants, rows)
+    _size_panels(bottom, sizes)
     return page
 
 
@@ -93,6 +63,46 @@ def table(material: Material) -> pd.DataFrame:
             "diverged in tuning": both.tuning_diverged,
         }
     )
+
+
+def _variant_panels(figure: Figure, variants: pd.DataFrame, rows: pd.DataFrame) -> None:
+    """Differences for each study, and the shares of the smallest candidate; a note names variants without effect."""
+    y = dict(zip(rows.optimizer, panels.row_positions(rows), strict=True))
+    *sides, shares = figure.subplots(1, variants.study.nunique() + 1, sharey=True)
+    idle = _without_effect(variants)
+    for axes, marker, (study, own) in zip(sides, MARKERS, variants.groupby("study", sort=False), strict=False):
+        varied = own[own.base_difference.notna()]
+        differ = int(((varied.base_difference_low > 0) | (varied.base_difference_high < 0)).sum())
+        name = TITLES.get(str(study), str(study))
+        shown = own[~idle[own.index]]
+        shown = shown.assign(row=[_key(row) for row in shown.to_dict("records")])
+        _differences(axes, shown, y)
+        axes.set_title(f"{name}: {differ} of {len(varied)} variants\ndiffer from their score")
+        chosen = shown.dropna(subset="smallest")
+        shares.plot(100 * chosen.smallest, chosen.row.map(y), marker, color=style.INK, label=name, mfc="none")
+    shares.set(title="How often the smallest\ncandidate is taken", xlabel="share of choices (%)", xlim=(-4, 104))
+    shares.legend(loc="upper left", handletextpad=0.2)
+    style.grid(shares, "x")
+    shares.tick_params(axis="y", length=0)
+    panels.name_rows(sides[0], rows, list(rows.label))
+    if idle.any():
+        groups = variants[idle].drop_duplicates("optimizer").groupby("varied", sort=False)
+        named = ", ".join(f"{group} ({'; '.join(own.label)})" for group, own in groups)
+        note = f"Not shown, as within {100 * SAME:g} points of the score alone: {named}"
+        figure.supxlabel(textwrap.fill(note, 120), x=0.01, ha="left", fontsize=7)
+
+
+def _size_panels(figure: Figure, sizes: pd.DataFrame) -> None:
+    """Differences and shares of the smallest candidate by batch size."""
+    difference, smallest = figure.subplots(1, 2)
+    rules = sizes[sizes.group != "fixed"]
+    _by_size(difference, rules, "difference")
+    difference.axhline(0, color=style.MUTED, linewidth=0.8, zorder=0)
+    difference.set(title=_at_sizes(rules[rules.group == "dynamic"]), ylabel="points to the picked fixed one")
+    _by_size(smallest, sizes.dropna(subset="smallest"), "smallest")
+    smallest.set(title="How often the smallest candidate\nis taken", ylabel="share of choices (%)", ylim=(-4, 104))
+    handles, labels = difference.get_legend_handles_labels()
+    figure.legend(handles, labels, ncols=4, loc="outside lower center", handlelength=2.4)
 
 
 def _without_effect(variants: pd.DataFrame) -> pd.Series:

@@ -34,7 +34,7 @@ def figure(material: Material) -> Figure:
         compared = compared.assign(**{f"difference_{end}": own[f"after_difference_{end}"] for end in ("low", "high")})
         if compared.difference.notna().any():
             panels.difference_panel(differences, compared, [y[key] for key in own.optimizer])
-        differences.set_xlabel("points after the shift, over\nthe one picked for it (paired)")
+        differences.set_xlabel("points at the end, over the one\npicked for after the shift (paired)")
         differences.locator_params(axis="x", nbins=4)
     trained[0].set_ylabel("test accuracy (%)")
     above.legend(*trained[0].get_legend_handles_labels(), ncols=4, loc="outside lower center", handlelength=1.9)

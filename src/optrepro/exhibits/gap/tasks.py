@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterator, Mapping
+from collections.abc import Hashable, Mapping
 from typing import Any
 
 import pandas as pd
@@ -57,11 +57,6 @@ def table(material: Material) -> pd.DataFrame:
     ]
     held = rates[rates.trains].groupby("optimizer").held.agg(["sum", "count"]).reindex(scores.optimizer, fill_value=0)
     exact = {"exact match (%)": column("exact_match", 100, 2)} if "exact_match" in scores else {}
-    unit_digits = 1 if facts.criterion == "accuracy" else 3
-    at_rates = {
-        f"at {rate:g} ({unit}, tuning)": [_cell_in_words(own.get(key), scale, unit_digits) for key in scores.optimizer]
-        for rate, own in _by_rate(rates)
-    }
     corrected = {"p (Holm)": [style.p_value(p) for p in scores.p_holm]} if scores.p_holm.notna().any() else {}
     return pd.DataFrame(
         {
@@ -77,7 +72,7 @@ def table(material: Material) -> pd.DataFrame:
             **corrected,
             f"difference to the fixed one best on test ({unit})": column("top_difference", scale, digits),
             "learning rates held": [f"{k} of {n}" if n else "–" for k, n in held.to_numpy()],
-            **at_rates,
+            **_at_rates(scores, rates, facts.criterion),
             "smallest candidate (% of choices)": [style.percent(share) for share in scores.smallest],
             "tuning (runs)": tuning,
             "seeds": scores.seeds,
@@ -102,10 +97,17 @@ def _share_apart(rates: pd.DataFrame) -> float:
     return float(rules.verdict.isin(["above", "below"]).mean())
 
 
-def _by_rate(rates: pd.DataFrame) -> Iterator[tuple[float, dict[str, dict[Hashable, Any]]]]:
-    """For each learning rate, the rows of the table of rates by optimizer."""
-    for rate, own in rates.groupby("learning_rate"):
-        yield float(str(rate)), {row["optimizer"]: row for row in own.to_dict("records")}
+def _at_rates(scores: pd.DataFrame, rates: pd.DataFrame, criterion: str) -> dict[str, list[str]]:
+    """A column for each learning rate, with the cells of the figure in words."""
+    unit, scale = panels.DIFFERENCES[criterion]
+    digits = 1 if criterion == "accuracy" else 3
+    cells = {(row["learning_rate"], row["optimizer"]): row for row in rates.to_dict("records")}
+    return {
+        f"at {rate:g} ({unit}, tuning)": [
+            _cell_in_words(cells.get((rate, key)), scale, digits) for key in scores.optimizer
+        ]
+        for rate in sorted(rates.learning_rate.unique())
+    }
 
 
 def _cell_in_words(row: Mapping[Hashable, Any] | None, scale: float, digits: int) -> str:
