@@ -12,7 +12,6 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch, Rectangle
 
-from optrepro.analysis.verdict import NOTHING
 from optrepro.conventions import ALPHA
 from optrepro.exhibits import style
 from optrepro.exhibits.material import Material
@@ -20,6 +19,7 @@ from optrepro.exhibits.material import Material
 CD_HEIGHT = 3.0  # height of the bar above the axis of ranks, in rows of labels
 SHOWN_RULES = ("paper", "debiased", "raw")  # dynamic rules with curves and choices in the figure
 CONSTANT = 0.99  # a rule with this share of choices of the smallest candidate took nothing else to speak of
+SAME = 1e-12  # chosen: smaller differences are rounding errors
 FEW = 6  # with so many evaluations at most, curves have markers
 SHOWN_CONTROLS = ("random-raw", "mean")
 FAR = 2  # chosen: rows further behind the lower quartile than so many quartile ranges are arrows
@@ -174,7 +174,7 @@ def without_copies(scores: pd.DataFrame) -> pd.DataFrame:
 
 def _copies(scores: pd.DataFrame) -> pd.Series:
     differences = scores[["difference", "difference_low", "difference_high"]]
-    return (differences.abs() < NOTHING).all(axis=1)
+    return (differences.abs() < SAME).all(axis=1)
 
 
 def _labels_with_copies(scores: pd.DataFrame) -> tuple[list[str], str]:
