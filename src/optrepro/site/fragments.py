@@ -27,7 +27,8 @@ def text(plain: str) -> Markup:
     """A plain text as HTML, with minus signs, in which `code` in backticks is set as code; HTML stays as it is."""
     if isinstance(plain, Markup):
         return plain
-    return Markup(re.sub(r"`([^`]+)`", r"<code>\1</code>", str(escape(style.typeset(plain)))))
+    pieces = re.split(r"`([^`]+)`", str(escape(plain)))  # at odd places is what stands in backticks
+    return Markup("".join(f"<code>{piece}</code>" if i % 2 else style.typeset(piece) for i, piece in enumerate(pieces)))
 
 
 def folded(caption: str) -> tuple[str, str]:
