@@ -19,7 +19,7 @@ from optrepro.exhibits.material import Material
 CD_HEIGHT = 3.0  # height of the bar above the axis of ranks, in rows of labels
 SHOWN_RULES = ("paper", "debiased", "raw")  # dynamic rules with curves and choices in the figure
 CONSTANT = 0.99  # a rule with this share of choices of the smallest candidate took nothing else to speak of
-SAME = 1e-12  # chosen: smaller differences are rounding errors
+SAME, SAME_LOSS = 1e-12, 1e-6  # chosen: smaller differences are rounding errors, in a score and in a mean of losses
 FEW = 6  # with so many evaluations at most, curves have markers
 SHOWN_CONTROLS = ("random-raw", "mean")
 FAR = 2  # chosen: rows further behind the lower quartile than so many quartile ranges are arrows
@@ -168,13 +168,14 @@ def finding(scores: pd.DataFrame) -> str:
 
 
 def without_copies(scores: pd.DataFrame) -> pd.DataFrame:
-    """The scores without rows whose result is the reference's in every seed."""
+    """The scores without rows that have the reference's result in every seed, and its mean loss."""
     return scores[~_copies(scores)].reset_index(drop=True)
 
 
 def _copies(scores: pd.DataFrame) -> pd.Series:
-    differences = scores[["difference", "difference_low", "difference_high"]]
-    return (differences.abs() < SAME).all(axis=1)
+    differences = scores[["difference", "difference_low", "difference_high"]].abs()
+    losses = (scores.test_loss - scores.test_loss[scores.optimizer == scores.reference].mean()).abs()
+    return (differences < SAME).all(axis=1) & (losses < SAME_LOSS)
 
 
 def _labels_with_copies(scores: pd.DataFrame) -> tuple[list[str], str]:
@@ -337,7 +338,7 @@ def choice_panels(figure: Figure, choices: pd.DataFrame, scores: pd.DataFrame, o
         axes.locator_params(axis="x", nbins=3)
     panels[0].set_ylabel("share of choices (%)")
     smallest = choices[choices.candidate == names[0]].groupby("optimizer").overall.first()
-    switching = [short(labels[key]) for key in shown if smallest[key] < CONSTANT]
+    switching = [short(labels[key]) for key in shown if smallest.get(key, 0) < CONSTANT]
     title = f"Rules that leave {names[0]}: {'; '.join(switching) or 'none'}"
     figure.suptitle(title, x=0.12, ha="left", fontsize=8.5, fontweight="bold")
     handles = [Patch(color=color, label=candidate) for candidate, color in colors.items()]

@@ -73,12 +73,15 @@ def test_rows_with_the_results_of_the_picked_candidate_are_one_row_with_it(train
     scores = drawing.material("gap-sgdm", {"gap-sgdm": study}).tables["gap-sgdm-scores"].copy()
     same = scores.optimizer.isin(["paper", "random"])
     scores.loc[same, ["difference", "difference_low", "difference_high"]] = 0.0
+    scores.loc[same, "test_loss"] = scores.test_loss[scores.optimizer == "momentum-90"].item()
+    scores.loc[scores.optimizer == "mean", ["difference", "difference_low", "difference_high"]] = 0.0  # another loss
     figure = style.page(Material({}, {}), height=120)
     panels.score_panels(figure, scores, ["test_accuracy", "difference"])
     shown = drawing.shown(figure)
     assert "momentum 0.9, also GAP, paper *" in shown
     assert "* and random switching: the same result in every seed" in shown
     assert not {"GAP, paper", "random switching"} & set(shown)
+    assert "mean of the buffers" in shown
 
 
 @pytest.mark.parametrize(
