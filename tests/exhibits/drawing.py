@@ -6,9 +6,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from types import ModuleType
 
+import numpy as np
 import pandas as pd
 import pytest
 from matplotlib.axes import Axes
+from matplotlib.colors import to_hex, to_rgb
 from matplotlib.figure import Figure
 from matplotlib.text import Text
 
@@ -20,6 +22,10 @@ from optrepro.exhibits.material import Material
 ROOT = Path(__file__).parents[2]
 CATALOGUE = catalogue.load(ROOT / "config")
 A4_HEIGHT = 297  # mm
+SMALLEST_FONT = 7  # points
+SLACK = 1.5  # points by which the boxes of texts, which have margins, may overlap
+GREY = 0.12  # largest difference of the channels of a colour that counts as grey
+MOST_COLOURS = 6  # of curves in a panel
 
 
 def material(exhibit: str, studies: Mapping[str, StudyResults]) -> Material:
@@ -64,6 +70,42 @@ def assert_axes_are_labelled(figure: Figure) -> None:
         ticks = [label.get_text() for label in axes.get_xticklabels() if label.get_visible()]
         numbers = [text for text in ticks if re.search(r"\d", text)]
         assert axes.get_xlabel() or not axes.axison or not numbers or axes.xaxis.get_ticks_position() == "top"
+
+
+def drawn_texts(figure: Figure) -> list[Text]:
+    """The texts that a figure draws; those of hidden ticks and of ticks outside an axis are none of them."""
+    texts, draw = [], Text.draw
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Text, "draw", lambda text, renderer: (texts.append(text), draw(text, renderer)))
+        figure.draw_without_rendering()
+    return [text for text in texts if text.get_visible() and text.get_text().strip()]
+
+
+def small_texts(figure: Figure) -> list[str]:
+    """The texts that are smaller than 7 pt where the figure is as wide as a page."""
+    return [text.get_text() for text in drawn_texts(figure) if text.get_fontsize() < SMALLEST_FONT]
+
+
+def overlapping_texts(figure: Figure) -> list[tuple[str, str]]:
+    """The pairs of texts whose boxes overlap by more than `SLACK` both ways; of slanted texts, boxes say nothing."""
+    texts = [text for text in drawn_texts(figure) if text.get_rotation() % 90 == 0]
+    boxes = np.array([Text.get_window_extent(text).extents for text in texts]) * 72 / figure.dpi
+    low, high = np.maximum(boxes[:, None, :2], boxes[None, :, :2]), np.minimum(boxes[:, None, 2:], boxes[None, :, 2:])
+    pairs = np.argwhere(np.triu((high - low > SLACK).all(axis=-1), k=1))
+    return [(texts[i].get_text(), texts[j].get_text()) for i, j in pairs]
+
+
+def colours_of_curves(axes: Axes) -> set[str]:
+    """The colours, apart from greys and black, of the curves in a panel."""
+    curves = (line for line in axes.lines if line.get_visible() and len(line.get_xdata()) > 2)
+    colours = {to_hex(line.get_color()) for line in curves}
+    return {colour for colour in colours if np.ptp(to_rgb(colour)) > GREY}
+
+
+def assert_has_minus_signs(figure: Figure) -> None:
+    """No number of a saved figure has a hyphen for a minus sign."""
+    texts = [text.get_text() for text in drawn_texts(figure)]
+    assert [text for text in texts if style.typeset(text) != text] == []
 
 
 def assert_is_whole(table: pd.DataFrame) -> None:

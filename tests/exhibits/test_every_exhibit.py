@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+from matplotlib.axes import Axes
 
 from optrepro import catalogue, layout
 from optrepro.analysis import results, tables
@@ -34,7 +35,7 @@ def material_of(exhibit: str) -> Material:
 
 @pytest.mark.filterwarnings("error")  # a layout that does not fit is only a warning
 @every_exhibit
-def test_it_fits_its_page_is_labelled_and_the_same_each_time_and_its_table_has_no_holes(
+def test_it_fits_its_page_is_legible_and_labelled_and_the_same_each_time_and_its_table_has_no_holes(
     exhibit: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(ROOT)
@@ -44,6 +45,10 @@ def test_it_fits_its_page_is_labelled_and_the_same_each_time_and_its_table_has_n
     assert style.svg(figure, exhibit) == style.svg(module.figure(material), exhibit)
     drawing.assert_fits_the_page(figure)
     drawing.assert_axes_are_labelled(figure)
+    assert drawing.small_texts(figure) == []
+    assert drawing.overlapping_texts(figure) == []
+    assert max(len(drawing.colours_of_curves(axes)) for axes in figure.findobj(Axes)) <= drawing.MOST_COLOURS
+    drawing.assert_has_minus_signs(figure)
     drawing.assert_is_whole(module.table(material))
     assert "Scale: " in captions.caption(entry.caption, material)
 

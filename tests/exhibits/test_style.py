@@ -76,15 +76,26 @@ def test_numbers_are_written_for_readers(text, expected):
     assert text == expected
 
 
+def test_a_saved_figure_has_minus_signs_in_its_numbers_and_hyphens_in_its_words(tmp_path):
+    figure = style.page(Material({}, {}), height=40)
+    axes = figure.subplots()
+    axes.set_title("lag-1 is -0.5 [-1, 2e-05] in GAP-2")
+    axes.set_yticks([0, 1], ["-.5", "a-1"])
+    style.save(figure, tmp_path / "figure")
+    drawn = (tmp_path / "figure.svg").read_text()
+    for text in ("lag-1 is −0.5 [−1, 2e−05] in GAP-2", "−.5", "a-1"):
+        assert f">{text}<" in drawn
+
+
 def test_caption_names_scale_data_seeds_budget_and_losses(training_study):
     study = training_study(diverged=("raw/test/0.03/2", "raw/tune/0.1/0"))
     from optrepro.analysis.comparison import scores
 
     caption = captions.caption(
-        " What is seen.\n", Material({"gap-sgdm-scores": scores(study)}, {"gap-sgdm": study.facts})
+        " What is seen at -1.\n", Material({"gap-sgdm-scores": scores(study)}, {"gap-sgdm": study.facts})
     )
     assert caption == (
-        "What is seen. Scale: laptop. Data: Made-up (20,000 of 60,000 images). Network: perceptron, "
+        "What is seen at −1. Scale: laptop. Data: Made-up (20,000 of 60,000 images). Network: perceptron, "
         "40 steps of 128 examples. 8 paired test seeds. Each optimizer's learning rate is tuned on validation data, "
         "over 3 values with 3 other seeds (9 runs). "
         "Diverged test runs: 1. Diverged tuning runs: 1. Missing runs: none."

@@ -17,6 +17,7 @@ import pytest
 import optrepro.optimizers
 from optrepro import catalogue, layout
 from optrepro.analysis import tables
+from optrepro.exhibits import style
 from optrepro.experiments.base.tidy import write_parquet
 from optrepro.site import build, material
 
@@ -123,7 +124,7 @@ def test_the_verdicts_and_numbers_are_those_of_the_published_tables(site: Path) 
     numbers = pd.read_csv(ROOT / "figures/lto-fig1.csv", dtype=str, keep_default_na=False)
     section = (site / "papers/lto.html").read_text().partition('aria-label="Numbers of lto-fig1"')[2]
     rows = re.findall(r"<tr>(.*?)</tr>", section.partition("</table>")[0])[1:]
-    assert [re.findall(r"<td.*?>(.*?)</td>", row) for row in rows] == numbers.to_numpy().tolist()
+    assert [re.findall(r"<td.*?>(.*?)</td>", row) for row in rows] == numbers.map(style.typeset).to_numpy().tolist()
 
 
 def test_every_optimizer_is_in_the_reference(site: Path) -> None:

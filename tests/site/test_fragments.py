@@ -40,6 +40,7 @@ def page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def test_what_a_text_says_is_no_markup() -> None:
     assert fragments.text("<script> & `a<b`") == "&lt;script&gt; &amp; <code>a&lt;b</code>"
+    assert fragments.text("-1 by `x: -1`, lag-1") == "−1 by <code>x: -1</code>, lag-1"
     assert fragments.link("`x`", 'a"b') == '<a href="a&#34;b"><code>x</code></a>'
     table = fragments.table(pd.DataFrame({"a": ["<b>", Markup("<i>1</i>")]}, dtype=object), 'a "name"')
     assert "<td>&lt;b&gt;</td>" in table

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from optrepro.analysis.results import Facts
+from optrepro.exhibits import style
 from optrepro.exhibits.material import Material
 from optrepro.studies import kinds
 from optrepro.studies.base import Study
@@ -25,7 +26,7 @@ def caption(text: str, material: Material) -> str:
     for protocol, names in by_protocol.items():
         prefix = f"Of {' and '.join(names)}: " if len(by_protocol) > 1 else ""
         sentences += [prefix + protocol] if protocol else []
-    return " ".join([*sentences, *_evaluations(material), *_losses(material)])
+    return style.typeset(" ".join([*sentences, *_evaluations(material), *_losses(material)]))
 
 
 def _protocol(facts: Facts) -> str:

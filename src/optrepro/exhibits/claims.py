@@ -1,14 +1,12 @@
-"""Exhibit claims: the claims of the papers, and the verdict on each."""
+"""Exhibit claims: how many claims of the papers have each verdict, and in the table every claim with its evidence."""
 
 from __future__ import annotations
-
-import textwrap
-from collections.abc import Mapping
-from typing import Any
 
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.patches import Patch
+from matplotlib.ticker import MaxNLocator
 
 from optrepro.exhibits import style
 from optrepro.exhibits.material import Material
@@ -24,30 +22,24 @@ LOOKS = {
     "fails": (style.WARNING, "✕"),
     "not run": ("#8C8C8C", "○"),
 }
-LINE, GAP, HEADING, FONT = 2.3, 0.8, 5.0, 6.0  # mm, and points
-COLUMNS = {"statement": 22.0, "basis": 118.0}  # left edges, mm
-WIDTHS = {"statement": 82, "basis": 52}  # number of characters in a line
+HATCH = "////"  # of what was judged on a proxy
 
 
 def figure(material: Material) -> Figure:
-    """A drawn table of verdict, claim and what it was judged on, by paper, with this project's own controls apart."""
+    """A bar for each paper, with this project's own controls apart, of its claims by verdict; proxies are hatched."""
     claims = material.tables["claims"]
-    claims = claims.assign(basis=[_basis(claim) for claim in claims.to_dict("records")])
     sections = dict(list(claims.groupby(_section(claims), sort=False)))
-    height = sum(_height(claim) for claim in claims.to_dict("records")) + (HEADING + GAP) * len(sections) + GAP
-    page = style.page(material, height)
-    page.set_layout_engine("constrained", rect=(0, 0, 1, 1))  # the columns are laid out here, in mm of the page
+    page = style.page(material, 9.5 * len(sections) + 26)
     axes = page.subplots()
-    axes.set(xlim=(0, style.PAGE_WIDTH), ylim=(height, 0))
-    axes.axis("off")
-    y = 0.0
-    for title, section in sections.items():
-        _heading(axes, y, str(title), section)
-        y += HEADING
-        for claim in section.to_dict("records"):
-            _row(axes, y, claim)
-            y += _height(claim)
-        y += GAP
+    for y, section in enumerate(sections.values()):
+        _bar(axes, y, section)
+    axes.set_yticks(range(len(sections)), [title.replace(" (", "\n(") for title in sections])
+    axes.set(ylim=(len(sections) - 0.5, -0.5), xlabel="claims", title=_finding(claims))
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.tick_params(axis="y", length=0)
+    handles = [Patch(facecolor=color, label=f"{sign} {verdict}") for verdict, (color, sign) in LOOKS.items()]
+    proxy = Patch(facecolor="white", edgecolor=style.MUTED, hatch=HATCH, linewidth=0, label="judged on a proxy")
+    page.legend(handles=[*handles, proxy], ncols=len(handles) + 1, loc="outside lower center", columnspacing=1.2)
     return page
 
 
@@ -79,34 +71,28 @@ def _section(claims: pd.DataFrame) -> pd.Series:
     return claims.paper + own.map({True: ": controls of this project", False: ""})
 
 
-def _basis(claim: Mapping[Any, Any]) -> str:
-    """The scale at which a claim was judged, and the setting of the paper that this is a proxy of."""
-    if claim["proxy"]:
-        return f"{claim['scale']}{PROXY} of: {claim['setting']}"
-    return claim["scale"] if isinstance(claim["scale"], str) else "–"
+def _bar(axes: Axes, y: int, section: pd.DataFrame) -> None:
+    """The numbers of claims with each verdict, side by side; of each, those judged on a proxy are hatched."""
+    left = 0
+    for verdict, (color, sign) in LOOKS.items():
+        given = section[section.verdict == verdict]
+        start = left
+        for proxy in (False, True):
+            if count := int((given.proxy == proxy).sum()):
+                hatch = HATCH if proxy else None
+                axes.barh(y, count, 0.62, left, color=color, edgecolor="white", linewidth=0.8, hatch=hatch)
+                left += count
+        if len(given):
+            label = f"{sign} {len(given)}"
+            box = {"boxstyle": "round,pad=0.15", "facecolor": "white", "edgecolor": "none"}
+            axes.text((start + left) / 2, y, label, color=color, ha="center", va="center", fontweight="bold", bbox=box)
 
 
-def _lines(claim: Mapping[Any, Any], name: str) -> list[str]:
-    return textwrap.wrap(claim[name], WIDTHS[name], break_on_hyphens=False) or [""]
-
-
-def _height(claim: Mapping[Any, Any]) -> float:
-    return max(len(_lines(claim, name)) for name in COLUMNS) * LINE + GAP
-
-
-def _heading(axes: Axes, y: float, title: str, section: pd.DataFrame) -> None:
-    """The title of a section, and the number of its claims with each verdict."""
-    axes.text(0, y + 1, title, fontsize=8, fontweight="bold", va="top")
-    for number, (verdict, (color, sign)) in enumerate(LOOKS.items()):
-        count = int((section.verdict == verdict).sum())
-        x = 108 + 12 * number
-        axes.text(x, y + 1, f"{sign} {count}", color=color, fontsize=8, fontweight="bold", va="top")
-
-
-def _row(axes: Axes, y: float, claim: Mapping[Any, Any]) -> None:
-    color, sign = LOOKS[claim["verdict"]]
-    axes.axhline(y - 0.5, color=style.FAINT, linewidth=0.5)
-    axes.text(0, y, f"{sign} {claim['verdict']}", color=color, fontweight="bold", va="top", fontsize=FONT)
-    for name, left in COLUMNS.items():
-        for number, line in enumerate(_lines(claim, name)):
-            axes.text(left, y + number * LINE, line, va="top", fontsize=FONT)
+def _finding(claims: pd.DataFrame) -> str:
+    """How many of the papers' own claims hold, wholly, in part or trivially, and how many were judged on a proxy."""
+    papers = claims[~claims.source.str.endswith(OWN)]
+    given = list(papers.verdict)
+    counts = " · ".join(
+        f"{verdict.removeprefix('holds ')}: {given.count(verdict)}" for verdict in LOOKS if verdict in given
+    )
+    return f"{len(papers)} claims of the papers, {int(papers.proxy.sum())} judged on a proxy:\n{counts}"

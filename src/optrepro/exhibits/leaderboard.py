@@ -117,7 +117,7 @@ def _matrix(axes: Axes, overall: pd.DataFrame, places: pd.DataFrame, tasks: list
             mark = " †" if row["on_edge"] >= EDGE else ""
             axes.text(x - 0.43, y, f"{row['rank']:g}", color=ink, va="center", fontsize=7.5, fontweight="bold")
             score = f"{scale * row['score']:.{digits}f}" if np.isfinite(row["score"]) else "diverged"
-            axes.text(x + 0.42, y, score + mark, color=ink, va="center", ha="right", fontsize=6.5)
+            axes.text(x + 0.42, y, score + mark, color=ink, va="center", ha="right", fontsize=7)
             if row["beside_first"]:
                 axes.add_patch(Rectangle((x - 0.45, y - 0.42), 0.9, 0.84, fill=False, edgecolor=style.WARNING, lw=1.1))
     axes.set_xticks(range(len(tasks)), ["{}\n({})".format(*TASKS[_name(task)][:2]) for task in tasks])
@@ -133,7 +133,7 @@ def _costs(axes: Axes, overall: pd.DataFrame, costs: pd.DataFrame) -> None:
     texts = _costs_by_optimizer(costs)
     for x, column in enumerate(COSTS):
         for y, key in enumerate(overall.optimizer):
-            axes.text(x, y, texts[column].get(key, "–"), ha="center", va="center", fontsize=6.5)
+            axes.text(x, y, texts[column].get(key, "–"), ha="center", va="center", fontsize=7)
     axes.set_xticks(range(len(COSTS)), list(COSTS.values()))
     axes.xaxis.tick_top()
     axes.set_xlim(-0.6, len(COSTS) - 0.4)

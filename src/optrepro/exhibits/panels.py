@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
@@ -18,11 +18,15 @@ from optrepro.exhibits.material import Material
 
 CD_HEIGHT = 3.0  # height of the bar above the axis of ranks, in rows of labels
 SHOWN_RULES = ("paper", "debiased", "raw")  # dynamic rules with curves and choices in the figure
+CONSTANT = 0.99  # a rule with this share of choices of the smallest candidate took nothing else to speak of
+SAME, SAME_LOSS = 1e-12, 1e-6  # chosen: smaller differences are rounding errors, in a score and in a mean of losses
+FEW = 6  # with so many evaluations at most, curves have markers
 SHOWN_CONTROLS = ("random-raw", "mean")
-# title of a panel, label of its axis, scale
-SCORES = {
-    "test_accuracy": ("Test accuracy", "final accuracy (%)", 100),
-    "test_loss": ("Test loss", "final cross-entropy (nats)", 1),
+FAR = 2  # chosen: rows further behind the lower quartile than so many quartile ranges are arrows
+# word for the best of a column, label of its axis, scale, and the end of the axis where the worst rows are
+SCORES: dict[str, tuple[str, str, float, Literal["low", "high"]]] = {
+    "test_accuracy": ("Highest", "final test accuracy (%)", 100, "low"),
+    "test_loss": ("Lowest", "final test loss (nats)", 1, "high"),
 }
 DIFFERENCES = {"accuracy": ("percentage points", 100), "loss": ("nats saved", 1)}  # unit and scale by criterion
 
@@ -30,18 +34,31 @@ DIFFERENCES = {"accuracy": ("percentage points", 100), "loss": ("nats saved", 1)
 def comparison_figure(material: Material, study: str) -> Figure:
     """Scores of every optimizer of a study, selected curves, and the choices of the dynamic rules over time."""
     scores, curves = material.tables[f"{study}-scores"], material.tables[f"{study}-curves"]
-    choices = material.tables[f"{study}-choices"]
-    rows = 4.6 * len(scores) + 30
+    rows = 4.6 * len(without_copies(scores)) + 38
     figure = style.page(material, height=rows + 65)
     parts: Any = figure.subfigures(2, 1, height_ratios=[rows, 65])
     top, bottom = parts
-    score_panels(top, scores)
-    left, right = bottom.subfigures(1, 2, width_ratios=[1.1, 1])
-    fixed = scores[scores.group == "fixed"].optimizer
-    curve_panel(left.subplots(), curves, scores, [*fixed, *SHOWN_RULES, *SHOWN_CONTROLS])
-    left.legend(ncols=3, loc="outside lower center", handlelength=1.9, columnspacing=0.8)
-    choice_panels(right, choices, scores, SHOWN_RULES)
+    score_panels(top, scores, ["test_accuracy", "difference", "test_loss"])
+    training_panels(bottom, curves, material.tables[f"{study}-choices"], scores, SHOWN_RULES)
     return figure
+
+
+def training_panels(
+    figure: Figure,
+    curves: pd.DataFrame,
+    choices: pd.DataFrame,
+    scores: pd.DataFrame,
+    rules: Sequence[str],
+    metric: str = "test_accuracy",
+) -> None:
+    """Curves of the fixed candidates, some rules and some controls, and beside them what these rules chose."""
+    parts: Any = figure.subfigures(1, 2, width_ratios=[1.1, 1])
+    left, right = parts
+    fixed = scores[scores.group == "fixed"].optimizer
+    curve_panel(left.subplots(), curves, scores, [*fixed, *rules, *SHOWN_CONTROLS], metric)
+    left.legend(ncols=3, loc="outside lower center", handlelength=1.3, handletextpad=0.5, columnspacing=0.6)
+    if len(chosen := choices[choices.optimizer.isin(rules)]):
+        choice_panels(right, chosen, scores, rules)
 
 
 def readable_scores(scores: pd.DataFrame) -> pd.DataFrame:
@@ -80,34 +97,100 @@ def row_labels(scores: pd.DataFrame) -> list[str]:
     ]
 
 
-def score_panels(figure: Figure, scores: pd.DataFrame, loss: bool = True) -> None:
-    """Panels with common rows: test accuracy, its paired difference to the best fixed candidate, and test loss.
+def score_panels(figure: Figure, scores: pd.DataFrame, columns: Sequence[str], criterion: str = "accuracy") -> None:
+    """Panels with common rows, one for each column: test accuracy or loss, or the paired difference to the reference.
 
-    The band is the interval of the best fixed candidate, which the manual sweep picks.
+    Rows with exactly the reference's results are one row with it, and the note below names them.
     """
-    panels = figure.subplots(1, 3 if loss else 2, sharey=True)
-    fill_score_panels(panels, scores, ["test_accuracy", "difference", "test_loss"][: len(panels)])
-    name_rows(panels[0], scores, row_labels(scores))
+    panels = figure.subplots(1, len(columns), sharey=True, squeeze=False)[0]
+    shown = without_copies(scores)
+    fill_score_panels(panels, shown, columns, criterion)
+    for axes in (axes for axes, column in zip(panels, columns, strict=True) if column == "difference"):
+        axes.set_title(finding(scores))  # of all rules, copies among them
+    labels, note = _labels_with_copies(scores)
+    name_rows(panels[0], shown, labels)
+    if note:
+        figure.supxlabel(note, x=0.01, ha="left", fontsize=7)
 
 
 def fill_score_panels(
     panels: Sequence[Axes], scores: pd.DataFrame, columns: Sequence[str], criterion: str = "accuracy"
 ) -> None:
-    """Draw one column of the scores in each panel; differences are in the criterion, "accuracy" or "loss"."""
+    """Draw one column of the scores in each panel; differences are in the criterion, "accuracy" or "loss".
+
+    The reference is the fixed candidate that a manual sweep would have picked; the band is its interval.
+    """
     y = row_positions(scores)
     best = scores.set_index("optimizer").loc[scores.reference.iloc[0]]
     color = style.look(str(best.name)).color
-    unit, scale_of_differences = DIFFERENCES[criterion]
-    titles = {**SCORES, "difference": ("Difference to best fixed", f"{unit} (paired)", scale_of_differences)}
     for axes, column in zip(panels, columns, strict=True):
-        title, label, scale = titles[column]
-        dots(axes, scores, y, column, scale)
-        axes.set(title=title, xlabel=label)
         if column == "difference":
-            axes.axvline(0, color=color, linewidth=1)
-            axes.plot(0, y[list(scores.optimizer).index(best.name)], **style.look(str(best.name)).point)
-        else:
-            axes.axvspan(scale * best[f"{column}_low"], scale * best[f"{column}_high"], color=color, alpha=0.2, lw=0)
+            difference_panel(axes, scores, y, criterion)
+            continue
+        word, label, scale, worst = SCORES[column]
+        dots(axes, scores, y, column, scale, worst=worst)
+        axes.axvspan(scale * best[f"{column}_low"], scale * best[f"{column}_high"], color=color, alpha=0.2, lw=0)
+        best_label = scores.sort_values(column, ascending=worst == "high").label.iloc[0]
+        axes.set(title=f"{word}:\n{short(best_label)}", xlabel=label)
+
+
+def difference_panel(
+    axes: Axes,
+    scores: pd.DataFrame,
+    y: Sequence[float],
+    criterion: str = "accuracy",
+    among: pd.DataFrame | None = None,
+) -> None:
+    """The paired differences to the reference, which is on the vertical line; `among` as in `dots`."""
+    reference = str(scores.reference.iloc[0])
+    unit, scale = DIFFERENCES[criterion]
+    dots(axes, scores, y, "difference", scale, "low", among)
+    axes.axvline(0, color=style.look(reference).color, linewidth=1)
+    for position in (at for at, key in zip(y, scores.optimizer, strict=True) if key == reference):
+        axes.plot(0, position, **style.look(reference).point)
+    unit = unit.removeprefix("percentage ")
+    axes.set(title=finding(scores), xlabel=f"{unit} over the one picked\non validation (paired)")
+
+
+def finding(scores: pd.DataFrame) -> str:
+    """How many dynamic rules are better and worse than the reference, by the intervals of the differences."""
+    rules = scores[scores.group == "dynamic"]
+    name = str(scores.set_index("optimizer").label[scores.reference.iloc[0]])
+    better, worse = int((rules.difference_low > 0).sum()), int((rules.difference_high < 0).sum())
+    if better:
+        lost = f", {worse} lose{'s' * (worse == 1)}" if worse else ""
+        return f"{better} of {len(rules)} rules beat{'s' * (better == 1)}\n{name}{lost}"
+    return (
+        f"{worse} of {len(rules)} rules lose{'s' * (worse == 1)}\nto {name}"
+        if worse
+        else f"No rule differs\nfrom {name}"
+    )
+
+
+def without_copies(scores: pd.DataFrame) -> pd.DataFrame:
+    """The scores without rows that have the reference's result in every seed, and its mean loss."""
+    return scores[~_copies(scores)].reset_index(drop=True)
+
+
+def _copies(scores: pd.DataFrame) -> pd.Series:
+    differences = scores[["difference", "difference_low", "difference_high"]].abs()
+    losses = (scores.test_loss - scores.test_loss[scores.optimizer == scores.reference].mean()).abs()
+    return (differences < SAME).all(axis=1) & (losses < SAME_LOSS)
+
+
+def _labels_with_copies(scores: pd.DataFrame) -> tuple[list[str], str]:
+    """The labels of `without_copies`, of which the reference's names its first copy, and a note on all others."""
+    labels = pd.Series(row_labels(scores), index=scores.optimizer)
+    copies = _copies(scores).to_numpy()
+    note = ""
+    if copies.any():
+        first, *others = scores.label[copies]
+        reference = scores.reference.iloc[0]
+        labels[reference] = f"{scores.set_index('optimizer').label[reference]}, also {first}"
+        if others:
+            labels[reference] += " *"
+            note = f"* and {'; '.join(others)}: the same result in every seed"
+    return list(labels[~copies]), note
 
 
 def name_rows(axes: Axes, scores: pd.DataFrame, labels: Sequence[str], y: Sequence[float] | None = None) -> None:
@@ -136,16 +219,36 @@ def row_positions(scores: pd.DataFrame) -> list[float]:
     return [float(i + group) for i, group in enumerate(groups)]
 
 
-def dots(axes: Axes, scores: pd.DataFrame, y: Sequence[float], column: str, scale: float) -> None:
-    """A dot with a 95 % interval for each row; rows far from the others are arrows at the panel's edge."""
-    low, high = _limits(scores, column)
+def dots(
+    axes: Axes,
+    scores: pd.DataFrame,
+    y: Sequence[float],
+    column: str,
+    scale: float,
+    worst: Literal["low", "high"] | None = None,
+    among: pd.DataFrame | None = None,
+) -> None:
+    """A dot with a 95 % interval for each row; rows far from the others are arrows at the panel's edge.
+
+    Args:
+        axes: axes of the panel.
+        scores: optimizer, and `column` with its ``_low`` and ``_high``.
+        y: position of each row.
+        column: what is drawn.
+        scale: factor of the values.
+        worst: the end of the axis where the worst rows are: rows `FAR` behind are arrows and none at the other end.
+            Without it, rows 15 quartile ranges from the median are.
+        among: the rows that the limits of the axis are made for; `scores` by default.
+    """
+    low, high = _limits(scores if among is None else among, column, worst)
     for position, row in zip(y, scores.to_dict("records"), strict=True):
         look, mean = style.look(row["optimizer"]), row[column]
         if np.isnan(mean):
             continue
         if not low <= mean <= high:
-            edge, arrow = (low, "◂") if mean < low else (high, "▸")
-            axes.annotate(f"{arrow} {scale * mean:.3g}", (scale * edge, position), fontsize=6.5, va="center")
+            edge, text = (low, f"◂ {scale * mean:.3g}") if mean < low else (high, f"{scale * mean:.3g} ▸")
+            side: Any = "left" if mean < low else "right"
+            axes.annotate(text, (scale * edge, position), fontsize=7, va="center", ha=side)
             continue
         ends = scale * np.array([[row[f"{column}_low"]], [row[f"{column}_high"]]])
         axes.plot(np.clip(ends, scale * low, scale * high), [position] * 2, color=look.color, linewidth=1.6)
@@ -156,12 +259,18 @@ def dots(axes: Axes, scores: pd.DataFrame, y: Sequence[float], column: str, scal
     axes.tick_params(axis="y", length=0)
 
 
-def _limits(scores: pd.DataFrame, column: str) -> tuple[float, float]:
-    """Limits that contain all intervals (and 0 for differences), except rows 15 quartile ranges from the median."""
+def _limits(scores: pd.DataFrame, column: str, worst: Literal["low", "high"] | None) -> tuple[float, float]:
+    """Limits that contain the intervals (and 0 for differences) of all rows that are not far from the others."""
     means = scores[column].dropna()
     lower, middle, upper = means.quantile([0.25, 0.5, 0.75])
-    reach = 15 * max(upper - lower, 1e-6)
-    near = scores[(scores[column] - middle).abs() <= reach]
+    if worst is None:
+        reach = 15 * max(upper - lower, 1e-6)
+        near = scores[(scores[column] - middle).abs() <= reach]
+    else:
+        widths = scores[f"{column}_high"] - scores[f"{column}_low"]
+        reach = max(FAR * (upper - lower), widths.median(), 1e-6)
+        ahead = scores[column] >= lower - reach if worst == "low" else scores[column] <= upper + reach
+        near = scores[ahead]
     ends = near[[f"{column}_low", f"{column}_high", column]].to_numpy(dtype=float)
     low, high = float(np.nanmin(ends)), float(np.nanmax(ends))
     return (min(low, 0.0), max(high, 0.0)) if column == "difference" else (low, high)
@@ -170,31 +279,45 @@ def _limits(scores: pd.DataFrame, column: str) -> tuple[float, float]:
 def curve_panel(
     axes: Axes, curves: pd.DataFrame, scores: pd.DataFrame, optimizers: Sequence[str], metric: str = "test_accuracy"
 ) -> None:
-    """Mean accuracy or loss over training; the band is one standard deviation over the seeds.
+    """Mean accuracy or loss over training; the title says who is ahead.
 
-    The axis covers the values after the first third of training, so that differences between curves are visible.
+    The bands are one standard deviation over the seeds, of the reference and of the best rule among the shown. The axis
+    covers the values after the first third of training, so that differences between curves are visible.
     """
-    labels = scores.set_index("optimizer").label
-    groups = scores.set_index("optimizer").group
+    labels, groups = (scores.set_index("optimizer")[name] for name in ("label", "group"))
     shown = curves[curves.optimizer.isin(optimizers) & (curves.metric == metric)]
-    title, label, scale = SCORES[metric]
+    _, label, scale, worst = SCORES[metric]
+    rules = scores[(scores.group == "dynamic") & scores.optimizer.isin(optimizers)].sort_values("rank", kind="stable")
+    banded = {scores.reference.iloc[0], *rules.optimizer[:1]}
+    marker = "." if shown.step.nunique() <= FEW else ""
     for key in (key for key in optimizers if key in set(shown.optimizer)):
         rows = shown[shown.optimizer == key].sort_values("step")
-        look, spread = style.look(key), rows["std"].fillna(0)
+        look, mean, spread = style.look(key), scale * rows["mean"], scale * rows["std"].fillna(0)
         # fixed candidates have wide lines, which stay visible behind a rule that always chooses them
         width = 2.6 if groups[key] == "fixed" else 1.2
-        mean, spread = scale * rows["mean"], scale * spread
-        axes.plot(rows.step, mean, **look.line, linewidth=width, label=labels[key])
-        axes.fill_between(rows.step, mean - spread, mean + spread, color=look.color, alpha=0.15, lw=0)
+        axes.plot(rows.step, mean, **look.line, linewidth=width, marker=marker, label=labels[key])
+        if key in banded:
+            axes.fill_between(rows.step, mean - spread, mean + spread, color=look.color, alpha=0.15, lw=0)
     later = scale * shown[shown.step >= shown.step.max() / 3]["mean"]
     margin = 0.08 * (later.max() - later.min()) + 0.002 * scale
     axes.set_ylim(later.min() - margin, later.max() + margin)
-    axes.set(title=f"{title} during training", xlabel="training step", ylabel=label.removeprefix("final "))
+    axes.set(title=_ahead(shown, labels, worst), xlabel="training step", ylabel=label.removeprefix("final "))
     style.grid(axes)
 
 
+def _ahead(shown: pd.DataFrame, labels: pd.Series, worst: str) -> str:
+    """Which of the curves is the best at the first and which at the last evaluation."""
+    means = shown.pivot_table(index="step", columns="optimizer", values="mean", sort=False).sort_index()
+    best = means.idxmax(axis=1) if worst == "low" else means.idxmin(axis=1)
+    first, last = labels[best.iloc[0]], labels[best.iloc[-1]]
+    return f"Ahead from the start:\n{last}" if (best == best.iloc[-1]).all() else f"First ahead: {first},\nlast: {last}"
+
+
 def choice_panels(figure: Figure, choices: pd.DataFrame, scores: pd.DataFrame, optimizers: Sequence[str]) -> None:
-    """Stacked shares of the candidates over training, one panel per rule, in the colours of the fixed candidates."""
+    """Stacked shares of the candidates over training, one panel per rule, in the colours of the fixed candidates.
+
+    The title says which rules took other candidates than the smallest.
+    """
     labels = scores.set_index("optimizer").label
     names = sorted(set(choices.candidate), key=float)
     colors = {name: style.candidate_color(float(name)) for name in names}
@@ -211,12 +334,20 @@ def choice_panels(figure: Figure, choices: pd.DataFrame, scores: pd.DataFrame, o
             axes.stairs(bottom + height, steps, baseline=bottom, fill=True, color=colors[candidate])
             bottom = bottom + height
         axes.set(xlim=(0, steps[-1]), ylim=(0, 100), xlabel="training step")
-        axes.set_title(labels[key], fontsize=7.5, fontweight="normal")
+        axes.set_title(short(labels[key]).replace(", ", ",\n"), fontsize=7.5, fontweight="normal")
         axes.locator_params(axis="x", nbins=3)
     panels[0].set_ylabel("share of choices (%)")
-    figure.suptitle("Candidate chosen", x=0.12, ha="left", fontsize=8.5, fontweight="bold")
+    smallest = choices[choices.candidate == names[0]].groupby("optimizer").overall.first()
+    switching = [short(labels[key]) for key in shown if smallest.get(key, 0) < CONSTANT]
+    title = f"Rules that leave {names[0]}: {'; '.join(switching) or 'none'}"
+    figure.suptitle(title, x=0.12, ha="left", fontsize=8.5, fontweight="bold")
     handles = [Patch(color=color, label=candidate) for candidate, color in colors.items()]
     figure.legend(handles=handles, ncols=len(handles), loc="outside lower center")
+
+
+def short(label: str) -> str:
+    """A rule's label in a title: "GAP, raw" -> "raw"."""
+    return label.removeprefix("GAP, ")
 
 
 def function_label(facts: Mapping[Any, Any]) -> str:
@@ -275,7 +406,7 @@ def cell(axes: Axes, x: float, y: float, text: str, shade: float, *, boxed: bool
     if boxed:
         axes.add_patch(Rectangle((x + 0.04, y + 0.05), 0.92, 0.9, fill=False, ec=style.WARNING, lw=1.6, zorder=3))
     ink, weight = ("black" if shade > 0.55 else "white"), ("bold" if bold else "normal")
-    axes.text(x + 0.5, y + 0.5, text, ha="center", va="center", fontsize=6.5, color=ink, fontweight=weight)
+    axes.text(x + 0.5, y + 0.5, text, ha="center", va="center", fontsize=7, color=ink, fontweight=weight)
 
 
 def bare(axes: Axes) -> None:

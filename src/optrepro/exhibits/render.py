@@ -50,10 +50,10 @@ def render(name: str, entry: ExhibitEntry, tables: Sequence[Path], facts: Sequen
 
 def _write_table(table: pd.DataFrame, name: str, caption: str, stem: Path) -> None:
     table.to_csv(stem.with_suffix(".csv"), index=False, lineterminator="\n")
-    markdown = table.to_markdown(index=False, disable_numparse=True)
+    markdown = style.typeset(table.to_markdown(index=False, disable_numparse=True))
     stem.with_suffix(".md").write_text(f"{caption}\n\n{markdown}\n")
     latex = table.to_latex(index=False, escape=True, caption=_escape(caption), label=f"tab:{name}", longtable=True)
-    stem.with_suffix(".tex").write_text(latex)
+    stem.with_suffix(".tex").write_text(style.typeset(latex))
 
 
 def _escape(text: str) -> str:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import re
 from dataclasses import dataclass
+from functools import partial
 from io import StringIO
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,8 @@ from typing import Any
 import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.text import Text
+from matplotlib.ticker import FuncFormatter
 
 from optrepro.exhibits.material import Material
 
@@ -114,8 +117,8 @@ _LOOKS = {
     "raw-each": Look("#9E1B32", "D", _DASH, filled=False),
     "validation": Look("#C85A9E", "D"),
     "continuous": Look("#6A3D9A", "D"),
-    "aligned": Look("#B15928", "D"),
-    "aligned-each": Look("#B15928", "D", _DASH, filled=False),
+    "aligned": Look("#7A5200", "D", _DASHDOT),
+    "aligned-each": Look("#7A5200", "D", _DASH, filled=False),
     # controls: grey to black
     "random": Look("#8C8C8C", "s", _DOT),
     "random-raw": Look("#8C8C8C", "s", _DASHDOT, filled=False),
@@ -143,6 +146,9 @@ _LOOKS = {
     "polyak": Look("#8F8A2B", "*", _DASHDOT),
     "sgd": Look("#222222", "o"),
     "conjugate-gradient": Look("#A67C00", "D", _DASHDOT),
+    # PyTorch's versions, in measurements of time
+    "foreach": Look("#44AA99", "h"),
+    "fused": Look("#44AA99", "p"),
     # learned policies: hues that no other group has
     "pop": Look("#E6007E", "*"),
     "pop-trained": Look("#F58AC2", "p", _DASH),
@@ -165,6 +171,7 @@ _LOOKS = {
     "diagonal": Look("#CC79A7", "v"),
     "identity": Look("#222222", "o", _DASHDOT),
 }
+_MINUS = re.compile(r"(?<![\w.)\]{–-])-(?=\.?\d)|(?<=\de)-(?=\d)")  # a hyphen that is the sign of a number or exponent
 _SPARE_COLORS = ("#117733", "#AA4499", "#6699CC", "#997700", "#994455", "#44AA99", "#885500", "#004488")
 _SPARE_MARKERS = ("p", "h", "P", "X", "8", "*")
 _SPARE_DASHES = ("-", _DASH, _DASHDOT)
@@ -213,10 +220,33 @@ def save(figure: Figure, path: Path) -> None:
 
 def svg(figure: Figure, name: str) -> str:
     """A figure as SVG without date and version; `name` begins the names of its clip paths."""
+    _set_minus_signs(figure)
     _lay_out(figure)
     drawing = StringIO()
     figure.savefig(drawing, format="svg", metadata={"Date": None, "Creator": None})
     return _with_stable_names(drawing.getvalue(), name)
+
+
+def typeset(text: str) -> str:
+    """A text with minus signs in its numbers, for readers: "lag-1 is -0.5 [-1, 2e-5]" -> "lag-1 is −0.5 [−1, 2e−5]".
+
+    Figures that are saved, captions and pages have it by themselves. Files for programs keep the hyphens.
+    """
+    return _MINUS.sub("\N{MINUS SIGN}", text)
+
+
+def _set_minus_signs(figure: Figure) -> None:
+    for text in figure.findobj(Text):
+        text.set_text(typeset(text.get_text()))
+    for axes in figure.findobj(Axes):
+        for axis in (axes.xaxis, axes.yaxis):
+            # Ticks take their texts anew from the formatter, which for given texts is a function.
+            if isinstance(formatter := axis.get_major_formatter(), FuncFormatter):
+                axis.set_major_formatter(FuncFormatter(partial(_typeset_tick, formatter)))
+
+
+def _typeset_tick(formatter: FuncFormatter, value: float, position: int | None) -> str:
+    return typeset(formatter(value, position))
 
 
 def _lay_out(figure: Figure) -> None:

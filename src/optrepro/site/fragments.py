@@ -13,6 +13,7 @@ import pandas as pd
 from markupsafe import Markup, escape
 
 from optrepro.config import ConfigError
+from optrepro.exhibits import style
 
 # A number, maybe with its unit, and with its interval, a remark in brackets, what it is a part of, or a mark behind it.
 NUMBER = re.compile(
@@ -23,8 +24,11 @@ NOTHING = ("", "–", "-", "nan", "NaN")
 
 
 def text(plain: str) -> Markup:
-    """A plain text as HTML, in which `code` in backticks is set as code; HTML stays as it is."""
-    return plain if isinstance(plain, Markup) else Markup(re.sub(r"`([^`]+)`", r"<code>\1</code>", str(escape(plain))))
+    """A plain text as HTML, with minus signs, in which `code` in backticks is set as code; HTML stays as it is."""
+    if isinstance(plain, Markup):
+        return plain
+    pieces = re.split(r"`([^`]+)`", str(escape(plain)))  # at odd places is what stands in backticks
+    return Markup("".join(f"<code>{piece}</code>" if i % 2 else style.typeset(piece) for i, piece in enumerate(pieces)))
 
 
 def folded(caption: str) -> tuple[str, str]:

@@ -14,6 +14,7 @@ from optrepro import catalogue, damage, layout, parquet, provenance
 from optrepro.analysis.results import Facts, read_facts
 from optrepro.catalogue import PAPER_SCALE, Catalogue, Cell, Choice, Claim, Curves, ExhibitEntry, Paper
 from optrepro.config import ConfigError
+from optrepro.exhibits import style
 from optrepro.exhibits.claims import PROXY
 
 CLAIMS = "claims"  # the exhibit whose numbers are the verdicts
@@ -195,8 +196,8 @@ def _shown(
     entry, stem = known.exhibits[name], layout.exhibit(scale, name)
     record = damage.record(Path(f"{stem}.json"), "title", "caption")
     files = {kind: _verified(stem, kind) for kind in DOWNLOADS}
-    reading = " ".join(entry.caption.split())
-    whole = " ".join(record["caption"].split())
+    reading = style.typeset(" ".join(entry.caption.split()))
+    whole = style.typeset(" ".join(record["caption"].split()))
     # A caption ends with sentences on scale, data and seeds; of one that was drawn before an edit, nothing is folded.
     setup = whole.removeprefix(reading).strip() if whole.startswith(reading) else ""
     studies = known.studies_of(name)

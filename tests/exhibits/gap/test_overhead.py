@@ -21,14 +21,18 @@ def figure(material):
     return figure
 
 
-def test_every_optimizer_and_network_is_named(figure):
+def test_every_optimizer_is_named(figure):
     texts = set(drawing.shown(figure))
-    assert {"GAP, paper", "GAP, continuous", "torch, foreach", "perceptron", "GPT", "memory"} <= texts
+    assert {"GAP, paper", "GAP, continuous", "torch, foreach", "target: at most this"} <= texts
+
+
+def test_titles_count_what_is_within_its_target_and_the_state(figure):
+    assert {"GPT: 2 of 2\nwithin their targets", "Memory: a rule takes\nat most 3 times"} <= set(drawing.shown(figure))
 
 
 def test_axes_say_what_the_ratios_are_to(figure):
     labels = {axes.get_xlabel() for axes in figure.findobj(Axes)}
-    assert labels == {"step time\n(× torch foreach)", "state\n(× torch foreach)"}
+    assert labels == {"step time (× torch foreach)", "state (× torch foreach)"}
 
 
 def test_ratios_are_drawn_where_they_are(figure):

@@ -24,19 +24,14 @@ def figure(whole):
     return figure
 
 
-def test_every_shift_has_a_strip_with_every_optimizer(figure, whole):
+def test_every_shift_has_a_column_and_every_optimizer_a_row(figure, whole):
     texts = drawing.shown(figure)
     assert {"Labels moved on by one class", "Batch size 128 to 16", "40 % random labels"} <= set(texts)
-    for label in whole.tables["gap-shift-scores"].label.unique():
-        assert sum(text.startswith(label) for text in texts) >= 3
+    assert set(whole.tables["gap-shift-scores"].label) <= set(texts)
 
 
 def test_a_row_far_behind_is_an_arrow(figure):
     assert drawing.shown(figure).count("◂ -16") == 3
-
-
-def test_runs_that_do_not_recover_are_counted(figure):
-    assert drawing.shown(figure).count("0 % ▸") == 3 * 2  # momentum 0.9 and 0.99
 
 
 def test_the_table_has_a_row_for_each_shift_and_optimizer_without_holes(whole):

@@ -58,7 +58,7 @@ def figure(material: Material) -> Figure:
     sides = page.subplots(1, len(parts), sharey=True, width_ratios=widths, squeeze=False)[0]
     for axes, (part, counts) in zip(sides, outcomes.items(), strict=True):
         _bars(axes, counts, y)
-        axes.set(title=part[0].upper() + part[1:], xlabel="learning rates")
+        axes.set(title=f"{part[0].upper() + part[1:]}{_finding(counts, rows)}", xlabel="learning rates")
     panels.name_rows(sides[0], rows, list(rows.label))
     handles = [Patch(facecolor=VERDICTS[name][0], edgecolor=style.FAINT, label=words) for name, words in BARS.items()]
     page.legend(handles=handles, ncols=len(handles), loc="outside lower right", columnspacing=1.2)
@@ -81,23 +81,21 @@ def table(material: Material) -> pd.DataFrame:
     return pd.DataFrame(readable)
 
 
-def verdict_cell(axes: Axes, x: float, y: float, cell: Mapping[Any, Any], *, text: bool = True) -> None:
+def verdict_cell(axes: Axes, x: float, y: float, cell: Mapping[Any, Any]) -> None:
     """A unit cell at (x, y) with the verdict and the difference; grey if no fixed candidate trains.
 
     Args:
         axes: axes of the cell.
         x: left edge.
         y: upper edge.
-        cell: a row of a table of `rates`, as gap-every-rate or gap-lm-rates.
-        text: whether the difference is shown beside the sign.
+        cell: a row of a table of `rates`, as gap-lm-rates. A difference that rounds to 0 is dim.
     """
     color, sign = VERDICTS[cell["verdict"]] if cell["trains"] else ("#F7F7F7", "")
     axes.add_patch(Rectangle((x, y + 0.04), 1, 0.92, facecolor=color, edgecolor="white", lw=0.8))
-    words = sign
-    if text and cell["verdict"] != "best":
-        words = f"{sign} {_amount(cell['difference'], cell['criterion'])}".strip()
-    ink = style.INK if cell["trains"] else "#A0A0A0"
-    axes.text(x + 0.5, y + 0.5, words, ha="center", va="center", fontsize=5.6, color=ink)
+    amount = "" if cell["verdict"] == "best" else _amount(cell["difference"], cell["criterion"])
+    dim = amount == "0" or not cell["trains"]
+    words = f"{sign}\N{THIN SPACE}{amount}".strip()
+    axes.text(x + 0.5, y + 0.5, words, ha="center", va="center", fontsize=7, color="#A0A0A0" if dim else style.INK)
 
 
 def verdict_legend(figure: FigureBase) -> None:
@@ -106,7 +104,7 @@ def verdict_legend(figure: FigureBase) -> None:
         Patch(facecolor=VERDICTS[name][0], edgecolor=style.FAINT, label=f"{VERDICTS[name][1]} {words}")
         for name, words in WORDS.items()
     ]
-    figure.legend(handles=handles, ncols=len(handles), loc="outside lower right", fontsize=6.5, columnspacing=1.0)
+    figure.legend(handles=handles, ncols=len(handles), loc="outside lower right", columnspacing=1.0)
 
 
 def _amount(difference: float, criterion: str) -> str:
@@ -114,7 +112,10 @@ def _amount(difference: float, criterion: str) -> str:
     if difference != difference:
         return "div."
     _, scale = panels.DIFFERENCES[criterion]
-    return f"{scale * difference:+.1f}" if criterion == "accuracy" else f"{difference:+.3f}".replace("0.", ".", 1)
+    text = f"{scale * difference:+.1f}" if criterion == "accuracy" else f"{difference:+.3f}"
+    if not float(text):
+        return "0"
+    return text if criterion == "accuracy" else text.replace("+0.", "+.").replace("-0.", "-.")
 
 
 def _rows(held: pd.DataFrame) -> pd.DataFrame:
@@ -146,6 +147,17 @@ def _outcomes(rates: pd.DataFrame, studies: Sequence[str]) -> pd.DataFrame:
     """Numbers of learning rates of some studies by rule and verdict; those at which nothing is judged are left out."""
     judged = rates[rates.study.isin(studies) & rates.trains & rates.verdict.isin(BARS)]
     return pd.crosstab(judged.rule, judged.verdict).reindex(columns=list(BARS), fill_value=0)
+
+
+def _finding(counts: pd.DataFrame, rows: pd.DataFrame) -> str:
+    """The dynamic rules that are least often below the best fixed candidate, among those with all learning rates."""
+    totals = counts.sum(axis=1)
+    rules = rows[(rows.group == "dynamic") & rows.rule.isin(totals[totals == totals.max()].index)].set_index("rule")
+    if rules.empty:
+        return ""
+    below = counts.below[rules.index]
+    names = "; ".join(panels.short(label) for label in rules.label[below == below.min()])
+    return f":\n{names} below at {below.min()} of {totals.max()}"
 
 
 def _bars(axes: Axes, counts: pd.DataFrame, y: Mapping[Any, float]) -> None:

@@ -125,7 +125,7 @@ def _name_stalled(axes: Axes, curves: pd.DataFrame) -> None:
         text = f"{', '.join(stalled)}: stalled,\nsteps of fixed length"
         plate = {"facecolor": "white", "alpha": 0.8, "edgecolor": "none", "pad": 1}
         place: dict[str, Any] = {"ha": "right", "va": "top", "transform": axes.transAxes}
-        axes.text(0.98, 0.97, text, fontsize=6.5, color=style.MUTED, bbox=plate, **place)
+        axes.text(0.98, 0.97, text, fontsize=7, color=style.MUTED, bbox=plate, **place)
 
 
 def _drawable(gaps: pd.Series | pd.DataFrame) -> NDArray[np.float64]:

@@ -8,31 +8,37 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.patches import Patch
 
 from optrepro.exhibits import panels, style
 from optrepro.exhibits.material import Material
 
-FAR = 4.0  # times the upper quartile of the differences
 TITLES = {"before": "Before", "after": "After", "overall": "Overall"}
 
 
 def figure(material: Material) -> Figure:
-    """One strip per shift: curves, differences in each phase, recovery, and choices before and after."""
-    scores, curves, choices = (material.tables[f"gap-shift-{kind}"] for kind in ("scores", "curves", "choices"))
-    studies = list(dict.fromkeys(scores.study))
-    rows = [(scores.study == study).sum() + scores[scores.study == study].group.nunique() for study in studies]
-    heights = [3.7 * count + 22 for count in rows]
-    page = style.page(material, height=sum(heights) + 14)
-    parts: Any = page.subfigures(len(studies) + 1, 1, height_ratios=[*heights, 14])
-    *strips, legend = parts
-    for strip, study in zip(strips, studies, strict=True):
-        own = scores[scores.study == study].reset_index(drop=True)
-        strip.suptitle(own["shift"].iloc[0].capitalize(), x=0.01, ha="left", fontsize=8.5, fontweight="bold")
-        left, right = strip.subfigures(1, 2, width_ratios=[1, 2.4])
-        _curves(left.subplots(), curves[curves.study == study], own)
-        _columns(right, own, choices[choices.study == study])
-    _legend(legend, strips[0], choices)
+    """A column for each shift: curves, and below the differences after it to the fixed candidate picked for then."""
+    scores, curves = material.tables["gap-shift-scores"], material.tables["gap-shift-curves"]
+    studies = dict(list(scores.groupby("study", sort=False)))
+    rows = scores.drop_duplicates("optimizer").reset_index(drop=True)
+    y = dict(zip(rows.optimizer, panels.row_positions(rows), strict=True))
+    height = 4.6 * len(rows) + 40
+    page = style.page(material, height=72 + height)
+    parts: Any = page.subfigures(2, 1, height_ratios=[72, height])
+    above, below = parts
+    trained = above.subplots(1, len(studies), squeeze=False)[0]
+    after = below.subplots(1, len(studies), sharey=True, squeeze=False)[0]
+    shown = _shown(scores)
+    for axes, differences, (study, own) in zip(trained, after, studies.items(), strict=True):
+        _curves(axes, curves[curves.study == study], own, shown)
+        compared = own.assign(reference=own.after_reference, difference=own.after_difference)
+        compared = compared.assign(**{f"difference_{end}": own[f"after_difference_{end}"] for end in ("low", "high")})
+        if compared.difference.notna().any():
+            panels.difference_panel(differences, compared, [y[key] for key in own.optimizer])
+        differences.set_xlabel("points at the end, over the one\npicked for after the shift (paired)")
+        differences.locator_params(axis="x", nbins=4)
+    trained[0].set_ylabel("test accuracy (%)")
+    above.legend(*trained[0].get_legend_handles_labels(), ncols=4, loc="outside lower center", handlelength=1.9)
+    panels.name_rows(after[0], rows, list(rows.label), list(y.values()))
     return page
 
 
@@ -64,90 +70,20 @@ def table(material: Material) -> pd.DataFrame:
     return pd.DataFrame(columns)
 
 
-def _curves(axes: Axes, curves: pd.DataFrame, scores: pd.DataFrame) -> None:
-    """Test accuracy during training, of the fixed candidates, some rules and some controls."""
-    dynamic = scores[scores.group == "dynamic"]
-    best = dynamic.sort_values("overall", ascending=False).optimizer[:1]
-    keys = [*scores[scores.group == "fixed"].optimizer, *panels.SHOWN_RULES, *best, *panels.SHOWN_CONTROLS]
-    panels.curve_panel(axes, curves, scores, list(dict.fromkeys(keys)))
+def _shown(scores: pd.DataFrame) -> list[str]:
+    """The fixed candidates that are picked for some phase, some rules and the best one overall, and the controls."""
+    picked = {key for phase in TITLES for key in scores[f"{phase}_reference"]}
+    fixed = [key for key in scores[scores.group == "fixed"].optimizer.unique() if key in picked]
+    dynamic = scores[scores.group == "dynamic"].groupby("optimizer", sort=False).overall.mean()
+    return list(dict.fromkeys([*fixed, *panels.SHOWN_RULES, *dynamic.nlargest(1).index, *panels.SHOWN_CONTROLS]))
+
+
+def _curves(axes: Axes, curves: pd.DataFrame, scores: pd.DataFrame, keys: list[str]) -> None:
+    """Test accuracy during training; the dotted line is the shift."""
+    ranked = scores.assign(reference=scores.after_reference, rank=-scores.after)
+    panels.curve_panel(axes, curves, ranked, [key for key in keys if key in set(scores.optimizer)])
     axes.axvline(scores.remaining.iloc[0], color=style.MUTED, linewidth=0.8, linestyle=(0, (1, 1.5)), zorder=0)
-    axes.set(title="", ylabel="test accuracy (%)")
-
-
-def _columns(figure: Figure, scores: pd.DataFrame, choices: pd.DataFrame) -> None:
-    """The panels of a strip that have common rows."""
-    *phases, recovery, chosen = figure.subplots(1, 5, sharey=True, width_ratios=[1, 1, 1, 0.9, 0.9])
-    y = panels.row_positions(scores)
-    for axes, (phase, title) in zip(phases, TITLES.items(), strict=True):
-        _differences(axes, scores, y, phase)
-        for key in {scores[f"{phase}_reference"].iloc[0]} & set(scores.optimizer):
-            axes.axvline(0, color=style.look(key).color, linewidth=1)
-            axes.plot(0, y[list(scores.optimizer).index(key)], **style.look(key).point)
-        axes.set_title(title, fontsize=7.5)
-        axes.set_xlabel("points", fontsize=7)
-    _recovery(recovery, scores, y)
-    _bars(chosen, scores, choices, y)
-    labels = [label.replace(" (always the smallest)", "") for label in panels.row_labels(scores)]  # too wide here
-    panels.name_rows(phases[0], scores, labels)
-
-
-def _differences(axes: Axes, scores: pd.DataFrame, y: list[float], phase: str) -> None:
-    """Paired differences in one phase; rows far below the others are arrows at the left edge."""
-    difference = scores[f"{phase}_difference"]
-    if difference.isna().all():
-        return
-    near = difference >= -FAR * difference.abs().quantile(0.75)
-    ends = {f"difference{end}": scores[f"{phase}_difference{end}"].where(near) for end in ("", "_low", "_high")}
-    panels.dots(axes, scores.assign(**ends), y, "difference", 100)
-    low, high = axes.get_xlim()
-    axes.set_xlim(low - 0.06 * (high - low), high + 0.06 * (high - low))  # room for markers in narrow panels
-    axes.locator_params(axis="x", nbins=3)
-    for position, value in zip(y, difference.where(~near), strict=True):
-        if value == value:
-            note = f"◂ {100 * value:.3g}"
-            axes.annotate(note, (0.02, position), xycoords=axes.get_yaxis_transform(), fontsize=6.5, va="center")
-
-
-def _recovery(axes: Axes, scores: pd.DataFrame, y: list[float]) -> None:
-    """Median steps until recovery; if half of the runs do not recover, the share of runs that do."""
-    remaining = scores.remaining.iloc[0]
-    for position, row in zip(y, scores.to_dict("records"), strict=True):
-        if np.isfinite(row["recovery"]):
-            axes.plot(row["recovery"], position, **style.look(row["optimizer"]).point)
-        else:
-            note = "–" if np.isnan(row["recovered"]) else f"{style.percent(row['recovered'], 0)} % ▸"
-            axes.annotate(note, (1.1 * remaining, position), fontsize=6.5, ha="right", va="center", color=style.MUTED)
-    axes.set_xlim(0, 1.12 * remaining)
-    axes.locator_params(axis="x", nbins=3)
-    axes.set_title("Recovery", fontsize=7.5)
-    axes.set_xlabel("steps", fontsize=7)
-    style.grid(axes, "x")
-    axes.tick_params(axis="y", length=0)
-
-
-def _bars(axes: Axes, scores: pd.DataFrame, choices: pd.DataFrame, y: list[float]) -> None:
-    """Shares of the candidates before the shift (upper bar) and after it (lower bar), for rules that choose."""
-    for position, key in zip(y, scores.optimizer, strict=True):
-        own = choices[choices.optimizer == key].assign(memory=lambda table: table.candidate.astype(float))
-        for phase, offset in (("before", -0.2), ("after", 0.2)):
-            left = 0.0
-            for row in own.sort_values("memory").to_dict("records"):
-                width = 100 * row[phase]
-                axes.barh(position + offset, width, 0.34, left, color=style.candidate_color(row["memory"]))
-                left += width
-    axes.set_xlim(0, 100)
-    axes.set_title("Chosen", fontsize=7.5)
-    axes.set_xlabel("% of choices", fontsize=7)
-    axes.tick_params(axis="y", length=0)
-
-
-def _legend(figure: Figure, strip: Figure, choices: pd.DataFrame) -> None:
-    """The legends for the curves and for the candidates' colours."""
-    lines, _ = strip.subfigs[0].axes[0].get_legend_handles_labels()
-    candidates = sorted(set(choices.candidate), key=float)
-    patches = [Patch(color=style.candidate_color(float(name)), label=f"chosen: {name}") for name in candidates]
-    figure.legend(handles=lines, loc="center left", ncols=4, handlelength=1.9, columnspacing=0.9)
-    figure.legend(handles=patches, loc="center right", ncols=1, handlelength=1.2, columnspacing=0.9)
+    axes.set(title=scores["shift"].iloc[0].capitalize(), ylabel="")
 
 
 def _texts(scores: pd.DataFrame, name: str) -> list[str]:

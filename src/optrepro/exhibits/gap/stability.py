@@ -9,13 +9,14 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from matplotlib.patches import Patch
 from matplotlib.ticker import NullFormatter
 
 from optrepro.exhibits import style
 from optrepro.exhibits.gap import workloads
 from optrepro.exhibits.material import Material
 
-FLOOR = 1e-5  # smaller losses are drawn at this value
+EDGES = np.logspace(-6, 1, 29)  # of the bars, in loss over bound; what is smaller is in the first bar
 FAMILIES = {
     "candidates": ("momenta 0.5, 0.9, 0.99", "#0072B2", "o"),
     "interval": ("100 momenta in [0, 0.99]", "#D55E00", "^"),
@@ -28,22 +29,19 @@ SOURCES = {
 
 
 def figure(material: Material) -> Figure:
-    """One row per source of perturbed statistics: loss against bound for both scores, and changed choices."""
-    page = style.page(material, height=156)
+    """One row per source of perturbed statistics: loss over bound for both scores, and changed choices."""
+    page = style.page(material, height=130)
     panels: Any = page.subplots(2, 3)
     for row, (name, (by, words, label)) in zip(panels, SOURCES.items(), strict=True):
         points = material.tables[f"gap-{name}"]
         for axes, score in zip(row, DASHES, strict=False):
-            _scatter(axes, points[points.score == score])
-            _describe(axes, points[points.score == score])
-            axes.set_title(f"{words.capitalize()}, {score}", pad=31)
-        row[0].set_ylabel("loss of alignment, over $\\|R\\|$")
+            _histogram(axes, points[points.score == score])
+            largest = (points.loss / points.bound)[points.score == score].max()
+            axes.set_title(f"{words.capitalize()}, {score}:\nat most {style.percent(largest)} % of the bound")
+        row[0].set_ylabel("share of pairs (%)")
         _changes(row[2], points, by)
-        row[2].set(title="Choice changed", xlabel=label, ylabel="of perturbed statistics (%)")
-    families = [
-        Line2D([], [], color=color, marker=marker, linestyle="none", markersize=4, label=words)
-        for words, color, marker in FAMILIES.values()
-    ]
+        row[2].set(title=_most_changed(points), xlabel=label, ylabel="choice changed (%)")
+    families = [Patch(color=color, alpha=0.6, label=words) for words, color, _ in FAMILIES.values()]
     bound = Line2D([], [], color=style.INK, label="bound $2\\,\\|R - R'\\|$")
     scores = [Line2D([], [], color=style.MUTED, linestyle=d, label=score) for score, d in DASHES.items()]
     handles = [*families, bound, *scores]
@@ -74,49 +72,27 @@ def table(material: Material) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def _scatter(axes: Axes, points: pd.DataFrame) -> None:
-    """Every pair of statistics as a point; the line is the bound, which no point may exceed."""
-    for family, (_, color, marker) in FAMILIES.items():
-        rows = points[points.family == family]
-        # Rasterized, because thousands of vector points would make a large file.
-        axes.plot(
-            rows.bound,
-            rows.loss.clip(lower=FLOOR),
-            marker,
-            color=color,
-            markersize=2,
-            alpha=0.35,
-            markeredgewidth=0,
-            rasterized=True,
-        )
-    ends = np.array([0.8 * points.bound.min(), 1.25 * points.bound.max()])
-    axes.plot(ends, ends, color=style.INK)
-    axes.set_xscale("log")
-    axes.set_yscale("log")
-    axes.set(xlim=(ends[0], ends[1]), ylim=(0.6 * FLOOR, 10), xlabel="bound, over $\\|R\\|$")
-    ticks = [tick for tick in (0.1, 0.3, 1, 3, 10) if ends[0] <= tick <= ends[1]]
-    axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
-    axes.xaxis.set_minor_formatter(NullFormatter())
-    style.grid(axes, "both")
-
-
-def _describe(axes: Axes, points: pd.DataFrame) -> None:
-    """A line above the panel for each family: changed choices, their loss / bound, and points at the floor."""
-    lines = {style.MUTED: ("changed", "median", "largest", "on floor")}
+def _histogram(axes: Axes, points: pd.DataFrame) -> None:
+    """Shares of the pairs by loss over bound; the first bar holds those whose choice, or whose loss, is the same."""
     for family, (_, color, _) in FAMILIES.items():
         rows = points[points.family == family]
-        ratios = (rows.loss / rows.bound)[rows.changed]
-        changed, floor = (f"{style.percent(share, 0)} %" for share in (rows.changed.mean(), (rows.loss < FLOOR).mean()))
-        lines[color] = (changed, style.number(ratios.median(), 2), style.number(ratios.max(), 2), floor)
-    for i, (color, words) in enumerate(lines.items()):
-        for x, word in zip((0.25, 0.5, 0.75, 1.0), words, strict=True):
-            place: dict[str, Any] = {
-                "xytext": (0, 21 - 8 * i),
-                "textcoords": "offset points",
-                "ha": "right",
-                "fontsize": 6.5,
-            }
-            axes.annotate(word, (x, 1), xycoords="axes fraction", color=color, **place)
+        ratios = (rows.loss / rows.bound).clip(EDGES[0], EDGES[-1])
+        counts, _ = np.histogram(ratios, EDGES)
+        axes.stairs(100 * counts / max(len(rows), 1), EDGES, fill=True, color=color, alpha=0.6)
+    axes.axvline(1, color=style.INK)
+    axes.set_xscale("log")
+    axes.set(xlim=(EDGES[0], EDGES[-1]), ylim=(0, 104), xlabel="loss of alignment, over the bound")
+    ticks = [10.0**power for power in (-6, -4, -2, 0)]
+    axes.set_xticks(ticks, ["≤ 10$^{-6}$", "10$^{-4}$", "0.01", "1"])
+    axes.xaxis.set_minor_formatter(NullFormatter())
+    style.grid(axes)
+
+
+def _most_changed(points: pd.DataFrame) -> str:
+    """For which of the families perturbed statistics change the choice more often."""
+    changed = points.groupby("family").changed.mean()
+    few, many = (style.percent(changed[family], 0) for family in FAMILIES)
+    return f"{few} % of choices among 3\nchange, {many} % among 100"
 
 
 def _changes(axes: Axes, points: pd.DataFrame, by: str) -> None:

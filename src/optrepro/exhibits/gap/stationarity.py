@@ -1,11 +1,11 @@
-"""Exhibit gap-stationarity: the gradient autocorrelation along training, its stationarity and its drift."""
+"""Exhibit gap-stationarity: how long the gradient autocorrelation lasts, and its stationarity and drift."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import pandas as pd
-from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
@@ -13,35 +13,37 @@ from matplotlib.lines import Line2D
 from optrepro.exhibits import style
 from optrepro.exhibits.gap import workloads
 from optrepro.exhibits.material import Material
+from optrepro.exhibits.style import Look
 
-PARTS = {"R": "all lags", "memory": "without $R_0$"}
-SHORTEST = 8  # start of the x-axes in the lower panels, in steps: just below the memory of 0.9
+PARTS = {"R": "R changes by half", "memory": "R without R₀ changes by half"}
+PASSED = "longest window in which |g|² passes as stationary"
+LOOKS = {"R": Look("#0072B2", "o"), "memory": Look("#0072B2", "o", filled=False), "kpss": Look("#E69F00", "s")}
+LINES = {"R": -0.25, "memory": 0.0, "kpss": 0.25}  # heights of the marks of a workload
+ACCEPTED = 0.05  # a window's length passes while its share of rejections is at most this
+LARGEST = max(workloads.MEMORIES)
 
 
 def figure(material: Material) -> Figure:
-    """Above: the lag-1 coefficient along training. Below: tests of stationarity, and drift, with the memories."""
-    lag_one, tests, drift = (material.tables[f"gap-{name}"] for name in ("lag-one", "kpss", "drift"))
-    names = list(dict.fromkeys(lag_one.workload))
-    looks = workloads.looks(names)
-    page = style.page(material, height=132)
-    parts: Any = page.subfigures(2, 1, height_ratios=[62, 70])
-    above, below = parts
-    panels = above.subplots(1, len(names), sharey=True, squeeze=False)[0]
-    for axes, name in zip(panels, names, strict=True):
-        _coefficients(axes, lag_one[lag_one.workload == name])
-        axes.set(title=workloads.title(name), xlabel="training step")
-    panels[0].set_ylabel("lag-1 coefficient")
-    above.legend(handles=_coefficient_handles(), ncols=4, loc="outside lower center")
-    left, middle, right = below.subplots(1, 3)
-    _rejections(left, tests, looks)
-    for axes, part in ((middle, "R"), (right, "memory")):
-        _drift(axes, drift[drift.part == part], looks)
-        axes.set_title(f"Drift of $R$, {PARTS[part]}", pad=12)
-    right.sharey(middle)
-    handles = [Line2D([], [], **look.line, label=workloads.title(name)) for name, look in looks.items()]
-    if (short := drift.window.min()) < drift.window.max():
-        handles.append(Line2D([], [], color=style.MUTED, lw=0.8, marker=".", label=f"windows of {short} steps"))
-    below.legend(handles=handles, ncols=len(handles), loc="outside lower center", handlelength=3)
+    """For each workload, how many steps the autocorrelation lasts, beside the memories of the candidates."""
+    names = list(dict.fromkeys(material.tables["gap-lag-one"].workload))
+    lasting = _lasting(material)
+    page = style.page(material, height=13 * len(names) + 36)
+    axes = page.subplots()
+    for y, name in enumerate(names):
+        for kind, line in LINES.items():
+            if (name, kind) in lasting:
+                _mark(axes, *lasting[name, kind], y + line, LOOKS[kind])
+    furthest = max(steps for steps, _ in lasting.values())
+    axes.set_xscale("log")
+    axes.set(xlim=(1.6, 2.6 * furthest), ylim=(len(names) - 0.5, -0.5), xlabel="steps")
+    axes.set_yticks(range(len(names)), [workloads.title(name) for name in names])
+    axes.tick_params(axis="y", length=0)
+    _plain_ticks(axes, [2, 5, 10, 20, 50, 100, 200, 500, 1000])
+    workloads.mark_memories(axes, -0.5)
+    axes.set_title(_finding(lasting, names), pad=16)
+    words = {**PARTS, "kpss": PASSED}
+    handles = [Line2D([], [], **look.point, label=words[kind]) for kind, look in LOOKS.items()]
+    page.legend(handles=handles, ncols=len(handles), loc="outside lower center")
     return page
 
 
@@ -98,65 +100,42 @@ def distance_in_words(distance: float, first: float) -> str:
     return f"at most {first:.0f}" if distance <= first else f"{distance:.0f}"
 
 
-def _coefficients(axes: Axes, rows: pd.DataFrame) -> None:
-    """Thin lines: tensors, lighter near the output. Thick lines: the sum in the score, measured and noise-free."""
-    tensors = [layer for layer in dict.fromkeys(rows.layer) if layer not in workloads.SUMS]
-    whole = "preconditioned" if (rows.layer == "preconditioned").any() else "all"
-    for i, layer in enumerate(tensors):
-        line = rows[rows.layer == layer]
-        shade = colormaps[style.SEQUENTIAL](i / max(len(tensors) - 1, 1))
-        axes.plot(line.step, line.coefficient, color=shade, linewidth=0.7, alpha=0.9)
-    line = rows[rows.layer == whole]
-    axes.plot(line.step, line.coefficient, color=style.INK, linewidth=2)
-    axes.plot(line.step, line.noiseless, color=style.WARNING, linewidth=1.4, linestyle=(0, (4, 1.5)))
-    axes.axhline(0, color=style.MUTED, linewidth=0.6)
-    axes.set(ylim=(-0.3, 1.6), xlim=(0, rows.step.max()))
-    style.grid(axes)
+def _lasting(material: Material) -> dict[tuple[str, str], tuple[float, str]]:
+    """By workload and kind of mark: its place in steps, and the words beside it."""
+    drift, half = material.tables["gap-drift"], material.tables["gap-half-distances"]
+    long = drift[drift.window == drift.window.max()].groupby("workload").distance.agg(["min", "max"])
+    lasting = {}
+    for row in half.to_dict("records"):
+        first, last = long.loc[row["workload"]]
+        steps, words = row["distance"], distance_in_words(row["distance"], first)
+        lasting[row["workload"], row["part"]] = (
+            (float(last), f"over {last}") if steps == float("inf") else (steps, words)
+        )
+    tests = material.tables["gap-kpss"]
+    for name, rows in tests[tests.series == "kpss_square"].groupby("workload", sort=False):
+        lengths = rows.sort_values("length").set_index("length").rejected
+        passed = lengths[(lengths <= ACCEPTED).cummin()]
+        steps = (passed if len(passed) else lengths).index[-1 if len(passed) else 0]
+        words = f"below {steps}" if not len(passed) else f"{'at least ' * (len(passed) == len(lengths))}{steps}"
+        lasting[str(name), "kpss"] = (float(steps), words)
+    return lasting
 
 
-def _coefficient_handles() -> list[Line2D]:
-    first, last = (colormaps[style.SEQUENTIAL](shade) for shade in (0.0, 1.0))
-    return [
-        Line2D([], [], color=style.INK, linewidth=2, label="$R_1/R_0$, all tensors"),
-        Line2D([], [], color=style.WARNING, linestyle=(0, (4, 1.5)), label="with $R_0$ free of noise"),
-        Line2D([], [], color=first, linewidth=0.9, label="first tensor"),
-        Line2D([], [], color=last, linewidth=0.9, label="last tensor"),
-    ]
+def _mark(axes: Axes, steps: float, words: str, y: float, look: Look) -> None:
+    axes.plot([1, steps], [y, y], color=look.color, linewidth=0.8, alpha=0.5)
+    axes.plot(steps, y, **look.point)
+    place: dict[str, Any] = {"xytext": (6, 0), "textcoords": "offset points", "va": "center", "fontsize": 7}
+    axes.annotate(words, (steps, y), **place)
 
 
-def _rejections(axes: Axes, tests: pd.DataFrame, looks: dict[str, style.Look]) -> None:
-    squares = tests[tests.series == "kpss_square"]
-    for name, look in looks.items():
-        rows = squares[squares.workload == name].sort_values("length")
-        axes.plot(rows.length, 100 * rows.rejected, **look.line, marker=look.marker, markersize=3.5)
-    axes.set_xscale("log")
-    axes.set(xlim=(SHORTEST, 1.25 * squares.length.max()), ylim=(-4, 104))
-    axes.set(xlabel="length of window (steps)", ylabel="windows rejected (%)")
-    axes.set_title("Stationarity rejected", pad=12)
-    workloads.mark_memories(axes, 104)
-    _plain_ticks(axes, [10, 20, 50, 100, 200, 400, 800, 1600])
-    style.grid(axes)
-
-
-def _drift(axes: Axes, rows: pd.DataFrame, looks: dict[str, style.Look]) -> None:
-    """Median and quartiles over the distance; thin lines with dots are short windows, for short distances."""
-    long = rows.window == rows.window.max()
-    for name, look in looks.items():
-        own = (rows.workload == name) & rows.change.notna()
-        line, short = (rows[own & which].sort_values("distance") for which in (long, ~long))
-        axes.plot(line.distance, line.change, **look.line)
-        axes.fill_between(line.distance, line.low, line.high, color=look.color, alpha=0.12, lw=0)
-        axes.plot(short.distance, short.change, color=look.color, lw=0.8, marker=".", ms=4)
-    if not long.all() and rows[~long].change.isna().all():
-        place: dict[str, Any] = {"ha": "center", "fontsize": 6.5, "color": style.MUTED}
-        axes.text(0.27, 0.04, "shorter\nwindows:\nnot resolved", transform=axes.transAxes, **place)
-    axes.axhline(0.5, color=style.MUTED, linewidth=0.8)
-    axes.set_xscale("log")
-    axes.set(xlim=(SHORTEST, 1.1 * rows.distance.max()), ylim=(0, 1.6))
-    axes.set(xlabel="distance of windows (steps)", ylabel="change, over $\\|R\\|$")
-    workloads.mark_memories(axes, 1.6)
-    _plain_ticks(axes, [10, 20, 50, 100, 200, 500, 1000])
-    style.grid(axes)
+def _finding(lasting: Mapping[tuple[str, str], tuple[float, str]], names: Sequence[str]) -> str:
+    """On how many workloads the autocorrelation outlasts the largest memory, with and without R_0."""
+    memory = 1 / (1 - LARGEST)
+    counts = [sum((name, part) in lasting and lasting[name, part][0] >= memory for name in names) for part in PARTS]
+    return (
+        f"R outlasts the memory of {LARGEST:g} on {counts[0]} of {len(names)} workloads, "
+        f"without R₀ on {counts[1]} of {len(names)}"
+    )
 
 
 def _plain_ticks(axes: Axes, ticks: list[int]) -> None:

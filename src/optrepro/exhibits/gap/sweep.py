@@ -92,6 +92,6 @@ def _costs(axes: Axes, sweep: pd.DataFrame, y: dict[str, float], n_fixed: int, r
     """The cost of the sweep over all fixed candidates and that of each rule, to the right of the cells."""
     runs = sweep.groupby("optimizer", sort=False).seeds.sum()
     axes.plot([right + 0.12] * 2, [0.1, n_fixed - 0.1], color=style.MUTED, linewidth=1)
-    axes.text(right + 0.25, n_fixed / 2, f"{runs.iloc[:n_fixed].sum()} runs", va="center", fontsize=6.5)
+    axes.text(right + 0.25, n_fixed / 2, f"{runs.iloc[:n_fixed].sum()} runs", va="center", fontsize=7)
     for key in runs.index[n_fixed:]:
-        axes.text(right + 0.25, y[key] + 0.5, f"{runs[key]} runs", va="center", fontsize=6.5)
+        axes.text(right + 0.25, y[key] + 0.5, f"{runs[key]} runs", va="center", fontsize=7)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Hashable, Mapping
 from typing import Any
 
 import pandas as pd
@@ -9,38 +10,31 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from optrepro.analysis.results import Facts
+from optrepro.conventions import ALPHA
 from optrepro.exhibits import panels, style
 from optrepro.exhibits.gap.every_rate import verdict_cell, verdict_legend
 from optrepro.exhibits.material import Material
 
 
 def figure(material: Material) -> Figure:
-    """Above: scores, differences and all learning rates of each row. Below: selected curves and choices."""
+    """Above: scores, differences and, where they tell, all learning rates. Below: selected curves and choices."""
     (facts,) = material.facts.values()
     scores, rates, curves, choices = _tables(material)
-    rows = 4.6 * len(scores) + 36
+    telling = _share_apart(rates) > ALPHA
+    rows = 4.6 * len(scores if telling else panels.without_copies(scores)) + 38
     page = style.page(material, height=rows + 65)
     parts: Any = page.subfigures(2, 1, height_ratios=[rows, 65])
     top, bottom = parts
-    measured, differences, cells = top.subplots(1, 3, sharey=True, width_ratios=[1, 1, 1.7])
     metric = f"test_{facts.criterion}"
-    panels.fill_score_panels([measured, differences], scores, [metric, "difference"], facts.criterion)
-    differences.set(title="To best fixed", xlabel=panels.DIFFERENCES[facts.criterion][0])
-    panels.name_rows(measured, scores, _labels(scores))
-    _rate_panel(cells, scores, rates)
-    verdict_legend(top)
-    left, right = bottom.subfigures(1, 2, width_ratios=[1.1, 1])
-    rules = _shown_rules(scores)
-    fixed = scores[scores.group == "fixed"].optimizer
-    panels.curve_panel(left.subplots(), curves, scores, [*fixed, *rules, *panels.SHOWN_CONTROLS], metric)
-    left.legend(ncols=3, loc="outside lower center", handlelength=1.3, columnspacing=0.5, fontsize=6.5)
-    chosen = choices[choices.optimizer.isin(rules)]
-    if len(chosen):
-        panels.choice_panels(right, chosen, scores, rules)
-        for axes in right.axes:
-            axes.set_title(
-                axes.get_title("left").removeprefix("GAP, ").replace(", ", ",\n"), fontsize=7, fontweight="normal"
-            )
+    if telling:
+        measured, differences, cells = top.subplots(1, 3, sharey=True, width_ratios=[1.2, 1.2, 1.7])
+        panels.fill_score_panels([measured, differences], scores, [metric, "difference"], facts.criterion)
+        panels.name_rows(measured, scores, _labels(scores))
+        _rate_panel(cells, scores, rates)
+        verdict_legend(top)
+    else:
+        panels.score_panels(top, scores, [metric, "difference"], facts.criterion)
+    panels.training_panels(bottom, curves, choices, scores, _shown_rules(scores), metric)
     return page
 
 
@@ -78,6 +72,7 @@ def table(material: Material) -> pd.DataFrame:
             **corrected,
             f"difference to the fixed one best on test ({unit})": column("top_difference", scale, digits),
             "learning rates held": [f"{k} of {n}" if n else "–" for k, n in held.to_numpy()],
+            **_at_rates(scores, rates, facts.criterion),
             "smallest candidate (% of choices)": [style.percent(share) for share in scores.smallest],
             "tuning (runs)": tuning,
             "seeds": scores.seeds,
@@ -93,29 +88,52 @@ def _tables(material: Material) -> tuple[pd.DataFrame, ...]:
     return tuple(material.tables[f"{study}-{kind}"] for kind in ("scores", "rates", "curves", "choices"))
 
 
+def _share_apart(rates: pd.DataFrame) -> float:
+    """Share of rules and controls, over the learning rates, whose interval is wholly on one side of 0.
+
+    By chance alone, that is `ALPHA` of them.
+    """
+    rules = rates[rates.trains & (rates.group != "fixed") & rates.verdict.isin(["above", "within", "below"])]
+    return float(rules.verdict.isin(["above", "below"]).mean())
+
+
+def _at_rates(scores: pd.DataFrame, rates: pd.DataFrame, criterion: str) -> dict[str, list[str]]:
+    """A column for each learning rate, with the cells of the figure in words."""
+    unit, scale = panels.DIFFERENCES[criterion]
+    digits = 1 if criterion == "accuracy" else 3
+    cells = {(row["learning_rate"], row["optimizer"]): row for row in rates.to_dict("records")}
+    return {
+        f"at {rate:g} ({unit}, tuning)": [
+            _cell_in_words(cells.get((rate, key)), scale, digits) for key in scores.optimizer
+        ]
+        for rate in sorted(rates.learning_rate.unique())
+    }
+
+
+def _cell_in_words(row: Mapping[Hashable, Any] | None, scale: float, digits: int) -> str:
+    """The verdict at a learning rate and the difference: "below, -0.108"; a dash if there is none."""
+    if row is None:
+        return "–"
+    if not row["trains"]:
+        return "does not train"
+    if row["verdict"] == "best" or row["difference"] != row["difference"]:
+        return str(row["verdict"])
+    return f"{row['verdict']}, {scale * row['difference']:+.{digits}f}"
+
+
 def _rate_panel(axes: Axes, scores: pd.DataFrame, rates: pd.DataFrame) -> None:
-    """Cells with the difference to the best fixed candidate at each learning rate."""
+    """Cells with the difference to the best fixed candidate at each learning rate, below the numbers of tuning runs."""
     y = dict(zip(scores.optimizer, panels.row_positions(scores), strict=True))
     grid = sorted(rates.learning_rate.unique())
     for cell in rates[rates.optimizer.isin(y.keys())].to_dict("records"):
         verdict_cell(axes, grid.index(cell["learning_rate"]), y[cell["optimizer"]] - 0.5, cell)
-    _costs(axes, scores, y, len(grid))
+    fixed = scores.group == "fixed"
+    sweep, rule = scores[fixed].tuning_runs.sum(), scores[~fixed].tuning_runs.max()
+    axes.set_title(f"At every learning rate: {sweep} runs\nfor the sweep, {rule} for a rule")
     axes.set_xticks([i + 0.5 for i in range(len(grid))], [f"{rate:g}" for rate in grid])
-    axes.set_xlim(0, len(grid) + 1.4)
-    axes.set_title("At every learning rate (tuning)")
-    axes.set_xlabel("learning rate", x=len(grid) / 2 / (len(grid) + 1.4))
+    axes.set_xlim(0, len(grid))
+    axes.set_xlabel("learning rate")
     panels.bare(axes)
-
-
-def _costs(axes: Axes, scores: pd.DataFrame, y: dict[Any, float], right: int) -> None:
-    """Numbers of tuning runs of the fixed candidates together and of every other row, to the right of the cells."""
-    fixed = scores[scores.group == "fixed"]
-    if len(fixed):
-        first, last = y[fixed.optimizer.iloc[0]], y[fixed.optimizer.iloc[-1]]
-        axes.plot([right + 0.12] * 2, [first - 0.4, last + 0.4], color=style.MUTED, linewidth=1)
-        axes.text(right + 0.25, (first + last) / 2, f"{fixed.tuning_runs.sum()} runs", va="center", fontsize=6.5)
-    for row in scores[scores.group != "fixed"].to_dict("records"):
-        axes.text(right + 0.25, y[row["optimizer"]], f"{row['tuning_runs']} runs", va="center", fontsize=6.5)
 
 
 def _labels(scores: pd.DataFrame) -> list[str]:
