@@ -52,8 +52,13 @@ def seeds_in_words(rows: pd.DataFrame) -> str:
 
 def lowest(rows: pd.DataFrame) -> str:
     """The learners with the lowest area and the lowest final objective, in words."""
-    area, final = (rows.label[rows[column].idxmin()] if rows[column].notna().any() else "none" for column in COLUMNS)
+    area, final = (_lowest(rows, column) for column in COLUMNS)
     return f"Lowest in both: {area}" if area == final else f"Lowest area: {area}; lowest at the end: {final}"
+
+
+def _lowest(rows: pd.DataFrame, column: str) -> str:
+    found = rows.dropna(subset=[column]).sort_values(column, kind="stable").label
+    return str(next(iter(found), "none"))
 
 
 def dot(axes: Axes, position: float, row: dict[Any, Any], column: str) -> None:

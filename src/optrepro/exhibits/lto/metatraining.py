@@ -57,10 +57,11 @@ def course(logged: pd.DataFrame, method: str) -> str:
     """How the area on the validation problems goes in the training by a method, in words."""
     area = logged[logged.metric == "area"].sort_values("step").groupby("seed").value
     first, last = area.first().mean(), area.last().mean()
-    goes = "falls" if last < first else "rises" if last > first else "stays"
+    ends = f"from {first:.3f} to {last:.3f}"
+    goes = f"falls {ends}" if last < first else f"rises {ends}" if last > first else f"stays at {last:.3f}"
     seeds = f"{area.ngroups} seed{'' if area.ngroups == 1 else 's'}"
     name = METHODS[method][0].upper() + METHODS[method][1:]
-    return f"{name}: area on validation {goes} from {first:.3f} to {last:.3f} ({seeds})"
+    return f"{name}: area on validation {goes} ({seeds})"
 
 
 def cost_panel(axes: Axes, logged: pd.DataFrame) -> None:

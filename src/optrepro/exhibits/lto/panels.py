@@ -94,10 +94,10 @@ def losses(diverged: int, overshot: int) -> str:
 def subtitle(axes: Axes, scores: pd.DataFrame) -> None:
     """The text below the title, which compares the policy with the best other optimizer by both measures."""
     for row in scores[scores.optimizer == PSD].to_dict("records"):
-        lines = [
-            f"{name} {relative_difference(row, measure)} against {rival(scores, row, measure)}: {row[f'{measure}_verdict']}"
-            for measure, name in (("area", "area"), ("final", "end"))
-        ]
+        lines = []
+        for measure, name in (("area", "area"), ("final", "end")):
+            found = f"{relative_difference(row, measure)} against {rival(scores, row, measure)}"
+            lines.append(f"{name} {found}: {row[f'{measure}_verdict']}")
         axes.text(0, 1.02, "\n".join(lines), transform=axes.transAxes, fontsize=7, color=style.look(PSD).color)
 
 

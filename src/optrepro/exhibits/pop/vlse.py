@@ -86,7 +86,7 @@ def summary_panels(figure: SubFigure, summary: pd.DataFrame) -> None:
 
 def _first(quality: pd.Series, labels: pd.Series) -> str:
     """The label of the optimizer of the highest quality."""
-    return series.short(str(labels[quality.idxmax()])) if quality.notna().any() else "none"
+    return series.short(str(labels.iloc[int(quality.argmax())])) if quality.notna().any() else "none"
 
 
 def table(material: Material) -> pd.DataFrame:

@@ -42,7 +42,7 @@ def figure(material: Material) -> Figure:
 def rank_diagram(figure: SubFigure, material: Material) -> pd.DataFrame:
     """Critical-difference diagram of the average ranks; bars join optimizers without significant difference."""
     ranks, tests = (_selected(material.tables[name], SUBSET, "regret") for name in ("vlse-ranks", "vlse-tests"))
-    best = ranks.loc[ranks["rank"].idxmin()]
+    best = ranks.iloc[int(ranks["rank"].argmin())]
     panels.critical_difference(figure.subplots(), ranks, tests, bold=[best.optimizer])
     title = f"{best.label} ranks first by regret, {best.functions} {_kind(SUBSET)}functions"
     figure.suptitle(title, x=0.03, ha="left", fontsize="medium", fontweight="bold")
