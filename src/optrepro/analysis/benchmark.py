@@ -19,7 +19,7 @@ import pandas as pd
 
 from optrepro.analysis import columns, rankings
 from optrepro.analysis.intervals import median_interval
-from optrepro.analysis.results import StudyResults
+from optrepro.analysis.results import StudyResults, once_per_study
 from optrepro.conventions import FLOOR
 
 TARGETS = (1e-2, 1e-5)  # chosen: normalized regrets at which a problem counts as solved, at low and high accuracy
@@ -37,6 +37,7 @@ RANKS = [
 ]
 
 
+@once_per_study
 def scores(study: StudyResults) -> pd.DataFrame:
     """One row per function and optimizer, both in the order of the config.
 
@@ -159,6 +160,7 @@ def surfaces(study: StudyResults) -> pd.DataFrame:
     return pd.concat(tables, ignore_index=True)[["function", "smooth", "kind", "x0", "x1", "value"]]
 
 
+@once_per_study
 def functions(study: StudyResults) -> pd.DataFrame:
     """By function, in the order of the config: group, smooth, dimension, range (largest value minus minimum)."""
     runs = study.runs[study.runs.step == 0]
@@ -175,6 +177,7 @@ def functions(study: StudyResults) -> pd.DataFrame:
     return facts.loc[columns.in_order(study.facts.settings["functions"], facts.index)]
 
 
+@once_per_study
 def regrets(study: StudyResults) -> pd.DataFrame:
     """Test runs by function, optimizer and start: step (evaluations), regret, normalized (regret / range)."""
     runs = study.runs[(study.runs.role == "test") & (study.runs.metric == "regret")]
@@ -213,8 +216,9 @@ def _comparisons(study: StudyResults) -> list[tuple[str, str, pd.DataFrame]]:
     A function is left out if an optimizer has no result on it.
     """
     table = scores(study)
-    table["regret"] = np.log10(table.regret.clip(lower=FLOOR))
-    table["improvement"] = -table.improvement.clip(upper=1 - FLOOR)
+    table = table.assign(
+        regret=np.log10(table.regret.clip(lower=FLOOR)), improvement=-table.improvement.clip(upper=1 - FLOOR)
+    )
     comparisons = []
     for subset in SUBSETS:
         rows = table[table.smooth.astype(bool)] if subset == "smooth" else table

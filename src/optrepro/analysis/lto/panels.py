@@ -22,7 +22,7 @@ from scipy import integrate
 
 from optrepro.analysis import columns, rankings
 from optrepro.analysis.intervals import holm, sign_flip_test
-from optrepro.analysis.results import StudyResults
+from optrepro.analysis.results import StudyResults, once_per_study
 from optrepro.conventions import ALPHA, PSD
 
 VARIANTS = {"psd-trained": PSD, "psd-bregman": PSD, "psd-paper": PSD, "imitation": PSD, "l2l-trained": "l2l"}
@@ -295,12 +295,14 @@ def _kept(logged: pd.DataFrame) -> dict[str, float]:
 # --- Reading ---------------------------------------------------------------------------------------------------------
 
 
+@once_per_study
 def _objectives(study: StudyResults, role: str) -> pd.Series:
     """The objective, at most `LIMIT` times its initial value, indexed as `_unlimited`."""
     objectives = _unlimited(study, role)
     return objectives.clip(upper=LIMIT * _grouped(objectives).transform("first"))
 
 
+@once_per_study
 def _unlimited(study: StudyResults, role: str) -> pd.Series:
     """The objective by workload, optimizer, learning rate, seed, step; infinite where it is not a number.
 
@@ -359,6 +361,7 @@ def _panel(study: StudyResults, panel: str) -> dict[str, str]:
 # --- Statistics ------------------------------------------------------------------------------------------------------
 
 
+@once_per_study
 def _compared(study: StudyResults) -> pd.DataFrame:
     runs = _objectives(study, "test")
     values = {"area": _areas(runs), "final": _finals(runs)}

@@ -23,7 +23,7 @@ import pandas as pd
 
 from optrepro.analysis import benchmark, columns, rankings
 from optrepro.analysis.intervals import holm
-from optrepro.analysis.results import StudyResults
+from optrepro.analysis.results import StudyResults, once_per_study
 from optrepro.conventions import POP
 
 STANDARD = "standard"  # the policy that the ablations are compared with
@@ -39,6 +39,7 @@ RUN = ["run", "workload", "optimizer", "seed"]
 # --- Tables ----------------------------------------------------------------------------------------------------------
 
 
+@once_per_study
 def tuned(study: StudyResults) -> pd.DataFrame:
     """Validation scores at the tuned learning rate of each optimizer, in the order of the config.
 
@@ -174,6 +175,7 @@ def ablation(study: StudyResults) -> pd.DataFrame:
 # --- Reading ---------------------------------------------------------------------------------------------------------
 
 
+@once_per_study
 def by_problem(study: StudyResults, collection: str) -> pd.DataFrame:
     """Improvement and digits by step, problem and optimizer; problems are seeds, or workloads of the benchmark."""
     runs = _regrets(study, collection)
@@ -187,13 +189,19 @@ def by_problem(study: StudyResults, collection: str) -> pd.DataFrame:
     return scores
 
 
+@once_per_study
 def _regrets(study: StudyResults, collection: str) -> pd.DataFrame:
     """The regrets in a collection; if a run found less than an estimated minimum, above the lowest value found."""
-    workloads = _smooth(study) if collection == VLSE else [collection]
-    chosen = (study.runs.role == "test") & (study.runs.metric == "regret") & study.runs.workload.isin(workloads)
-    runs = study.runs[chosen]
+    workloads, every = _smooth(study) if collection == VLSE else [collection], _all_regrets(study)
+    runs = every[every.workload.isin(workloads)]
     lowest = runs.groupby(["workload", "seed"], observed=True).value.transform("min")
     return runs.assign(value=runs.value - lowest.clip(upper=0))
+
+
+@once_per_study
+def _all_regrets(study: StudyResults) -> pd.DataFrame:
+    """The regrets of all test runs."""
+    return study.runs[(study.runs.role == "test") & (study.runs.metric == "regret")]
 
 
 def _trained_scores(study: StudyResults) -> pd.DataFrame:
@@ -229,8 +237,9 @@ def _counts(study: StudyResults, collection: str, after: int, until: int) -> pd.
     """By optimizer, skipped starts and runs that diverged after more than `after` and at most `until` evaluations."""
     runs = _regrets(study, collection)
     starts = runs[runs.step == 1]
-    own = study.runs[(study.runs.role == "test") & study.runs.workload.isin(runs.workload.unique())]
-    diverged = own[(own.metric == "diverged") & own.step.between(after, until, inclusive="right")]
+    own = study.runs[(study.runs.role == "test") & (study.runs.metric == "diverged")]
+    own = own[own.workload.isin(runs.workload.unique())]
+    diverged = own[own.step.between(after, until, inclusive="right")]
     skipped = (starts.value == 0).groupby(starts.optimizer, observed=True).sum()
     counts = {"skipped": skipped, "diverged": diverged.groupby("optimizer", observed=True).size()}
     return pd.DataFrame(counts).fillna(0).astype(int)
@@ -238,7 +247,7 @@ def _counts(study: StudyResults, collection: str, after: int, until: int) -> pd.
 
 def _present(study: StudyResults, collections: Iterable[str]) -> list[str]:
     """The collections that have test runs."""
-    names = set(study.runs[(study.runs.role == "test") & (study.runs.metric == "regret")].workload.unique())
+    names = set(_all_regrets(study).workload.unique())
     names |= {str(name).split("/")[0] for name in names}
     return [collection for collection in collections if collection in names]
 

@@ -52,7 +52,7 @@ def summary_panels(figure: SubFigure, summary: pd.DataFrame) -> None:
     coloured = series.foremost(-once.rank_any, list(rows.optimizer[rows.family == "policy"]), 1)
     for row in summary.to_dict("records"):
         key, shift = row["optimizer"], 0.0
-        look = style.look(key) if key in coloured else replace(series.muted(key), color=style.MUTED)
+        look = style.look(key) if key in coloured else replace(style.look(key), color=style.MUTED)
         if row["tuned"] == "each":
             if row["family"] not in ("first-order", "quasi-newton"):
                 continue  # the same as for "once", because the optimizer is not tuned
