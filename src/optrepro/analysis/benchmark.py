@@ -110,19 +110,20 @@ def profile(study: StudyResults) -> pd.DataFrame:
     return pd.concat(tables, ignore_index=True)[["subset", "target", "optimizer", "evaluations", "share"]]
 
 
-def solved(runs: pd.DataFrame, names: Sequence[str], target: float, starts: int) -> pd.DataFrame:
+def solved(runs: pd.DataFrame, names: Sequence[str], target: float, starts: int | pd.Series) -> pd.DataFrame:
     """Share of solved problems: target, optimizer, evaluations, share.
 
     Args:
         runs: the `regrets` of a study.
         names: functions.
         target: normalized regret at which a problem counts as solved.
-        starts: number of starts on each function.
+        starts: number of starts on each function, of all optimizers or by optimizer.
     """
     runs = runs[runs.index.isin(names, level="function")].reset_index()
     counts = (runs.normalized <= target).groupby([runs.optimizer, runs.step]).sum()
-    share = (counts / (len(names) * starts)).rename("share").rename_axis(["optimizer", "evaluations"])
-    return share.reset_index().assign(target=target)
+    table = counts.rename("share").rename_axis(["optimizer", "evaluations"]).reset_index()
+    own = starts if isinstance(starts, int) else table.optimizer.map(starts)
+    return table.assign(share=table.share / (len(names) * own), target=target)
 
 
 def trajectories(study: StudyResults) -> pd.DataFrame:
@@ -190,11 +191,13 @@ def tuned(study: StudyResults) -> pd.DataFrame:
     """By function (workload) and optimizer: learning_rate and on_edge, as in `scores`."""
     runs = study.runs[(study.runs.role == "tune") & (study.runs.metric == "tuning_score")]
     rows = {}
-    for key, tuning in runs.groupby(["workload", "optimizer"], sort=False):
-        score = tuning.set_index("learning_rate").value.sort_index()
-        inner, best = score.iloc[1:-1].max(), score.max()
-        flat = best == score.min()
-        rows[key] = {"learning_rate": np.nan if flat else score.idxmax(), "on_edge": not flat and not best <= inner}
+    for key, tuning in runs.groupby(["workload", "optimizer"], sort=False)[["learning_rate", "value"]]:
+        rates, score = tuning.to_numpy()[tuning.learning_rate.to_numpy().argsort()].T
+        # without NaN, which no rate is chosen by
+        inner, best = np.fmax.reduce(score[1:-1], initial=np.nan), np.fmax.reduce(score)
+        flat = best == np.fmin.reduce(score)
+        rate = np.nan if flat else rates[np.nanargmax(score)]
+        rows[key] = {"learning_rate": rate, "on_edge": bool(not flat and not best <= inner)}
     index = pd.MultiIndex.from_tuples(list(rows), names=KEYS)
     return pd.DataFrame(list(rows.values()), index=index, columns=["learning_rate", "on_edge"])
 

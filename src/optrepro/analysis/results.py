@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from functools import wraps
+from functools import update_wrapper
 from pathlib import Path
 from typing import Any, Concatenate, Literal, ParamSpec, TypeVar
 from weakref import WeakKeyDictionary
@@ -72,14 +72,13 @@ def once_per_study(
     """
     found: WeakKeyDictionary[StudyResults, dict[Any, Result]] = WeakKeyDictionary()
 
-    @wraps(function)
     def remembering(study: StudyResults, *args: Further.args, **kwargs: Further.kwargs) -> Result:
         known, key = found.setdefault(study, {}), (args, tuple(sorted(kwargs.items())))
         if key not in known:
             known[key] = function(study, *args, **kwargs)
         return known[key]
 
-    return remembering
+    return update_wrapper(remembering, function)
 
 
 def read_facts(path: Path) -> Facts:

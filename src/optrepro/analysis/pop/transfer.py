@@ -113,12 +113,13 @@ def profile(study: StudyResults) -> pd.DataFrame:
     """
     once = _collections(study)["once"]
     facts, runs = benchmark.functions(once), benchmark.regrets(once)
+    starts = runs.reset_index().groupby("optimizer").start.nunique()  # references may have fewer
+    order = {key: place for place, key in enumerate(runs.index.unique("optimizer"))}
     tables = []
     for (group, names), target in product(facts[facts.smooth].groupby("group", sort=False).groups.items(), TARGETS):
-        for _, own in runs.groupby("optimizer", sort=False):
-            starts = own.index.get_level_values("start").nunique()  # references may have fewer
-            shares = benchmark.solved(own, list(names), target, starts)
-            tables.append(shares.assign(group=str(group), functions=len(names)))
+        shares = benchmark.solved(runs, list(names), target, starts)
+        ordered = shares.iloc[np.argsort(shares.optimizer.map(order), kind="stable")]
+        tables.append(ordered.assign(group=str(group), functions=len(names)))
     table = pd.concat(tables, ignore_index=True)
     table["label"] = table.optimizer.map(_labels(study))
     return table[["group", "functions", "target", "optimizer", "label", "evaluations", "share"]]
@@ -253,7 +254,7 @@ def _all_values(table: pd.DataFrame, tuned: str, subset: str, measure: str) -> p
     rows = rows[rows.smooth.astype(bool)] if subset == "smooth" else rows
     column = "regret" if measure == "regret" else "mean_improvement"
     values = rows.pivot(index="function", columns="optimizer", values=column)[list(rows.optimizer.unique())]
-    return np.log10(values.clip(lower=FLOOR)) if measure == "regret" else -values
+    return values.clip(lower=FLOOR).apply(np.log10) if measure == "regret" else -values
 
 
 def _field(table: pd.DataFrame, tuned: str, field: str) -> list[str]:
