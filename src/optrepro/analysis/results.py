@@ -72,13 +72,14 @@ def once_per_study(
     """
     found: WeakKeyDictionary[StudyResults, dict[Any, Result]] = WeakKeyDictionary()
 
-    def remembering(study: StudyResults, *args: Further.args, **kwargs: Further.kwargs) -> Result:
+    def remembering(study: StudyResults, /, *args: Further.args, **kwargs: Further.kwargs) -> Result:
         known, key = found.setdefault(study, {}), (args, tuple(sorted(kwargs.items())))
         if key not in known:
             known[key] = function(study, *args, **kwargs)
         return known[key]
 
-    return update_wrapper(remembering, function)
+    update_wrapper(remembering, function)
+    return remembering
 
 
 def read_facts(path: Path) -> Facts:

@@ -94,9 +94,9 @@ def test_optimizers_that_ran_on_fewer_functions_show_their_paired_difference_alo
 def test_budgets_name_the_baselines_that_rank_above_the_policy_in_the_end(transfer_study, policy_study):
     made = _material(transfer_study(stalls=("pop",)), policy_study())
     ranks = _panels(budgets.figure(made))[4]
-    assert ranks.get_title(loc="left") == "Above POP at 10×: LBFGS"
+    assert ranks.get_title(loc="left") == "Above POP at 10×:\nLBFGS"
     made = _material(transfer_study(), policy_study())
-    assert _panels(budgets.figure(made))[4].get_title(loc="left") == "Above POP at 10×: none"
+    assert _panels(budgets.figure(made))[4].get_title(loc="left") == "Above POP at 10×:\nnone"
 
 
 def test_budgets_reach_ten_horizons_on_both_collections(material):

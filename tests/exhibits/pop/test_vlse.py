@@ -126,7 +126,7 @@ def test_the_policys_wins_are_in_the_summary(material):
 def test_the_summaries_come_first_and_say_who_is_ahead(material):
     improvement, rank, wins, *_ = (axes.get_title(loc="left") for axes in vlse.figure(material).axes)
     assert (improvement, rank) == ("POP improves most", "POP ranks first")
-    assert wins == "POP wins against 4 of 4"
+    assert wins == "POP wins\nagainst 4 of 4"
 
 
 def test_the_rank_table_names_those_that_an_optimizer_is_not_told_apart_from(material):

@@ -78,7 +78,7 @@ def ahead_at_last(scores: pd.DataFrame) -> str:
     last = scores[scores.budget == scores.budget.max()]
     own = last["rank"][last.optimizer == POP].min()
     ahead = last[last.group.isin(BASELINES) & (last["rank"] < own)].sort_values("rank")
-    return f"Above {policy_label(scores)} at {last.multiple.iloc[0]}×: {series.listed(list(ahead.label))}"
+    return f"Above {policy_label(scores)} at {last.multiple.iloc[0]}×:\n{series.listed(list(ahead.label))}"
 
 
 def table(material: Material) -> pd.DataFrame:

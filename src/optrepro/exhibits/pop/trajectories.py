@@ -108,4 +108,4 @@ def _regret(scores: pd.DataFrame, function: str, optimizer: str) -> float:
 def _outcome(scores: pd.DataFrame, function: str, shown: Iterable[str]) -> str:
     labels = scores.drop_duplicates("optimizer").set_index("optimizer").label
     texts = [f"{labels[key]} {style.number(_regret(scores, function, key), 2)}" for key in shown if key in labels]
-    return "median regret: " + ", ".join(texts)
+    return ", ".join(texts)

@@ -69,7 +69,7 @@ def summary_panels(figure: SubFigure, summary: pd.DataFrame) -> None:
     rank.set(title=f"{_first(-once.rank_any, once.label)} ranks first", xlim=(1, None))
     rank.set_xlabel("average rank, 1 is best")
     others = once.drop(POP, errors="ignore")
-    title = f"{policy} wins against {(others.wins > others.losses).sum()} of {len(others)}"
+    title = f"{policy} wins\nagainst {(others.wins > others.losses).sum()} of {len(others)}"
     wins.set(title=title, xlabel="functions won, tied, lost", xlim=(0, functions))
     for axes in (improvement, rank, wins):
         axes.tick_params(axis="y", length=0)

@@ -13,7 +13,7 @@ from matplotlib.ticker import StrMethodFormatter
 
 from optrepro.exhibits import style
 from optrepro.exhibits.material import Material
-from optrepro.exhibits.series import OTHERS, foremost
+from optrepro.exhibits.series import OTHERS, foremost, short
 
 COLUMNS = 3
 PANEL = 36.0  # height of a panel, mm
@@ -46,7 +46,7 @@ def figure(material: Material) -> Figure:
         title = f"Solved to a normalized regret of 10$^{{{exponent}}}$"
         block.suptitle(title, x=0.01, ha="left", fontsize=8.5, fontweight="bold")
     labels = profile.drop_duplicates("optimizer").set_index("optimizer").label
-    handles = [page.axes[0].plot([], [], **_line(key), label=labels[key])[0] for key in shown]
+    handles = [page.axes[0].plot([], [], **_line(key), label=short(labels[key]))[0] for key in shown]
     others = page.axes[0].plot([], [], **OTHERS, label=f"{len(labels) - len(shown)} others, see the table")
     page.legend(handles=[*handles, *others], ncols=6, loc="outside lower center", handlelength=2.6)
     return page
