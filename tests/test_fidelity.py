@@ -1,5 +1,6 @@
 """The fidelity ledger accounts for every setting of the paper scale, and names nothing that does not exist."""
 
+import functools
 import importlib
 import inspect
 import re
@@ -32,10 +33,15 @@ SETTINGS = {
 }
 
 
+@functools.cache
+def expression(pattern):
+    parts = [r"[^.]+" if part == "*" else ".+" if part == "**" else re.escape(part) for part in pattern.split(".")]
+    return re.compile(r"\.".join(parts))
+
+
 def covers(pattern, path):
     """Whether a path of the ledger covers a path of the config: `*` is one key, a final `**` one or more."""
-    parts = [r"[^.]+" if part == "*" else ".+" if part == "**" else re.escape(part) for part in pattern.split(".")]
-    return re.fullmatch(r"\.".join(parts), path) is not None
+    return expression(pattern).fullmatch(path) is not None
 
 
 def find(name):

@@ -1,5 +1,6 @@
 """Continuous integration, hooks, versions and the lowest supported dependencies agree with the project."""
 
+import json
 import re
 import subprocess
 import tomllib
@@ -135,6 +136,29 @@ def test_the_version_is_the_same_wherever_it_stands():
     (latest, *_) = re.findall(r"^## (\S+) ", CHANGELOG, re.MULTILINE)
     assert {VERSION, optrepro.__version__, citation["version"], latest} == {VERSION}
     assert PROJECT["authors"] == citation["authors"]
+
+
+def test_codemeta_says_what_the_project_and_its_citation_say():
+    codemeta = json.loads((ROOT / "codemeta.json").read_text())
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text())
+    assert codemeta["@context"] == "https://w3id.org/codemeta/3.0"
+    assert (codemeta["name"], codemeta["version"]) == (PROJECT["name"], VERSION)
+    assert codemeta["description"] == PROJECT["description"]
+    assert codemeta["keywords"] == PROJECT["keywords"]
+    assert codemeta["license"] == f"https://spdx.org/licenses/{PROJECT['license']}"
+    assert codemeta["softwareRequirements"] == [f"python{PROJECT['requires-python']}", *PROJECT["dependencies"]]
+    assert [author["name"] for author in codemeta["author"]] == [author["name"] for author in citation["authors"]]
+    papers = [(paper["title"], paper["identifiers"][0]["value"]) for paper in citation["references"]]
+    cited = [(paper["name"], paper["identifier"]) for paper in codemeta["citation"]]
+    assert cited == papers
+    names = [
+        [f"{person['given-names']} {person['family-names']}" for person in paper["authors"]]
+        for paper in citation["references"]
+    ]
+    assert [
+        [author["givenName"] + " " + author["familyName"] for author in paper["author"]]
+        for paper in codemeta["citation"]
+    ] == names
 
 
 def test_releases_are_dated_newest_first_and_only_the_latest_may_be_unreleased():

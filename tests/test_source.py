@@ -22,7 +22,7 @@ from optrepro.source import SourceTree
 
 FILES = sorted(path for path in provenance.PACKAGE.rglob("*.py"))
 # Modules with much of the language in them: generators, f-strings, decorators, lambdas, classes, starred arguments.
-SAMPLES = ["provenance", "runtable", "layout", "optimizers.gap", "metalearning.pop.ppo", "problems.networks.hub"]
+SAMPLES = ["provenance", "runtable", "layout", "optimizers.controls", "problems.networks.hub"]
 
 
 def name_of(file: Path) -> str:

@@ -89,6 +89,27 @@ def test_a_file_is_taken_whole_below_its_title(page: Path) -> None:
     assert "## Two" in found.splitlines()
 
 
+def test_a_link_that_the_site_shows_in_full_is_the_section_that_it_leads_to_and_others_stay_links() -> None:
+    mark = "<!-- the site shows it in full -->"
+    text = f"[One](../../page.md#one) {mark}\n\n[All](../other.md) {mark}\n\nSee [two](../../page.md#two)."
+    found = fragments.in_full(text, Path("docs/guides/here.md")).split("\n\n")
+    assert found == [
+        '{{ section("page.md", "One") }}',
+        '{{ section("docs/other.md") }}',
+        "See [two](../../page.md#two).",
+    ]
+
+
+def test_a_file_with_several_titles_keeps_them(page: Path) -> None:
+    page.write_text("# One\n\nFirst.\n\n# Two\n\nSecond.\n")
+    assert fragments.section(page, None, "guides/one.md", {}).splitlines()[::2] == [
+        "## One",
+        "First.",
+        "## Two",
+        "Second.",
+    ]
+
+
 def test_a_section_that_is_not_there_is_an_error_that_names_it(page: Path) -> None:
     with pytest.raises(ConfigError, match=r"page\.md has no heading 'Three'; the page guides/one\.md"):
         fragments.section(page, "Three", "guides/one.md", {})

@@ -75,6 +75,10 @@ onstart:
     if warm.POSSIBLE and not CLUSTER and not workflow.deployment_settings.deployment_method:
         with suppress(OSError):
             warm.start(Path(".snakemake", "optrepro.sock"), MODULES)
+    # The default limit of jobs per second, which no single machine reaches, sets a timer after each job that looks at all
+    # jobs again every second until the end: after a hundred jobs that is an eighth of a core.
+    if not CLUSTER:
+        workflow.scheduler.job_rate_limiter = None
     shell(f"optrepro check --out results/{SCALE}/config.json")
 
 
@@ -191,10 +195,15 @@ def asks_for_gpu(studies):
 
 
 def threads_of_studies(studies):
-    """One thread for each batch, or all if a study measures times, so that no other job runs meanwhile."""
+    """One thread for each batch, or all if a study measures times, so that no other job runs meanwhile.
+
+    A study that trains weights has half of the cores: it comes first and takes long, and the other half makes the first
+    figures meanwhile.
+    """
     cores = workflow.cores or 1
     timed = any(SETTINGS.studies[study].timed for study in studies)
-    return cores if timed else min(cores, sum(len(BATCHES[study]) for study in studies))
+    most = cores - cores // 2 if set(studies) <= set(LEARNING) else cores
+    return cores if timed else min(most, sum(len(BATCHES[study]) for study in studies))
 
 
 def threads_of_batch(wildcards):

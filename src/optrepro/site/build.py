@@ -70,6 +70,8 @@ def build(scale: str, out: Path, folder: Path = Path("config"), docs: Path = Pat
 def write(found: Material, docs: Path, source: Path) -> None:
     """Write the pages, in Markdown, and the files beside them to the folder `source`, as Sphinx reads them."""
     shutil.copytree(docs, source, ignore=shutil.ignore_patterns("_jinja"))
+    for path in source.rglob("*.md"):
+        path.write_text(fragments.in_full(path.read_text(), docs / path.relative_to(source)))
     loader = jinja2.FileSystemLoader([source, docs / "_jinja"])
     templates = jinja2.Environment(
         loader=loader, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
@@ -162,10 +164,8 @@ def _plotly(folder: Path) -> None:
 # --- What the templates ask for -------------------------------------------------------------------------------------
 
 
-def _section(
-    file: str, title: str | None = None, *, here: str, pages: Mapping[str, str], everything: bool = False
-) -> str:
-    return fragments.section(Path(file), title, here, pages, everything)
+def _section(file: str, title: str | None = None, *, here: str, pages: Mapping[str, str]) -> str:
+    return fragments.section(Path(file), title, here, pages)
 
 
 def _verdict(verdict: str) -> Markup:

@@ -77,15 +77,33 @@ def _numeric(column: pd.Series) -> bool:
     return bool(values) and all(NUMBER.fullmatch(value) for value in values)
 
 
-def section(file: Path, title: str | None, here: str, pages: Mapping[str, str], everything: bool = False) -> str:
+def in_full(markdown: str, page: Path) -> str:
+    """The source of a page, in which links that the site shows in full have become calls of `section`.
+
+    Such a link stands alone in its line, with ``<!-- the site shows it in full -->`` behind it, so that the page can be
+    read in the repository too. Its label is the heading of the section; without an anchor it is about the whole file.
+
+    Args:
+        page: the file of the page, relative to the project's folder; links lead from there.
+    """
+
+    def call(found: re.Match[str]) -> str:
+        file = posixpath.normpath((page.parent / found[2]).as_posix())
+        return f'{{{{ section("{file}", "{found[1]}") }}}}' if found[3] else f'{{{{ section("{file}") }}}}'
+
+    return re.sub(
+        r"^\[([^\]]+)\]\(([^)#\s]+)(#\S*)?\) <!-- the site shows it in full -->$", call, markdown, flags=re.MULTILINE
+    )
+
+
+def section(file: Path, title: str | None, here: str, pages: Mapping[str, str]) -> str:
     """A section of a Markdown file, or all of it below its title, with the highest headings inside made level 2.
 
     Args:
         file: the file, relative to the project's folder.
-        title: heading of the section; None: all below the first heading.
+        title: heading of the section; None: all below the first heading, or with it if others have its level.
         here: the page that takes it in, relative to the site; links lead from there.
         pages: the pages of the site, by the files whose place they take. A link to any other file keeps only its text.
-        everything: take the file with its first heading, as one that has several of them side by side needs.
 
     Raises: ConfigError if the file has no such heading.
     """
@@ -99,7 +117,8 @@ def section(file: Path, title: str | None, here: str, pages: Mapping[str, str], 
     end = len(lines)
     if title is not None:
         end = next((i for i in range(start + 1, len(lines)) if 0 < lines[i][1] <= level), end)
-    taken = lines[start if everything else start + 1 : end]
+    several = title is None and [each for _, each in lines].count(level) > 1
+    taken = lines[start if several else start + 1 : end]
     shift = 2 - min((each for _, each in taken if each), default=2)
     shifted = "\n".join("#" * (each + shift) + line[each:] if each else line for line, each in taken)
     return linked(re.sub(r"<!--.*?-->\n?", "", shifted), file, here, pages).strip()
