@@ -14,6 +14,7 @@ from scipy.optimize import isotonic_regression
 
 from optrepro.exhibits import style
 
+NBSP = "\N{NO-BREAK SPACE}"  # keeps the words of a name on a line
 GREY = "#A8A8A8"  # of optimizers without a colour of their own, whose names are in MUTED
 OTHERS: dict[str, Any] = {"color": GREY, "linewidth": 0.8, "zorder": 1.5}  # their curves
 

@@ -12,6 +12,7 @@ from matplotlib.figure import Figure
 
 from optrepro.exhibits import style
 from optrepro.exhibits.material import Material
+from optrepro.exhibits.series import NBSP
 
 # Each verdict has both a colour and a sign, so that it can be read without colours.
 LOOKS = {"pass": ("#2678B8", "●"), "miss": (style.WARNING, "✕"), "not evaluated yet": ("#8C8C8C", "○")}
@@ -19,7 +20,6 @@ LINE, GAP, HEADING, FONT = 2.9, 1.3, 6.5, 7  # mm, and points
 COLUMNS = {"criterion": 32.0, "asked": 90.0, "measured": 116.0}  # left edges, mm
 WIDTHS = {"criterion": 39, "asked": 18, "measured": 45}  # number of characters in a line
 MOST = 5  # lines of a cell; the table has all of it
-NBSP = "\N{NO-BREAK SPACE}"
 
 
 def figure(material: Material) -> Figure:

@@ -9,7 +9,6 @@ from tests.exhibits import drawing
 
 from optrepro.analysis.lto import panels as lto
 from optrepro.analysis.results import StudyResults
-from optrepro.analysis.verdict import NBSP
 from optrepro.exhibits import captions, style
 from optrepro.exhibits.lto import ablation as lto_ablation
 from optrepro.exhibits.lto import metatraining
@@ -17,7 +16,7 @@ from optrepro.exhibits.lto import panels as lto_panels
 from optrepro.exhibits.lto import robustness as lto_robustness
 from optrepro.exhibits.lto import table as lto_table
 from optrepro.exhibits.material import Material
-from optrepro.exhibits.series import GREY
+from optrepro.exhibits.series import GREY, NBSP
 
 KEEP = ("fig1-grey", "fig1-cifar10", "fig3-grey", "fig5-grey", "adagrad", "adam", "l2l", "psd", "psd-bregman")
 EXHIBITS = [lto_panels, lto_table, lto_robustness, lto_ablation, metatraining]

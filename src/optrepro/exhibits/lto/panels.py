@@ -10,7 +10,6 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, NullLocator, StrMethodFormatter
 
-from optrepro.analysis.verdict import NBSP
 from optrepro.conventions import PSD
 from optrepro.exhibits import series, style
 from optrepro.exhibits.material import Material
@@ -81,7 +80,7 @@ def lost_runs(curves: pd.DataFrame) -> list[str]:
     for word, column in (("✕ diverged", "lost"), ("△ overshot", "overshot")):
         counted = first[first[column] > 0]
         counts = [f"{label} {count}" for label, count in zip(counted.label, counted[column], strict=True)]
-        unbroken = ", ".join(count.replace(" ", NBSP) for count in counts)
+        unbroken = ", ".join(count.replace(" ", series.NBSP) for count in counts)
         lines += textwrap.wrap(f"{word}: {unbroken}", LINE, break_on_hyphens=False) if counts else []
     return lines
 
