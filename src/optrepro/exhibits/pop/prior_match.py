@@ -107,7 +107,7 @@ def distance_panel(
         frame = Rectangle((0, place), len(names), 1, fill=False, ec=color, lw=2, zorder=4, clip_on=False)
         axes.add_patch(frame)
         axes.get_yticklabels()[place].set(fontweight="bold", color=color)
-    titles = [re.sub("[ -]", "\n", STATISTICS[name][0], count=1) for name in names]
+    titles = [re.sub(" |(?<=-)", "\n", STATISTICS[name][0], count=1) for name in names]
     axes.set_xticks([x + 0.5 for x in range(len(names))], titles)
     panels.bare(axes)
 

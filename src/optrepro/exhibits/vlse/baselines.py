@@ -61,7 +61,7 @@ def profile_panel(axes: Axes, curves: pd.DataFrame, scores: pd.DataFrame, colour
             drawn = {**look.point, **look.line, "markevery": [-1]}
             ends.append((row["label"], solved.iloc[-1], look.color))
         axes.plot(curve.evaluations, solved, **drawn, drawstyle="steps-post", clip_on=False)
-    axes.set(xscale="log", ylabel="solved (%)", xlim=(1, 1.1 * last), ylim=(0, 1.15 * max(shares.values())))
+    axes.set(xscale="log", ylabel="solved (%)", xlim=(1, 1.1 * last), ylim=(0, 1.15 * max(shares.values()) or 1))
     axes.xaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
     exponent = round(np.log10(curves.target.iloc[0]))
     most = max(shares, key=lambda label: shares[label])
