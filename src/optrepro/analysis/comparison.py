@@ -127,8 +127,7 @@ def overall_shares(study: StudyResults, optimizer: str) -> pd.Series:
     own = runs[runs.optimizer == optimizer]
     if own.empty:
         raise KeyError(optimizer)
-    shares = _shares(own, study.facts.optimizers[optimizer])
-    return shares.drop_duplicates("candidate").set_index("candidate").overall
+    return _overall(own, study.facts.optimizers[optimizer])
 
 
 def sweep(study: StudyResults) -> pd.DataFrame:
@@ -400,9 +399,11 @@ def _rule(study: StudyResults, key: str) -> str:
 
 def _smallest_shares(study: StudyResults) -> pd.Series:
     """Share of the smallest candidate among the choices of the whole training, by optimizer."""
-    table = choices(study)
-    ascending = table.assign(memory=table.candidate.astype(float)).sort_values("memory", kind="stable")
-    return ascending.groupby("optimizer").overall.first()
+    shares = {}
+    for optimizer, runs in _chosen(study).groupby("optimizer", observed=True):
+        overall = _overall(runs, study.facts.optimizers[str(optimizer)])
+        shares[optimizer] = overall[min(overall.index, key=float)]
+    return pd.Series(shares, dtype=float)
 
 
 def _tuning_runs(study: StudyResults) -> pd.Series:
@@ -452,9 +453,22 @@ def _chosen(study: StudyResults) -> pd.DataFrame:
 def _shares(runs: pd.DataFrame, entry: Mapping[str, Any]) -> pd.DataFrame:
     """The columns candidate, step, share and overall for one optimizer, from its cumulative counts."""
     cumulative = runs.pivot_table(index=["run", "step"], columns="metric", values="value")
-    # "chosen[10]" comes after "chosen[9]"
-    cumulative = cumulative[sorted(cumulative.columns, key=lambda name: (len(str(name)), name))]
+    cumulative = cumulative[sorted(cumulative.columns, key=_by_number)]
     cumulative.columns = pd.Index(candidates(entry, cumulative.shape[1]), name="candidate")
     counts = cumulative.groupby("run").diff().fillna(cumulative).groupby("step").sum()
     long = counts.div(counts.sum(axis=1), axis=0).melt(ignore_index=False, value_name="share").reset_index()
-    return long.assign(overall=long.candidate.map(counts.sum() / counts.to_numpy().sum()))
+    return long.assign(overall=long.candidate.map(_overall(runs, entry)))
+
+
+def _overall(runs: pd.DataFrame, entry: Mapping[str, Any]) -> pd.Series:
+    """Share of each candidate among all choices of one optimizer, by candidate, from its cumulative counts."""
+    last = runs.sort_values("step").groupby(["run", "metric"], observed=True).value.last()
+    counts = last.groupby("metric", observed=True).sum().sort_index(key=lambda names: names.map(_by_number))
+    names = pd.Index(candidates(entry, len(counts)), name="candidate")
+    return (counts / counts.sum()).set_axis(names).rename("overall")
+
+
+def _by_number(metric: object) -> tuple[int, str]:
+    """What sorts the metrics of choices by their numbers: "chosen[10]" comes after "chosen[9]"."""
+    name = str(metric)
+    return len(name), name
