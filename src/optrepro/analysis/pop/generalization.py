@@ -98,6 +98,7 @@ def in_distribution(study: StudyResults) -> pd.DataFrame:
     return table
 
 
+@once_per_study
 def budgets(study: StudyResults) -> pd.DataFrame:
     """Scores at multiples of the trained horizon, on the prior's test functions and the benchmark's: see `compare`.
 
@@ -109,6 +110,7 @@ def budgets(study: StudyResults) -> pd.DataFrame:
     return table.assign(multiple=table.budget // _horizon(study))
 
 
+@once_per_study
 def dimensions(study: StudyResults, policy: str = POP) -> pd.DataFrame:
     """Scores at the trained horizon on functions of the prior by dimension: columns of `compare`, and dimension."""
     dimension = {name: entry["dim"] for name, entry in _collections(study).items() if entry["source"] == "prior"}
