@@ -268,7 +268,8 @@ def _horizon(study: StudyResults) -> int:
 
 def _compare(study: StudyResults, scores: Any, policy: str) -> pd.DataFrame:
     """The columns of `compare` that depend on the scores at one budget, which are indexed by problem and optimizer."""
-    digits = scores.digits.unstack("optimizer")
+    wide = {measure: scores[measure].unstack("optimizer") for measure in MEASURES}
+    digits = wide["digits"]
     ranked = digits[[key for key in digits if key in study.facts.optimizers]]
     ranks = rankings.average_ranks(-ranked.dropna())
     rates = tuned(study).set_index("optimizer").learning_rate
@@ -276,8 +277,7 @@ def _compare(study: StudyResults, scores: Any, policy: str) -> pd.DataFrame:
     for key in _keys(study, digits):
         row: dict[str, Any] = {**_names(study, key), "learning_rate": rates.get(key, np.nan)}
         row |= {"functions": digits[key].count(), "rank": ranks.get(key, np.nan), **_record(digits, policy, key)}
-        for measure in MEASURES:
-            values = scores[measure].unstack("optimizer")
+        for measure, values in wide.items():
             row |= columns.interval(measure, values[key].dropna())
             row |= _difference(measure, values, policy, key)
         rows.append(row)
