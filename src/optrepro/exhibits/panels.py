@@ -363,7 +363,7 @@ def critical_difference(axes: Axes, ranks: pd.DataFrame, tests: pd.DataFrame, bo
         axes: axes of the diagram.
         ranks: optimizer, label, rank, critical_difference.
         tests: first, second, p_holm of every pair.
-        bold: optimizers with bold labels.
+        bold: optimizers with bold labels, which alone have a colour.
     """
     import scikit_posthocs  # imported here because it takes half a second and only this diagram needs it
 
@@ -384,7 +384,7 @@ def critical_difference(axes: Axes, ranks: pd.DataFrame, tests: pd.DataFrame, bo
         marker_props={"s": 14},
         elbow_props={"linewidth": 0.9},
         crossbar_props={"linewidth": 2, "color": style.MUTED},
-        color_palette={label: style.look(optimizer).color for optimizer, label in labels.items()},
+        color_palette={label: style.look(key).color if key in bold else style.INK for key, label in labels.items()},
         text_h_margin=0.2,
     )
     for lines in artists["crossbars"]:
