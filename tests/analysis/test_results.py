@@ -1,10 +1,12 @@
+import gc
 import json
+import weakref
 from pathlib import Path
 
 import pandas as pd
 import pytest
 
-from optrepro.analysis.results import Facts, read_facts, read_study
+from optrepro.analysis.results import Facts, StudyResults, once_per_study, read_facts, read_study
 from optrepro.damage import DamagedFileError
 
 RECORD = {
@@ -60,3 +62,22 @@ def test_a_fact_that_is_unknown_or_missing_is_an_error(tidy: Path) -> None:
         tidy.with_suffix(".json").write_text(json.dumps(record))
         with pytest.raises(DamagedFileError, match=r"images\.json is damaged"):
             read_study(tidy)
+
+
+def test_a_step_is_taken_once_for_each_study_and_argument_and_forgotten_with_the_study(tidy: Path) -> None:
+    taken = []
+
+    @once_per_study
+    def step(study: StudyResults, name: str, scale: float = 1.0) -> str:
+        taken.append((name, scale))
+        return f"{name} of {study.facts.study}"
+
+    first, second = read_study(tidy), read_study(tidy)
+    assert [step(first, "mean"), step(first, "mean"), step(first, "mean", scale=2.0)] == ["mean of images"] * 3
+    assert taken == [("mean", 1.0), ("mean", 2.0)]
+    step(second, "mean")
+    assert len(taken) == 3
+    there = weakref.ref(first)
+    del first
+    gc.collect()
+    assert there() is None

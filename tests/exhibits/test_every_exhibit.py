@@ -23,9 +23,8 @@ every_exhibit = pytest.mark.parametrize("exhibit", CATALOGUE.published())
 
 def material_of(exhibit: str) -> Material:
     """The published results of an exhibit; each table is computed once."""
-    for name in CATALOGUE.exhibits[exhibit].tables:
-        if name not in TABLES:
-            [[_, TABLES[name]]] = tables.compute({name: CATALOGUE.tables[name]}, layout.PUBLISHED)
+    new = {name: CATALOGUE.tables[name] for name in CATALOGUE.exhibits[exhibit].tables if name not in TABLES}
+    TABLES.update(tables.compute(new, layout.PUBLISHED))
     facts = {
         study: results.read_facts(layout.tidy(layout.PUBLISHED, study).with_suffix(".json"))
         for study in CATALOGUE.studies_of(exhibit)

@@ -116,7 +116,7 @@ def test_when_the_time_is_up_the_state_is_saved_and_the_next_call_goes_on(tiny: 
     os.rename("state", "aside")
     os.rename("results", "gone")
     calls = 0
-    while (outcome := work.work(tiny(), ["images"], seconds=0.05, report=quiet)).waiting:
+    while (outcome := work.work(tiny(), ["images"], seconds=0.2, report=quiet)).waiting:
         assert outcome.failed == {}
         calls += 1
     assert calls > 1

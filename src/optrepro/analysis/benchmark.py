@@ -19,7 +19,7 @@ import pandas as pd
 
 from optrepro.analysis import columns, rankings
 from optrepro.analysis.intervals import median_interval
-from optrepro.analysis.results import StudyResults
+from optrepro.analysis.results import StudyResults, once_per_study
 from optrepro.conventions import FLOOR
 
 TARGETS = (1e-2, 1e-5)  # chosen: normalized regrets at which a problem counts as solved, at low and high accuracy
@@ -37,6 +37,7 @@ RANKS = [
 ]
 
 
+@once_per_study
 def scores(study: StudyResults) -> pd.DataFrame:
     """One row per function and optimizer, both in the order of the config.
 
@@ -109,19 +110,20 @@ def profile(study: StudyResults) -> pd.DataFrame:
     return pd.concat(tables, ignore_index=True)[["subset", "target", "optimizer", "evaluations", "share"]]
 
 
-def solved(runs: pd.DataFrame, names: Sequence[str], target: float, starts: int) -> pd.DataFrame:
+def solved(runs: pd.DataFrame, names: Sequence[str], target: float, starts: int | pd.Series) -> pd.DataFrame:
     """Share of solved problems: target, optimizer, evaluations, share.
 
     Args:
         runs: the `regrets` of a study.
         names: functions.
         target: normalized regret at which a problem counts as solved.
-        starts: number of starts on each function.
+        starts: number of starts on each function, of all optimizers or by optimizer.
     """
     runs = runs[runs.index.isin(names, level="function")].reset_index()
     counts = (runs.normalized <= target).groupby([runs.optimizer, runs.step]).sum()
-    share = (counts / (len(names) * starts)).rename("share").rename_axis(["optimizer", "evaluations"])
-    return share.reset_index().assign(target=target)
+    table = counts.rename("share").rename_axis(["optimizer", "evaluations"]).reset_index()
+    own = starts if isinstance(starts, int) else table.optimizer.map(starts)
+    return table.assign(share=table.share / (len(names) * own), target=target)
 
 
 def trajectories(study: StudyResults) -> pd.DataFrame:
@@ -159,6 +161,7 @@ def surfaces(study: StudyResults) -> pd.DataFrame:
     return pd.concat(tables, ignore_index=True)[["function", "smooth", "kind", "x0", "x1", "value"]]
 
 
+@once_per_study
 def functions(study: StudyResults) -> pd.DataFrame:
     """By function, in the order of the config: group, smooth, dimension, range (largest value minus minimum)."""
     runs = study.runs[study.runs.step == 0]
@@ -175,6 +178,7 @@ def functions(study: StudyResults) -> pd.DataFrame:
     return facts.loc[columns.in_order(study.facts.settings["functions"], facts.index)]
 
 
+@once_per_study
 def regrets(study: StudyResults) -> pd.DataFrame:
     """Test runs by function, optimizer and start: step (evaluations), regret, normalized (regret / range)."""
     runs = study.runs[(study.runs.role == "test") & (study.runs.metric == "regret")]
@@ -187,11 +191,13 @@ def tuned(study: StudyResults) -> pd.DataFrame:
     """By function (workload) and optimizer: learning_rate and on_edge, as in `scores`."""
     runs = study.runs[(study.runs.role == "tune") & (study.runs.metric == "tuning_score")]
     rows = {}
-    for key, tuning in runs.groupby(["workload", "optimizer"], sort=False):
-        score = tuning.set_index("learning_rate").value.sort_index()
-        inner, best = score.iloc[1:-1].max(), score.max()
-        flat = best == score.min()
-        rows[key] = {"learning_rate": np.nan if flat else score.idxmax(), "on_edge": not flat and not best <= inner}
+    for key, tuning in runs.groupby(["workload", "optimizer"], sort=False)[["learning_rate", "value"]]:
+        rates, score = tuning.to_numpy()[tuning.learning_rate.to_numpy().argsort()].T
+        # without NaN, which no rate is chosen by
+        inner, best = np.fmax.reduce(score[1:-1], initial=np.nan), np.fmax.reduce(score)
+        flat = best == np.fmin.reduce(score)
+        rate = np.nan if flat else rates[np.nanargmax(score)]
+        rows[key] = {"learning_rate": rate, "on_edge": bool(not flat and not best <= inner)}
     index = pd.MultiIndex.from_tuples(list(rows), names=KEYS)
     return pd.DataFrame(list(rows.values()), index=index, columns=["learning_rate", "on_edge"])
 
@@ -213,8 +219,9 @@ def _comparisons(study: StudyResults) -> list[tuple[str, str, pd.DataFrame]]:
     A function is left out if an optimizer has no result on it.
     """
     table = scores(study)
-    table["regret"] = np.log10(table.regret.clip(lower=FLOOR))
-    table["improvement"] = -table.improvement.clip(upper=1 - FLOOR)
+    table = table.assign(
+        regret=np.log10(table.regret.clip(lower=FLOOR)), improvement=-table.improvement.clip(upper=1 - FLOOR)
+    )
     comparisons = []
     for subset in SUBSETS:
         rows = table[table.smooth.astype(bool)] if subset == "smooth" else table

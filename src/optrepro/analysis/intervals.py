@@ -35,7 +35,7 @@ def mean_interval(values: ArrayLike, level: float = 0.95) -> Interval:
     if len(sample) < 2:
         return Interval(float(sample[0]) if len(sample) else np.nan, np.nan, np.nan)
     mean = float(sample.mean())
-    half = float(stats.t.ppf((1 + level) / 2, len(sample) - 1) * sample.std(ddof=1) / np.sqrt(len(sample)))
+    half = float(_students_quantile(level, len(sample) - 1) * sample.std(ddof=1) / np.sqrt(len(sample)))
     return Interval(mean, mean - half, mean + half)
 
 
@@ -51,9 +51,21 @@ def median_interval(values: ArrayLike, level: float = 0.95) -> tuple[float, floa
     n = len(ordered)
     if n == 0:
         return np.nan, np.nan, np.nan
-    rank = int(stats.binom.ppf((1 - level) / 2, n, 0.5))
+    rank = _rank_of_end(level, n)
     low, high = (ordered[rank - 1], ordered[n - rank]) if rank > 0 else (np.nan, np.nan)
     return float(np.median(ordered)), float(low), float(high)
+
+
+@lru_cache  # as the next one, because scipy needs long for a quantile
+def _students_quantile(level: float, freedom: int) -> float:
+    """The quantile of Student's t that is the end of an interval of this level."""
+    return float(stats.t.ppf((1 + level) / 2, freedom))
+
+
+@lru_cache
+def _rank_of_end(level: float, n: int) -> int:
+    """The rank of the value that is the end of `median_interval`, 0 if there is none."""
+    return int(stats.binom.ppf((1 - level) / 2, n, 0.5))
 
 
 def sign_flip_test(differences: ArrayLike, seed: int = 0) -> float:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import update_wrapper
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Concatenate, Literal, ParamSpec, TypeVar
+from weakref import WeakKeyDictionary
 
 import pandas as pd
 
@@ -49,12 +51,35 @@ class Facts:
         return str(self.optimizers[optimizer]["label"])
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class StudyResults:
     """The tidy runs of a study (columns: `optrepro.experiments.base.tidy.COLUMNS`) and its facts."""
 
     runs: pd.DataFrame
     facts: Facts
+
+
+Further = ParamSpec("Further")
+Result = TypeVar("Result")
+
+
+def once_per_study(
+    function: Callable[Concatenate[StudyResults, Further], Result],
+) -> Callable[Concatenate[StudyResults, Further], Result]:
+    """A function of a study, and of further arguments that can be hashed, whose results are kept with the study.
+
+    The tables of a study have steps in common, which are taken once. All share the result, so none may change it.
+    """
+    found: WeakKeyDictionary[StudyResults, dict[Any, Result]] = WeakKeyDictionary()
+
+    def remembering(study: StudyResults, /, *args: Further.args, **kwargs: Further.kwargs) -> Result:
+        known, key = found.setdefault(study, {}), (args, tuple(sorted(kwargs.items())))
+        if key not in known:
+            known[key] = function(study, *args, **kwargs)
+        return known[key]
+
+    update_wrapper(remembering, function)
+    return remembering
 
 
 def read_facts(path: Path) -> Facts:

@@ -310,7 +310,7 @@ def _ahead(shown: pd.DataFrame, labels: pd.Series, worst: str) -> str:
     means = shown.pivot_table(index="step", columns="optimizer", values="mean", sort=False).sort_index()
     best = means.idxmax(axis=1) if worst == "low" else means.idxmin(axis=1)
     first, last = labels[best.iloc[0]], labels[best.iloc[-1]]
-    return f"Ahead from the start:\n{last}" if (best == best.iloc[-1]).all() else f"First ahead: {first},\nlast: {last}"
+    return f"Ahead from the start:\n{last}" if (best == best.iloc[-1]).all() else f"Best early: {first};\nat the end: {last}"
 
 
 def choice_panels(figure: Figure, choices: pd.DataFrame, scores: pd.DataFrame, optimizers: Sequence[str]) -> None:
@@ -363,7 +363,7 @@ def critical_difference(axes: Axes, ranks: pd.DataFrame, tests: pd.DataFrame, bo
         axes: axes of the diagram.
         ranks: optimizer, label, rank, critical_difference.
         tests: first, second, p_holm of every pair.
-        bold: optimizers with bold labels.
+        bold: optimizers with bold labels, which alone have a colour.
     """
     import scikit_posthocs  # imported here because it takes half a second and only this diagram needs it
 
@@ -384,7 +384,7 @@ def critical_difference(axes: Axes, ranks: pd.DataFrame, tests: pd.DataFrame, bo
         marker_props={"s": 14},
         elbow_props={"linewidth": 0.9},
         crossbar_props={"linewidth": 2, "color": style.MUTED},
-        color_palette={label: style.look(optimizer).color for optimizer, label in labels.items()},
+        color_palette={label: style.look(key).color if key in bold else style.INK for key, label in labels.items()},
         text_h_margin=0.2,
     )
     for lines in artists["crossbars"]:

@@ -12,14 +12,14 @@ from matplotlib.figure import Figure
 
 from optrepro.exhibits import style
 from optrepro.exhibits.material import Material
+from optrepro.exhibits.series import NBSP
 
 # Each verdict has both a colour and a sign, so that it can be read without colours.
 LOOKS = {"pass": ("#2678B8", "●"), "miss": (style.WARNING, "✕"), "not evaluated yet": ("#8C8C8C", "○")}
-LINE, GAP, HEADING, FONT = 2.6, 1.2, 6.5, 6.2  # mm, and points
-COLUMNS = {"criterion": 29.0, "asked": 90.0, "measured": 117.0}  # left edges, mm
-WIDTHS = {"criterion": 47, "asked": 20, "measured": 49}  # number of characters in a line
-MOST = 3  # lines of a cell; the table has all of it
-NBSP = "\N{NO-BREAK SPACE}"
+LINE, GAP, HEADING, FONT = 2.9, 1.3, 6.5, 7  # mm, and points
+COLUMNS = {"criterion": 32.0, "asked": 90.0, "measured": 116.0}  # left edges, mm
+WIDTHS = {"criterion": 39, "asked": 18, "measured": 45}  # number of characters in a line
+MOST = 5  # lines of a cell; the table has all of it
 
 
 def figure(material: Material) -> Figure:
@@ -58,7 +58,9 @@ def _heading(axes: Axes, targets: pd.DataFrame) -> None:
 def _cells(row: Mapping[Any, Any]) -> dict[str, list[str]]:
     """The lines of each cell; a last line of the measured value says where a miss is analysed."""
     cells = {
-        name: textwrap.wrap(row[name].replace(" %", f"{NBSP}%"), width, max_lines=MOST, placeholder=" …")
+        name: textwrap.wrap(
+            row[name].replace(" %", f"{NBSP}%"), width, max_lines=MOST, placeholder=" …", break_on_hyphens=False
+        )
         for name, width in WIDTHS.items()
     }
     cells["measured"] += [f"→ {row['analysis']}"] if row["analysis"] else []

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import numpy as np
 import pandas as pd
 from matplotlib import patheffects
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from optrepro.exhibits import style
-from optrepro.exhibits.functions import STAR, START
+from optrepro.exhibits.functions import DEPTH, STAR, START, shades
 from optrepro.exhibits.material import Material
 
 HEIGHT, CONTOURS_WIDTH, CURVE_WIDTH = 78.0, 88.0, 92.0  # mm
@@ -40,11 +39,9 @@ def contour_panel(axes: Axes, path: pd.DataFrame, surface: pd.DataFrame, key: st
     grid, minimizers = surface[surface.kind == "grid"], surface[surface.kind == "minimizer"]
     size = round(len(grid) ** 0.5)
     x0, x1, values = (grid[column].to_numpy().reshape(size, size) for column in ("x0", "x1", "value"))
-    above = values - values.min()
-    # the scale is linear for the lowest twentieth of the values and logarithmic above
-    shades = np.log10(1 + above / max(np.quantile(above, 0.05), 1e-12 * above.max()))
-    axes.contourf(x0, x1, shades, LEVELS, cmap="Greys", vmax=1.6 * shades.max())
-    axes.contour(x0, x1, shades, LEVELS, colors="white", linewidths=0.4)
+    heights = shades(values)
+    axes.contourf(x0, x1, heights, LEVELS, cmap="Greys", vmax=DEPTH * heights.max())
+    axes.contour(x0, x1, heights, LEVELS, colors="white", linewidths=0.4)
     look = style.look(key)
     axes.plot(path.x0, path.x1, color=look.color, linewidth=1.1, path_effects=CASING)
     axes.plot(path.x0, path.x1, **{**look.point, "marker": "o", "markersize": 2.2}, clip_on=False)

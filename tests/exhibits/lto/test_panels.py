@@ -2,6 +2,7 @@
 
 import re
 
+import numpy as np
 import pytest
 from matplotlib.text import Text
 from tests.exhibits import drawing
@@ -15,6 +16,7 @@ from optrepro.exhibits.lto import panels as lto_panels
 from optrepro.exhibits.lto import robustness as lto_robustness
 from optrepro.exhibits.lto import table as lto_table
 from optrepro.exhibits.material import Material
+from optrepro.exhibits.series import GREY, NBSP
 
 KEEP = ("fig1-grey", "fig1-cifar10", "fig3-grey", "fig5-grey", "adagrad", "adam", "l2l", "psd", "psd-bregman")
 EXHIBITS = [lto_panels, lto_table, lto_robustness, lto_ablation, metatraining]
@@ -118,19 +120,30 @@ def test_the_learned_optimizers_stand_out(material):
 
 def test_the_panel_of_grey_images_says_what_it_replaces(material):
     first, second = panels(lto_panels.figure(material[lto_panels]))
-    assert "in the place of\nToronto Faces" in [text.get_text() for text in first.texts]
-    assert "in the place of\nToronto Faces" not in [text.get_text() for text in second.texts]
+    assert "in the place of Toronto Faces" in first.get_xlabel()
+    assert "in the place of Toronto Faces" not in second.get_xlabel()
 
 
 def test_a_panel_says_how_the_policy_compares_with_the_best_other(material):
     shown = texts(lto_panels.figure(material[lto_panels]))
-    assert len([text for text in shown if re.fullmatch(r"area -\d\.\d % against ADAGRAD: best", text)]) == 2
+    both = re.compile(r"area -\d\.\d % against ADAGRAD: best\nend -\d\.\d % against ADAGRAD: best")
+    assert len([text for text in shown if both.fullmatch(text)]) == 2
+
+
+def test_four_curves_have_a_colour_and_the_others_keep_their_markers_in_grey(material):
+    axes = panels(lto_panels.figure(material[lto_panels]))[0]
+    colours = {line.get_label(): line.get_color() for line in axes.lines}
+    assert colours["ADAM"] == GREY
+    assert colours["ADAGRAD"] == style.look("adagrad").color
+    assert next(line for line in axes.lines if line.get_label() == "ADAM").get_marker() == style.look("adam").marker
+    assert axes.get_yscale() == "log"
 
 
 def test_diverged_runs_are_marked_and_do_not_stretch_the_axis(material, diverging):
     usual = panels(lto_panels.figure(material[lto_panels]))[0].get_ylim()
     figure = lto_panels.figure(diverging[lto_panels])
-    assert texts(figure).count("✕ 2") == 2
+    below = panels(figure)[0].get_xlabel().replace(NBSP, " ")
+    assert "✕ diverged: L2L 2, PSD 2" in below
     assert panels(figure)[0].get_ylim() == pytest.approx(usual, rel=0.1)
 
 
@@ -155,6 +168,10 @@ def test_the_table_has_panels_totals_and_progress(material):
     assert totals.loc["ADAGRAD", "difference to it, area"] == "the policy's wins/ties/losses 4/0/0"
 
 
+def test_markers_that_would_overlap_are_in_different_lanes():
+    assert lto_table.in_lanes([0.0, 0.1, 0.2, 0.25, 2.0], 0.3) == [0, 1, 2, 0, 0]
+
+
 def test_a_rate_at_the_end_of_its_grid_is_marked(objectives_study, learner_study):
     study = objectives_study(keep=("fig1-grey", "adagrad", "psd"))
     swapped = study.runs.assign(learning_rate=study.runs.learning_rate.replace({1.0: 0.1, 0.1: 1.0}))
@@ -169,8 +186,11 @@ def test_each_row_of_the_figure_has_its_verdict(material):
     left, ranks, verdicts = panels(lto_table.figure(material[lto_table]))
     assert [t.get_text() for t in left.texts if t.get_text().startswith("●")] == ["● best"] * 4
     assert [tick.get_text() for tick in left.get_yticklabels()] == ["Fashion-MNIST", "CIFAR-10", *["Fashion-MNIST"] * 2]
-    names = ["ADAM", "ADAGRAD", "L2L", "PSD", "PSD-BREGMAN"]
+    ordered = material[lto_table].tables["lto-summary"].sort_values("area_rank", kind="stable")
+    names = list(ordered.label)
+    assert names[0] == "PSD"
     assert [tick.get_text() for tick in ranks.get_yticklabels()] == names
+    assert left.get_title(loc="left") == "PSD's area: best in 4,\nequivalent in 0 of 4 panels"
     assert sum(bar.get_width() for bar in verdicts.patches) == 4 * len(names)
 
 
@@ -197,15 +217,29 @@ def test_a_diverged_run_does_not_stretch_the_ratios(diverging):
 
 def test_costs_of_both_policies_are_drawn_for_each_route(material):
     drawn = panels(metatraining.figure(material[metatraining]))
-    assert [axes.get_title(loc="left") for axes in drawn[:2]] == ["Cost, on policy", "Cost, Bregman ADMM"]
-    assert [len(axes.lines) for axes in drawn] == [3, 3, 2, 2, 4]  # costs; mismatch and KL of two, area of four
+    costs = ["Cost of the guiding policy", "Cost of the recurrent policy", "Mismatch of actions"]
+    assert [axes.get_title(loc="left") for axes in drawn[:6]] == costs * 2
+    assert [len(axes.lines) for axes in drawn] == [1, 2, 1, 1, 2, 1, 4]  # training and validation; area of four
+
+
+@pytest.mark.parametrize(
+    ("areas", "words"), [((0.9, 0.4), "falls from 0.900 to 0.400"), ((0.4, 0.4), "stays at 0.400")]
+)
+def test_a_title_says_how_validation_goes_in_the_training(learner_study, areas, words):
+    logged = lto.metatraining(learner_study())
+    own = logged[(logged.method == "mirror") & (logged.metric == "area")].copy()
+    own["value"] = np.linspace(*areas, len(own))
+    assert metatraining.course(own, "mirror") == f"On policy: area on validation {words} (1 seed)"
+    if areas[0] != areas[1]:
+        own["value"] = own.value.to_numpy()[::-1]
+        assert "rises from 0.400 to 0.900" in metatraining.course(own, "mirror")
 
 
 def test_without_a_guided_route_only_validation_is_drawn(learner_study):
     study = learner_study(keep=("imitation", "l2l-trained"))
     made = Material({"lto-metatraining": lto.metatraining(study)}, {"lto-training": study.facts})
     [axes] = panels(metatraining.figure(made))
-    assert axes.get_title(loc="left") == "All learners"
+    assert axes.get_title(loc="left").startswith("All learners: ")
 
 
 @pytest.mark.filterwarnings("error")
@@ -226,7 +260,8 @@ def test_the_ablation_shows_the_rows_of_both_studies_in_their_groups(material):
     assert [tick.get_text() for tick in area.get_yticklabels()] == labels
     assert [tick.get_text() for tick in small.get_yticklabels()] == ["shared", "separate"]
     assert len(final.lines) == len(labels)
-    assert {"standard", "sharing", "48 inputs, 48 hidden units, 400 iterations"} <= set(texts(figure))
+    problem = "48 inputs, 48 hidden units, 400 iterations: 1 training seed, so no intervals"
+    assert {"standard", "sharing", f"{problem}\nLowest in both: PSD, trained here"} <= set(texts(figure))
     table = lto_ablation.table(material[lto_ablation]).set_index("learner")
     assert table.loc["separate", "area, kept weights"] == "0.8000"
 

@@ -9,12 +9,12 @@ from optrepro.exhibits.pop import ablation, budgets, dimensions, indistribution,
 
 EXHIBITS = [training, indistribution, budgets, dimensions, ablation, shift]
 NAMES = [exhibit.__name__.rpartition(".")[2] for exhibit in EXHIBITS]
-STATISTICS = {"condition": 0.4, "local_minima": 0.8}
+STATISTICS = {"condition": 0.4, "minima": 0.8}
 
 
 def _material(transfer, policies):
     distances = pd.DataFrame(
-        {"collection": name, "statistic": statistic, "ks": ks * scale, "wasserstein": ks}
+        {"collection": name, "statistic": statistic, "ks": ks * scale, "ks_chance": 0.1, "wasserstein": ks}
         for name, scale in (("vlse", 0.5), ("shift-plateaus", 1.0))
         for statistic, ks in STATISTICS.items()
     )
@@ -55,11 +55,15 @@ def test_partial_results_are_drawn(exhibit, transfer_study, policy_study, tmp_pa
 
 def test_training_shows_the_baselines_as_lines(material):
     axes = _panels(training.figure(material))
-    assert len(axes) == 6
+    assert len(axes) == 3
     curves = 3  # one for each policy of the study
     assert len(axes[0].lines) == curves + len(material.tables["pop-tuned"])
-    assert len(axes[3].lines) == curves
+    assert axes[0].get_title(loc="left") == "Ends above 3 of 3 baselines"
+    names = {text.get_text() for text in axes[0].texts}
+    assert {"ADAM", "RPROP", "LBFGS", "POP", "standard"} <= names
     table = training.table(material).set_index("optimizer")
+    assert table.loc["no scaling, seed 0, last", "explained variance"] == "1"
+    assert table.loc["ADAM", "explained variance"] == "–"
     assert table.loc["ADAM", "digits gained"] == "1"
     assert table.loc["no scaling, seed 0, last", "training functions seen"] == "2,048"
 
@@ -78,13 +82,21 @@ def test_optimizers_that_ran_on_fewer_functions_show_their_paired_difference_alo
     transfer = transfer_study()
     few = transfer.runs[(transfer.runs.optimizer != "random-search") | (transfer.runs.seed < 8)]
     material = _material(StudyResults(few, transfer.facts), policy_study())
-    curves, _, scores, lead, *_ = _panels(indistribution.figure(material))
+    curves, _, lead, _ = _panels(indistribution.figure(material))
     assert [line.get_label() for line in curves.lines] == ["ADAM", "RPROP", "LBFGS", "POP"]
-    rows = len(material.tables["pop-indistribution"])
-    markers = [sum(line.get_marker() not in ("None", None) for line in axes.lines) for axes in (scores, lead)]
-    assert markers == [rows - 1, rows - 1]  # no score of the reference, no difference of the policy
+    others = len(material.tables["pop-indistribution"]) - 1
+    assert sum(line.get_marker() not in ("None", None) for line in lead.lines) == others
+    assert lead.get_title(loc="left") == f"POP is ahead of {others} of {others}"
     assert dimensions.figure(material).axes
     assert shift.figure(material).axes
+
+
+def test_budgets_name_the_baselines_that_rank_above_the_policy_in_the_end(transfer_study, policy_study):
+    made = _material(transfer_study(stalls=("pop",)), policy_study())
+    ranks = _panels(budgets.figure(made))[4]
+    assert ranks.get_title(loc="left") == "Above POP at 10×:\nLBFGS"
+    made = _material(transfer_study(), policy_study())
+    assert _panels(budgets.figure(made))[4].get_title(loc="left") == "Above POP at 10×:\nnone"
 
 
 def test_budgets_reach_ten_horizons_on_both_collections(material):
@@ -98,8 +110,10 @@ def test_budgets_reach_ten_horizons_on_both_collections(material):
 
 
 def test_dimensions_name_the_baseline_that_the_policy_leads(material):
-    lead = _panels(dimensions.figure(material))[2]
-    assert [text.get_text() for text in lead.texts] == ["over ADAM", "over ADAM"]
+    score, _, lead, _ = _panels(dimensions.figure(material))
+    assert [text.get_text() for text in lead.texts] == ["over LBFGS", "over LBFGS"]
+    assert lead.get_title(loc="left") == "Improvement: ahead in\n2 of 2, behind in 0"
+    assert score.get_title(loc="left") == "Normalized improvement:\nPOP highest in 8-D"
 
 
 def test_ablations_told_apart_from_the_standard_are_filled(material):
@@ -115,5 +129,9 @@ def test_collections_are_ordered_by_their_distance_to_the_prior(material):
     table = shift.table(material)
     assert list(table.collection.unique()) == ["prior (test)", "benchmark", "plateaus"]
     assert list(table["mean KS distance to the prior"].unique()) == ["0", "0.3", "0.6"]
-    cells = [text.get_text() for text in _panels(shift.figure(material))[0].texts]
-    assert cells == [".00"] * 3 + [".20", ".40", ".30"] + [".40", ".80", ".60"]
+    distances, lead, _ = _panels(shift.figure(material))
+    cells = [text.get_text() for text in distances.texts]
+    assert cells == [".20", ".40", ".40", ".80", "other functions of the prior", ".30", ".60"]
+    ticks = [tick.get_text() for tick in distances.get_xticklabels()]
+    assert ticks == ["Condition number", "Local minima", "mean"]  # named and ordered as in the exhibit of the prior
+    assert len(lead.texts) == 3

@@ -50,12 +50,19 @@ def test_the_table_of_the_gallery_counts_the_fixed_sets():
     assert table["median of maximum - minimum"].tolist() == ["5", "5"]
 
 
-def test_each_statistic_has_a_panel_with_a_curve_for_each_collection():
-    figure = prior_match.figure(material())
+def test_the_statistics_in_which_the_benchmark_is_farthest_and_nearest_have_panels():
+    made = material()
+    figure = prior_match.figure(made)
     panels = [axes for axes in figure.axes if axes.lines]
-    assert [axes.get_title(loc="left") for axes in panels] == [title for title, _ in prior_match.STATISTICS.values()]
-    labels = ["prior", "benchmark", "plateaus", "ridges"]
+    distances = made.tables["pop-prior-distances"].query("collection == 'vlse'").sort_values("ks", ascending=False)
+    chosen = [*distances.statistic[:2], *distances.statistic[-2:]]
+    titles = [
+        f"{prior_match.STATISTICS[name][0]}:\n{distances.set_index('statistic').ks[name]:.2f} apart" for name in chosen
+    ]
+    assert [axes.get_title(loc="left") for axes in panels] == titles
+    labels = ["shifted collections", "shifted collections", "prior", "benchmark"]
     assert all([line.get_label() for line in axes.lines] == labels for axes in panels)
+    assert [text.get_text() for text in figure.subfigs[0].legends[0].get_texts()] == labels[1:]
     for line in panels[0].lines:
         share = line.get_ydata()
         assert (share[0], share[-1]) == (0, 1)
@@ -66,9 +73,10 @@ def test_a_distance_is_bold_where_chance_does_not_explain_it_and_marked_where_it
     figure = prior_match.figure(material())
     (cells,) = [axes for axes in figure.axes if len(axes.texts) > 5]
     assert [label.get_text() for label in cells.get_yticklabels()] == ["benchmark", "plateaus", "ridges"]
+    assert [text.get_fontweight() for text in cells.get_yticklabels()] == ["bold", "normal", "normal"]
     number = len(prior_match.STATISTICS)
     far = [text for text in cells.texts if 1 < text.get_position()[1] < 2]
-    assert [text.get_text() for text in far] == ["1.00"] * number
+    assert [text.get_text() for text in far] == ["1"] * number
     assert all(text.get_fontweight() == "bold" for text in far)
     near = [text for text in cells.texts if text.get_position()[1] < 1]
     assert sum(text.get_text().endswith("≈") and text.get_fontweight() == "normal" for text in near) >= number - 2

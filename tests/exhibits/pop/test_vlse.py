@@ -123,6 +123,12 @@ def test_the_policys_wins_are_in_the_summary(material):
     assert set(rows.POP) == {"–"}
 
 
+def test_the_summaries_come_first_and_say_who_is_ahead(material):
+    improvement, rank, wins, *_ = (axes.get_title(loc="left") for axes in vlse.figure(material).axes)
+    assert (improvement, rank) == ("POP improves most", "POP ranks first")
+    assert wins == "POP wins\nagainst 4 of 4"
+
+
 def test_the_rank_table_names_those_that_an_optimizer_is_not_told_apart_from(material):
     table = vlse_cd.table(material)
     assert len(table) == len(material.tables["pop-vlse-ranks"]) == 2 * 2 * 4
@@ -144,9 +150,9 @@ def test_profiles_have_a_panel_for_each_group_and_target(material):
         titles
         == [
             "many local minima (2 functions)",
-            "bowl (1 functions)",
-            "plate (1 functions)",
-            "valley (1 functions)",
+            "bowl (1 function)",
+            "plate (1 function)",
+            "valley (1 function)",
         ]
         * 2
     )
@@ -156,7 +162,10 @@ def test_trajectories_show_the_typical_functions_that_have_surfaces(material):
     figure = trajectories.figure(material)
     assert [axes.get_title(loc="left") for axes in figure.axes if axes.axison] == ["sphere", "rosenbrock", "rastrigin"]
     labels = [text.get_text() for text in figure.legends[0].get_texts()]
-    assert labels == ["start", "Rprop", "POP", "minimizer"]
+    assert labels == ["start", "Rprop", "POP", "minimizer", "low value", "high value"]
+    paths, own = material.tables["pop-trajectories"], figure.axes[0].lines
+    best = paths[(paths.function == "sphere") & (paths.optimizer == "pop") & paths.best].step.iloc[0]
+    assert best in [len(line.get_xdata()) for line in own]  # up to the best point alone
 
 
 def test_learning_rates_are_tabled_as_lengths(material):

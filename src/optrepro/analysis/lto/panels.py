@@ -13,7 +13,7 @@ learned optimizer trained in another way. It is ranked in place of the shipped o
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -22,7 +22,7 @@ from scipy import integrate
 
 from optrepro.analysis import columns, rankings
 from optrepro.analysis.intervals import holm, sign_flip_test
-from optrepro.analysis.results import StudyResults
+from optrepro.analysis.results import StudyResults, once_per_study
 from optrepro.conventions import ALPHA, PSD
 
 VARIANTS = {"psd-trained": PSD, "psd-bregman": PSD, "psd-paper": PSD, "imitation": PSD, "l2l-trained": "l2l"}
@@ -295,12 +295,14 @@ def _kept(logged: pd.DataFrame) -> dict[str, float]:
 # --- Reading ---------------------------------------------------------------------------------------------------------
 
 
+@once_per_study
 def _objectives(study: StudyResults, role: str) -> pd.Series:
     """The objective, at most `LIMIT` times its initial value, indexed as `_unlimited`."""
     objectives = _unlimited(study, role)
     return objectives.clip(upper=LIMIT * _grouped(objectives).transform("first"))
 
 
+@once_per_study
 def _unlimited(study: StudyResults, role: str) -> pd.Series:
     """The objective by workload, optimizer, learning rate, seed, step; infinite where it is not a number.
 
@@ -359,18 +361,22 @@ def _panel(study: StudyResults, panel: str) -> dict[str, str]:
 # --- Statistics ------------------------------------------------------------------------------------------------------
 
 
+@once_per_study
 def _compared(study: StudyResults) -> pd.DataFrame:
     runs = _objectives(study, "test")
     values = {"area": _areas(runs), "final": _finals(runs)}
     rates = study.runs[study.runs.role == "test"].groupby("optimizer").learning_rate.first()
     outcomes: Any = _outcomes(_unlimited(study, "test")).groupby(["workload", "optimizer"]).sum()
     rows = []
-    wide: dict[str, Any] = {measure: table.unstack("optimizer") for measure, table in values.items()}
+    wide: dict[str, dict[Any, pd.DataFrame]] = {
+        measure: {panel: own.dropna(axis=1, how="all") for panel, own in _by_panel(column)}
+        for measure, column in values.items()
+    }
     for panel, key in _cells(study, runs):
         row: dict[str, Any] = {**_panel(study, panel), **columns.names(study, key), "learning_rate": rates[key]}
-        row |= {"repetitions": wide["area"].xs(panel)[key].count(), **outcomes.loc[(panel, key)].to_dict()}
-        for measure, table in wide.items():
-            row |= _against_rivals(study, table.xs(panel).dropna(axis=1, how="all"), key, measure)
+        row |= {"repetitions": wide["area"][panel][key].count(), **outcomes.loc[(panel, key)].to_dict()}
+        for measure, by_panel in wide.items():
+            row |= _against_rivals(study, by_panel[panel], key, measure)
         rows.append(row)
     table = pd.DataFrame(rows)
     for measure in MEASURES:
@@ -387,17 +393,23 @@ def _compared(study: StudyResults) -> pd.DataFrame:
     return table
 
 
+def _by_panel(values: pd.Series) -> Iterator[tuple[str, pd.DataFrame]]:
+    """The values of each panel, seeds by optimizers."""
+    for panel, own in values.unstack("optimizer").groupby(level="workload", observed=True):
+        yield str(panel), own.droplevel("workload")
+
+
 def _against_rivals(study: StudyResults, values: pd.DataFrame, key: str, measure: str) -> dict[str, Any]:
     """The columns of `scores` for one measure and panel; `values` are seeds by optimizers."""
-    means = values.mean()
-    rivals = means[[other for other in means.index if other not in VARIANTS and other != VARIANTS.get(key, key)]]
-    classic = means[[k for k in means.index if study.facts.optimizers[k]["group"] in CLASSIC]]
-    rival = str(rivals.idxmin()) if len(rivals) else None
+    means = {str(other): mean for other, mean in values.mean().items()}
+    rivals = {k: mean for k, mean in means.items() if k not in VARIANTS and k != VARIANTS.get(key, key)}
+    classic = [mean for k, mean in means.items() if study.facts.optimizers[k]["group"] in CLASSIC]
+    rival = min(rivals, key=lambda other: rivals[other]) if rivals else None
     difference = (values[key] - values[rival]).dropna() if rival else pd.Series(dtype=float)
     return {
         **columns.interval(measure, values[key].dropna()),
-        f"{measure}_relative": means[key] / classic.min(),
-        f"{measure}_rank": 1 + (rivals < means[key]).sum(),
+        f"{measure}_relative": means[key] / min(classic, default=np.nan),
+        f"{measure}_rank": 1 + sum(mean < means[key] for mean in rivals.values()),
         f"{measure}_rival": rival,
         **columns.interval(f"{measure}_difference", difference),
         f"{measure}_p": sign_flip_test(difference),

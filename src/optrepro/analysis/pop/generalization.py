@@ -23,7 +23,7 @@ import pandas as pd
 
 from optrepro.analysis import benchmark, columns, rankings
 from optrepro.analysis.intervals import holm
-from optrepro.analysis.results import StudyResults
+from optrepro.analysis.results import StudyResults, once_per_study
 from optrepro.conventions import POP
 
 STANDARD = "standard"  # the policy that the ablations are compared with
@@ -39,6 +39,7 @@ RUN = ["run", "workload", "optimizer", "seed"]
 # --- Tables ----------------------------------------------------------------------------------------------------------
 
 
+@once_per_study
 def tuned(study: StudyResults) -> pd.DataFrame:
     """Validation scores at the tuned learning rate of each optimizer, in the order of the config.
 
@@ -97,6 +98,7 @@ def in_distribution(study: StudyResults) -> pd.DataFrame:
     return table
 
 
+@once_per_study
 def budgets(study: StudyResults) -> pd.DataFrame:
     """Scores at multiples of the trained horizon, on the prior's test functions and the benchmark's: see `compare`.
 
@@ -108,6 +110,7 @@ def budgets(study: StudyResults) -> pd.DataFrame:
     return table.assign(multiple=table.budget // _horizon(study))
 
 
+@once_per_study
 def dimensions(study: StudyResults, policy: str = POP) -> pd.DataFrame:
     """Scores at the trained horizon on functions of the prior by dimension: columns of `compare`, and dimension."""
     dimension = {name: entry["dim"] for name, entry in _collections(study).items() if entry["source"] == "prior"}
@@ -174,6 +177,7 @@ def ablation(study: StudyResults) -> pd.DataFrame:
 # --- Reading ---------------------------------------------------------------------------------------------------------
 
 
+@once_per_study
 def by_problem(study: StudyResults, collection: str) -> pd.DataFrame:
     """Improvement and digits by step, problem and optimizer; problems are seeds, or workloads of the benchmark."""
     runs = _regrets(study, collection)
@@ -187,13 +191,19 @@ def by_problem(study: StudyResults, collection: str) -> pd.DataFrame:
     return scores
 
 
+@once_per_study
 def _regrets(study: StudyResults, collection: str) -> pd.DataFrame:
     """The regrets in a collection; if a run found less than an estimated minimum, above the lowest value found."""
-    workloads = _smooth(study) if collection == VLSE else [collection]
-    chosen = (study.runs.role == "test") & (study.runs.metric == "regret") & study.runs.workload.isin(workloads)
-    runs = study.runs[chosen]
+    workloads, every = _smooth(study) if collection == VLSE else [collection], _all_regrets(study)
+    runs = every[every.workload.isin(workloads)]
     lowest = runs.groupby(["workload", "seed"], observed=True).value.transform("min")
     return runs.assign(value=runs.value - lowest.clip(upper=0))
+
+
+@once_per_study
+def _all_regrets(study: StudyResults) -> pd.DataFrame:
+    """The regrets of all test runs."""
+    return study.runs[(study.runs.role == "test") & (study.runs.metric == "regret")]
 
 
 def _trained_scores(study: StudyResults) -> pd.DataFrame:
@@ -229,8 +239,9 @@ def _counts(study: StudyResults, collection: str, after: int, until: int) -> pd.
     """By optimizer, skipped starts and runs that diverged after more than `after` and at most `until` evaluations."""
     runs = _regrets(study, collection)
     starts = runs[runs.step == 1]
-    own = study.runs[(study.runs.role == "test") & study.runs.workload.isin(runs.workload.unique())]
-    diverged = own[(own.metric == "diverged") & own.step.between(after, until, inclusive="right")]
+    own = study.runs[(study.runs.role == "test") & (study.runs.metric == "diverged")]
+    own = own[own.workload.isin(runs.workload.unique())]
+    diverged = own[own.step.between(after, until, inclusive="right")]
     skipped = (starts.value == 0).groupby(starts.optimizer, observed=True).sum()
     counts = {"skipped": skipped, "diverged": diverged.groupby("optimizer", observed=True).size()}
     return pd.DataFrame(counts).fillna(0).astype(int)
@@ -238,7 +249,7 @@ def _counts(study: StudyResults, collection: str, after: int, until: int) -> pd.
 
 def _present(study: StudyResults, collections: Iterable[str]) -> list[str]:
     """The collections that have test runs."""
-    names = set(study.runs[(study.runs.role == "test") & (study.runs.metric == "regret")].workload.unique())
+    names = set(_all_regrets(study).workload.unique())
     names |= {str(name).split("/")[0] for name in names}
     return [collection for collection in collections if collection in names]
 
@@ -257,7 +268,8 @@ def _horizon(study: StudyResults) -> int:
 
 def _compare(study: StudyResults, scores: Any, policy: str) -> pd.DataFrame:
     """The columns of `compare` that depend on the scores at one budget, which are indexed by problem and optimizer."""
-    digits = scores.digits.unstack("optimizer")
+    wide = {measure: scores[measure].unstack("optimizer") for measure in MEASURES}
+    digits = wide["digits"]
     ranked = digits[[key for key in digits if key in study.facts.optimizers]]
     ranks = rankings.average_ranks(-ranked.dropna())
     rates = tuned(study).set_index("optimizer").learning_rate
@@ -265,8 +277,7 @@ def _compare(study: StudyResults, scores: Any, policy: str) -> pd.DataFrame:
     for key in _keys(study, digits):
         row: dict[str, Any] = {**_names(study, key), "learning_rate": rates.get(key, np.nan)}
         row |= {"functions": digits[key].count(), "rank": ranks.get(key, np.nan), **_record(digits, policy, key)}
-        for measure in MEASURES:
-            values = scores[measure].unstack("optimizer")
+        for measure, values in wide.items():
             row |= columns.interval(measure, values[key].dropna())
             row |= _difference(measure, values, policy, key)
         rows.append(row)

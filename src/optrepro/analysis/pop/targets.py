@@ -205,7 +205,7 @@ class PopMeasures(Measures):
 
     def _favoured(self, measure: str, rival: str) -> bool:
         values = transfer.values_of(self._scores, "once", "smooth", measure, [rival, POP])
-        return transfer.direction(values[rival] - values[POP]) > 0
+        return bool(transfer.direction(values[rival] - values[POP]) > 0)
 
     def _least_certain(self, measure: str) -> Measured:
         p = self._baselines[f"p_{measure}"].copy()

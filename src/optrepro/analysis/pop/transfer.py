@@ -16,12 +16,13 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from numpy.typing import ArrayLike, NDArray
 from scipy import stats
 
 from optrepro.analysis import benchmark, columns, rankings
 from optrepro.analysis.benchmark import KEYS, SUBSETS, TARGETS
 from optrepro.analysis.intervals import holm
-from optrepro.analysis.results import StudyResults
+from optrepro.analysis.results import StudyResults, once_per_study
 from optrepro.conventions import ALPHA, FLOOR, POP
 
 REFERENCE_GROUP = "derivative-free"
@@ -47,7 +48,7 @@ def collection(study: StudyResults, prefix: str, budget: int | None = None) -> S
     if budget is not None:
         runs = runs[runs.step <= budget]
     runs = runs.assign(workload=runs.workload.str.slice(len(prefix) + 1))
-    present = set(runs.optimizer)
+    present = set(runs.optimizer.unique())
     settings = study.facts.settings
     references = {key: {**row, "group": REFERENCE_GROUP} for key, row in settings.get("references", {}).items()}
     optimizers = {key: row for key, row in {**settings["optimizers"], **references}.items() if key in present}
@@ -55,6 +56,7 @@ def collection(study: StudyResults, prefix: str, budget: int | None = None) -> S
     return StudyResults(runs, replace(study.facts, settings={**settings, "optimizers": optimizers, "starts": starts}))
 
 
+@once_per_study
 def scores(study: StudyResults) -> pd.DataFrame:
     """One row per way of tuning, function and optimizer; policies and references only for ``once``.
 
@@ -111,12 +113,13 @@ def profile(study: StudyResults) -> pd.DataFrame:
     """
     once = _collections(study)["once"]
     facts, runs = benchmark.functions(once), benchmark.regrets(once)
+    starts = runs.reset_index().groupby("optimizer").start.nunique()  # references may have fewer
+    order = {key: place for place, key in enumerate(runs.index.unique("optimizer"))}
     tables = []
     for (group, names), target in product(facts[facts.smooth].groupby("group", sort=False).groups.items(), TARGETS):
-        for _, own in runs.groupby("optimizer", sort=False):
-            starts = own.index.get_level_values("start").nunique()  # references may have fewer
-            shares = benchmark.solved(own, list(names), target, starts)
-            tables.append(shares.assign(group=str(group), functions=len(names)))
+        shares = benchmark.solved(runs, list(names), target, starts)
+        ordered = shares.iloc[np.argsort(shares.optimizer.map(order), kind="stable")]
+        tables.append(ordered.assign(group=str(group), functions=len(names)))
     table = pd.concat(tables, ignore_index=True)
     table["label"] = table.optimizer.map(_labels(study))
     return table[["group", "functions", "target", "optimizer", "label", "evaluations", "share"]]
@@ -161,6 +164,7 @@ def improvement_from_common_starts(study: StudyResults) -> pd.Series:
     return by_function[smooth.reindex(by_function.index)].mean()
 
 
+@once_per_study
 def _collections(study: StudyResults) -> dict[str, StudyResults]:
     """The benchmark at the trained budget, for each way of tuning that was run."""
     once, each = (collection(study, prefix, study.facts.settings["budget"]) for prefix in ("vlse", "vlse-each"))
@@ -210,7 +214,7 @@ def _significant(difference: pd.DataFrame) -> pd.Series:
     """The direction of the differences (functions, starts) of each function, 0 if it is not significant."""
     with np.errstate(invalid="ignore", divide="ignore"):  # for a function on which all starts tie
         test = stats.wilcoxon(difference.to_numpy(), axis=1, zero_method="zsplit", method="asymptotic")
-    found: pd.Series = difference.apply(direction, axis=1)
+    found = pd.Series(direction(difference), index=difference.index)
     return found.where(np.array(holm(test.pvalue.tolist())) < ALPHA, 0.0)
 
 
@@ -221,9 +225,11 @@ def _diverged_in_tuning(study: StudyResults) -> pd.Series:
     return runs.groupby([tuned, "optimizer"]).size().rename(COUNT)
 
 
-def direction(difference: pd.Series) -> float:
-    """The sign of the sum of signed ranks."""
-    return float(np.sign((np.sign(difference) * difference.abs().rank()).sum()))
+def direction(differences: ArrayLike) -> NDArray[np.float64]:
+    """The sign of the sum of signed ranks of differences, (..., n) -> (...)."""
+    d = np.asarray(differences, dtype=np.float64)
+    signs: NDArray[np.float64] = np.sign((np.sign(d) * stats.rankdata(np.abs(d), axis=-1)).sum(axis=-1))
+    return signs
 
 
 def _view(table: pd.DataFrame, tuned: str) -> pd.DataFrame:
@@ -238,11 +244,16 @@ def values_of(
 
     A function is left out if an optimizer has no result on it.
     """
+    values = _all_values(table, tuned, subset, measure)
+    return values[[key for key in values if optimizers is None or key in set(optimizers)]].dropna()
+
+
+def _all_values(table: pd.DataFrame, tuned: str, subset: str, measure: str) -> pd.DataFrame:
+    """The table of `values_of` with all optimizers, NaN where one has no result."""
     rows = _view(table, tuned)
     rows = rows[rows.smooth.astype(bool)] if subset == "smooth" else rows
-    order = [key for key in rows.optimizer.unique() if optimizers is None or key in set(optimizers)]
     column = "regret" if measure == "regret" else "mean_improvement"
-    values = rows.pivot(index="function", columns="optimizer", values=column)[order].dropna()
+    values = rows.pivot(index="function", columns="optimizer", values=column)[list(rows.optimizer.unique())]
     return values.clip(lower=FLOOR).apply(np.log10) if measure == "regret" else -values
 
 
@@ -295,10 +306,8 @@ def _versus(table: pd.DataFrame, tuned: str, subset: str, keys: Sequence[str]) -
     if POP not in keys:
         return found
     for measure in ("regret", "improvement"):
-        differences = {}
-        for key in others:
-            values = values_of(table, tuned, subset, measure, [key, POP])
-            differences[key] = values[key] - values[POP]
+        values = _all_values(table, tuned, subset, measure)
+        differences = {key: (values[key] - values[POP]).dropna() for key in others}
         corrected = holm([rankings.wilcoxon(d)[1] if len(d) else np.nan for d in differences.values()])
         for key, p in zip(others, corrected, strict=True):
             found[key][f"p_{measure}"] = p

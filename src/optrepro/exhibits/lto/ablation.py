@@ -19,11 +19,13 @@ def figure(material: Material) -> Figure:
     """Area and final objective of the learners, by group; one block per validation problem."""
     table = material.tables["lto-ablation"]
     blocks = {str(problem): _grouped(rows) for problem, rows in table.groupby("problem", sort=False)}
-    heights = [5.5 * (len(rows) + rows.group.nunique()) + 24 for rows in blocks.values()]
+    heights = [5.5 * (len(rows) + rows.group.nunique()) + 28 for rows in blocks.values()]
     page = style.page(material, height=sum(heights))
     parts: Any = page.subfigures(len(blocks), 1, height_ratios=heights, squeeze=False)
     for part, (problem, rows) in zip(parts[:, 0], blocks.items(), strict=True):
-        part.suptitle(problem, x=0.01, ha="left", fontsize=9, fontweight="bold")
+        part.suptitle(
+            f"{problem}: {seeds_in_words(rows)}\n{lowest(rows)}", x=0.01, ha="left", fontsize=9, fontweight="bold"
+        )
         block(part.subplots(1, len(COLUMNS), sharey=True, width_ratios=[1.6, 1]), rows)
     return page
 
@@ -39,6 +41,24 @@ def block(axes: Any, rows: pd.DataFrame) -> None:
         panel.tick_params(axis="y", length=0)
     _limit(axes[0], rows)
     panels.name_rows(axes[0], rows, list(rows.label), y)
+
+
+def seeds_in_words(rows: pd.DataFrame) -> str:
+    """The number of training seeds of the rows, and what intervals they allow."""
+    fewest, most = int(rows.seeds.min()), int(rows.seeds.max())
+    number = f"{fewest}" if fewest == most else f"{fewest} to {most}"
+    return f"{number} training seed{'' if most == 1 else 's'}" + (", so no intervals" if most == 1 else "")
+
+
+def lowest(rows: pd.DataFrame) -> str:
+    """The learners with the lowest area and the lowest final objective, in words."""
+    area, final = (_lowest(rows, column) for column in COLUMNS)
+    return f"Lowest in both: {area}" if area == final else f"Lowest area: {area}; lowest at the end: {final}"
+
+
+def _lowest(rows: pd.DataFrame, column: str) -> str:
+    found = rows.dropna(subset=[column]).sort_values(column, kind="stable").label
+    return str(next(iter(found), "none"))
 
 
 def dot(axes: Axes, position: float, row: dict[Any, Any], column: str) -> None:

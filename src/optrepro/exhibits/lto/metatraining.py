@@ -8,10 +8,8 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
-from matplotlib.ticker import StrMethodFormatter
 
-from optrepro.exhibits import style
+from optrepro.exhibits import series, style
 from optrepro.exhibits.material import Material
 
 METHODS = {
@@ -21,17 +19,11 @@ METHODS = {
     "unrolled": "back-propagation",
 }
 GUIDED = ("mirror", "bregman")  # methods with a guiding policy
-COSTS: dict[str, tuple[dict[str, Any], str]] = {  # style and label of the lines of a guided method
-    "guiding": ({"linestyle": "-", "color": style.INK}, "guiding policy"),
-    "policy": ({"linestyle": "-"}, "recurrent policy"),
-    "area": ({"linestyle": ":", "marker": "o", "markersize": 2.5}, "recurrent policy, validation"),
+COSTS: dict[str, tuple[dict[str, Any], str]] = {  # style and name of the lines of a recurrent policy
+    "policy": ({"linestyle": "-"}, "training"),
+    "area": ({"linestyle": ":", "marker": "o", "markersize": 2.5}, "validation"),
 }
-COLOR: dict[str, Any] = {"color": style.MUTED}  # neutral colour in the legend, for lines in the colours of the learners
-BELOW = {
-    "mismatch": ("Mismatch of mean actions", "rms difference / rms action"),
-    "kl": ("Step of the guiding policy", "KL divergence (nats)"),
-    "area": ("All learners", "area on validation (nats)"),
-}
+ROW, LAST = 54.0, 58.0  # heights, mm, of the row of a guided method, and of that of all learners
 NAMES = {
     "area": "area, validation",
     "final": "final objective, validation",
@@ -42,56 +34,77 @@ NAMES = {
 
 
 def figure(material: Material) -> Figure:
-    """Above: costs of each guided method. Below: mismatch and step of both, and validation of all learners."""
+    """A row for each guided method: both costs and the mismatch. Last, validation of all learners."""
     logged = material.tables["lto-metatraining"]
     guided = [method for method in GUIDED if method in set(logged.method)]
-    page = style.page(material, height=130 if guided else 70)
-    parts: Any = page.subfigures(2, 1) if guided else [None, page]
-    if guided:
-        above = parts[0].subplots(1, len(guided), squeeze=False)[0]
-        for axes, method in zip(above, guided, strict=True):
-            cost_panel(axes, logged[logged.method == method], method)
-        above[0].set_ylabel("cost: area (nats)")
-        handles = [Line2D([], [], **{**COLOR, **look}, label=name) for look, name in COSTS.values()]
-        parts[0].legend(handles=handles, ncols=3, loc="outside lower center")
-    shown = {metric: text for metric, text in BELOW.items() if guided or metric == "area"}
-    below = parts[1].subplots(1, len(shown), squeeze=False)[0]
-    for axes, (metric, (title, label)) in zip(below, shown.items(), strict=True):
-        drawn = (logged.metric == metric) & (logged.method.isin(GUIDED) | (metric == "area"))
-        metric_panel(axes, logged[drawn], metric)
-        axes.set(title=title, ylabel=label)
-    handles = [line for line in below[-1].lines if not str(line.get_label()).startswith("_")]
-    parts[1].legend(handles=handles, ncols=2, loc="outside lower center", handlelength=3)
+    heights = [*(ROW for _ in guided), LAST]
+    page = style.page(material, height=sum(heights))
+    parts: Any = page.subfigures(len(heights), 1, height_ratios=heights, squeeze=False)[:, 0]
+    for part, method in zip(parts, guided, strict=False):
+        own = logged[logged.method == method]
+        part.suptitle(course(own, method), x=0.01, ha="left", fontsize=8.5, fontweight="bold")
+        guiding, costs, mismatch = part.subplots(1, 3)
+        metric_panel(guiding, own[own.metric == "guiding"])
+        guiding.set(title="Cost of the guiding policy", ylabel="area (nats)")
+        cost_panel(costs, own)
+        metric_panel(mismatch, own[own.metric == "mismatch"])
+        mismatch.set(title="Mismatch of actions", ylabel="rms, relative")
+    learners_panel(parts[-1].subplots(), logged[logged.metric == "area"])
     return page
 
 
-def cost_panel(axes: Axes, logged: pd.DataFrame, method: str) -> None:
-    """Costs of both policies on the training objectives, and of the recurrent policy on validation objectives."""
+def course(logged: pd.DataFrame, method: str) -> str:
+    """How the area on the validation problems goes in the training by a method, in words."""
+    area = logged[logged.metric == "area"].sort_values("step").groupby("seed").value
+    first, last = area.first().mean(), area.last().mean()
+    ends = f"from {first:.3f} to {last:.3f}"
+    goes = f"falls {ends}" if last < first else f"rises {ends}" if last > first else f"stays at {last:.3f}"
+    seeds = f"{area.ngroups} seed{'' if area.ngroups == 1 else 's'}"
+    name = METHODS[method][0].upper() + METHODS[method][1:]
+    return f"{name}: area on validation {goes} ({seeds})"
+
+
+def cost_panel(axes: Axes, logged: pd.DataFrame) -> None:
+    """Costs of the recurrent policy on the training objectives and on the validation problems."""
+    names: dict[str, tuple[str, float, str]] = {}
     for (key, _), own in logged.groupby(["optimizer", "seed"], sort=False):
-        for metric, (look, _name) in COSTS.items():
+        color = style.look(str(key)).color
+        for metric, (look, name) in COSTS.items():
             rows = own[own.metric == metric]
-            axes.plot(rows.step, rows.value, **{"color": style.look(str(key)).color, "linewidth": 1.3, **look})
-    axes.set(title=f"Cost, {METHODS[method]}", xlabel="iteration")
+            axes.plot(rows.step, rows.value, **{"color": color, "linewidth": 1.3, **look})
+            if len(rows):
+                names[metric] = (name, rows.value.iloc[-1], color)
+    axes.set(title="Cost of the recurrent policy", ylabel="area (nats)")
+    axes.set(xlabel="iteration", xlim=(0, logged.step.max()))
+    style.grid(axes)
+    series.name_ends(axes, names.values())
+
+
+def metric_panel(axes: Axes, logged: pd.DataFrame) -> None:
+    """A metric of one method, a line for each seed."""
+    for (key, _), rows in logged.groupby(["optimizer", "seed"], sort=False):
+        axes.plot(rows.step, rows.value, color=style.look(str(key)).color, linewidth=1.3)
+    axes.set(xlabel="iteration", xlim=(0, None))
     style.grid(axes)
 
 
-def metric_panel(axes: Axes, logged: pd.DataFrame, metric: str) -> None:
-    """A metric by share of the training, because methods differ in their numbers of iterations."""
+def learners_panel(axes: Axes, logged: pd.DataFrame) -> None:
+    """Area on validation by share of the training, because methods differ in their numbers of iterations."""
+    ends = []
     for (key, seed), rows in logged.groupby(["optimizer", "seed"], sort=False):
-        look, label = style.look(str(key)), str(rows.label.iloc[0]) if seed == logged.seed.min() else None
-        share = 100 * rows.step / rows.step.max()
-        axes.plot(share, rows.value, **{**look.point, **look.line}, markersize=3, label=label)
-    axes.set(xlabel="training done (%)", xlim=(0, 102))
-    if metric == "mismatch":
-        axes.set_yscale("log")
-        for which in (axes.yaxis.set_major_formatter, axes.yaxis.set_minor_formatter):
-            which(StrMethodFormatter("{x:g}"))
-        axes.tick_params(axis="y", which="both", labelsize=7)
+        look = style.look(str(key))
+        axes.plot(100 * rows.step / rows.step.max(), rows.value, **{**look.point, **look.line}, markersize=3)
+        if seed == logged.seed.min() and np.isfinite(rows.value.iloc[-1]):
+            ends.append((str(rows.label.iloc[0]), rows.value.iloc[-1], look.color))
+    axes.set(xlabel="training done (%)", ylabel="area on validation (nats)", xlim=(0, 100))
     finite = logged[np.isfinite(logged.value)]
     low, high = finite.value.min(), finite.groupby("optimizer").value.median().max()
-    if metric == "area" and low < high:  # the first values are much larger and are not resolved
+    if low < high:  # the first values are much larger and are not resolved
         axes.set_ylim(low - 0.05 * (high - low), high + 0.3 * (high - low))
+    best = logged.loc[finite.value.idxmin()].label if len(finite) else "none"
+    axes.set_title(f"All learners: {best} reaches the lowest area")
     style.grid(axes)
+    series.name_ends(axes, ends, 0.1)
 
 
 def table(material: Material) -> pd.DataFrame:

@@ -2,69 +2,87 @@
 
 from __future__ import annotations
 
+import textwrap
 from typing import Any
 
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator, NullLocator, StrMethodFormatter
 
 from optrepro.conventions import PSD
-from optrepro.exhibits import style
+from optrepro.exhibits import series, style
 from optrepro.exhibits.material import Material
 
 CLASSIC = ("sgd", "momentum", "conjugate-gradient", "lbfgs", "adam", "adagrad", "rmsprop")  # as in the paper
 LEARNED = {"l2l": 1.9, "psd-paper": 1.9, PSD: 2.6}  # line widths of the learned optimizers
 SHOWN = (*CLASSIC, *LEARNED)
+COLOURED = ("adagrad", "rmsprop", *LEARNED)  # the others have their markers and dashes in grey
 FACES = "grey"  # the panel in place of the paper's Toronto Faces Dataset
-HEADROOM = 1.12  # upper limit of a panel, as a multiple of the initial objective
-
-PLATE = {"facecolor": "white", "edgecolor": "none", "alpha": 0.85, "pad": 1.0}  # background of text between curves
+LINE = 42  # characters of a line below a panel
 
 
 def figure(material: Material) -> Figure:
-    """Mean over the repetitions and one standard deviation, by data set, with the numbers of `losses`."""
+    """Mean over the repetitions and one standard deviation, by data set, with the numbers of `lost_runs` below."""
     curves, scores = _of_figure(material)
     shown = curves[curves.optimizer.isin(SHOWN)]
     titles = dict(zip(shown.panel, shown.dataset, strict=True))
-    page = style.page(material, height=82)
-    panels = page.subplots(1, len(titles), squeeze=False)[0]
-    for letter, axes, (panel, title) in zip("abcdefgh", panels, titles.items(), strict=False):
+    below = {panel: lost_runs(own) for panel, own in shown.groupby("panel", sort=False)}
+    page = style.page(material, height=89 + 3 * max(map(len, below.values())))
+    drawn = page.subplots(1, len(titles), squeeze=False)[0]
+    for letter, axes, (panel, title) in zip("abcdefgh", drawn, titles.items(), strict=False):
         curve_panel(axes, shown[shown.panel == panel])
-        axes.set_title(f"{letter}  {title}", pad=12)
+        replaced = ["in the place of Toronto Faces"] if panel.endswith(FACES) else []
+        axes.set_xlabel("\n".join(["iteration", *replaced, *below[panel]]), fontsize=7)
+        axes.set_title(f"{letter}  {title}", pad=22)
         subtitle(axes, scores[scores.panel == panel])
-        if panel.endswith(FACES):
-            note = "in the place of\nToronto Faces"
-            axes.text(0.98, 0.82, note, fontsize=6.5, color=style.MUTED, bbox=PLATE, zorder=5, **_corner(axes))
-    panels[0].set_ylabel("true objective (nats)")
-    handles, labels = panels[0].get_legend_handles_labels()
+    drawn[0].set_ylabel("true objective (nats)")
+    handles, labels = drawn[0].get_legend_handles_labels()
     page.legend(handles, labels, ncols=5, loc="outside lower center", handlelength=3)
     return page
 
 
 def curve_panel(axes: Axes, curves: pd.DataFrame) -> None:
-    """The curves of one panel, clipped at its upper limit, with the numbers of `losses` at the top."""
-    start = curves[curves.step == 0]["mean"].max()
-    lows, marked = [], 0
+    """The curves of one panel on a logarithmic axis, which covers those in colour.
+
+    A curve in colour of which all runs diverge may leave the axis, as grey ones may.
+    """
+    covered = [curves[curves.step == 0]["mean"].max()]
     for place, (key, rows) in enumerate(curves.groupby("optimizer", sort=False)):
-        look, width = style.look(str(key)), LEARNED.get(str(key), 1.0)
+        coloured, width = key in COLOURED, LEARNED.get(str(key), 1.2)
+        look = style.look(str(key)) if coloured else series.muted(str(key))
         every = -(-len(rows) // 3)  # three markers a curve, those of the curves at different points
         marks: dict[str, Any] = {
             "markevery": (place * every // 9 % every, every),
             "markersize": 7 if key == PSD else 3.5,
+            "zorder": 3 if coloured else 1.5,
         }
-        zorder = 2 if key in LEARNED else 3  # thin lines stay visible on wide ones
         label = str(rows.label.iloc[0])
-        axes.plot(rows.step, rows["mean"], **{**look.point, **look.line}, **marks, lw=width, label=label, zorder=zorder)
+        axes.plot(rows.step, rows["mean"], **{**look.point, **look.line}, **marks, lw=width, label=label)
+        if not coloured:
+            continue
         spread = rows["std"].fillna(0)
-        alpha = 0.2 if key in LEARNED else 0.08
-        axes.fill_between(rows.step, rows["mean"] - spread, rows["mean"] + spread, color=look.color, alpha=alpha, lw=0)
-        lows.append((rows["mean"] - spread).min())
-        if text := losses(rows.lost.iloc[0], rows.overshot.iloc[0]):
-            _mark(axes, text, look.color, marked)
-            marked += 1
-    low, high = min(lows), HEADROOM * start
-    axes.set(xlabel="iteration", xlim=(0, curves.step.max()), ylim=(low - 0.03 * (high - low), high))
+        low, high = (rows["mean"] - spread).clip(lower=rows["mean"] / 10), rows["mean"] + spread
+        axes.fill_between(rows.step, low, high, color=look.color, alpha=0.2 if key in LEARNED else 0.1, lw=0)
+        if rows.lost.iloc[0] < rows.repetitions.iloc[0]:
+            covered += [rows["mean"].min(), rows["mean"].max()]
+    axes.set(yscale="log", xlim=(0, curves.step.max()), ylim=(min(covered) / 1.06, 1.04 * max(covered)))
+    axes.yaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 2.5, 5, 10]))
+    axes.yaxis.set_minor_locator(NullLocator())
+    axes.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
     style.grid(axes)
+
+
+def lost_runs(curves: pd.DataFrame) -> list[str]:
+    """Lines that count the runs of each optimizer that diverge (✕), and that overshoot and recover (△)."""
+    first = curves.drop_duplicates("optimizer")
+    lines = []
+    for word, column in (("✕ diverged", "lost"), ("△ overshot", "overshot")):
+        counted = first[first[column] > 0]
+        counts = [f"{label} {count}" for label, count in zip(counted.label, counted[column], strict=True)]
+        unbroken = ", ".join(count.replace(" ", series.NBSP) for count in counts)
+        lines += textwrap.wrap(f"{word}: {unbroken}", LINE, break_on_hyphens=False) if counts else []
+    return lines
 
 
 def losses(diverged: int, overshot: int) -> str:
@@ -72,27 +90,14 @@ def losses(diverged: int, overshot: int) -> str:
     return " ".join(f"{sign} {count}" for sign, count in (("✕", diverged), ("△", overshot)) if count)
 
 
-def _mark(axes: Axes, text: str, color: str, above: int) -> None:
-    """Write the losses of an optimizer at the top, four in a row, after those of `above` others."""
-    axes.text(
-        0.02 + 0.25 * (above % 4),
-        0.985 - 0.075 * (above // 4),
-        text,
-        transform=axes.transAxes,
-        va="top",
-        fontsize=6.5,
-        fontweight="bold",
-        color=color,
-        bbox=PLATE,
-        zorder=5,
-    )
-
-
 def subtitle(axes: Axes, scores: pd.DataFrame) -> None:
-    """The text below the title, which compares the policy's area with that of the best other optimizer."""
+    """The text below the title, which compares the policy with the best other optimizer by both measures."""
     for row in scores[scores.optimizer == PSD].to_dict("records"):
-        text = f"area {relative_difference(row, 'area')} against {rival(scores, row, 'area')}: {row['area_verdict']}"
-        axes.text(0, 1.02, text, transform=axes.transAxes, fontsize=6.5, color=style.look(PSD).color)
+        lines = []
+        for measure, name in (("area", "area"), ("final", "end")):
+            found = f"{relative_difference(row, measure)} against {rival(scores, row, measure)}"
+            lines.append(f"{name} {found}: {row[f'{measure}_verdict']}")
+        axes.text(0, 1.02, "\n".join(lines), transform=axes.transAxes, fontsize=7, color=style.look(PSD).color)
 
 
 def table(material: Material) -> pd.DataFrame:
@@ -147,7 +152,3 @@ def _of_figure(material: Material) -> tuple[pd.DataFrame, pd.DataFrame]:
     [scores] = [table for name, table in material.tables.items() if name != "lto-curves"]
     curves = material.tables["lto-curves"]
     return curves[curves.panel.isin(scores.panel.unique())], scores
-
-
-def _corner(axes: Axes) -> dict[str, Any]:
-    return {"transform": axes.transAxes, "ha": "right", "va": "top"}

@@ -79,7 +79,7 @@ def _mark(axes: Axes, x: float, y: float, text: str, color: str) -> None:
         textcoords="offset points",
         ha="left" if right else "right",
         va="center",
-        fontsize=6.5,
+        fontsize=7,
         color=color,
     )
 

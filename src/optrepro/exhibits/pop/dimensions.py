@@ -2,68 +2,59 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Sequence
 
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from optrepro.conventions import POP
-from optrepro.exhibits import style
+from optrepro.exhibits import series, style
 from optrepro.exhibits.material import Material
-from optrepro.exhibits.pop.indistribution import MEASURES, complete, policy_label, readable_scores
+from optrepro.exhibits.pop.indistribution import MEASURES, complete, foremost, lead_panel, leads, readable_scores
 
-WIDTH = 0.5  # width of the interval over which the optimizers of one dimension are spread
+REFERENCES = "derivative-free"  # group whose curves have one name together
+STEP = 0.06  # distance between the markers of one dimension, where that of two dimensions is 1
 
 
 def figure(material: Material) -> Figure:
-    """Above: both scores by dimension. Below: the policy's lead over the best first-order baseline."""
+    """Above: both scores by dimension. Below: the policy's lead over the best baseline."""
     scores = material.tables["pop-dimensions"]
-    page = style.page(material, height=130)
-    rows = page.subplots(2, 2, height_ratios=[1.5, 1], squeeze=False)
+    dimensions, coloured = list(scores.dimension.unique()), foremost(scores)
+    page = style.page(material, height=125)
+    rows = page.subplots(2, 2, height_ratios=[1.6, 1], squeeze=False)
     for (above, below), measure in zip(rows.T, MEASURES, strict=True):
-        score_panel(above, complete(scores), measure)
-        lead_panel(below, scores, measure)
-    page.legend(*rows[0, 0].get_legend_handles_labels(), ncols=5, loc="outside lower center", handlelength=2.6)
+        score_panel(above, complete(scores), measure, coloured, dimensions)
+        lead_panel(below, leads(scores, "dimension", measure), dimensions, "dimension", measure)
+        below.set_yticks([place + 0.5 for place in range(len(dimensions))], [f"{d}-D" for d in dimensions])
     return page
 
 
-def score_panel(axes: Axes, scores: pd.DataFrame, measure: str) -> None:
-    """Mean score with its 95 % interval, by dimension."""
-    dimensions, keys = list(scores.dimension.unique()), list(scores.optimizer.unique())
-    for place, key in enumerate(keys):
-        rows, look = scores[scores.optimizer == key], style.look(key)
-        shift = WIDTH * (place / max(len(keys) - 1, 1) - 0.5)
-        x = [dimensions.index(dimension) + shift for dimension in rows.dimension]
-        ends = [rows[measure] - rows[f"{measure}_low"], rows[f"{measure}_high"] - rows[measure]]
-        width = 2.0 if key == POP else 0.9
+def score_panel(axes: Axes, scores: pd.DataFrame, measure: str, coloured: Sequence[str], dimensions: list[int]) -> None:
+    """Mean score by dimension; those that are coloured have their names at their ends, and 95 % intervals."""
+    ends = []
+    for key, rows in scores.groupby("optimizer", sort=False):
+        x = [dimensions.index(dimension) for dimension in rows.dimension]
+        if key not in coloured:
+            axes.plot(x, rows[measure], ".-", **series.OTHERS)
+            continue
+        look, width = style.look(str(key)), 2.0 if key == POP else 1.1
+        shift = STEP * (coloured.index(str(key)) - (len(coloured) - 1) / 2)
+        ends_of = [rows[measure] - rows[f"{measure}_low"], rows[f"{measure}_high"] - rows[measure]]
         drawn = {**look.point, **look.line, "linewidth": width, "elinewidth": width, "markersize": 3 + 2 * width}
-        axes.errorbar(x, rows[measure], yerr=ends, label=rows.label.iloc[0], **drawn)
-    _dimension_axis(axes, dimensions)
-    axes.set(ylabel=f"mean {measure}", title=MEASURES[measure].capitalize())
-
-
-def lead_panel(axes: Axes, scores: pd.DataFrame, measure: str) -> None:
-    """The policy's paired lead over the first-order baseline with the highest mean, whose name is shown."""
-    dimensions = list(scores.dimension.unique())
-    baselines = scores[scores.group == "first-order"].dropna(subset=[f"{measure}_difference"])
-    look = style.look(POP)
-    axes.axhline(0, color=style.INK, linewidth=0.8)
-    for dimension, rows in baselines.groupby("dimension"):
-        best, x = rows.iloc[int(rows[measure].argmax())], dimensions.index(dimension)
-        axes.plot([x, x], best[[f"{measure}_difference_low", f"{measure}_difference_high"]], color=look.color)
-        axes.plot(x, best[f"{measure}_difference"], **look.point, markersize=8)
-        lead, white = best[f"{measure}_difference"], {"fc": "white", "ec": "none", "pad": 0.6}
-        place: dict[str, Any] = {"xytext": (7, 0), "textcoords": "offset points", "va": "center"}
-        axes.annotate(f"over {best.label}", (x, lead), **place, fontsize=6.5, bbox=white)
-    _dimension_axis(axes, dimensions)
-    axes.set(ylabel="difference (paired)", title=f"Lead of {policy_label(scores)}")
-
-
-def _dimension_axis(axes: Axes, dimensions: list[int]) -> None:
+        axes.errorbar([place + shift for place in x], rows[measure], yerr=ends_of, label=rows.label.iloc[0], **drawn)
+        if dimensions[-1] in set(rows.dimension):
+            ends.append((series.short(rows.label.iloc[0]), rows[measure].iloc[-1], look.color))
+    references = scores[(scores.group == REFERENCES) & (scores.dimension == dimensions[-1])]
+    if len(references):
+        ends.append((REFERENCES, references[measure].mean(), style.MUTED))
     axes.set_xticks(range(len(dimensions)), [str(d) for d in dimensions])
-    axes.set(xlabel="dimension", xlim=(-0.5, len(dimensions) - 0.1))
+    axes.set(xlabel="dimension", xlim=(-0.3, len(dimensions) - 0.75), ylabel=f"mean {measure}")
+    last = scores[scores.dimension == dimensions[-1]]
+    highest = series.short(str(last.label.iloc[int(last[measure].argmax())])) if len(last) else "none"
+    axes.set_title(f"{MEASURES[measure].capitalize()}:\n{highest} highest in {dimensions[-1]}-D")
     style.grid(axes)
+    series.name_ends(axes, ends)
 
 
 def table(material: Material) -> pd.DataFrame:

@@ -25,7 +25,7 @@ def figure(material: Material) -> Figure:
     for axes, number in zip(panels, numbers, strict=False):
         surface = surfaces[surfaces.function == number]
         surface_panel(axes, surface)
-        axes.set_title(TITLES[surface.family.iloc[0]], fontsize=6.5, fontweight="normal", pad=2)
+        axes.set_title(TITLES[surface.family.iloc[0]], fontsize=7, fontweight="normal", pad=2)
     for axes in panels[len(numbers) :]:
         axes.set_axis_off()
     page.legend(handles=[Line2D([], [], label="estimated minimizer", **STAR)], loc="outside lower center")

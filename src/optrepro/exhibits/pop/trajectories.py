@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Any
 
 import pandas as pd
 from matplotlib.axes import Axes
@@ -11,7 +12,7 @@ from matplotlib.lines import Line2D
 
 from optrepro.conventions import POP
 from optrepro.exhibits import style
-from optrepro.exhibits.functions import STAR, START, surface_panel
+from optrepro.exhibits.functions import SHADES, STAR, START, surface_panel
 from optrepro.exhibits.material import Material
 
 TYPICAL = ("sphere", "booth", "rosenbrock", "rastrigin", "dejong5", "styblinski_tang")  # chosen: one of each group
@@ -30,7 +31,7 @@ def figure(material: Material) -> Figure:
         surface_panel(axes, surfaces[surfaces.function == name])
         path_panel(axes, paths[paths.function == name], shown)
         axes.set_title(name.replace("_", " "), pad=3)
-        axes.set_xlabel(_outcome(material.tables["pop-vlse-scores"], name, shown), fontsize=6.5)
+        axes.set_xlabel(_outcome(material.tables["pop-vlse-scores"], name, shown), fontsize=7)
     for axes in panels[len(names) :]:
         axes.set_axis_off()
     labels = paths.drop_duplicates("optimizer").set_index("optimizer").label
@@ -39,20 +40,21 @@ def figure(material: Material) -> Figure:
         for key in shown
         if key in labels
     ]
-    handles = [Line2D([], [], label="start", **START), *lines, Line2D([], [], label="minimizer", **STAR)]
+    handles: list[Any] = [Line2D([], [], label="start", **START), *lines]
+    handles += [Line2D([], [], label="minimizer", **STAR), *SHADES]
     page.legend(handles=handles, ncols=len(handles), loc="outside lower center")
     return page
 
 
 def path_panel(axes: Axes, paths: pd.DataFrame, shown: Iterable[str]) -> None:
-    """The evaluated points, joined in order; the path is faint after the best point, which has a marker."""
+    """The evaluated points up to the best one, which has a marker, joined in order."""
     for key in shown:
         path = paths[paths.optimizer == key].sort_values("step")
         if path.empty:
             continue
         look, best = style.look(key), path[path.best].iloc[0]
-        for part, alpha in ((path[path.step >= best.step], 0.3), (path[path.step <= best.step], 1.0)):
-            axes.plot(part.x0, part.x1, ".-", color=look.color, linewidth=0.9, markersize=3, alpha=alpha)
+        until = path[path.step <= best.step]
+        axes.plot(until.x0, until.x1, ".-", color=look.color, linewidth=1, markersize=3.5)
         axes.plot(best.x0, best.x1, **{**look.point, "markersize": 7, "zorder": 3}, clip_on=False)
         axes.plot(path.x0.iloc[0], path.x1.iloc[0], **START, clip_on=False)
 
@@ -106,4 +108,4 @@ def _regret(scores: pd.DataFrame, function: str, optimizer: str) -> float:
 def _outcome(scores: pd.DataFrame, function: str, shown: Iterable[str]) -> str:
     labels = scores.drop_duplicates("optimizer").set_index("optimizer").label
     texts = [f"{labels[key]} {style.number(_regret(scores, function, key), 2)}" for key in shown if key in labels]
-    return "median regret: " + ", ".join(texts)
+    return ", ".join(texts)

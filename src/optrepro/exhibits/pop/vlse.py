@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -11,10 +12,9 @@ from matplotlib.figure import Figure, SubFigure
 from matplotlib.lines import Line2D
 
 from optrepro.conventions import POP
-from optrepro.exhibits import style
+from optrepro.exhibits import panels, series, style
 from optrepro.exhibits.functions import heat_map
 from optrepro.exhibits.material import Material
-from optrepro.exhibits.panels import function_label
 
 FAMILIES = (
     "policy",
@@ -28,51 +28,65 @@ TUNED = {"once": "baselines tuned once", "each": "baselines tuned for each funct
 
 
 def figure(material: Material) -> Figure:
-    """Left: regret by function and optimizer. Right: improvement, ranks, and wins against the policy."""
+    """Above: improvement, ranks, and wins against the policy. Below: regret by function and optimizer."""
     scores = _in_families(material.tables["pop-vlse-scores"].query("tuned == 'once'"))
     summary = _in_families(material.tables["pop-vlse-summary"].query("subset == 'smooth'"))
-    page = style.page(material, height=max(150.0, 3.9 * scores.function.nunique() + 35))
-    parts: Any = page.subfigures(1, 2, width_ratios=[1.4, 1])
-    heat_map(parts[0], scores)
-    _highlight(parts[0].axes[0], scores)
-    summary_panels(parts[1], summary)
+    rows, functions = 4.2 * summary.optimizer.nunique() + 24, 3.4 * scores.function.nunique() + 40
+    page = style.page(material, height=rows + functions)
+    parts: Any = page.subfigures(2, 1, height_ratios=[rows, functions])
+    summary_panels(parts[0], summary)
+    heat_map(parts[1], scores)
+    _highlight(parts[1].axes[0], scores)
     return page
 
 
 def summary_panels(figure: SubFigure, summary: pd.DataFrame) -> None:
-    """Mean improvement, average rank, and the policy's wins, ties and losses; one row per optimizer."""
-    improvement, rank, wins = figure.subplots(3, 1)
+    """Mean improvement, average rank, and the policy's wins, ties and losses; one row per optimizer.
+
+    Policies and the best baseline by rank have a colour.
+    """
+    improvement, rank, wins = figure.subplots(1, 3, sharey=True)
     rows = summary.drop_duplicates("optimizer")
     y = dict(zip(rows.optimizer, range(len(rows)), strict=True))
+    once = summary[summary.tuned == "once"].set_index("optimizer")
+    coloured = series.foremost(-once.rank_any, list(rows.optimizer[rows.family == "policy"]), 1)
     for row in summary.to_dict("records"):
-        look, shift = style.look(row["optimizer"]), 0.0
+        key, shift = row["optimizer"], 0.0
+        look = style.look(key) if key in coloured else replace(style.look(key), color=style.MUTED)
         if row["tuned"] == "each":
             if row["family"] not in ("first-order", "quasi-newton"):
                 continue  # the same as for "once", because the optimizer is not tuned
-            look, shift = style.Look(look.color, look.marker, look.dashes, filled=False), 0.3
-        height = y[row["optimizer"]] + shift
-        improvement.plot(
-            [row["improvement_low"], row["improvement_high"]], [height] * 2, color=look.color, linewidth=1.4
-        )
+            look, shift = replace(look, filled=False), 0.3
+        height = y[key] + shift
+        ends = [row["improvement_low"], row["improvement_high"]]
+        improvement.plot(ends, [height] * 2, color=look.color, linewidth=1.4)
         improvement.plot(row["improvement"], height, **look.point)
         rank.plot(row["rank_any"], height, **look.point)
-        if row["optimizer"] != POP and row["wins"] == row["wins"]:
+        if key != POP and row["wins"] == row["wins"]:
             _outcome_bar(wins, height, row)
-    functions = int(summary.functions.max())
-    improvement.set(title="Normalized improvement", xlabel="mean, 95 % interval")
-    rank.set(title="Average rank", xlabel="by median regret, 1 is best", xlim=(1, None))
-    wins.set(title=f"Won by {_label(rows, POP)}", xlabel="functions won, tied, lost", xlim=(0, functions))
+    functions, policy = int(summary.functions.max()), _label(rows, POP)
+    improvement.set(title=f"{_first(once.improvement, once.label)} improves most", xlabel="mean improvement")
+    rank.set(title=f"{_first(-once.rank_any, once.label)} ranks first", xlim=(1, None))
+    rank.set_xlabel("average rank, 1 is best")
+    others = once.drop(POP, errors="ignore")
+    title = f"{policy} wins\nagainst {(others.wins > others.losses).sum()} of {len(others)}"
+    wins.set(title=title, xlabel="functions won, tied, lost", xlim=(0, functions))
     for axes in (improvement, rank, wins):
-        axes.set_yticks(range(len(rows)), rows.label)
-        axes.set_ylim(len(rows) - 0.3, -0.7)
         axes.tick_params(axis="y", length=0)
-        _bold_policies(axes.get_yticklabels(), rows)
         style.grid(axes, "x")
+    improvement.set_yticks(range(len(rows)), rows.label)
+    improvement.set_ylim(len(rows) - 0.3, -0.7)
+    _bold_policies(improvement.get_yticklabels(), rows)
     handles = [
         Line2D([], [], **style.Look(style.INK, "o", filled=filled).point, label=label)
         for filled, label in ((True, "tuned once"), (False, "for each function"))
     ]
     figure.legend(handles=handles, ncols=2, loc="outside lower center")
+
+
+def _first(quality: pd.Series, labels: pd.Series) -> str:
+    """The label of the optimizer of the highest quality."""
+    return series.short(str(labels.iloc[int(quality.argmax())])) if quality.notna().any() else "none"
 
 
 def table(material: Material) -> pd.DataFrame:
@@ -88,7 +102,7 @@ def _function_rows(own: pd.DataFrame) -> list[dict[str, str]]:
     facts = own.iloc[0].to_dict()
     head = {
         "group": facts["group"],
-        "function": function_label(facts),
+        "function": panels.function_label(facts),
         "d": str(facts["dimension"]),
         "baselines": TUNED[facts["tuned"]],
     }
@@ -156,7 +170,6 @@ def _outcome_bar(axes: Axes, height: float, row: dict[Any, Any]) -> None:
 def _highlight(axes: Axes, scores: pd.DataFrame) -> None:
     """Draw the names of policies in their colours, and the smallest regret of each function in bold."""
     columns = scores.drop_duplicates("optimizer")
-    axes.tick_params(axis="x", labelrotation=62, labelsize=6.5)
     _bold_policies(axes.get_xticklabels(), columns)
     values = scores.pivot(index="function", columns="optimizer", values="regret")
     values = values.loc[scores.function.unique(), columns.optimizer]

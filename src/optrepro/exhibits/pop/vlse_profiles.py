@@ -13,6 +13,7 @@ from matplotlib.ticker import StrMethodFormatter
 
 from optrepro.exhibits import style
 from optrepro.exhibits.material import Material
+from optrepro.exhibits.series import OTHERS, foremost, short
 
 COLUMNS = 3
 PANEL = 36.0  # height of a panel, mm
@@ -45,8 +46,8 @@ def figure(material: Material) -> Figure:
         title = f"Solved to a normalized regret of 10$^{{{exponent}}}$"
         block.suptitle(title, x=0.01, ha="left", fontsize=8.5, fontweight="bold")
     labels = profile.drop_duplicates("optimizer").set_index("optimizer").label
-    handles = [page.axes[0].plot([], [], **_line(key), label=labels[key])[0] for key in shown]
-    others = page.axes[0].plot([], [], **_OTHER, label=f"{len(labels) - len(shown)} others, see the table")
+    handles = [page.axes[0].plot([], [], **_line(key), label=short(labels[key]))[0] for key in shown]
+    others = page.axes[0].plot([], [], **OTHERS, label=f"{len(labels) - len(shown)} others, see the table")
     page.legend(handles=[*handles, *others], ncols=6, loc="outside lower center", handlelength=2.6)
     return page
 
@@ -55,10 +56,15 @@ def profile_panel(axes: Axes, curves: pd.DataFrame, shown: Sequence[str]) -> Non
     """Share of solved problems of a group, by evaluations of value and gradient; those not shown by name are grey."""
     for key in [*(key for key in curves.optimizer.unique() if key not in shown), *reversed(shown)]:
         curve = curves[curves.optimizer == key].sort_values("evaluations")
-        look = _line(key) if key in shown else _OTHER
+        look = _line(key) if key in shown else OTHERS
         axes.plot(curve.evaluations, 100 * curve.share, **look, drawstyle="steps-post", markevery=[-1], clip_on=False)
     functions = curves.functions.iloc[0]
-    axes.set_title(f"{curves.group.iloc[0]} ({functions} functions)", fontsize=7.5, fontweight="normal", pad=3)
+    axes.set_title(
+        f"{curves.group.iloc[0]} ({functions} function{'' if functions == 1 else 's'})",
+        fontsize=7.5,
+        fontweight="normal",
+        pad=3,
+    )
     axes.set(xscale="log", xlim=(1, curves.evaluations.max()), ylim=(0, 100))
     axes.set_xticks([x for x in TICKS if x <= curves.evaluations.max()])
     axes.xaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
@@ -79,15 +85,10 @@ def table(material: Material) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-_OTHER: dict[str, Any] = {"color": "#C4C4C4", "linewidth": 0.8, "zorder": 1.5}
-
-
 def _shown(profile: pd.DataFrame) -> list[str]:
     """The policies, and the other optimizers that solve most at the end of the budget, over all groups and targets."""
     final = profile[profile.evaluations == profile.evaluations.max()]
-    solved = final.groupby("optimizer", sort=False).share.mean().sort_values(ascending=False, kind="stable")
-    policies = [key for key in reversed(POLICIES) if key in solved]
-    return [*policies, *[str(key) for key in solved.index if key not in POLICIES][:STRONGEST]]
+    return foremost(final.groupby("optimizer", sort=False).share.mean(), POLICIES[::-1], STRONGEST)
 
 
 def _line(optimizer: str) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from itertools import product
 from typing import Any
 
@@ -12,52 +13,61 @@ from matplotlib.figure import Figure, SubFigure
 from matplotlib.ticker import StrMethodFormatter
 
 from optrepro.conventions import FLOOR
-from optrepro.exhibits import style
+from optrepro.exhibits import panels, series, style
 from optrepro.exhibits.functions import heat_map
 from optrepro.exhibits.material import Material
-from optrepro.exhibits.panels import critical_difference, function_label
+
+SUBSET = "smooth"  # the functions in the figure, without those that have kinks along curves; the table has all
+COLOURED = 5  # number of optimizers with a colour, those of the best rank
+GAP = 0.07  # between names of optimizers, as a share of a panel's height
 
 
 def figure(material: Material) -> Figure:
-    """Left: regret by function and optimizer. Right: ranks on both sets of functions, and two performance profiles."""
+    """Left: regret by function and optimizer. Right: ranks on the smooth functions, and two performance profiles."""
     scores, profile = material.tables["vlse-scores"], material.tables["vlse-profile"]
-    page = style.page(material, height=max(150.0, 3.9 * scores.function.nunique() + 35))
+    page = style.page(material, height=max(150.0, 3.7 * scores.function.nunique() + 38))
     parts: Any = page.subfigures(1, 2, width_ratios=[1, 1.05])
     heat_map(parts[0], scores)
-    *diagrams, profiles = parts[1].subfigures(3, 1, height_ratios=[1, 1, 2.4])
-    for part, subset in zip(diagrams, ("smooth", "all"), strict=True):
-        rank_diagram(part, material, subset)
-    smooth = profile[profile.subset == "smooth"]
+    diagram, profiles = parts[1].subfigures(2, 1, height_ratios=[1, 2.6])
+    ranks = rank_diagram(diagram, material)
+    coloured = series.foremost(-ranks.set_index("optimizer")["rank"], (), COLOURED)
+    smooth = profile[profile.subset == SUBSET]
     targets = sorted(smooth.target.unique(), reverse=True)
-    panels = profiles.subplots(len(targets), 1, sharex=True)
-    for axes, target in zip(panels, targets, strict=True):
-        profile_panel(axes, smooth[smooth.target == target], scores)
-    panels[-1].set_xlabel("evaluations of value and gradient")
-    profiles.legend(*panels[0].get_legend_handles_labels(), ncols=3, loc="outside lower center", handlelength=2.8)
+    for axes, target in zip(profiles.subplots(len(targets), 1, squeeze=False)[:, 0], targets, strict=True):
+        profile_panel(axes, smooth[smooth.target == target], scores, coloured)
+        axes.set_xlabel("evaluations of value and gradient")
     return page
 
 
-def rank_diagram(figure: SubFigure, material: Material, subset: str) -> None:
+def rank_diagram(figure: SubFigure, material: Material) -> pd.DataFrame:
     """Critical-difference diagram of the average ranks; bars join optimizers without significant difference."""
-    ranks, tests = (_selected(material.tables[name], subset, "regret") for name in ("vlse-ranks", "vlse-tests"))
-    critical_difference(figure.subplots(), ranks, tests)
-    overall = ranks.iloc[0]
-    title = f"Average rank by regret, {overall.functions} {_kind(subset)}functions"
+    ranks, tests = (_selected(material.tables[name], SUBSET, "regret") for name in ("vlse-ranks", "vlse-tests"))
+    best = ranks.iloc[int(ranks["rank"].argmin())]
+    panels.critical_difference(figure.subplots(), ranks, tests, bold=[best.optimizer])
+    title = f"{best.label} ranks first by regret, {best.functions} {_kind(SUBSET)}functions"
     figure.suptitle(title, x=0.03, ha="left", fontsize="medium", fontweight="bold")
+    return ranks
 
 
-def profile_panel(axes: Axes, curves: pd.DataFrame, scores: pd.DataFrame) -> None:
+def profile_panel(axes: Axes, curves: pd.DataFrame, scores: pd.DataFrame, coloured: Sequence[str]) -> None:
     """Share of problems (a function with a start) solved to a normalized regret, against evaluations."""
+    shares, ends, last = {}, [], curves.evaluations.max()
     for row in scores.drop_duplicates("optimizer").to_dict("records"):
         curve = curves[curves.optimizer == row["optimizer"]].sort_values("evaluations")
-        look = style.look(row["optimizer"])
-        style_of = {**look.point, **look.line, "drawstyle": "steps-post", "markevery": [-1], "clip_on": False}
-        axes.plot(curve.evaluations, 100 * curve.share, **style_of, label=row["label"])
-    axes.set(xscale="log", ylabel="solved (%)", xlim=(1, curves.evaluations.max()), ylim=(0, None))
+        look, solved = style.look(row["optimizer"]), 100 * curve.share
+        shares[row["label"]] = solved.iloc[-1]
+        drawn: dict[str, Any] = series.OTHERS
+        if row["optimizer"] in coloured:
+            drawn = {**look.point, **look.line, "markevery": [-1]}
+            ends.append((row["label"], solved.iloc[-1], look.color))
+        axes.plot(curve.evaluations, solved, **drawn, drawstyle="steps-post", clip_on=False)
+    axes.set(xscale="log", ylabel="solved (%)", xlim=(1, 1.1 * last), ylim=(0, 1.15 * max(shares.values()) or 1))
     axes.xaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
     exponent = round(np.log10(curves.target.iloc[0]))
-    axes.set_title(f"Solved to a normalized regret of 10$^{{{exponent}}}$")
+    most = max(shares, key=lambda label: shares[label])
+    axes.set_title(f"Solved to 10$^{{{exponent}}}$: most by {most}")
     style.grid(axes)
+    series.name_ends(axes, ends, GAP)
 
 
 def table(material: Material) -> pd.DataFrame:
@@ -66,7 +76,7 @@ def table(material: Material) -> pd.DataFrame:
     rows = []
     for _, own in scores.groupby("function", sort=False):
         facts = own.iloc[0].to_dict()
-        head = {"group": facts["group"], "function": function_label(facts), "d": str(facts["dimension"])}
+        head = {"group": facts["group"], "function": panels.function_label(facts), "d": str(facts["dimension"])}
         for measure in ("improvement", "regret"):
             cells = {row["label"]: _cell(measure, row[measure]) for row in own.to_dict("records")}
             rows.append({**head, "measure": measure, **cells})
