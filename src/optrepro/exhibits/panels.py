@@ -310,7 +310,11 @@ def _ahead(shown: pd.DataFrame, labels: pd.Series, worst: str) -> str:
     means = shown.pivot_table(index="step", columns="optimizer", values="mean", sort=False).sort_index()
     best = means.idxmax(axis=1) if worst == "low" else means.idxmin(axis=1)
     first, last = labels[best.iloc[0]], labels[best.iloc[-1]]
-    return f"Ahead from the start:\n{last}" if (best == best.iloc[-1]).all() else f"Best early: {first};\nat the end: {last}"
+    return (
+        f"Ahead from the start:\n{last}"
+        if (best == best.iloc[-1]).all()
+        else f"Best early: {first};\nat the end: {last}"
+    )
 
 
 def choice_panels(figure: Figure, choices: pd.DataFrame, scores: pd.DataFrame, optimizers: Sequence[str]) -> None:
