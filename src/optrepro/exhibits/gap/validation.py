@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from typing import Any
 
 import pandas as pd
@@ -38,10 +39,12 @@ def table(material: Material) -> pd.DataFrame:
 
 
 def _finding(scores: pd.DataFrame) -> str:
-    """What the interval of the validation-aware rule says."""
+    """What the interval of the validation-aware rule says, and which row has the highest mean."""
     by_key = scores.set_index("optimizer")
     if AWARE not in by_key.index:
         return "not run"
     low, high = by_key.difference_low[AWARE], by_key.difference_high[AWARE]
     word = "better than" if low > 0 else "worse than" if high < 0 else "no different from"
-    return f"Validation-aware\n{word} {by_key.label[scores.reference.iloc[0]]}"
+    found = f"Validation-aware {word} {by_key.label[scores.reference.iloc[0]]}"
+    best = by_key.difference.idxmax()
+    return textwrap.fill(found if best == AWARE else f"{found}; highest: {by_key.label[best]}", 27)
