@@ -111,6 +111,9 @@ onsuccess:
 
 
 LEARNING = [name for name, study in SETTINGS.studies.items() if study.trained_rows()]
+# Studies, each with one whose trained weights it uses, which may be itself.
+USED = [(name, batch.weights[0]) for name, own in BATCHES.items() for batch in own.values() if batch.weights]
+AWAITED = {trained for user, trained in USED if user != trained}
 
 
 wildcard_constraints:
@@ -169,7 +172,7 @@ def study_of(wildcards):
 
 def trained_elsewhere(studies):
     """The results of the other studies whose trained weights some studies use."""
-    used = {batch.weights[0] for name in studies for batch in BATCHES[name].values() if batch.weights}
+    used = {trained for user, trained in USED if user in studies}
     return [layout.tidy(SCALE, study) for study in sorted(used.difference(studies))]
 
 
@@ -195,15 +198,18 @@ def asks_for_gpu(studies):
 
 
 def threads_of_studies(studies):
-    """One thread for each batch, or all if a study measures times, so that no other job runs meanwhile.
-
-    A study that trains weights has half of the cores: it comes first and takes long, and the other half makes the first
-    figures meanwhile.
-    """
+    """One thread for each batch, or all if a study measures times, so that no other job runs meanwhile."""
     cores = workflow.cores or 1
     timed = any(SETTINGS.studies[study].timed for study in studies)
-    most = cores - cores // 2 if set(studies) <= set(LEARNING) else cores
-    return cores if timed else min(most, sum(len(BATCHES[study]) for study in studies))
+    return cores if timed else min(cores, sum(len(BATCHES[study]) for study in studies))
+
+
+def priority_of_studies(studies):
+    """Studies of a single batch come first, so that the first figures do; then trainings that others wait for."""
+    awaited = not AWAITED.isdisjoint(studies)
+    timed = any(SETTINGS.studies[study].timed for study in studies)
+    single = sum(len(BATCHES[study]) for study in studies) == 1 and not timed and not awaited
+    return 2 if single else int(awaited)
 
 
 def threads_of_batch(wildcards):

@@ -1,7 +1,6 @@
 # One job runs, in one process that forks, what the store lacks of the studies that the same tables read, and collects
 # their tidy results and facts; so most processes start once for several. On a cluster each batch is a job of its own, and
-# what is left to do here, where the workflow runs, is to collect. Studies that train weights have priority, because
-# others wait for them.
+# what is left to do here, where the workflow runs, is to collect.
 for _studies in together(SETTINGS.studies):
 
     rule:
@@ -19,7 +18,7 @@ for _studies in together(SETTINGS.studies):
             ],
         log:
             f"<logs>/{SCALE}/studies/{_studies[0]}.log",
-        priority: int(_studies[0] in LEARNING)
+        priority: priority_of_studies(_studies)
         localrule: True
         conda:
             "../../environment.yml"
