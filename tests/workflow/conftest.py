@@ -83,6 +83,8 @@ studies:
   gap-concept: null
   gap-diagnostics: null
   gap-families: null
+  gap-greedy: null
+  gap-validation-sgd: null
   vlse: null
   vlse-surfaces: null
   gap-sgdm: {runs_per_job: optimizer, steps: 4, test_repetitions: 2, optimizers: {KEEP}}
