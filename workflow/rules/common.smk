@@ -78,7 +78,8 @@ onstart:
     # The default limit of jobs per second, which no single machine reaches, sets a timer after each job that looks at all
     # jobs again every second until the end: after a hundred jobs that is an eighth of a core.
     if not CLUSTER:
-        workflow.scheduler.job_rate_limiter = None
+        with suppress(AttributeError):  # a version that has no such scheduler needs no help
+            workflow.scheduler.job_rate_limiter = None
     shell(f"optrepro check --out results/{SCALE}/config.json")
 
 
