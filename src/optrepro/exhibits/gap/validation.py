@@ -46,5 +46,5 @@ def _finding(scores: pd.DataFrame) -> str:
     low, high = by_key.difference_low[AWARE], by_key.difference_high[AWARE]
     word = "better than" if low > 0 else "worse than" if high < 0 else "no different from"
     found = f"Validation-aware {word} {by_key.label[scores.reference.iloc[0]]}"
-    best = by_key.difference.idxmax()
+    best = str(by_key.difference.idxmax())
     return textwrap.fill(found if best == AWARE else f"{found}; highest: {by_key.label[best]}", 27)
