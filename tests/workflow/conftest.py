@@ -84,6 +84,10 @@ studies:
   gap-diagnostics: null
   gap-families: null
   gap-greedy: null
+  gap-rules-tuning: null
+  gap-rules-images: null
+  gap-rules-small-batch: null
+  gap-rules-cnn: null
   gap-validation-sgd: null
   vlse: null
   vlse-surfaces: null

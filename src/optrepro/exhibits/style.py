@@ -119,6 +119,9 @@ _LOOKS = {
     "continuous": Look("#6A3D9A", "D"),
     "aligned": Look("#7A5200", "D", _DASHDOT),
     "aligned-each": Look("#7A5200", "D", _DASH, filled=False),
+    "regret": Look("#0F7B6C", "^"),
+    "noise-window": Look("#E0719C", "v"),
+    "own-memory": Look("#6A3D9A", "s"),
     # controls: grey to black
     "random": Look("#8C8C8C", "s", _DOT),
     "random-raw": Look("#8C8C8C", "s", _DASHDOT, filled=False),

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 
 from optrepro.analysis import comparison
-from optrepro.analysis.gap import shift
+from optrepro.analysis.gap import rules, shift
 from optrepro.analysis.intervals import Interval, mean_interval
 from optrepro.analysis.results import StudyResults
 from optrepro.analysis.verdict import (
@@ -86,6 +86,31 @@ def matches_at_every_rate(
     return judged(own.outcome, evidence, share=0.5)
 
 
+def one_rule(*studies: StudyResults, margin: Margin = STRICT) -> Verdict:
+    """Holds if one rule is as good as the best fixed candidate at every rate of every study, and ahead of its controls.
+
+    All is compared on validation data over the tuning seeds, see `rules.differences`: with the controls, which are the
+    mean of the buffers and random switching with the rule's own shares, by the mean over the rates. The rule that meets
+    most of this decides: the claim holds in part if it meets more than half. The evidence has all rules.
+    """
+    if few := _few_tuning_seeds(*studies):
+        return few
+    table = rules.deciding(rules.differences(*studies, points=margin.points, percent=margin.percent))
+    wanted = {(study.facts.study, name) for study in studies for name in (rules.FIXED, rules.MEAN, rules.RANDOM)}
+    compared = {
+        str(key): own
+        for key, own in table.groupby("optimizer", sort=False)
+        if wanted <= set(zip(own.study, own.beside, strict=True))
+    }
+    if not compared:
+        raise KeyError("a rule with both of its controls in every study")
+    met_by = {key: int((own.outcome == "met").sum()) for key, own in compared.items()}
+    best = max(met_by, key=lambda key: met_by[key])
+    outcomes = [Outcome[outcome.upper()] for outcome in compared[best].outcome]
+    order = sorted(met_by, key=lambda key: -met_by[key])
+    return judged(outcomes, "; ".join(_beside_all(compared[key]) for key in order), share=0.5)
+
+
 def highest_accuracy(study: StudyResults, *, optimizer: str, among: Sequence[str], margin: Margin = STRICT) -> Verdict:
     """Holds if the optimizer is better than the best of the others, by test mean."""
     accuracy = comparison.final(study, "test_accuracy")
@@ -161,6 +186,19 @@ def adapting_pays(
         f"({label(str(gains.idxmin()))}) to {gains.max():.3f} ({label(best)}); the latter: {', '.join(factors)}"
     )
     return judged([better(gain, margin.percent / 100) for gain in by_study.values()], evidence)
+
+
+def _beside_all(own: pd.DataFrame) -> str:
+    """How often one rule is as good as the best fixed candidate, and ahead of each control, in words."""
+
+    def count(name: str) -> str:
+        outcomes = own[own.beside == name].outcome
+        return f"{(outcomes == 'met').sum()} of {len(outcomes)}"
+
+    return (
+        f"{own.label.iloc[0]}: as good at {count(rules.FIXED)} learning rates, ahead of the mean of the buffers in "
+        f"{count(rules.MEAN)} studies, and of random switching in {count(rules.RANDOM)}"
+    )
 
 
 def _few_tuning_seeds(*studies: StudyResults) -> Verdict | None:
