@@ -13,12 +13,16 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
-from optrepro.analysis.gap.rules import FIXED, MEAN, RANDOM
 from optrepro.analysis.results import Facts
 from optrepro.exhibits import panels, style
 from optrepro.exhibits.material import Material
 
-BESIDE = {FIXED: "the best fixed candidate", MEAN: "the mean of the buffers", RANDOM: "random, its own shares"}
+BESIDE = {  # what a rule stands beside, by the table's names
+    "best fixed": "the best fixed candidate",
+    "mean": "the mean of the buffers",
+    "random": "random, its own shares",
+}
+FIXED, MEAN, RANDOM = BESIDE
 ROW, LEGEND = 46.0, 6.0  # height of a row of panels, and of the legend below the last one, in mm
 SPREAD = 0.62  # width that the rules take at one learning rate, of the distance of two
 LINEAR = 1.0  # points; the axis is linear up to here and logarithmic beyond
