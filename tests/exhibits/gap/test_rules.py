@@ -22,7 +22,7 @@ def test_every_workload_has_a_panel_for_each_comparison_and_titles_say_who_is_ah
     assert len(figure.findobj(Axes)) == 3 * 3 + 1
     titles = [axes.get_title("left").replace("\n", " ") for axes in figure.findobj(Axes)]
     assert titles.count("Ahead of random: raw") == 3
-    assert sum("As good at all 3 rates" in title for title in titles) == 4
+    assert sum("As good at all of 3 rates" in title for title in titles) == 4
     drawing.assert_fits_the_page(figure)
     drawing.assert_axes_are_labelled(figure)
 

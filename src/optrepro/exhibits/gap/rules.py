@@ -16,6 +16,7 @@ from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 from optrepro.analysis.results import Facts
 from optrepro.exhibits import panels, style
 from optrepro.exhibits.material import Material
+from optrepro.studies.base import counted
 
 BESIDE = {  # what a rule stands beside, by the table's names
     "best fixed": "the best fixed candidate",
@@ -26,7 +27,10 @@ FIXED, MEAN, RANDOM = BESIDE
 ROW, LEGEND = 46.0, 6.0  # height of a row of panels, and of the legend below the last one, in mm
 SPREAD = 0.62  # width that the rules take at one learning rate, of the distance of two
 LINEAR = 1.0  # points; the axis is linear up to here and logarithmic beyond
-TICKS = (-30.0, -10.0, -3.0, -1.0, 0.0, 1.0, 3.0, 10.0, 30.0)
+TICKS = {
+    5.0: (-3, -1, 0, 1, 3),
+    np.inf: (-100, -10, -1, 0, 1, 10, 100),
+}  # up to a largest difference, so that none touch
 WORDS = {
     FIXED: {"met": "as good", "open": "open", "missed": "worse"},
     MEAN: {"met": "better", "open": "open", "missed": "not better"},
@@ -136,7 +140,8 @@ def _scale(axes: Axes, axis: str, rows: pd.DataFrame) -> None:
     getattr(axes, f"set_{axis}scale")("symlog", linthresh=LINEAR)
     getattr(axes, f"set_{axis}lim")(*limits)
     ticked: Any = getattr(axes, f"{axis}axis")
-    ticked.set_major_locator(FixedLocator([tick for tick in TICKS if limits[0] <= tick <= limits[1]]))
+    ticks = next(ticks for most, ticks in TICKS.items() if max(-low, high) <= most)
+    ticked.set_major_locator(FixedLocator([tick for tick in ticks if limits[0] <= tick <= limits[1]]))
     ticked.set_minor_locator(NullLocator())
     ticked.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
 
@@ -144,12 +149,12 @@ def _scale(axes: Axes, axis: str, rows: pd.DataFrame) -> None:
 def _finding(rows: pd.DataFrame, beside: str) -> str:
     """Beside the best fixed candidate: who is as good at most rates; beside a control: who is ahead over the rates."""
     if beside == FIXED:
-        return textwrap.fill(_most(rows), 34)
+        return textwrap.fill(_most(rows), 31)
     means = rows[rows.learning_rate.isna()]
     ahead = [panels.short(label) for label in means.label[means.outcome == "met"]]
     name = {MEAN: "mean of buffers", RANDOM: "random"}[beside]
     found = "none" if not ahead else ", ".join(ahead) if len(ahead) < 3 else f"{len(ahead)} of {len(means)} rules"
-    return textwrap.fill(f"Ahead of {name}: {found}", 34)
+    return textwrap.fill(f"Ahead of {name}: {found}", 28)
 
 
 def _most(rows: pd.DataFrame) -> str:
@@ -157,9 +162,11 @@ def _most(rows: pd.DataFrame) -> str:
     good = (rows.outcome == "met").groupby(rows.optimizer, sort=False).sum()
     labels = rows.drop_duplicates("optimizer").set_index("optimizer").label
     first = [panels.short(labels[key]) for key in good.index[good == good.max()]]
-    names = "; ".join(first) if len(first) < 3 else f"{len(first)} of {len(good)}"
+    names = "; ".join(first) if len(first) < 3 else f"{len(first)} of {len(good)} rules"
     rates = rows.learning_rate.nunique()
-    every = f"all {rates} rates" if good.max() == rates else f"{good.max()} of {rates} rates, the most"
+    if not good.max():
+        return "As good at no learning rate: all"
+    every = f"all of {counted(rates, 'rate')}" if good.max() == rates else f"{good.max()} of {counted(rates, 'rate')}"
     return f"As good at {every}: {names}"
 
 
