@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from optrepro.optimizers import _switching
 from optrepro.optimizers.aligned_mean import AlignedMeanSGD
 from optrepro.optimizers.attempts import LEAST, MOST, NoiseWindowSGD, OwnMemorySGD, RegretSGD
 from optrepro.optimizers.controls import MeanSGD
@@ -40,9 +41,11 @@ def halves(gradients: Sequence[Tensor], step: int) -> list[Tensor]:
     return [g + 0.5 * g * torch.randn(g.shape, generator=generator, dtype=torch.float64) for g in gradients]
 
 
-def fed(make: Any, gradients: list[list[Tensor]], *, resumed: int = 0, **settings: Any) -> tuple[list[Tensor], Any]:
+def fed(
+    make: Any, gradients: list[list[Tensor]], *, resumed: int = 0, shapes: Any = SHAPES, **settings: Any
+) -> tuple[list[Tensor], Any]:
     """The parameters after steps on these gradients; with `resumed`, by a second optimizer from that step on."""
-    params = [torch.zeros(shape, dtype=torch.float64, requires_grad=True) for shape in SHAPES]
+    params = [torch.zeros(shape, dtype=torch.float64, requires_grad=True) for shape in shapes]
     optimizer = make(params, 0.01, **settings)
     for n, grads in enumerate(gradients):
         if resumed and n == resumed:
@@ -103,7 +106,7 @@ def test_own_memory_is_that_of_a_plain_transcription(select: str, judge: str) ->
         y, buffers = torch.zeros_like(x), [torch.zeros_like(x)] * 3
         drops: list[list[float]] = []
         for n, g in enumerate(own):
-            if n:
+            if n > 1:
                 after = [m * b + g if judge == "same" else b for m, b in zip(MOMENTA, buffers, strict=True)]
                 drops.append([float(g @ b - (g @ g if judge == "same" else 0)) for b in after])
             means = []
@@ -207,6 +210,30 @@ def test_resuming_equals_going_on(attempt: Any, select: str) -> None:
     parts, resumed = fed(attempt, gradients, select=select, resumed=13)
     torch.testing.assert_close(parts, whole, rtol=0, atol=0)
     torch.testing.assert_close(resumed.selection, optimizer.selection, rtol=0, atol=0)
+
+
+@each
+def test_a_parameter_in_pieces_is_measured_as_a_whole(attempt: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    gradients = [[torch.cat([grad.flatten() for grad in grads])] for grads in stream(30)]
+    whole, _ = fed(attempt, gradients, shapes=[(17,)])
+    monkeypatch.setattr(_switching, "PIECE", 5)
+    pieces, _ = fed(attempt, gradients, shapes=[(17,)])
+    torch.testing.assert_close(pieces, whole, rtol=1e-9, atol=1e-12)
+
+
+@either
+@each
+def test_a_parameter_without_gradient_stays_and_changes_nothing(attempt: Any, select: str) -> None:
+    idle = torch.ones(3, dtype=torch.float64, requires_grad=True)
+    params = [torch.zeros(shape, dtype=torch.float64, requires_grad=True) for shape in SHAPES]
+    optimizer = attempt([params[0], idle, params[1]], 0.01, select=select)
+    gradients = stream(20)
+    for n, grads in enumerate(gradients):
+        params[0].grad, params[1].grad = (grad.clone() for grad in grads)
+        first, second = halves(grads, n)
+        optimizer.step(**({"half_grads": [first, None, second]} if getattr(optimizer, "needs", None) else {}))
+    assert (idle == 1).all()
+    torch.testing.assert_close([p.detach() for p in params], fed(attempt, gradients, select=select)[0])
 
 
 @each

@@ -287,9 +287,9 @@ class OwnMemorySGD(Attempt, SwitchingSGD):
     def _choose(self, blocks: list[Block], rows: list[int], past: Record) -> Record:
         device = past["last"].device
         decays = vector(momenta(blocks[0].group), device)
-        measured = self._measured(blocks, rows, device)
-        drop = decays * past["drop"] + (measured if self.rule.judge == "next" else decays * measured)
-        mass = decays * past["mass"] + (past["seen"] > 0)[:, None]  # before the first step there is none to judge
+        differ = (past["seen"] > 1)[:, None]  # after the first step all buffers are equal, so it is no evidence
+        measured = self._measured(blocks, rows, device) * (1 if self.rule.judge == "next" else decays)
+        drop, mass = decays * past["drop"] + differ * measured, decays * past["mass"] + differ
         best = (drop / mass.clamp(min=1)).argmax(-1)
         weights = one_hot(best, self._candidate_count).double()
         return {"last": best, "weights": weights, "drop": drop, "mass": mass, "seen": past["seen"] + 1}
