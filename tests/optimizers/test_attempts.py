@@ -116,7 +116,7 @@ def test_own_memory_is_that_of_a_plain_transcription(select: str, judge: str) ->
             buffers = [m * b + g for m, b in zip(MOMENTA, buffers, strict=True)]
             y = y - 0.01 * buffers[means.index(max(means))]
         torch.testing.assert_close(x, y, rtol=1e-9, atol=1e-12)
-    assert (optimizer.selection["counts"] > 0).all(), "the stream makes it take each of them"
+    assert optimizer.selection["counts"].reshape(-1, 3).count_nonzero(-1).min() > 1, "the stream makes it switch"
 
 
 @either
