@@ -16,7 +16,11 @@ from optrepro.optimizers.attempts import LEAST, MOST, NoiseWindowSGD, OwnMemoryS
 from optrepro.optimizers.controls import MeanSGD
 
 MOMENTA = (0.5, 0.9, 0.99)
-ATTEMPTS = (RegretSGD, NoiseWindowSGD, OwnMemorySGD)
+ATTEMPTS: dict[Any, dict[str, Any]] = {  # with settings
+    RegretSGD: {"horizon": 10.0, "eta": 1.0, "decay": 0.99},
+    NoiseWindowSGD: {"factor": 1.0},
+    OwnMemorySGD: {"judge": "next"},
+}
 SHAPES = ((3, 4), (5,))
 
 each = pytest.mark.parametrize("attempt", ATTEMPTS)
@@ -46,6 +50,7 @@ def fed(
 ) -> tuple[list[Tensor], Any]:
     """The parameters after steps on these gradients; with `resumed`, by a second optimizer from that step on."""
     params = [torch.zeros(shape, dtype=torch.float64, requires_grad=True) for shape in shapes]
+    settings = {**ATTEMPTS.get(make, {}), **settings}
     optimizer = make(params, 0.01, **settings)
     for n, grads in enumerate(gradients):
         if resumed and n == resumed:
@@ -226,7 +231,7 @@ def test_a_parameter_in_pieces_is_measured_as_a_whole(attempt: Any, monkeypatch:
 def test_a_parameter_without_gradient_stays_and_changes_nothing(attempt: Any, select: str) -> None:
     idle = torch.ones(3, dtype=torch.float64, requires_grad=True)
     params = [torch.zeros(shape, dtype=torch.float64, requires_grad=True) for shape in SHAPES]
-    optimizer = attempt([params[0], idle, params[1]], 0.01, select=select)
+    optimizer = attempt([params[0], idle, params[1]], 0.01, select=select, **ATTEMPTS[attempt])
     gradients = stream(20)
     for n, grads in enumerate(gradients):
         params[0].grad, params[1].grad = (grad.clone() for grad in grads)
@@ -257,11 +262,11 @@ def test_no_choice_depends_on_the_scale_of_the_loss(attempt: Any) -> None:
 )
 def test_a_setting_outside_its_range_is_refused(attempt: Any, settings: dict[str, Any], words: str) -> None:
     with pytest.raises(ValueError, match=words):
-        attempt([torch.zeros(2, requires_grad=True)], **settings)
+        attempt([torch.zeros(2, requires_grad=True)], **{**ATTEMPTS[attempt], **settings})
 
 
 def test_the_halves_of_the_batch_are_asked_for() -> None:
     param = torch.zeros(2, requires_grad=True)
     param.grad = torch.ones(2)
     with pytest.raises(ValueError, match="half_grads is missing"):
-        NoiseWindowSGD([param], 0.1).step()
+        NoiseWindowSGD([param], 0.1, factor=1.0).step()

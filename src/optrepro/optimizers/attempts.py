@@ -5,6 +5,8 @@ the exhibit gap-rules decides. They step with a weighted mean of the candidates'
 differ in where the weights come from. Each judges the buffers by the gradient of a batch that is in none of them yet:
 all of that batch is held out for them until the step, so that no example is lost to training.
 
+What is tuned has no default: config/gap holds what was tried, and what is judged.
+
 They know plain SGD on one rank: no dampening, Nesterov, `lr_modulation` or sums over ranks.
 """
 
@@ -33,8 +35,7 @@ TINY = torch.finfo(torch.float64).tiny
 class RegretRule(EvidenceRule):
     """Settings of the weights by regret, see `RegretSGD`; `decay` is that of the sums of regret."""
 
-    decay: float = 0.99
-    horizon: float = 10.0
+    horizon: float = 1.0
     eta: float = 1.0
 
     def __post_init__(self) -> None:
@@ -144,9 +145,9 @@ class RegretSGD(Attempt, SwitchingSGD):
         momentum: float | Sequence[float] = (0.5, 0.9, 0.99),
         select: str = "per_parameter",
         *,
-        horizon: float = 10.0,
-        eta: float = 1.0,
-        decay: float = 0.99,
+        horizon: float,
+        eta: float,
+        decay: float,
         weight_decay: float = 0.0,
     ) -> None:
         rule = RegretRule(select, decay=decay, horizon=horizon, eta=eta)
@@ -210,7 +211,7 @@ class NoiseWindowSGD(Attempt, GreedyAlignment, SwitchingSGD):
         momentum: float | Sequence[float] = (0.5, 0.9, 0.99),
         select: str = "per_parameter",
         *,
-        factor: float = 1.0,
+        factor: float,
         decay: float = 0.9,
         weight_decay: float = 0.0,
     ) -> None:
@@ -275,7 +276,7 @@ class OwnMemorySGD(Attempt, SwitchingSGD):
         momentum: float | Sequence[float] = (0.5, 0.9, 0.99),
         select: str = "per_parameter",
         *,
-        judge: str = "next",
+        judge: str,
         weight_decay: float = 0.0,
     ) -> None:
         rule = MemoryRule(select, judge=judge)
