@@ -91,7 +91,7 @@ def one_rule(*studies: StudyResults, margin: Margin = STRICT) -> Verdict:
 
     All is compared on validation data over the tuning seeds, see `rules.differences`: with the controls, which are the
     mean of the buffers and random switching with the rule's own shares, by the mean over the rates. The rule that meets
-    most of this decides: the claim holds in part if it meets more than half. The evidence has all rules.
+    most of this, and misses least, decides: the claim holds in part if it meets more than half. The evidence has all.
     """
     if few := _few_tuning_seeds(*studies):
         return few
@@ -104,11 +104,9 @@ def one_rule(*studies: StudyResults, margin: Margin = STRICT) -> Verdict:
     }
     if not compared:
         raise KeyError("a rule with both of its controls in every study")
-    met_by = {key: int((own.outcome == "met").sum()) for key, own in compared.items()}
-    best = max(met_by, key=lambda key: met_by[key])
-    outcomes = [Outcome[outcome.upper()] for outcome in compared[best].outcome]
-    order = sorted(met_by, key=lambda key: -met_by[key])
-    return judged(outcomes, "; ".join(_beside_all(compared[key]) for key in order), share=0.5)
+    order = sorted(compared.values(), key=lambda own: (-(own.outcome == "met").sum(), (own.outcome == "missed").sum()))
+    outcomes = [Outcome[outcome.upper()] for outcome in order[0].outcome]
+    return judged(outcomes, "; ".join(map(_beside_all, order)), share=0.5)
 
 
 def highest_accuracy(study: StudyResults, *, optimizer: str, among: Sequence[str], margin: Margin = STRICT) -> Verdict:
@@ -196,7 +194,8 @@ def _beside_all(own: pd.DataFrame) -> str:
         return f"{(outcomes == 'met').sum()} of {len(outcomes)}"
 
     return (
-        f"{own.label.iloc[0]}: as good at {count(rules.FIXED)} learning rates, ahead of the mean of the buffers in "
+        f"{own.label.iloc[0]}: as good at {count(rules.FIXED)} learning rates and worse at "
+        f"{((own.beside == rules.FIXED) & (own.outcome == 'missed')).sum()}, ahead of the mean of the buffers in "
         f"{count(rules.MEAN)} studies, and of random switching in {count(rules.RANDOM)}"
     )
 

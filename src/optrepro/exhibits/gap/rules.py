@@ -165,7 +165,7 @@ def _most(rows: pd.DataFrame) -> str:
     names = "; ".join(first) if len(first) < 3 else f"{len(first)} of {len(good)} rules"
     rates = rows.learning_rate.nunique()
     if not good.max():
-        return "As good at no learning rate: all"
+        return "No rule is shown to be as good at any learning rate"
     every = f"all of {counted(rates, 'rate')}" if good.max() == rates else f"{good.max()} of {counted(rates, 'rate')}"
     return f"As good at {every}: {names}"
 
