@@ -1,5 +1,6 @@
 """What tests of exhibits share: the way from made-up studies to an exhibit, and what holds for each of them."""
 
+import functools
 import importlib
 import re
 from collections.abc import Mapping
@@ -72,6 +73,7 @@ def assert_axes_are_labelled(figure: Figure) -> None:
         assert axes.get_xlabel() or not axes.axison or not numbers or axes.xaxis.get_ticks_position() == "top"
 
 
+@functools.lru_cache(maxsize=1)  # one drawing answers all that is asked of a finished figure
 def drawn_texts(figure: Figure) -> list[Text]:
     """The texts that a figure draws; those of hidden ticks and of ticks outside an axis are none of them."""
     texts, draw = [], Text.draw

@@ -194,7 +194,7 @@ def tab(browser: Any) -> Iterator[Any]:
 
 
 class TestInABrowser:
-    pytestmark = in_a_browser
+    pytestmark = [pytest.mark.system, *in_a_browser]
 
     @pytest.mark.parametrize(
         ("scheme", "names", "rules"),
