@@ -14,7 +14,7 @@ all: $(VENV)/.ready
 	@if [ -t 1 ]; then live='--logger rich'; fi; snakemake --cores all --configfile config/$(SCALE).yaml $$live
 
 test: $(VENV)/.ready-dev lint
-	pytest -m "not system" -n 3 --dist loadfile --no-loadscope-reorder --cov --cov-report=
+	pytest -m "not system" -n 2 --dist loadfile --no-loadscope-reorder --cov --cov-report=
 	@echo "branch coverage of src: $$(coverage report --format=total) %"
 
 # Three at a time, because much of the time they wait.
