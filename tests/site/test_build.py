@@ -18,6 +18,7 @@ import optrepro.optimizers
 from optrepro import catalogue, layout
 from optrepro.analysis import tables
 from optrepro.exhibits import style
+from optrepro.exhibits.claims import OWN, PROXY
 from optrepro.experiments.base.tidy import write_parquet
 from optrepro.site import build, material
 
@@ -118,13 +119,28 @@ def test_every_published_exhibit_every_claim_and_every_choice_is_there(site: Pat
 
 
 def test_the_verdicts_and_numbers_are_those_of_the_published_tables(site: Path) -> None:
-    verdicts = pd.read_csv(ROOT / "figures/claims.csv").verdict.value_counts()
-    counts = re.findall(r'<span class="count">(\d+) <span class="verdict [\w-]+"><b.*?</b> (.*?)</span>', _text(site))
-    assert {verdict: int(count) for count, verdict in counts} == verdicts.to_dict()
+    claims = pd.read_csv(ROOT / "figures/claims.csv")
+    lines = re.findall(r'<p class="counts"><b>.*?</p>', _text(site))
+    for line, own in zip(lines, (False, True), strict=True):
+        of_kind = claims[claims.source.str.endswith(OWN) == own]
+        counts = re.findall(
+            r'<a class="count" href=".*?">(\d+) <span class="verdict [\w-]+"><b.*?</b> (.*?)</span>', line
+        )
+        assert {verdict: int(count) for count, verdict in counts} == of_kind.verdict.value_counts().to_dict()
+        assert f"{len(of_kind)} {material.KINDS[own]}, {of_kind.scale.str.endswith(PROXY).sum()} on a proxy:" in line
     numbers = pd.read_csv(ROOT / "figures/lto-fig1.csv", dtype=str, keep_default_na=False)
     section = (site / "papers/lto.html").read_text().partition('aria-label="Numbers of lto-fig1"')[2]
     rows = re.findall(r"<tr>(.*?)</tr>", section.partition("</table>")[0])[1:]
     assert [re.findall(r"<td.*?>(.*?)</td>", row) for row in rows] == numbers.map(style.typeset).to_numpy().tolist()
+
+
+def test_a_verdict_on_a_proxy_says_so_beside_an_exhibit_too(site: Path) -> None:
+    proxies = {each.claim.id for each in material.judged(layout.PUBLISHED, Path("config")) if each.proxy}
+    for page in (site / "papers").glob("*.html"):
+        for verdict, claim in re.findall(
+            r'<li>(<span class="verdict.*?): <a href="../claims.html#claim-(.*?)"', page.read_text()
+        ):
+            assert verdict.endswith(" on a proxy") == (claim in proxies), claim
 
 
 def test_every_optimizer_is_in_the_reference(site: Path) -> None:
