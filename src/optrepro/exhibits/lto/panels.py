@@ -97,7 +97,7 @@ def subtitle(axes: Axes, scores: pd.DataFrame) -> None:
         for measure, name in (("area", "area"), ("final", "end")):
             found = f"{relative_difference(row, measure)} against {rival(scores, row, measure)}"
             lines.append(f"{name} {found}: {row[f'{measure}_verdict']}")
-        axes.text(0, 1.02, "\n".join(lines), transform=axes.transAxes, fontsize=7, color=style.look(PSD).color)
+        axes.text(0, 1.02, "\n".join(lines), transform=axes.transAxes, fontsize=7, color=style.look(PSD).ink)
 
 
 def table(material: Material) -> pd.DataFrame:
