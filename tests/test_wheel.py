@@ -32,6 +32,7 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_the_wheel_holds_the_package_only(wheel: Path) -> None:
     tops = {name.split("/")[0] for name in zipfile.ZipFile(wheel).namelist()}
     assert {top for top in tops if not top.endswith(".dist-info")} == {"optrepro"}
+    assert wheel.stat().st_size < 5_000_000
     assert "optrepro/py.typed" in zipfile.ZipFile(wheel).namelist()
 
 

@@ -281,7 +281,7 @@ class TestInABrowser:
         ("words", "found", "place"),
         [
             ("gap-sgdm momentum", "gap-sgdm: SGD with momentum", "papers/gap.html#gap-sgdm"),
-            ("stays ahead batches", "It stays ahead with batches of 10", "claims.html#claim-lto-small-batches"),
+            ("stays ahead batches", "Predicted Step Descent stays ahead with batches of 10", "claims.html#claim-lto-small-batches"),
             ("self_term", "code.optimizers.gap.GapSGD.self_term", "choices.html#choice-"),
             ("GapAdamW", "optrepro.optimizers.GapAdamW", "reference/optimizers.html#optrepro.optimizers.GapAdamW"),
         ],
