@@ -183,14 +183,14 @@ def _tally(claims: Iterable[Judged], root: str = "") -> Markup:
 def _counts(name: str, claims: Sequence[Judged], root: str) -> Markup:
     """How many claims have each verdict, in the order of the signs; the numbers lead to the claims."""
     verdicts = [each.verdict for each in claims]
-    line = Markup('<p class="counts"><b>{} {}, {} on a proxy:</b> {}</p>')
+    line = Markup('<p class="counts"><b>{} {}, {}:</b> {}</p>')
     link = Markup('<a class="count" href="{}claims.html#all-verdicts">{} {}</a>')
     counts = (
         link.format(root, verdicts.count(verdict), _verdict(verdict))
         for verdict in dict.fromkeys([*SIGNS, *verdicts])
         if verdict in verdicts
     )
-    return line.format(len(claims), name, sum(each.proxy for each in claims), Markup(" ").join(counts))
+    return line.format(len(claims), name, material.on_proxy(claims), Markup(" ").join(counts))
 
 
 def _map(found: Material) -> str:

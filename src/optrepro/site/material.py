@@ -143,6 +143,12 @@ def judged(scale: str, folder: Path) -> list[Judged]:
     ]
 
 
+def on_proxy(claims: Sequence[Judged]) -> str:
+    """How many of the claims were judged on a proxy, in words."""
+    number = sum(each.proxy for each in claims)
+    return f"{'all' if number == len(claims) else number} on a proxy"
+
+
 def reproduced(scale: str, known: Catalogue, claims: Sequence[Judged], names: Iterable[str]) -> list[Reproduced]:
     """The map from the parts of the papers to those of the exhibits that are about them, in the order of the papers."""
     parts: dict[str, dict[str, list[str]]] = {system: {} for system in known.papers}

@@ -48,9 +48,8 @@ def _counts(claims: Sequence[Judged]) -> str:
     lines = []
     for own, title in KINDS.items():
         chosen = [each for each in claims if each.own == own]
-        proxies = sum(each.proxy for each in chosen)
         counts = _verdicts(each.verdict for each in chosen)
-        lines.append(f"- **{len(chosen)} {title}**, {proxies} of them on a proxy: {counts}")
+        lines.append(f"- **{len(chosen)} {title}**, {material.on_proxy(chosen)}: {counts}")
     return "\n".join(lines)
 
 
