@@ -30,7 +30,7 @@ def figure(material: Material) -> Figure:
         heading, unit, scale, _, best = MEASURES[measure]
         shown = table[(table.task == task) & (table.measure == measure)]
         panels.dots(axes, shown, [y[key] for key in shown.optimizer], "mean", scale)
-        first, *_ = *shown.label[shown.best], "none"  # where all runs diverged
+        first = next(iter(shown.label[shown.best].astype(str)), "none")  # where all runs diverged
         lines = textwrap.wrap(panels.short(first), 15, break_on_hyphens=False)
         axes.set_title("\n".join([f"{best}:", *lines]))
         axes.set_xlabel(f"{TASKS.get(task, task)}\n{heading} ({unit})")
