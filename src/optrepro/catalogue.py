@@ -89,8 +89,8 @@ class ExhibitEntry(Model):
     caption: Annotated[
         str,
         Field(
-            description="Caption, whose first 90 words explain every panel; the site folds the rest. Scale, seeds, data "
-            "and missing runs are added to it when the figure is drawn."
+            description="Caption, whose first 90 words explain every panel; the site folds the rest. Scale, seeds, "
+            "data and missing runs are added to it when the figure is drawn."
         ),
     ]
     published: Annotated[
