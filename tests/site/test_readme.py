@@ -78,8 +78,9 @@ def test_everything_between_the_markers_is_written_anew_and_the_rest_stays() -> 
     assert "- **A fair die shows 3.5** on average." in page
     assert "- **1 claims of the papers**, all on a proxy: ◐ holds in part: 1" in page
     assert "- **1 controls of this project**, 0 on a proxy: ? undecided: 1" in page
-    assert "| Figure 1 | [`dice`](figures/dice.png), [`again`](figures/again.png) | tiny, a proxy | a casino |" in page
-    assert "| Figure 2 | – | not reproduced: the wheel is lost | – | – |" in page
+    exhibits = "[`dice`](figures/dice.png), [`again`](figures/again.png)"
+    assert f"| Figure 1 | {exhibits} | ◐ holds in part | tiny, a proxy | a casino |" in page
+    assert "| Figure 2 | – | – | not reproduced: the wheel is lost | – |" in page
     assert page.count("**Toys**") == 2  # once in the map, once in the list of exhibits
     assert "- `waiting`, not published yet: Later" in page
     assert readme.insert(page, Path("config")) == page

@@ -194,16 +194,16 @@ def _counts(name: str, claims: Sequence[Judged], root: str) -> Markup:
 
 
 def _map(found: Material) -> str:
-    """What a paper shows, the exhibits about it, the scale reached, the paper's setting, and the verdicts."""
+    """What a paper shows, the exhibits about it, the verdicts, the scale reached, and the paper's setting."""
     exhibits = {shown.name: shown for shown in found.exhibits}
     rows = [
         {
-            "paper": each.paper,
+            "paper": each.paper.partition(" (")[0],
             "in the paper": each.part,
-            "exhibits": Markup(", ").join(_to_exhibit(exhibits[name]) for name in each.exhibits) or "–",
+            "exhibits": Markup("<br>").join(_to_exhibit(exhibits[name]) for name in each.exhibits) or "–",
+            "verdicts": Markup("<br>").join(_verdict(verdict) for verdict in each.verdicts) or "–",
             "scale reached": each.scale,
-            "the paper's setting": " · ".join(each.settings) or "–",
-            "verdicts": Markup(", ").join(_verdict(verdict) for verdict in each.verdicts) or "–",
+            "the paper's setting": Markup("<br>").join(each.settings) or "–",
         }
         for each in found.reproduced
     ]

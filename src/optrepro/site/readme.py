@@ -69,7 +69,7 @@ def _runs(known: Catalogue) -> str:
 
 def _map(known: Catalogue, claims: Sequence[Judged]) -> str:
     """The map, with a heading line for each paper."""
-    rows = ["| in the paper | exhibits | scale reached | the paper's setting | verdicts |", "|---|---|---|---|---|"]
+    rows = ["| in the paper | exhibits | verdicts | scale reached | the paper's setting |", "|---|---|---|---|---|"]
     paper = ""
     for each in material.reproduced(layout.PUBLISHED, known, claims, known.published()):
         if each.paper != paper:
@@ -77,7 +77,7 @@ def _map(known: Catalogue, claims: Sequence[Judged]) -> str:
             rows.append(f"| **{paper}** | | | | |")
         exhibits = ", ".join(f"[`{name}`](figures/{name}.png)" for name in each.exhibits)
         signs = ", ".join(f"{LOOKS[verdict][1]} {verdict}" for verdict in each.verdicts)
-        cells = (each.part, exhibits, each.scale, " · ".join(each.settings), signs)
+        cells = (each.part, exhibits, signs, each.scale, " · ".join(each.settings))
         rows.append(f"| {' | '.join(cell or '–' for cell in cells)} |")
     return "\n".join(rows)
 
