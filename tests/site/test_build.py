@@ -318,7 +318,7 @@ class TestInABrowser:
             "([all, of]) => of.querySelectorAll('.trace').length === all - 1",
             arg=[boxes.count(), curves.element_handle()],
         )
-        curves.get_by_label("Panel").select_option("test_accuracy")
+        curves.get_by_label("Panel").select_option("test accuracy")
         curves.locator(".hoverlayer").wait_for(state="attached")
 
     def test_a_figure_opens_large_and_closes_with_escape(self, tab: Any, site: Path) -> None:

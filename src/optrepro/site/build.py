@@ -297,8 +297,14 @@ def _numbers(shown: Shown) -> str:
     return fragments.table(shown.table, f"Numbers of {shown.name}")
 
 
+def _dash(optimizer: str) -> str:
+    """The dashes of an optimizer's curves, as plotly names them."""
+    dashes = style.look(optimizer).dashes
+    return "solid" if isinstance(dashes, str) else ",".join(f"{2 * length:g}px" for length in dashes[1])
+
+
 def _curves(shown: Shown) -> str:
     """The curves that readers pick from, as JSON that HTML can hold."""
     series = dict(shown.series or {})
-    series["colors"] = {key: style.look(key).color for key in series["labels"]}
+    series["lines"] = {key: {"color": style.look(key).color, "dash": _dash(key)} for key in series["labels"]}
     return json.dumps(series, ensure_ascii=False, separators=(",", ":")).replace("<", "\\u003c")

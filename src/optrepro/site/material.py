@@ -326,7 +326,7 @@ def _series(scale: str, curves: Curves, studies: Sequence[str]) -> dict[str, Any
         "y": curves.shows,
         "labels": {key: labels[key] for key in dict.fromkeys(table.optimizer)},
         "panels": {
-            ", ".join(map(str, name if isinstance(name, tuple) else (name,))): {
+            ", ".join(map(str, name if isinstance(name, tuple) else (name,))).replace("_", " "): {
                 str(key): {"x": curve[curves.x].tolist(), "y": [float(f"{y:.5g}") for y in curve[curves.y]]}
                 for key, curve in panel.groupby("optimizer", sort=False)
             }
