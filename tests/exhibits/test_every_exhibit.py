@@ -52,6 +52,7 @@ def test_it_fits_its_page_is_legible_and_labelled_and_the_same_each_time_and_its
     assert max(len(drawing.colours_of_curves(axes)) for axes in figure.findobj(Axes)) <= drawing.MOST_COLOURS
     drawing.assert_has_minus_signs(figure)
     drawing.assert_is_whole(module.table(material))
+    assert drawing.pale_texts(figure) == []
     assert "Scale: " in captions.caption(entry.caption, material)
 
 
