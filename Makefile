@@ -1,7 +1,7 @@
 # make         set up .venv from the lock and run the main job at laptop scale
 # make test    lint and tests
 # make site    the site of the published results, in results/published/site
-# make system  tests of the whole workflow: at smoke scale from nothing, under faults, and on a SLURM
+# make system  tests that take minutes: the workflow from nothing, under faults and on a SLURM, compiled steps, a browser
 # make faults  100 kills of a running workflow, each followed by the same command
 VENV ?= .venv
 PYTHON ?= python3

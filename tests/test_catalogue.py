@@ -6,6 +6,7 @@ import yaml
 
 from optrepro import catalogue, config
 from optrepro.config import ConfigError
+from optrepro.exhibits.claims import OWN
 
 FOLDER = Path(__file__).parents[1] / "config"
 SCALES = ("smoke", "laptop", "overnight", "gpu", "paper")
@@ -153,6 +154,15 @@ def test_every_exhibit_has_a_figure_and_a_table() -> None:
         module = importlib.import_module(entry.module)
         assert callable(module.figure), entry.module
         assert callable(module.table), entry.module
+
+
+def test_every_claim_of_a_paper_names_its_setting_and_so_does_every_part_that_is_reproduced() -> None:
+    theirs = [claim for claim in catalogue.claims(FOLDER) if not claim.source.endswith(OWN)]
+    assert [claim.id for claim in theirs if claim.setting is None] == []
+    exhibits = catalogue.load(FOLDER).exhibits
+    parts = {(entry.system, entry.reproduces) for entry in exhibits.values() if entry.reproduces is not None}
+    judged = {(claim.system, exhibits[claim.exhibit].reproduces) for claim in theirs if claim.exhibit}
+    assert parts - judged == set()
 
 
 def test_every_claim_is_tested_by_an_exhibit_of_the_catalogue_or_says_that_it_is_not() -> None:

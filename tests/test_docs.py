@@ -144,6 +144,14 @@ def test_the_code_for_users_of_the_optimizers_runs(code, capsys):
     assert capsys.readouterr().out
 
 
+@pytest.mark.skipif(not PUBLISHED, reason="the example reads published results, and there are none yet")
+def test_the_example_of_reading_results_runs(monkeypatch, capsys):
+    monkeypatch.chdir(ROOT)
+    (code,) = blocks((ROOT / "results/README.md").read_text(), "python")
+    exec(compile(code, "results/README.md", "exec"), {})
+    assert "momentum-90" in capsys.readouterr().out
+
+
 def test_the_readme_shows_one_figure_of_the_gallery():
     (shown,) = re.findall(r"!\[[^\]]+\]\(figures/([\w-]+)\.png\)", README)
     assert shown in CATALOGUE.exhibits

@@ -3,6 +3,7 @@
 import json
 import re
 import subprocess
+import sys
 import tomllib
 from pathlib import Path
 
@@ -133,16 +134,28 @@ def test_a_hook_takes_the_files_that_it_is_for(hook, file, taken):
 
 def test_the_version_is_the_same_wherever_it_stands():
     citation = yaml.safe_load((ROOT / "CITATION.cff").read_text())
-    (latest, *_) = re.findall(r"^## (\S+) ", CHANGELOG, re.MULTILINE)
-    assert {VERSION, optrepro.__version__, citation["version"], latest} == {VERSION}
+    codemeta = json.loads((ROOT / "codemeta.json").read_text())
+    (latest, day), *_ = re.findall(r"^## (\S+) \((.*)\)$", CHANGELOG, re.MULTILINE)
+    assert {VERSION, optrepro.__version__, citation["version"], codemeta["version"], latest} == {VERSION}
+    if day != "unreleased":
+        assert {str(citation["date-released"]), codemeta["datePublished"]} == {day}
     assert PROJECT["authors"] == citation["authors"]
+
+
+@pytest.mark.parametrize(
+    ("schema", "pattern"), [("citation-file-format", "CITATION.cff"), ("github-workflows", ".github/workflows/*.yml")]
+)
+def test_what_other_programs_read_is_valid_by_its_schema(schema, pattern):
+    command = [sys.executable, "-m", "check_jsonschema", "--builtin-schema", f"vendor.{schema}", *ROOT.glob(pattern)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
 
 
 def test_codemeta_says_what_the_project_and_its_citation_say():
     codemeta = json.loads((ROOT / "codemeta.json").read_text())
     citation = yaml.safe_load((ROOT / "CITATION.cff").read_text())
     assert codemeta["@context"] == "https://w3id.org/codemeta/3.0"
-    assert (codemeta["name"], codemeta["version"]) == (PROJECT["name"], VERSION)
+    assert codemeta["name"] == PROJECT["name"]
     assert codemeta["description"] == PROJECT["description"]
     assert codemeta["keywords"] == PROJECT["keywords"]
     assert codemeta["license"] == f"https://spdx.org/licenses/{PROJECT['license']}"

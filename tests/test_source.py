@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import ast
-import io
 import json
 import random
 import shutil
 import subprocess
 import tempfile
-import tokenize
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -61,21 +59,16 @@ def package(tmp_path: Path) -> Path:
 # What changes nothing
 
 
-def without_comments(text: str) -> str:
-    tokens = list(tokenize.generate_tokens(io.StringIO(text).readline))
-    return tokenize.untokenize(token for token in tokens if token.type != tokenize.COMMENT)
-
-
 def with_more_comments(text: str) -> str:
-    """A comment and a blank line before every statement of the module itself."""
+    """A comment and a blank line before every statement of the module itself, in lines that end as on Windows."""
     lines = text.splitlines()
     for line in sorted({node.lineno for node in ast.parse(text).body if not hasattr(node, "decorator_list")})[::-1]:
         lines[line - 1 : line - 1] = ["", "# A comment."]
-    return "\n".join(lines)
+    return "\r\n".join(lines)
 
 
 def with_other_docstrings(text: str) -> str:
-    """Formatted anew, with a docstring for each module, class and function in the place of the one that it has."""
+    """Formatted anew without comments, with a docstring for each module, class and function in the place of its own."""
     tree = ast.parse(text)
     for node in ast.walk(tree):
         if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
@@ -85,15 +78,11 @@ def with_other_docstrings(text: str) -> str:
     return ast.unparse(ast.fix_missing_locations(tree))
 
 
-def with_windows_lines(text: str) -> str:
-    return text.replace("\n", "\r\n")
-
-
-@pytest.mark.parametrize("change", [without_comments, with_more_comments, with_other_docstrings, with_windows_lines])
+@pytest.mark.parametrize("change", [with_other_docstrings, with_more_comments])
 def test_prose_and_formatting_of_every_module_change_no_digest(change, package: Path, digests: dict[str, str]) -> None:
     for file in package.rglob("*.py"):
         text = file.read_text()
-        assert change(text) != text or not text.strip() or change is without_comments
+        assert change(text) != text or not text.strip()
         file.write_text(change(text), newline="")
     assert all_digests(package) == digests
 
@@ -286,7 +275,7 @@ def test_constants_have_one_digest_if_and_only_if_they_are_the_same(one: object,
     assert (first == second) is (type(one) is type(other) and repr(one) == repr(other))
 
 
-@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("seed", range(2))
 def test_a_change_of_any_module_changes_the_digests_of_those_that_use_it_and_of_no_other(
     seed: int, package: Path, digests: dict[str, str]
 ) -> None:

@@ -69,19 +69,19 @@ function plotly() {
 }
 
 function curves(details) {
-  const { x, y, labels, colors, panels } = JSON.parse(details.querySelector("script").textContent);
+  const { x, y, labels, lines, panels } = JSON.parse(details.querySelector("script").textContent);
   const plot = element("div", { className: "plot" });
   const panel = element("select", { ariaLabel: "Panel" }, ...Object.keys(panels).map((name) => element("option", {}, name)));
   const boxes = Object.keys(labels).map((name) => element("input", { type: "checkbox", checked: true, value: name }));
   const picks = boxes.map((box) => {
     const swatch = element("i");
-    swatch.style.background = colors[box.value];
+    swatch.style.background = lines[box.value].color;
     return element("label", {}, box, swatch, labels[box.value]);
   });
   const draw = () => {
     const shown = boxes.filter((box) => box.checked && panels[panel.value][box.value]).map((box) => box.value);
     const traces = shown.map((name) => ({
-      ...panels[panel.value][name], name: labels[name], mode: "lines+markers", line: { color: colors[name] },
+      ...panels[panel.value][name], name: labels[name], mode: "lines+markers", line: lines[name],
     }));
     const layout = {
       xaxis: { title: { text: x } }, yaxis: { title: { text: y } }, margin: { t: 20, r: 20 }, showlegend: false,

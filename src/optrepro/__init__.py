@@ -1,3 +1,3 @@
 """Reproduces papers on learned and self-tuning optimizers, and ships the optimizers."""
 
-__version__ = "0.2.0"
+__version__ = "0.3.0"

@@ -88,7 +88,10 @@ class ExhibitEntry(Model):
     ] = None
     caption: Annotated[
         str,
-        Field(description="Caption; scale, seeds, data and missing runs are added to it when the figure is drawn."),
+        Field(
+            description="Caption, whose first 90 words explain every panel; the site folds the rest. Scale, seeds, "
+            "data and missing runs are added to it when the figure is drawn."
+        ),
     ]
     published: Annotated[
         bool,

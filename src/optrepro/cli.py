@@ -99,7 +99,7 @@ def run(
     if job is None:
         missing = ["/".join(each) for each in found.needed(chosen) if found.finished(found.batch(each)) is None]
         raise ConfigError(f"{study}/{batch} needs the results of {', '.join(missing)}; run them first")
-    work.carry_out(found, job, threads, 60 * minutes or None)
+    work.carry_out(found, job, 60 * minutes or None, threads)
 
 
 @app.command()

@@ -1,5 +1,6 @@
 """What tests of exhibits share: the way from made-up studies to an exhibit, and what holds for each of them."""
 
+import functools
 import importlib
 import re
 from collections.abc import Mapping
@@ -10,6 +11,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import to_hex, to_rgb
 from matplotlib.figure import Figure
 from matplotlib.text import Text
@@ -72,6 +74,7 @@ def assert_axes_are_labelled(figure: Figure) -> None:
         assert axes.get_xlabel() or not axes.axison or not numbers or axes.xaxis.get_ticks_position() == "top"
 
 
+@functools.lru_cache(maxsize=1)  # one drawing answers all that is asked of a finished figure
 def drawn_texts(figure: Figure) -> list[Text]:
     """The texts that a figure draws; those of hidden ticks and of ticks outside an axis are none of them."""
     texts, draw = [], Text.draw
@@ -93,6 +96,23 @@ def overlapping_texts(figure: Figure) -> list[tuple[str, str]]:
     low, high = np.maximum(boxes[:, None, :2], boxes[None, :, :2]), np.minimum(boxes[:, None, 2:], boxes[None, :, 2:])
     pairs = np.argwhere(np.triu((high - low > SLACK).all(axis=-1), k=1))
     return [(texts[i].get_text(), texts[j].get_text()) for i, j in pairs]
+
+
+def pale_texts(figure: Figure) -> list[tuple[str, float]]:
+    """The texts that are hard to read on what is behind them, with their contrast, of which 4.5 is asked."""
+    texts = drawn_texts(figure)
+    figure.set_layout_engine("none")  # what is drawn without the texts stays where it is
+    boxes = [Text.get_window_extent(text) for text in texts]
+    for text in texts:
+        text.set_alpha(0)  # its plate stays
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()
+    page = np.asarray(canvas.buffer_rgba())[::-1, :, :3] / 255
+    contrasts = []
+    for text, box in zip(texts, boxes, strict=True):
+        behind = page[max(int(box.y0), 0) : int(box.y1) + 1, max(int(box.x0), 0) : int(box.x1) + 1].reshape(-1, 3)
+        contrasts.append((text.get_text(), style.contrast(text.get_color(), np.median(behind, axis=0))))
+    return [(text, contrast) for text, contrast in contrasts if contrast < style.READABLE]
 
 
 def colours_of_curves(axes: Axes) -> set[str]:

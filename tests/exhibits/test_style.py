@@ -159,3 +159,17 @@ def test_caption_tells_studies_with_different_protocols_apart(training_study, fa
 def test_caption_counts_missing_runs(training_study):
     facts = training_study(missing=("raw/test/0.03/1", "raw/test/0.03/2")).facts
     assert f"Missing runs: 2 of {facts.expected_runs}." in captions.caption("", Material({}, {"a": facts}))
+
+
+@pytest.mark.parametrize(("color", "background", "ratio"), [("black", "white", 21), ("#777777", "white", 4.48)])
+def test_contrast_is_that_of_the_wcag(color, background, ratio):
+    assert style.contrast(color, background) == pytest.approx(ratio, abs=0.005)
+    assert style.contrast(background, color) == style.contrast(color, background)
+
+
+@pytest.mark.parametrize("color", ["#F58AC2", "#A8A8A8", "yellow", "#0B3C78"])
+def test_the_colour_of_a_text_is_darkened_only_until_it_can_be_read(color):
+    ink = style.legible(color)
+    assert style.contrast(ink) >= style.READABLE
+    assert (ink == color.lower()) == (style.contrast(color) >= style.READABLE)
+    assert min(style.contrast(style.ink_on(color), color), style.contrast(ink)) >= style.READABLE

@@ -103,7 +103,7 @@ def test_the_time_left_is_that_of_like_runs(tiny: Tiny) -> None:
     [unknown] = status.of(tiny(), ["images"])
     assert (unknown.spent, unknown.left) == (0, None)
     found = Jobs(tiny())
-    work.carry_out(found, jobs.make(tiny(), found.batch(("images", "sgd"))), threads=1)
+    work.carry_out(found, jobs.make(tiny(), found.batch(("images", "sgd"))))
     record = json.loads(layout.metrics("tiny", "images", "sgd").with_name(layout.RECORD).read_text())
     [images] = status.of(tiny(), ["images"])
     assert images.spent == record["wall_seconds"]

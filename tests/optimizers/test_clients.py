@@ -26,12 +26,9 @@ pytestmark = pytest.mark.filterwarnings("ignore")  # the clients warn of much th
 
 CROSSED = {
     "gap-sgd",
-    "gap-adamw",
     "continuous-sgd-quick",
     "gap-adamw-each",
     "aligned-sgd",
-    "random-sgd",
-    "mean-adamw",
     "cautious-adamw",
     "pop-shipped",
     "psd-shipped",

@@ -12,6 +12,8 @@ from torch import Tensor
 from tests.optimizers.registry import MAKES, Make, named
 from tests.optimizers.task import Task, assert_same_run, gradients, parameters
 
+pytestmark = pytest.mark.system
+
 STEPS = 8
 # Adam's forms are compiled as their subclasses, the forms of AdamW, which add a decay to the same step.
 NAMES = [

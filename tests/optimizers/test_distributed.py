@@ -22,6 +22,8 @@ from tests.optimizers.ranks import WORLD, everywhere, on_two_ranks
 from tests.optimizers.registry import MAKES, Make, named
 from tests.optimizers.task import EXACT, Task, take
 
+pytestmark = pytest.mark.system
+
 STEPS = 40  # that a choice is made in; where none is made, a few do
 FEW = 12
 CLOSE = {"rtol": 1e-3, "atol": 1e-4}

@@ -21,7 +21,7 @@ from optrepro.problems.data import archives
 from optrepro.problems.functions.settings import PriorSettings
 
 ROOT = Path(__file__).parents[2]
-CARDS = (pop.WEIGHTS / "README.md").read_text().split("# Model card: ")[1:]
+CARDS = (pop.WEIGHTS / "README.md").read_text().split("## Model card: ")[1:]
 HANDED = os.environ.get("OPTREPRO_DATA")
 RULES = "psd", "l2l"
 POLICIES = sorted(path.stem for path in pop.WEIGHTS.glob("pop*.safetensors"))

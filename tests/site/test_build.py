@@ -18,6 +18,7 @@ import optrepro.optimizers
 from optrepro import catalogue, layout
 from optrepro.analysis import tables
 from optrepro.exhibits import style
+from optrepro.exhibits.claims import OWN, PROXY
 from optrepro.experiments.base.tidy import write_parquet
 from optrepro.site import build, material
 
@@ -118,13 +119,30 @@ def test_every_published_exhibit_every_claim_and_every_choice_is_there(site: Pat
 
 
 def test_the_verdicts_and_numbers_are_those_of_the_published_tables(site: Path) -> None:
-    verdicts = pd.read_csv(ROOT / "figures/claims.csv").verdict.value_counts()
-    counts = re.findall(r'<span class="count">(\d+) <span class="verdict [\w-]+"><b.*?</b> (.*?)</span>', _text(site))
-    assert {verdict: int(count) for count, verdict in counts} == verdicts.to_dict()
+    claims = pd.read_csv(ROOT / "figures/claims.csv")
+    lines = re.findall(r'<p class="counts"><b>.*?</p>', _text(site))
+    for line, own in zip(lines, (False, True), strict=True):
+        of_kind = claims[claims.source.str.endswith(OWN) == own]
+        counts = re.findall(
+            r'<a class="count" href=".*?">(\d+) <span class="verdict [\w-]+"><b.*?</b> (.*?)</span>', line
+        )
+        assert {verdict: int(count) for count, verdict in counts} == of_kind.verdict.value_counts().to_dict()
+        proxies = of_kind.scale.str.endswith(PROXY)
+        on_proxy = f"{'all' if proxies.all() else proxies.sum()} on a proxy"
+        assert f"{len(of_kind)} {material.KINDS[own]}, {on_proxy}:" in line
     numbers = pd.read_csv(ROOT / "figures/lto-fig1.csv", dtype=str, keep_default_na=False)
     section = (site / "papers/lto.html").read_text().partition('aria-label="Numbers of lto-fig1"')[2]
     rows = re.findall(r"<tr>(.*?)</tr>", section.partition("</table>")[0])[1:]
     assert [re.findall(r"<td.*?>(.*?)</td>", row) for row in rows] == numbers.map(style.typeset).to_numpy().tolist()
+
+
+def test_a_verdict_on_a_proxy_says_so_beside_an_exhibit_too(site: Path) -> None:
+    proxies = {each.claim.id for each in material.judged(layout.PUBLISHED, Path("config")) if each.proxy}
+    for page in (site / "papers").glob("*.html"):
+        for verdict, claim in re.findall(
+            r'<li>(<span class="verdict.*?): <a href="../claims.html#claim-(.*?)"', page.read_text()
+        ):
+            assert verdict.endswith(" on a proxy") == (claim in proxies), claim
 
 
 def test_every_optimizer_is_in_the_reference(site: Path) -> None:
@@ -194,7 +212,7 @@ def tab(browser: Any) -> Iterator[Any]:
 
 
 class TestInABrowser:
-    pytestmark = in_a_browser
+    pytestmark = [pytest.mark.system, *in_a_browser]
 
     @pytest.mark.parametrize(
         ("scheme", "names", "rules"),
@@ -265,7 +283,11 @@ class TestInABrowser:
         ("words", "found", "place"),
         [
             ("gap-sgdm momentum", "gap-sgdm: SGD with momentum", "papers/gap.html#gap-sgdm"),
-            ("stays ahead batches", "It stays ahead with batches of 10", "claims.html#claim-lto-small-batches"),
+            (
+                "stays ahead batches",
+                "Predicted Step Descent stays ahead with batches of 10",
+                "claims.html#claim-lto-small-batches",
+            ),
             ("self_term", "code.optimizers.gap.GapSGD.self_term", "choices.html#choice-"),
             ("GapAdamW", "optrepro.optimizers.GapAdamW", "reference/optimizers.html#optrepro.optimizers.GapAdamW"),
         ],
@@ -296,7 +318,7 @@ class TestInABrowser:
             "([all, of]) => of.querySelectorAll('.trace').length === all - 1",
             arg=[boxes.count(), curves.element_handle()],
         )
-        curves.get_by_label("Panel").select_option("test_accuracy")
+        curves.get_by_label("Panel").select_option("test accuracy")
         curves.locator(".hoverlayer").wait_for(state="attached")
 
     def test_a_figure_opens_large_and_closes_with_escape(self, tab: Any, site: Path) -> None:

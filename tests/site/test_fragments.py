@@ -1,14 +1,17 @@
 """Pieces of the pages: what a text says cannot break a page, and sections of Markdown files arrive whole."""
 
+import re
 from pathlib import Path
 
 import pandas as pd
 import pytest
 from markupsafe import Markup
 
+from optrepro import catalogue
 from optrepro.config import ConfigError
 from optrepro.site import fragments
 
+EXHIBITS = catalogue.load(Path(__file__).parents[2] / "config").exhibits
 PAGE = """# Title
 
 Before.
@@ -69,6 +72,14 @@ def test_a_caption_is_folded_at_the_end_of_a_sentence() -> None:
     assert fragments.folded("Short.") == ("Short.", "")
     long = "word " * 100 + "end."
     assert fragments.folded(long) == (long, "")
+
+
+def test_what_is_read_of_a_caption_before_the_fold_is_short_and_explains_every_panel() -> None:
+    captions = {name: " ".join(entry.caption.split()) for name, entry in EXHIBITS.items()}
+    parts = {name: fragments.folded(caption) for name, caption in captions.items()}
+    assert {name: n for name, (shown, _) in parts.items() if (n := len(shown.split())) > fragments.WORDS} == {}
+    panel = re.compile(r"\b(?:Above|Below|Left|Middle|Right|Last)\b[,:]")
+    assert {name: found for name, (_, rest) in parts.items() if (found := panel.findall(rest))} == {}
 
 
 def test_a_section_ends_at_the_next_heading_of_its_level_and_its_own_begin_at_level_2(page: Path) -> None:

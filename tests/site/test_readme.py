@@ -1,5 +1,6 @@
 """What the command writes into the README comes from the published exhibits, and the rest of the page stays."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,15 @@ FINDING = {
     "numbers": {"mean": {"exhibit": "dice", "row": {"die": "fair"}, "column": "mean", "find": r"^\d\.\d"}},
 }
 CLAIM = {"statement": "Dice are fair.", "criterion": "c", "exhibit": "dice", "rule": "a.b", "settings": {"studies": []}}
+FACTS = {
+    "study": "dice",
+    "scale": "tiny",
+    "settings": {},
+    "dataset": None,
+    "data": [],
+    "expected_runs": 0,
+    "missing": [],
+}
 PAGE = """# Dice
 <!-- counts -->
 old
@@ -39,13 +49,15 @@ def published(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     files = {
         "config/toys/paper.yaml": "{title: Toys, position: 1, absent: {Figure 2: the wheel is lost}}",
         "config/toys/exhibits.yaml": """
-            tables: {dice: {function: a.b}, waiting: {function: a.b}, claims: {function: a.b}}
+            tables: {dice: {function: a.b, studies: [dice]}, waiting: {function: a.b}, claims: {function: a.b}}
             exhibits:
               dice: {title: Dice, module: a.b, tables: [dice], caption: c, reproduces: Figure 1}
+              again: {title: "Dice, thrown again", module: a.b, tables: [dice], caption: c, reproduces: Figure 1}
               waiting: {title: Later, module: a.b, tables: [waiting], caption: c, published: false}
         """,
         "config/toys/claims.yaml": yaml.safe_dump(claims),
         "config/findings.yaml": yaml.safe_dump([FINDING]),
+        "results/published/tidy/dice.json": json.dumps(FACTS),
         "figures/dice.csv": 'die,mean\nfair,"3.5 [3.4, 3.6]"\nloaded,6\n',
         "figures/claims.csv": "id,verdict,evidence,scale,judged on\n"
         'fair,holds in part,e,"tiny, a proxy",dice\nown,undecided,e,tiny,dice\n',
@@ -64,10 +76,12 @@ def test_everything_between_the_markers_is_written_anew_and_the_rest_stays() -> 
     assert "\nold\n" not in page
     assert "\nWhat stays.\n" in page
     assert "- **A fair die shows 3.5** on average." in page
-    assert "- **1 claims of the papers**, 1 of them on a proxy: ◐ holds in part: 1" in page
-    assert "- **1 controls of this project**, 0 of them on a proxy: ? undecided: 1" in page
-    assert "| Toys | Figure 1 | [`dice`](figures/dice.png) |" in page
-    assert "| Toys | Figure 2 | – | not reproduced: the wheel is lost | – |" in page
+    assert "- **1 claims of the papers**, all on a proxy: ◐ holds in part: 1" in page
+    assert "- **1 controls of this project**, 0 on a proxy: ? undecided: 1" in page
+    exhibits = "[`dice`](figures/dice.png), [`again`](figures/again.png)"
+    assert f"| Figure 1 | {exhibits} | ◐ holds in part | tiny, a proxy | a casino |" in page
+    assert "| Figure 2 | – | – | not reproduced: the wheel is lost | – |" in page
+    assert page.count("**Toys**") == 2  # once in the map, once in the list of exhibits
     assert "- `waiting`, not published yet: Later" in page
     assert readme.insert(page, Path("config")) == page
 

@@ -219,11 +219,6 @@ def threads_of_batch(wildcards):
     return workflow.cores if study.timed else 4 if study.wants_gpu else 1
 
 
-def threads_of_torch(wildcards):
-    """As in a worker of a study, one thread unless times are measured: the number decides the last bits of results."""
-    return threads_of_batch(wildcards) if study_of(wildcards).timed else 1
-
-
 def memory_of(wildcards):
     """Megabytes of main memory: about three times the most that a batch of the published results took (2,103 MiB).
 

@@ -59,7 +59,5 @@ rule batch:
     params:
         settings=settings_of_batch,
         source=source_of_batch,
-        threads=threads_of_torch,
     shell:
-        "optrepro run {wildcards.study} {wildcards.batch} --threads {params.threads}"
-        " --minutes {resources.slice_minutes} > {log} 2>&1"
+        "optrepro run {wildcards.study} {wildcards.batch} --minutes {resources.slice_minutes} > {log} 2>&1"

@@ -1,6 +1,6 @@
 """What the project asks of a learned optimizer, beside what was measured: pass, miss, or not evaluated yet.
 
-The targets stand in the catalogue, as arguments of a table; how each is measured stands in the papers' rooms, as a
+The targets stand in the catalogue, as arguments of a table; how each is measured stands in the papers' folders, as a
 method of a subclass of `Measures` that has the name of the target.
 """
 

@@ -85,7 +85,16 @@ def _bar(axes: Axes, y: int, section: pd.DataFrame) -> None:
         if len(given):
             label = f"{sign} {len(given)}"
             box = {"boxstyle": "round,pad=0.15", "facecolor": "white", "edgecolor": "none"}
-            axes.text((start + left) / 2, y, label, color=color, ha="center", va="center", fontweight="bold", bbox=box)
+            axes.text(
+                (start + left) / 2,
+                y,
+                label,
+                color=style.legible(color),
+                ha="center",
+                va="center",
+                fontweight="bold",
+                bbox=box,
+            )
 
 
 def _finding(claims: pd.DataFrame) -> str:

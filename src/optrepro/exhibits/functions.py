@@ -65,7 +65,7 @@ def heat_map(figure: SubFigure, scores: pd.DataFrame) -> None:
     digits = -np.log10(values.loc[scores.function.unique(), scores.optimizer.unique()].clip(lower=FLOOR).to_numpy())
     image = axes.imshow(digits, aspect="auto", cmap=style.SEQUENTIAL, vmin=0, vmax=-np.log10(FLOOR))
     for (i, j), value in np.ndenumerate(digits):
-        color = style.INK if value > -np.log10(FLOOR) / 2 or np.isnan(value) else "white"
+        color = style.INK if np.isnan(value) else style.ink_on(image.to_rgba(value))
         axes.text(j, i, style.number(round(value, 0), 2), ha="center", va="center", fontsize=7, color=color)
     axes.set_xticks(range(len(labels)), labels, rotation=90)
     axes.xaxis.tick_top()

@@ -111,8 +111,8 @@ def _matrix(axes: Axes, overall: pd.DataFrame, places: pd.DataFrame, tasks: list
         own = places[places.task == task].set_index("optimizer")
         for y, key in enumerate(overall.optimizer):
             row: Any = own.loc[key]
-            red, green, blue, _ = color = COLORS((row["rank"] - 1) / max(count - 1, 1))
-            ink = "white" if 0.3 * red + 0.6 * green + 0.1 * blue < 0.55 else style.INK
+            color = COLORS((row["rank"] - 1) / max(count - 1, 1))
+            ink = style.ink_on(color)
             axes.add_patch(Rectangle((x - 0.47, y - 0.44), 0.94, 0.88, facecolor=color, lw=0))
             mark = " †" if row["on_edge"] >= EDGE else ""
             axes.text(x - 0.43, y, f"{row['rank']:g}", color=ink, va="center", fontsize=7.5, fontweight="bold")

@@ -388,7 +388,7 @@ def critical_difference(axes: Axes, ranks: pd.DataFrame, tests: pd.DataFrame, bo
         marker_props={"s": 14},
         elbow_props={"linewidth": 0.9},
         crossbar_props={"linewidth": 2, "color": style.MUTED},
-        color_palette={label: style.look(key).color if key in bold else style.INK for key, label in labels.items()},
+        color_palette={label: style.look(key).ink if key in bold else style.INK for key, label in labels.items()},
         text_h_margin=0.2,
     )
     for lines in artists["crossbars"]:
@@ -409,7 +409,7 @@ def cell(axes: Axes, x: float, y: float, text: str, shade: float, *, boxed: bool
     axes.add_patch(Rectangle((x, y), 1, 1, facecolor=color, edgecolor="white", lw=0.8))
     if boxed:
         axes.add_patch(Rectangle((x + 0.04, y + 0.05), 0.92, 0.9, fill=False, ec=style.WARNING, lw=1.6, zorder=3))
-    ink, weight = ("black" if shade > 0.55 else "white"), ("bold" if bold else "normal")
+    ink, weight = style.ink_on(color), "bold" if bold else "normal"
     axes.text(x + 0.5, y + 0.5, text, ha="center", va="center", fontsize=7, color=ink, fontweight=weight)
 
 

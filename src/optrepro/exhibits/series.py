@@ -50,7 +50,7 @@ def name_ends(axes: Axes, ends: Iterable[tuple[str, float, str]], gap: float = 0
     for (end, name, color), height in zip(rows, heights, strict=True):
         line = {"arrowstyle": "-", "color": color, "linewidth": 0.6, "shrinkA": 1, "shrinkB": 0, "relpos": (0, 0.5)}
         places: dict[str, Any] = {"xycoords": "axes fraction", "textcoords": "axes fraction", "annotation_clip": False}
-        text: dict[str, Any] = {"fontsize": 7, "color": color, "va": "center", "ha": "left"}
+        text: dict[str, Any] = {"fontsize": 7, "color": style.legible(color), "va": "center", "ha": "left"}
         axes.annotate(name, (1.0, min(max(end, 0), 1)), (1.035, height), arrowprops=line, **places, **text)
 
 

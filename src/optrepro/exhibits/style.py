@@ -15,7 +15,9 @@ from pathlib import Path
 from typing import Any
 
 import matplotlib
+import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.colors import to_hex, to_rgb
 from matplotlib.figure import Figure
 from matplotlib.text import Text
 from matplotlib.ticker import FuncFormatter
@@ -27,6 +29,7 @@ MARGIN = 0.009  # margin on every side, as a share of the page
 SEQUENTIAL = "cividis"  # colour map of magnitudes, colour-blind safe
 INK, MUTED, FAINT = "#222222", "#666666", "#D9D9D9"
 WARNING = "#B2182B"
+READABLE = 4.5  # least contrast of small text, by the WCAG
 GROUP_TITLES = {
     "fixed": "fixed candidates",
     "dynamic": "dynamic rules",
@@ -83,6 +86,11 @@ class Look:
     marker: str = "o"
     dashes: str | tuple[int, tuple[float, ...]] = "-"
     filled: bool = True
+
+    @property
+    def ink(self) -> str:
+        """The colour of its name in a text, dark enough to be read."""
+        return legible(self.color)
 
     @property
     def line(self) -> dict[str, Any]:
@@ -190,6 +198,30 @@ def look(optimizer: str) -> Look:
         _SPARE_MARKERS[digest[1] % len(_SPARE_MARKERS)],
         _SPARE_DASHES[digest[2] % len(_SPARE_DASHES)],
     )
+
+
+def contrast(color: Any, background: Any = "white") -> float:
+    """The ratio of the luminances of two colours, from 1 to 21, as the WCAG defines it."""
+    low, high = sorted(_luminance(each) for each in (color, background))
+    return (high + 0.05) / (low + 0.05)
+
+
+def legible(color: str) -> str:
+    """A colour for text on white: as it is, or darkened until its contrast is `READABLE`."""
+    red, green, blue = to_rgb(color)
+    shades = (to_hex((red * light, green * light, blue * light)) for light in np.linspace(1, 0, 51))
+    return next(shade for shade in shades if contrast(shade) >= READABLE)
+
+
+def ink_on(background: Any) -> str:
+    """Black or white, whichever is easier to read on a colour."""
+    return max("black", "white", key=lambda ink: contrast(ink, background))
+
+
+def _luminance(color: Any) -> float:
+    channels = np.array(to_rgb(color))
+    linear = np.where(channels <= 0.04045, channels / 12.92, ((channels + 0.055) / 1.055) ** 2.4)
+    return float(linear @ (0.2126, 0.7152, 0.0722))
 
 
 def candidate_color(memory: float) -> str:

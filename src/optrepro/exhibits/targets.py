@@ -50,7 +50,7 @@ def _heading(axes: Axes, targets: pd.DataFrame) -> None:
     """The number of targets with each verdict, and the names of the columns."""
     counts = [f"{sign} {(targets.verdict == verdict).sum()}" for verdict, (_, sign) in LOOKS.items()]
     for place, (count, (color, _)) in enumerate(zip(counts, LOOKS.values(), strict=True)):
-        axes.text(8 * place, 1, count, color=color, fontsize=8, fontweight="bold", va="top")
+        axes.text(8 * place, 1, count, color=style.legible(color), fontsize=8, fontweight="bold", va="top")
     for name, left in COLUMNS.items():
         axes.text(left, 1, name, fontsize=8, fontweight="bold", va="top")
 
@@ -74,7 +74,7 @@ def _height(row: Mapping[Any, Any]) -> float:
 def _row(axes: Axes, y: float, row: Mapping[Any, Any]) -> None:
     color, sign = LOOKS[row["verdict"]]
     axes.axhline(y - 0.6, color=style.FAINT, linewidth=0.5)
-    axes.text(0, y, f"{sign} {row['verdict']}", color=color, fontweight="bold", va="top", fontsize=FONT)
+    axes.text(0, y, f"{sign} {row['verdict']}", color=style.legible(color), fontweight="bold", va="top", fontsize=FONT)
     for name, lines in _cells(row).items():
         for number, line in enumerate(lines):
             shade = style.MUTED if line.startswith("→") else style.INK

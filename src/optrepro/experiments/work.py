@@ -153,13 +153,11 @@ class _Shift:
         return len(beside) < self.workers and (job.device != "cuda" or bool(self.free_gpus))
 
     def _fork(self, job: Job) -> None:
-        study = self.config.studies[job.batch.study]
         self._warm_up(job.batch.study)
         gpu = self.free_gpus.pop(0) if job.device == "cuda" else None
-        threads = self.workers if study.timed else 1
         seconds = None if self.ends is None else max(0.0, self.ends - time.monotonic())
         receiver, sender = _fork.Pipe(duplex=False)
-        process = _fork.Process(target=_child, args=(self.jobs, job, gpu, threads, seconds, sender))
+        process = _fork.Process(target=_child, args=(self.jobs, job, gpu, seconds, sender))
         process.start()
         sender.close()
         layout.failure(job.key).unlink(missing_ok=True)
@@ -228,7 +226,7 @@ def _priority(batch: Batch) -> int:
     return min((run.repetition for run in batch.runs), default=0)
 
 
-def _child(found: Jobs, job: Job, gpu: str | None, threads: int, seconds: float | None, reason: Connection) -> None:
+def _child(found: Jobs, job: Job, gpu: str | None, seconds: float | None, reason: Connection) -> None:
     """Carry out a job in a process of its own, which writes to the log of the batch and ends with its parent.
 
     If the job fails, a line on the error is sent to `reason`.
@@ -244,7 +242,7 @@ def _child(found: Jobs, job: Job, gpu: str | None, threads: int, seconds: float 
     if gpu is not None:
         os.environ["CUDA_VISIBLE_DEVICES"] = gpu
     try:
-        carry_out(found, job, threads, seconds)
+        carry_out(found, job, seconds)
     except Exception as error:
         reason.send(" ".join(f"{type(error).__name__}: {error}".split()))
         traceback.print_exc()
@@ -269,8 +267,12 @@ def _why(status: int | None, reason: Connection) -> str:
     return f"its process ended with status {status}"
 
 
-def carry_out(found: Jobs, job: Job, threads: int, seconds: float | None = None) -> Entry:
-    """Carry out a job in this process with so many threads of torch, and copy its results to their place."""
+def carry_out(found: Jobs, job: Job, seconds: float | None = None, threads: int = 1) -> Entry:
+    """Carry out a job in this process with so many threads of torch, and copy its results to their place.
+
+    One thread is meant for all jobs: their number decides the last bits of results, and times that are measured with
+    one depend neither on the machine's number of cores nor much on what else it does.
+    """
     import torch
 
     from optrepro.experiments import run

@@ -22,7 +22,7 @@ from optrepro.config import ConfigError
 from optrepro.exhibits import style
 from optrepro.exhibits.claims import LOOKS
 from optrepro.site import fragments, material
-from optrepro.site.material import Judged, Material, Origin, Shown
+from optrepro.site.material import KINDS, Judged, Material, Origin, Shown
 
 NEEDED = {"sphinx": "sphinx", "furo": "furo", "myst_parser": "myst-parser", "sphinx_copybutton": "sphinx-copybutton"}
 PLOTLY = "plotly"
@@ -84,11 +84,10 @@ def write(found: Material, docs: Path, source: Path) -> None:
     common = {
         "site": found,
         "verdict": _verdict,
-        "verdict_count": _verdict_count,
         "provenance": _provenance,
         "sections": _sections,
         "exhibit_of": _exhibit_of,
-        "counts": _counts,
+        "tally": _tally,
         "map": _map,
         "judged": _judged,
         "ledger": _ledger,
@@ -174,26 +173,37 @@ def _verdict(verdict: str) -> Markup:
     return shape.format(verdict.replace(" ", "-"), SIGNS.get(verdict, "○"), verdict)
 
 
-def _verdict_count(verdict: str, count: int) -> Markup:
-    return Markup('<span class="count">{} {}</span>').format(count, _verdict(verdict))
+def _tally(claims: Iterable[Judged], root: str = "") -> Markup:
+    """How many claims of the papers, and how many controls of this project, have each verdict, a line for each."""
+    found = list(claims)
+    lines = ((each, [claim for claim in found if claim.own == own]) for own, each in KINDS.items())
+    return Markup("\n").join(_counts(each, given, root) for each, given in lines if given)
 
 
-def _counts(claims: Iterable[Judged]) -> dict[str, int]:
-    """How many claims have each verdict, in the order of the signs."""
-    given = [each.verdict for each in claims]
-    return {verdict: given.count(verdict) for verdict in dict.fromkeys([*SIGNS, *given]) if verdict in given}
+def _counts(name: str, claims: Sequence[Judged], root: str) -> Markup:
+    """How many claims have each verdict, in the order of the signs; the numbers lead to the claims."""
+    verdicts = [each.verdict for each in claims]
+    line = Markup('<p class="counts"><b>{} {}, {}:</b> {}</p>')
+    link = Markup('<a class="count" href="{}claims.html#all-verdicts">{} {}</a>')
+    counts = (
+        link.format(root, verdicts.count(verdict), _verdict(verdict))
+        for verdict in dict.fromkeys([*SIGNS, *verdicts])
+        if verdict in verdicts
+    )
+    return line.format(len(claims), name, material.on_proxy(claims), Markup(" ").join(counts))
 
 
 def _map(found: Material) -> str:
-    """What a paper shows, the exhibit that is about it, the scale reached, and the verdicts on the claims it tests."""
+    """What a paper shows, the exhibits about it, the verdicts, the scale reached, and the paper's setting."""
     exhibits = {shown.name: shown for shown in found.exhibits}
     rows = [
         {
-            "paper": each.paper,
+            "paper": each.paper.partition(" (")[0],
             "in the paper": each.part,
-            "exhibit": _to_exhibit(exhibits[each.exhibit]) if each.exhibit else "–",
-            "scale": each.scale,
-            "verdict": Markup(" ").join(_verdict(verdict) for verdict in dict.fromkeys(each.verdicts)) or "–",
+            "exhibits": Markup("<br>").join(_to_exhibit(exhibits[name]) for name in each.exhibits) or "–",
+            "verdicts": Markup("<br>").join(_verdict(verdict) for verdict in each.verdicts) or "–",
+            "scale reached": each.scale,
+            "the paper's setting": Markup("<br>").join(each.settings) or "–",
         }
         for each in found.reproduced
     ]
@@ -287,8 +297,14 @@ def _numbers(shown: Shown) -> str:
     return fragments.table(shown.table, f"Numbers of {shown.name}")
 
 
+def _dash(optimizer: str) -> str:
+    """The dashes of an optimizer's curves, as plotly names them."""
+    dashes = style.look(optimizer).dashes
+    return "solid" if isinstance(dashes, str) else ",".join(f"{2 * length:g}px" for length in dashes[1])
+
+
 def _curves(shown: Shown) -> str:
     """The curves that readers pick from, as JSON that HTML can hold."""
     series = dict(shown.series or {})
-    series["colors"] = {key: style.look(key).color for key in series["labels"]}
+    series["lines"] = {key: {"color": style.look(key).color, "dash": _dash(key)} for key in series["labels"]}
     return json.dumps(series, ensure_ascii=False, separators=(",", ":")).replace("<", "\\u003c")

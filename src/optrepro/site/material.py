@@ -15,10 +15,11 @@ from optrepro.analysis.results import Facts, read_facts
 from optrepro.catalogue import PAPER_SCALE, Catalogue, Cell, Choice, Claim, Curves, ExhibitEntry, Paper
 from optrepro.config import ConfigError
 from optrepro.exhibits import style
-from optrepro.exhibits.claims import PROXY
+from optrepro.exhibits.claims import OWN, PROXY
 
 CLAIMS = "claims"  # the exhibit whose numbers are the verdicts
 NAMES = ("verdict", "evidence", "scale", "judged on")  # columns of these numbers
+KINDS = {False: "claims of the papers", True: "controls of this project"}  # by whether a claim is our own
 DOWNLOADS = ("svg", "csv", "tex")
 
 
@@ -48,22 +49,28 @@ class Judged:
     @property
     def own(self) -> bool:
         """Whether it is a control or a check of this project, and no claim of the paper."""
-        return self.claim.source.endswith("of this project")
+        return self.claim.source.endswith(OWN)
+
+    @property
+    def proxy(self) -> bool:
+        """Whether it was judged on a proxy of the paper's setting."""
+        return self.scale.endswith(PROXY)
 
 
 @dataclass(frozen=True)
 class Reproduced:
-    """A figure, table or experiment of a paper, and an exhibit that is about it; "" where none is.
+    """A figure, table or experiment of a paper, and the exhibits that are about it, if there are any.
 
-    `scale` is that of the results and says that they are a proxy where they are, or why there are none; `verdicts` are
-    those on the claims of the paper that the exhibit tests.
+    `scale` is that of the results and says that they are a proxy where they are, or why there are none; `settings` are
+    the paper's own, and `verdicts` those on the claims of the paper that the exhibits test, each named once.
     """
 
     paper: str
     part: str
-    exhibit: str
+    exhibits: tuple[str, ...]
     scale: str
-    verdicts: tuple[str, ...]
+    settings: tuple[str, ...] = ()
+    verdicts: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -136,21 +143,40 @@ def judged(scale: str, folder: Path) -> list[Judged]:
     ]
 
 
+def on_proxy(claims: Sequence[Judged]) -> str:
+    """How many of the claims were judged on a proxy, in words."""
+    number = sum(each.proxy for each in claims)
+    return f"{'all' if number == len(claims) else number} on a proxy"
+
+
 def reproduced(scale: str, known: Catalogue, claims: Sequence[Judged], names: Iterable[str]) -> list[Reproduced]:
-    """The map from the papers to those of the exhibits that reproduce a part of them, in the order of the papers."""
-    found = []
+    """The map from the parts of the papers to those of the exhibits that are about them, in the order of the papers."""
+    parts: dict[str, dict[str, list[str]]] = {system: {} for system in known.papers}
     for name in names:
         entry = known.exhibits[name]
         if entry.reproduces is not None:
-            scales = _scales(scale, known.studies_of(name))
-            reached = " and ".join(scales) + PROXY * any(each != PAPER_SCALE for each in scales)
-            verdicts = tuple(each.verdict for each in claims if each.claim.exhibit == name and not each.own)
-            found.append(Reproduced(known.papers[entry.system].title, entry.reproduces, name, reached, verdicts))
-    begun = {each.paper for each in found}
-    for paper in (paper for paper in known.papers.values() if paper.title in begun):
-        found += [Reproduced(paper.title, part, "", f"not reproduced: {why}", ()) for part, why in paper.absent.items()]
-    order = [paper.title for paper in known.papers.values()]
-    return sorted(found, key=lambda each: (order.index(each.paper), each.part))
+            parts[entry.system].setdefault(entry.reproduces, []).append(name)
+    found = []
+    for paper, of_paper in ((known.papers[system], of_paper) for system, of_paper in parts.items() if of_paper):
+        there = [_part(scale, known, claims, paper, part, exhibits) for part, exhibits in of_paper.items()]
+        there += [Reproduced(paper.title, part, (), f"not reproduced: {why}") for part, why in paper.absent.items()]
+        found += sorted(there, key=lambda each: each.part)
+    return found
+
+
+def _part(
+    scale: str, known: Catalogue, claims: Sequence[Judged], paper: Paper, part: str, exhibits: Sequence[str]
+) -> Reproduced:
+    scales = _scales(scale, dict.fromkeys(study for name in exhibits for study in known.studies_of(name)))
+    tested = [each for name in exhibits for each in claims if each.claim.exhibit == name and not each.own]
+    return Reproduced(
+        paper.title,
+        part,
+        tuple(exhibits),
+        " and ".join(scales) + PROXY * any(each != PAPER_SCALE for each in scales),
+        tuple(dict.fromkeys(each.claim.setting for each in tested if each.claim.setting)),
+        tuple(dict.fromkeys(each.verdict for each in tested)),
+    )
 
 
 def findings(folder: Path) -> list[str]:
@@ -300,7 +326,7 @@ def _series(scale: str, curves: Curves, studies: Sequence[str]) -> dict[str, Any
         "y": curves.shows,
         "labels": {key: labels[key] for key in dict.fromkeys(table.optimizer)},
         "panels": {
-            ", ".join(map(str, name if isinstance(name, tuple) else (name,))): {
+            ", ".join(map(str, name if isinstance(name, tuple) else (name,))).replace("_", " "): {
                 str(key): {"x": curve[curves.x].tolist(), "y": [float(f"{y:.5g}") for y in curve[curves.y]]}
                 for key, curve in panel.groupby("optimizer", sort=False)
             }

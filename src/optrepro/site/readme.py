@@ -12,9 +12,9 @@ from pathlib import Path
 
 from optrepro import catalogue, layout
 from optrepro.catalogue import Catalogue
-from optrepro.exhibits.claims import LOOKS, PROXY
+from optrepro.exhibits.claims import LOOKS
 from optrepro.site import material
-from optrepro.site.material import Judged
+from optrepro.site.material import KINDS, Judged
 
 PAGES = ("README.md", "figures/README.md")
 
@@ -46,11 +46,10 @@ def _between(begin: str, text: str, end: str, _: re.Match[str]) -> str:
 def _counts(claims: Sequence[Judged]) -> str:
     """How many claims of the papers, and of this project's controls, have each verdict."""
     lines = []
-    for own, title in ((False, "claims of the papers"), (True, "controls of this project")):
+    for own, title in KINDS.items():
         chosen = [each for each in claims if each.own == own]
-        proxies = sum(each.scale.endswith(PROXY) for each in chosen)
         counts = _verdicts(each.verdict for each in chosen)
-        lines.append(f"- **{len(chosen)} {title}**, {proxies} of them on a proxy: {counts}")
+        lines.append(f"- **{len(chosen)} {title}**, {material.on_proxy(chosen)}: {counts}")
     return "\n".join(lines)
 
 
@@ -69,11 +68,17 @@ def _runs(known: Catalogue) -> str:
 
 
 def _map(known: Catalogue, claims: Sequence[Judged]) -> str:
-    rows = ["| paper | there | exhibit | scale | verdict |", "|---|---|---|---|---|"]
+    """The map, with a heading line for each paper."""
+    rows = ["| in the paper | exhibits | verdicts | scale reached | the paper's setting |", "|---|---|---|---|---|"]
+    paper = ""
     for each in material.reproduced(layout.PUBLISHED, known, claims, known.published()):
-        signs = [f"{LOOKS[verdict][1]} {verdict}" for verdict in dict.fromkeys(each.verdicts)]
-        exhibit = f"[`{each.exhibit}`](figures/{each.exhibit}.png)" if each.exhibit else "–"
-        rows.append(f"| {each.paper} | {each.part} | {exhibit} | {each.scale} | {', '.join(signs) or '–'} |")
+        if each.paper != paper:
+            paper = each.paper
+            rows.append(f"| **{paper}** | | | | |")
+        exhibits = ", ".join(f"[`{name}`](figures/{name}.png)" for name in each.exhibits)
+        signs = ", ".join(f"{LOOKS[verdict][1]} {verdict}" for verdict in each.verdicts)
+        cells = (each.part, exhibits, signs, each.scale, " · ".join(each.settings))
+        rows.append(f"| {' | '.join(cell or '–' for cell in cells)} |")
     return "\n".join(rows)
 
 

@@ -17,7 +17,10 @@ def test_every_workload_and_rate_has_a_row_of_panels(material):
     figure.draw_without_rendering()
     assert len(figure.findobj(Axes)) == 3 * 4
     titles = [axes.get_title("left") for axes in figure.findobj(Axes) if axes.get_title("left")]
-    assert titles == [f"{name}, learning rate {rate}" for name in ("Perceptron", "CNN") for rate in (0.01, 0.1)]
+    promises = material.tables["gap-promises"].groupby(["workload", "learning_rate"], sort=False).share.max()
+    names = [f"{name}, learning rate {rate}" for name in ("Perceptron", "CNN") for rate in (0.01, 0.1)]
+    found = [f"{name}:\nat most {100 * most:.0f} % is realized" for name, most in zip(names, promises, strict=True)]
+    assert titles == found
     assert {"1/8", "8", "momentum 0.99", "one drawn at random"} <= set(drawing.shown(figure))
     drawing.assert_fits_the_page(figure)
     drawing.assert_axes_are_labelled(figure)

@@ -95,7 +95,7 @@ def verdict_cell(axes: Axes, x: float, y: float, cell: Mapping[Any, Any]) -> Non
     amount = "" if cell["verdict"] == "best" else _amount(cell["difference"], cell["criterion"])
     dim = amount == "0" or not cell["trains"]
     words = f"{sign}\N{THIN SPACE}{amount}".strip()
-    axes.text(x + 0.5, y + 0.5, words, ha="center", va="center", fontsize=7, color="#A0A0A0" if dim else style.INK)
+    axes.text(x + 0.5, y + 0.5, words, ha="center", va="center", fontsize=7, color=style.MUTED if dim else style.INK)
 
 
 def verdict_legend(figure: FigureBase) -> None:

@@ -28,11 +28,12 @@ def figure(material: Material) -> Figure:
     """A row of panels for each workload and learning rate: promises kept, choices that end lowest, and regret."""
     promises, outcomes, noise = _tables(material)
     rows = list(promises.groupby(KEYS, sort=False))
-    page = style.page(material, height=33 * len(rows) + 20)
+    page = style.page(material, height=36 * len(rows) + 20)
     panels: Any = page.subplots(len(rows), 3, sharex="col", squeeze=False)
     for (left, middle, right), ((workload, rate), own) in zip(panels, rows, strict=True):
         _promises(left, own)
-        left.set_title(f"{workloads.title(str(workload))}, learning rate {rate:g}")
+        finding = f"at most {100 * own.share.max():.0f} % is realized"
+        left.set_title(f"{workloads.title(str(workload))}, learning rate {rate:g}:\n{finding}")
         _outcomes(middle, _at(outcomes, workload, rate))
         _regret(right, _at(noise, workload, rate))
     for axes, name in zip(

@@ -15,7 +15,7 @@ from optrepro.exhibits import series, style
 from optrepro.exhibits.material import Material
 
 CLASSIC = ("sgd", "momentum", "conjugate-gradient", "lbfgs", "adam", "adagrad", "rmsprop")  # as in the paper
-LEARNED = {"l2l": 1.9, "psd-paper": 1.9, PSD: 2.6}  # line widths of the learned optimizers
+LEARNED = {"l2l": 1.9, "psd-bregman": 1.9, "psd-paper": 1.9, PSD: 2.6}  # line widths of the learned optimizers
 SHOWN = (*CLASSIC, *LEARNED)
 COLOURED = ("adagrad", "rmsprop", *LEARNED)  # the others have their markers and dashes in grey
 FACES = "grey"  # the panel in place of the paper's Toronto Faces Dataset
@@ -38,7 +38,7 @@ def figure(material: Material) -> Figure:
         subtitle(axes, scores[scores.panel == panel])
     drawn[0].set_ylabel("true objective (nats)")
     handles, labels = drawn[0].get_legend_handles_labels()
-    page.legend(handles, labels, ncols=5, loc="outside lower center", handlelength=3)
+    page.legend(handles, labels, ncols=5, loc="outside lower center", handlelength=2.4, columnspacing=1.2)
     return page
 
 
@@ -97,7 +97,7 @@ def subtitle(axes: Axes, scores: pd.DataFrame) -> None:
         for measure, name in (("area", "area"), ("final", "end")):
             found = f"{relative_difference(row, measure)} against {rival(scores, row, measure)}"
             lines.append(f"{name} {found}: {row[f'{measure}_verdict']}")
-        axes.text(0, 1.02, "\n".join(lines), transform=axes.transAxes, fontsize=7, color=style.look(PSD).color)
+        axes.text(0, 1.02, "\n".join(lines), transform=axes.transAxes, fontsize=7, color=style.look(PSD).ink)
 
 
 def table(material: Material) -> pd.DataFrame:

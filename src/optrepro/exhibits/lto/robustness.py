@@ -58,7 +58,7 @@ def relative_panel(axes: Axes, table: pd.DataFrame) -> None:
         axes.errorbar(x, shown, yerr=ends, **point, lw=width, elinewidth=1, label=rows.label.iloc[0])
         for at, height, row in zip(x, shown, rows.to_dict("records"), strict=True):
             if text := losses(row["diverged"], row["overshot"]):
-                _mark(axes, at, height, f"{text} of {row['repetitions']}", look.color)
+                _mark(axes, at, height, f"{text} of {row['repetitions']}", look.ink)
     axes.axhline(1, color=style.MUTED, linewidth=0.8, zorder=0)
     trained = table.trained.iloc[0]
     axes.set_xticks(

@@ -180,7 +180,7 @@ def _rows(axes: Axes, summary: pd.DataFrame) -> None:
     axes.tick_params(axis="y", length=0)
     for text, key in zip(axes.get_yticklabels(), summary.optimizer, strict=True):
         if key in LEARNED:
-            text.set(fontweight="bold", color=style.look(key).color)
+            text.set(fontweight="bold", color=style.look(key).ink)
     style.grid(axes, "x")
 
 

@@ -181,7 +181,7 @@ def _highlight(axes: Axes, scores: pd.DataFrame) -> None:
 def _bold_policies(texts: Any, rows: pd.DataFrame) -> None:
     for text, optimizer, family in zip(texts, rows.optimizer, rows.family, strict=True):
         if family == "policy":
-            text.set(fontweight="bold", color=style.look(optimizer).color)
+            text.set(fontweight="bold", color=style.look(optimizer).ink)
 
 
 def _in_families(table: pd.DataFrame) -> pd.DataFrame:
