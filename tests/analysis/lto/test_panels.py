@@ -81,6 +81,20 @@ def test_the_best_of_a_panel_is_clearly_below_the_best_other(small):
     assert second.area_relative == pytest.approx(1)  # the best of what is tuned
 
 
+def test_an_objective_that_ends_at_0_has_finite_ratios(small):
+    panel = "fig1-grey"
+    runs = small.runs.copy()
+    ends = (
+        (runs.workload == panel) & (runs.metric == "objective") & (runs.step == runs[runs.workload == panel].step.max())
+    )
+    runs.loc[ends & runs.optimizer.isin(["adagrad", "psd"]), "value"] = 0.0
+    study = StudyResults(runs, small.facts)
+    table = panels.scores(study)
+    assert _at(table, panel=panel, optimizer="psd").final_relative == 1
+    assert np.isfinite(table.final_relative).all()
+    assert np.isfinite(panels.summary(study).final_relative).all()
+
+
 def test_differences_that_noise_explains_are_tied(objectives_study):
     table = panels.scores(objectives_study({"psd": 4.0, "adagrad": 4.0}, keep=FEW))
     own = table[table.optimizer == "psd"]

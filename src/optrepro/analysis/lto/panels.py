@@ -31,6 +31,7 @@ MEASURES = ("area", "final")
 VERDICTS = ("best", "equivalent", "tied", "worse")
 LIMIT = 2.0  # multiple of the initial objective to which objectives are limited, and above which a run overshoots
 MARGIN = 0.01  # share of the rival's mean by which the policy may be worse to be equivalent (chosen)
+RESOLUTION = float(np.finfo(np.float32).eps)  # objectives are computed in float32; in ratios, none is less than this
 TUNING, VALIDATION = "tuning", "meta-validation"
 LOGGED = ("area", "final", "score", "guiding", "policy", "mismatch", "kl", "loss")
 
@@ -408,7 +409,8 @@ def _against_rivals(study: StudyResults, values: pd.DataFrame, key: str, measure
     difference = (values[key] - values[rival]).dropna() if rival else pd.Series(dtype=float)
     return {
         **columns.interval(measure, values[key].dropna()),
-        f"{measure}_relative": means[key] / min(classic, default=np.nan),
+        f"{measure}_relative": np.maximum(means[key], RESOLUTION)
+        / np.maximum(min(classic, default=np.nan), RESOLUTION),
         f"{measure}_rank": 1 + sum(mean < means[key] for mean in rivals.values()),
         f"{measure}_rival": rival,
         **columns.interval(f"{measure}_difference", difference),
@@ -424,7 +426,7 @@ def _record(means: pd.DataFrame, key: str, measure: str) -> dict[str, Any]:
     names = [f"{measure}_{name}" for name in ("wins", "ties", "losses", "p")]
     if key == PSD or PSD not in means:
         return dict.fromkeys(names, np.nan)
-    both = np.log10(means[[key, PSD]].dropna())
+    both = np.log10(means[[key, PSD]].dropna().clip(lower=RESOLUTION))
     difference = both[key] - both[PSD]
     p = rankings.wilcoxon(difference)[1] if len(both) else np.nan
     return dict(zip(names, (*columns.record(difference).values(), p), strict=True))
