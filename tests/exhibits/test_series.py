@@ -1,6 +1,7 @@
 import numpy as np
 import pandas as pd
 import pytest
+from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 
 from optrepro.exhibits import series
@@ -25,7 +26,7 @@ def test_names_stand_at_the_values_where_curves_end_on_a_logarithmic_axis_too():
     axes.set(yscale="log", ylim=(1, 100))
     series.name_ends(axes, [("high", 100, "red"), ("middle", 10, "blue")])
     assert [(text.get_text(), text.get_position()[1]) for text in axes.texts] == [("middle", 0.5), ("high", 1.0)]
-    assert axes.texts[0].get_color() == "blue"
+    assert to_hex(axes.texts[0].get_color()) == to_hex("blue")
 
 
 def test_those_named_first_have_a_colour_and_then_the_best():
